@@ -1,0 +1,413 @@
+//! Commands of the replicated log, their answers and their refusals.
+//!
+//! A command says what should become true and under which precondition; only
+//! [`crate::state::State::apply`] decides whether it does. One that is refused
+//! changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::coordinates::{Artifact, SliceName, Version};
+use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::manifest::Manifest;
+use crate::records::{
+    NodeLifecycle, Observed, Reason, SessionKind, UpdateOptions, UpdateState,
+};
+use crate::weights::Weights;
+
+/// A command with who asked for it, as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Makes a retry idempotent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Who asks: a principal, or `coordinator`.
+    pub actor: String,
+    /// What should become true.
+    pub command: Command,
+}
+
+/// What an agent saw of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it is doing.
+    pub observed: Observed,
+    /// Where it listens.
+    pub endpoint: Option<SocketAddr>,
+    /// How often it ended by itself and was started again.
+    pub restarts: u32,
+    /// Why it is not ready.
+    pub reason: Option<Reason>,
+}
+
+/// What should become true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Command {
+    /// Makes a pushed archive known. Repeating it with the same digest is fine.
+    RegisterArtifact {
+        /// Coordinates, equal to the manifest's.
+        artifact: Artifact,
+        /// sha256 of the archive.
+        digest: String,
+        /// Its size.
+        size_bytes: u64,
+        /// Its `slice.toml`.
+        manifest: Arc<Manifest>,
+        /// The node that holds it.
+        holder: NodeName,
+    },
+    /// Another node holds the archive now.
+    ArtifactHeld {
+        /// Coordinates.
+        artifact: Artifact,
+        /// Digest of what it holds.
+        digest: String,
+        /// The node.
+        holder: NodeName,
+    },
+    /// First version of a slice name, without an update.
+    Deploy {
+        /// The slice.
+        slice: SliceName,
+        /// The version.
+        version: Version,
+        /// How many instances.
+        instances: u32,
+    },
+    /// Another number of instances of the current revision.
+    Scale {
+        /// The slice.
+        slice: SliceName,
+        /// How many instances.
+        instances: u32,
+    },
+    /// Removes a slice, or the new side of an update at weight 0.
+    Undeploy {
+        /// The slice.
+        slice: SliceName,
+        /// Only this version.
+        version: Option<Version>,
+    },
+    /// Starts an update.
+    StartUpdate {
+        /// The slice.
+        slice: SliceName,
+        /// The version to move to.
+        version: Version,
+        /// Instances of the new version, as many as now if absent.
+        instances: Option<u32>,
+        /// Options.
+        options: UpdateOptions,
+    },
+    /// Changes the ratio.
+    SetWeights {
+        /// The update.
+        update: UpdateId,
+        /// New weights.
+        weights: Weights,
+        /// Past the capacity guard and a pause.
+        force: bool,
+        /// Refuse unless the record was last modified at this index.
+        if_modified: Option<u64>,
+    },
+    /// Commits a routing change that waits for approval.
+    Approve {
+        /// The update.
+        update: UpdateId,
+    },
+    /// Ends an update whose route is 1:0.
+    Complete {
+        /// The update.
+        update: UpdateId,
+        /// Stop waiting for sessions that cannot be reached.
+        force: bool,
+    },
+    /// Takes every call back to the old version.
+    Rollback {
+        /// The update.
+        update: UpdateId,
+        /// Route to the old side at once, whatever its capacity.
+        now: bool,
+        /// Why, when a verdict and not a person asks.
+        reason: Option<Reason>,
+        /// Stop waiting for sessions that cannot be reached.
+        force: bool,
+    },
+    /// Clears the pause flag.
+    Resume {
+        /// The update.
+        update: UpdateId,
+    },
+
+    /// Coordinator: sets the pause flag.
+    Pause {
+        /// The update.
+        update: UpdateId,
+        /// Why.
+        reason: Reason,
+    },
+    /// Coordinator: PENDING → DEPLOYING, with the new side's first instances.
+    BeginDeploy {
+        /// The update.
+        update: UpdateId,
+        /// A node for each instance.
+        placements: Vec<NodeName>,
+    },
+    /// Coordinator: DEPLOYING → DEPLOYED.
+    MarkDeployed {
+        /// The update.
+        update: UpdateId,
+    },
+    /// Coordinator: a first deployment's or rollback's next weights, or
+    /// what the effective capacity allows now.
+    ShiftBack {
+        /// The update, in ROLLING_BACK.
+        update: UpdateId,
+        /// Weights with a smaller share of the new side.
+        weights: Weights,
+    },
+    /// Coordinator: every session acked the last route; the side that lost goes.
+    RemoveLosingSide {
+        /// The update, in COMPLETING or ROLLING_BACK.
+        update: UpdateId,
+    },
+    /// Coordinator: COMPLETING → COMPLETED or ROLLING_BACK → ROLLED_BACK.
+    Finish {
+        /// The update.
+        update: UpdateId,
+    },
+    /// Coordinator: any state whose other targets are 0 → FAILED.
+    Fail {
+        /// The update.
+        update: UpdateId,
+        /// Why.
+        reason: Reason,
+    },
+    /// Coordinator: an `Alert` deadline passed; says so and sets it anew.
+    Rearm {
+        /// The update.
+        update: UpdateId,
+    },
+    /// Coordinator: the grace time of a retained set is over.
+    Retire {
+        /// The slice.
+        slice: SliceName,
+    },
+    /// Coordinator: new instances of a target.
+    Assign {
+        /// The slice.
+        slice: SliceName,
+        /// The revision.
+        revision: RevisionNo,
+        /// A node for each instance.
+        placements: Vec<NodeName>,
+        /// Modification index of the target the decision was made on.
+        target_modified: u64,
+    },
+    /// Coordinator: takes instances out of the table.
+    Drain {
+        /// The instances.
+        instances: Vec<InstanceId>,
+        /// Modification index of their target the decision was made on.
+        target_modified: u64,
+    },
+    /// Coordinator: the removal fence holds for these drained instances.
+    Stop {
+        /// The instances.
+        instances: Vec<InstanceId>,
+        /// What was not waited for, if anything.
+        waived: Option<String>,
+    },
+
+    /// Agents' reports, merged by the leader.
+    Observe {
+        /// The reporting node.
+        node: NodeName,
+        /// What changed.
+        observations: Vec<Observation>,
+    },
+    /// A node's agent introduced itself.
+    RegisterNode {
+        /// Its name.
+        node: NodeName,
+        /// Address of its client gRPC.
+        address: SocketAddr,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+        /// Most instances it takes.
+        instances_max: u32,
+    },
+    /// A node reports again, or does not any more.
+    SetNodeLifecycle {
+        /// The node.
+        node: NodeName,
+        /// What holds now.
+        lifecycle: NodeLifecycle,
+    },
+    /// A holder of routing tables appeared.
+    OpenSession {
+        /// Its id.
+        session: SessionId,
+        /// Its kind.
+        kind: SessionKind,
+        /// Who it is.
+        name: String,
+    },
+    /// A holder of routing tables is gone.
+    CloseSession {
+        /// Its id.
+        session: SessionId,
+        /// Why it counts as gone.
+        reason: String,
+    },
+    /// Log time moves on past a deadline though nothing else happens.
+    Tick,
+}
+
+/// What a command that was carried out answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Log index of the entry that carried it out.
+    pub index: u64,
+    /// The update it made or changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateId>,
+    /// Instances it made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceId>,
+    /// Something the user should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Which family a refusal belongs to; decides exit and status codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request itself makes no sense (exit 2, HTTP 400).
+    Invalid,
+    /// What it names does not exist (exit 4, HTTP 404).
+    NotFound,
+    /// The present state does not allow it (exit 5, HTTP 409).
+    State,
+    /// A precondition on the record's revision failed (exit 5, HTTP 412).
+    Precondition,
+}
+
+/// Why a command was refused. The text says what failed, on what, and what to
+/// do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(tag = "code", rename_all = "snake_case")]
+#[allow(missing_docs)] // Each field is what its name says; the text is the documentation.
+pub enum Refusal {
+    #[error("update {update} does not exist; 'aether update list' shows the live ones")]
+    UnknownUpdate { update: String },
+    #[error("slice {slice} is not deployed; 'aether slices' lists what is")]
+    UnknownSlice { slice: SliceName },
+    #[error("artifact {artifact} is unknown; push it first with 'aether artifact push'")]
+    UnknownArtifact { artifact: Artifact },
+    #[error("node {node} is unknown")]
+    UnknownNode { node: NodeName },
+    #[error(
+        "artifact {artifact} was already pushed with digest {known}, not {given}; a pushed version is immutable, push another version"
+    )]
+    ArtifactDiffers { artifact: Artifact, known: String, given: String },
+    #[error("the manifest says {manifest}, but {artifact} was to be registered")]
+    ArtifactMismatch { artifact: Artifact, manifest: Artifact },
+    #[error("the manifest of {artifact} is not valid: {problem}")]
+    BadManifest { artifact: Artifact, problem: String },
+    #[error(
+        "slice {slice} is already deployed at {version}; move it with 'aether update start {slice} <version>' or change its size with 'aether scale'"
+    )]
+    AlreadyDeployed { slice: SliceName, version: Version },
+    #[error(
+        "update {update} of {slice} is live in state {state}; complete it or roll it back first"
+    )]
+    UpdateLive { slice: SliceName, update: UpdateId, state: UpdateState },
+    #[error("slice {slice} already runs version {version} (same revision); nothing to update")]
+    SameRevision { slice: SliceName, version: Version },
+    #[error("the number of instances must be 1 to {most}; {given} was asked for")]
+    BadInstances { given: u32, most: u32 },
+    #[error("{what} must be {expected}; {given} was given")]
+    BadOption { what: String, given: String, expected: String },
+    #[error(
+        "the nodes that report have room for {room} more instances, {needed} are needed; add a node, or scale something down"
+    )]
+    NoCapacity { needed: u32, room: u32 },
+    #[error("update {update} is in state {state}; {action} is possible in {allowed}")]
+    WrongState { update: UpdateId, state: UpdateState, action: String, allowed: String },
+    #[error(
+        "update {update} routes {weights}; 'complete' needs a committed 1:0: run 'aether update routing {update} -r 1:0' first"
+    )]
+    NotAllNew { update: UpdateId, weights: Weights },
+    #[error(
+        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; scale it, wait, or use --force"
+    )]
+    CapacityGuard {
+        weights: Weights,
+        side: String,
+        version: Version,
+        needed: u32,
+        ready: u32,
+    },
+    #[error(
+        "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' or --force before a higher weight"
+    )]
+    Paused { update: UpdateId, code_of_pause: String, message: String },
+    #[error("update {update} is not paused; nothing to resume")]
+    NotPaused { update: UpdateId },
+    #[error("update {update} has no routing change that waits for approval")]
+    NothingToApprove { update: UpdateId },
+    #[error("update {update} was modified at index {actual}, not {expected}; read it again")]
+    Modified { update: UpdateId, expected: u64, actual: u64 },
+    #[error("version {version} of {slice} takes traffic or is not part of a live update at weight 0; roll the update back instead")]
+    StillServing { slice: SliceName, version: Version },
+    #[error("slice {slice} keeps no retained set")]
+    NothingRetained { slice: SliceName },
+    #[error("request id '{request_id}' was already used for another command")]
+    RequestReused { request_id: String },
+    #[error("the decision is stale: {what} changed meanwhile")]
+    Stale { what: String },
+    #[error("at most {most} {what} are kept; remove one first")]
+    TooMany { what: String, most: u64 },
+    #[error("the entry cannot be read: {problem}")]
+    Unreadable { problem: String },
+}
+
+impl Refusal {
+    /// The family, which decides exit and status codes.
+    pub fn kind(&self) -> RefusalKind {
+        use RefusalKind::{Invalid, NotFound, Precondition, State};
+        match self {
+            Self::UnknownUpdate { .. }
+            | Self::UnknownSlice { .. }
+            | Self::UnknownArtifact { .. }
+            | Self::UnknownNode { .. } => NotFound,
+            Self::BadInstances { .. }
+            | Self::BadOption { .. }
+            | Self::BadManifest { .. }
+            | Self::ArtifactMismatch { .. }
+            | Self::Unreadable { .. } => Invalid,
+            Self::Modified { .. } => Precondition,
+            _ => State,
+        }
+    }
+
+    /// The machine-readable code, as in JSON's `code`.
+    pub fn code(&self) -> String {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|value| value.get("code")?.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+}
+
+/// What `apply` answers to whoever proposed the entry.
+pub type Outcome = Result<Answer, Refusal>;

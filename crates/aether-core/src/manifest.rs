@@ -1,0 +1,254 @@
+//! `slice.toml`: how to run, probe and reach one artifact.
+//!
+//! This module reads and checks a manifest. What it asks for is carried out by
+//! the agent; whether the artifact is known is the replicated state's business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::coordinates::Artifact;
+use crate::duration::Millis;
+
+/// Largest accepted manifest in bytes: it is replicated with every artifact.
+pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
+
+/// How to run, probe and reach one artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What this is a manifest of.
+    pub artifact: Artifact,
+    /// The process to start.
+    pub run: Run,
+    /// When an instance counts as ready.
+    #[serde(default)]
+    pub ready: Readiness,
+    /// Which requests at the ingress go to this slice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<IngressRule>,
+}
+
+/// The process of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Program and arguments. `${PORT}`, `${INSTANCE}`, `${VERSION}` and
+    /// `${ARTIFACT_DIR}` are substituted. A program with a slash but no leading
+    /// one is relative to the artifact.
+    pub command: Vec<String>,
+    /// Environment of the process, substituted likewise. `PORT`,
+    /// `AETHER_INSTANCE`, `AETHER_SLICE` and `AETHER_VERSION` are always set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Files of the artifact in which the same substitution is made, per
+    /// instance, in the instance's own copy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config_files: Vec<String>,
+    /// Signal that asks the process to stop.
+    #[serde(default)]
+    pub stop_signal: StopSignal,
+    /// How long the process has to end after the signal before it is killed.
+    #[serde(default = "default_grace")]
+    pub grace: Millis,
+    /// How long calls in flight may take to end before the process is asked to
+    /// stop all the same, which is then reported.
+    #[serde(default = "default_drain")]
+    pub drain: Millis,
+}
+
+fn default_grace() -> Millis {
+    Millis(10_000)
+}
+fn default_drain() -> Millis {
+    Millis(30_000)
+}
+
+/// A signal that asks a process to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StopSignal {
+    /// SIGTERM.
+    #[default]
+    #[serde(rename = "SIGTERM")]
+    Term,
+    /// SIGINT.
+    #[serde(rename = "SIGINT")]
+    Int,
+    /// SIGQUIT, nginx's graceful stop.
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    /// SIGHUP.
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    /// SIGUSR1.
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    /// SIGUSR2.
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+}
+
+/// When an instance counts as ready. Without `http` a TCP connection suffices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Readiness {
+    /// Path that must answer with a 2xx or 3xx status.
+    pub http: Option<String>,
+    /// Time between two probes.
+    pub interval: Millis,
+    /// Time a probe may take.
+    pub timeout: Millis,
+    /// Successes in a row that make an instance ready.
+    pub successes: u32,
+    /// Failures in a row that make a ready instance unready.
+    pub failures: u32,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            http: None,
+            interval: Millis(250),
+            timeout: Millis(1_000),
+            successes: 1,
+            failures: 3,
+        }
+    }
+}
+
+/// One rule by which the ingress finds a slice. The longest matching path
+/// wins; a rule with a host wins over one without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngressRule {
+    /// Host to match exactly (without port), any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Path prefix to match by whole segments.
+    #[serde(default = "default_path")]
+    pub path: String,
+}
+
+fn default_path() -> String {
+    "/".to_owned()
+}
+
+/// Why a manifest was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ManifestError {
+    /// Larger than [`MANIFEST_BYTES_MAX`].
+    #[error("slice.toml is {0} bytes long; at most {MANIFEST_BYTES_MAX} are accepted")]
+    TooLong(usize),
+    /// Not TOML of the expected shape; the text points at the line.
+    #[error("slice.toml cannot be read:\n{0}")]
+    Syntax(String),
+    /// Well-formed, but a value makes no sense.
+    #[error("slice.toml: {field}: {problem}")]
+    Value {
+        /// Dotted path of the field.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Manifest {
+    /// Reads and checks the text of a `slice.toml`.
+    ///
+    /// # Errors
+    /// Syntax (with the line), unknown fields, and values that cannot work.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLong(text.len()));
+        }
+        let manifest: Self =
+            toml::from_str(text).map_err(|e| ManifestError::Syntax(e.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Checks the values of a manifest, however it was made.
+    ///
+    /// # Errors
+    /// Names the first field whose value cannot work.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let bad = |field, problem: &str| {
+            Err(ManifestError::Value { field, problem: problem.to_owned() })
+        };
+        if self.run.command.first().is_none_or(|program| program.is_empty()) {
+            return bad("run.command", "names no program");
+        }
+        let texts = self.run.command.iter().chain(self.run.env.values());
+        if texts.chain(self.run.env.keys()).any(|text| text.contains('\0')) {
+            return bad("run", "a command or environment text holds a NUL byte");
+        }
+        if self.run.env.keys().any(|key| key.is_empty() || key.contains('=')) {
+            return bad("run.env", "a name is empty or holds '='");
+        }
+        let leaves = |path: &String| {
+            path.is_empty() || path.starts_with('/') || path.split('/').any(|part| part == "..")
+        };
+        if self.run.config_files.iter().any(leaves) {
+            return bad("run.config_files", "a path is empty, absolute, or leaves the artifact");
+        }
+        if self.ready.http.as_ref().is_some_and(|path| !is_path(path)) {
+            return bad("ready.http", "must be a path that starts with '/', without spaces");
+        }
+        if self.ready.interval.0 == 0 || self.ready.timeout.0 == 0 {
+            return bad("ready", "interval and timeout must be above zero");
+        }
+        if self.ready.successes == 0 || self.ready.failures == 0 {
+            return bad("ready", "successes and failures must be at least 1");
+        }
+        if self.ingress.iter().any(|rule| !is_path(&rule.path)) {
+            return bad("ingress.path", "must start with '/', without spaces");
+        }
+        if self.ingress.iter().any(|rule| rule.host.as_ref().is_some_and(|host| !is_host(host))) {
+            return bad("ingress.host", "must be a lower-case host name without a port");
+        }
+        Ok(())
+    }
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_host(host: &str) -> bool {
+    !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "artifact = 'org.example:a:1.0.0'\n[run]\ncommand = ['/bin/true']\n";
+
+    #[test]
+    fn small_manifest_gets_defaults() {
+        let manifest = Manifest::parse(SMALL).unwrap();
+        assert_eq!(manifest.run.stop_signal, StopSignal::Term);
+        assert_eq!(manifest.run.grace, Millis(10_000));
+        assert_eq!(manifest.ready.http, None);
+        let text = toml::to_string(&manifest).unwrap();
+        assert_eq!(Manifest::parse(&text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn bad_manifests_name_the_field() {
+        let with = |more: &str| Manifest::parse(&format!("{SMALL}{more}")).unwrap_err().to_string();
+        assert!(with("grace = '10'").contains("unit"));
+        assert!(with("colour = 'red'").contains("colour"));
+        assert!(with("config_files = ['../etc/passwd']").contains("run.config_files"));
+        assert!(with("[ready]\nhttp = 'ready'").contains("ready.http"));
+        assert!(with("[ready]\nfailures = 0").contains("failures"));
+        assert!(with("[[ingress]]\nhost = 'A:80'").contains("ingress.host"));
+        assert!(with("stop_signal = 'SIGKILL'").contains("SIGKILL"));
+        assert!(matches!(
+            Manifest::parse(&"#".repeat(MANIFEST_BYTES_MAX + 1)),
+            Err(ManifestError::TooLong(_))
+        ));
+    }
+}

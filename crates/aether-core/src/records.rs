@@ -1,0 +1,545 @@
+//! The records of the replicated state, one type per key of the KV store.
+//!
+//! What the user asked (`SliceRecord`, `UpdateRecord`), what the coordinator
+//! decided (`TargetRecord`, `Desired`) and what agents report (`Observed`) are
+//! distinct types with one writer each. Nothing here changes a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coordinates::{Artifact, SliceName, Version};
+use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::manifest::Manifest;
+use crate::weights::Weights;
+
+/// `artifacts/{group}/{artifact}/{version}`: one pushed, immutable artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactRecord {
+    /// Coordinates.
+    pub artifact: Artifact,
+    /// Lower-case hexadecimal sha256 of the archive.
+    pub digest: String,
+    /// Size of the archive in bytes.
+    pub size_bytes: u64,
+    /// Its `slice.toml`.
+    pub manifest: Arc<Manifest>,
+    /// Nodes that hold the archive.
+    pub held_by: BTreeSet<NodeName>,
+    /// Log index of the push.
+    pub pushed_at_index: u64,
+    /// Wall clock of the push, for display.
+    pub pushed_wall_ms: u64,
+}
+
+/// `slice/{group}:{artifact}[@env]`: what is deployed of a slice name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SliceRecord {
+    /// The slice.
+    pub slice: SliceName,
+    /// The revision that serves outside of updates.
+    pub current: Option<RevisionNo>,
+    /// How many instances of the current revision the user wants.
+    pub instances: u32,
+    /// Number of the last revision made.
+    pub last_revision: RevisionNo,
+    /// The one non-terminal update, if there is one.
+    pub live_update: Option<UpdateId>,
+    /// Log index of the last change, for compare-and-set.
+    pub modified: u64,
+}
+
+/// `revision/{slice}/{no}`: what an update moves between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionRecord {
+    /// The slice.
+    pub slice: SliceName,
+    /// Number within the slice.
+    pub no: RevisionNo,
+    /// Version of the artifact.
+    pub version: Version,
+    /// sha256 of the archive; a moved tag would be another revision.
+    pub digest: String,
+    /// How to run it.
+    pub manifest: Arc<Manifest>,
+    /// Log index that made it.
+    pub created: u64,
+}
+
+/// One side of a route or of an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Side {
+    /// The revision.
+    pub revision: RevisionNo,
+    /// Its version, for people.
+    pub version: Version,
+}
+
+/// `version-routing/{group}:{artifact}[@env]`: where calls go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRecord {
+    /// The slice.
+    pub slice: SliceName,
+    /// The side an update moves to; absent outside of updates.
+    pub new: Option<Side>,
+    /// The side that serves outside of updates; absent during a first
+    /// deployment.
+    pub old: Option<Side>,
+    /// Weights new:old.
+    pub weights: Weights,
+    /// Log index of the last change of sides or weights.
+    pub route_revision: u64,
+    /// Highest log index that touched the route or its endpoints.
+    pub table_revision: u64,
+}
+
+/// `slice-target/{slice}/{revision}`: how many instances should run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRecord {
+    /// The slice.
+    pub slice: SliceName,
+    /// The revision.
+    pub revision: RevisionNo,
+    /// Instances wanted.
+    pub instances: u32,
+    /// Log index of the last change.
+    pub modified: u64,
+}
+
+/// `retained/{slice}`: an old set kept warm after completion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetainedRecord {
+    /// The slice.
+    pub slice: SliceName,
+    /// What is kept.
+    pub side: Side,
+    /// How many instances are kept.
+    pub instances: u32,
+    /// Log time at which the set is retired; never by itself if absent.
+    pub expires_at_ms: Option<u64>,
+    /// The update that left it.
+    pub update: UpdateId,
+}
+
+/// What the coordinator decided about an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Desired {
+    /// It runs, and is an endpoint while ready.
+    Run,
+    /// It gets no new calls; calls in flight end. Nothing was signalled yet.
+    Drain,
+    /// It is to end: stop signal, grace, kill.
+    Stop,
+}
+
+/// What an agent last reported of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Observed {
+    /// Assigned; nothing was reported yet.
+    Assigned,
+    /// The artifact is being fetched and unpacked.
+    Fetching,
+    /// The process was started and is not ready yet.
+    Starting,
+    /// The readiness probe passes.
+    Ready,
+    /// The process runs, but was ready once and now fails its probe.
+    Unready,
+    /// The process ended by itself; it is restarted after a backoff.
+    Crashed,
+    /// The stop signal was sent.
+    Stopping,
+    /// The process and its group are gone.
+    Stopped,
+}
+
+/// Machine-readable code and text of why something is as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reason {
+    /// Such as `crash_loop`, `port_closed`, `probe_failed`.
+    pub code: String,
+    /// The sentence for people.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+/// `instances/{node}/{instance}`: one running copy of a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceRecord {
+    /// Its id, never reused.
+    pub id: InstanceId,
+    /// The slice.
+    pub slice: SliceName,
+    /// The revision it runs.
+    pub revision: RevisionNo,
+    /// Where it runs.
+    pub node: NodeName,
+    /// What the coordinator decided.
+    pub desired: Desired,
+    /// Entry of that decision.
+    pub fence: Fence,
+    /// Log time of that decision.
+    pub desired_since_ms: u64,
+    /// Log index at which it left the routing table, 0 while in it or before.
+    pub left_table: u64,
+    /// What the agent reported last.
+    pub observed: Observed,
+    /// Log time since which `observed` holds.
+    pub observed_since_ms: u64,
+    /// Where it listens.
+    pub endpoint: Option<SocketAddr>,
+    /// How often the process ended by itself and was started again.
+    pub restarts: u32,
+    /// Why it is not ready, if it is not.
+    pub reason: Option<Reason>,
+}
+
+impl InstanceRecord {
+    /// Whether calls may be sent to it.
+    pub fn is_routable(&self) -> bool {
+        self.desired == Desired::Run
+            && self.observed == Observed::Ready
+            && self.endpoint.is_some()
+    }
+}
+
+/// Lifecycle of a node as the control plane sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum NodeLifecycle {
+    /// Its agent reports within its lease.
+    Ready,
+    /// Its agent was silent for a lease.
+    Unreachable,
+}
+
+/// `nodes/{node}`: a machine that runs instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// Address of its client gRPC, from which others fetch artifacts.
+    pub address: SocketAddr,
+    /// Labels, for people and placement.
+    pub labels: BTreeMap<String, String>,
+    /// Most instances it takes.
+    pub instances_max: u32,
+    /// Whether it reports.
+    pub lifecycle: NodeLifecycle,
+    /// Log time since which that holds.
+    pub since_ms: u64,
+}
+
+/// What kind of client a session belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SessionKind {
+    /// A service that embeds the invoker.
+    Invoker,
+    /// A node's HTTP ingress.
+    Ingress,
+}
+
+/// `session/{id}`: a holder of routing tables. Removals wait for its acks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// What it is.
+    pub kind: SessionKind,
+    /// Who it is, for people.
+    pub name: String,
+    /// Log index of its opening.
+    pub opened: u64,
+}
+
+/// State of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UpdateState {
+    /// Accepted; revision and capacity checked.
+    Pending,
+    /// New instances starting, no traffic.
+    Deploying,
+    /// New revision healthy, no traffic.
+    Deployed,
+    /// Traffic follows the ratio.
+    Routing,
+    /// 1:0 is being acked, then the old set is removed or retained.
+    Completing,
+    /// The new revision is the current one.
+    Completed,
+    /// Traffic goes back, then the new set is removed.
+    RollingBack,
+    /// The old revision serves alone again.
+    RolledBack,
+    /// Ended without completing or moving traffic.
+    Failed,
+}
+
+impl UpdateState {
+    /// All of them, in the order of the guide.
+    pub const ALL: [Self; 9] = [
+        Self::Pending,
+        Self::Deploying,
+        Self::Deployed,
+        Self::Routing,
+        Self::Completing,
+        Self::Completed,
+        Self::RollingBack,
+        Self::RolledBack,
+        Self::Failed,
+    ];
+
+    /// Terminal states absorb.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::RolledBack | Self::Failed)
+    }
+
+    /// The name in the guide.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Deploying => "DEPLOYING",
+            Self::Deployed => "DEPLOYED",
+            Self::Routing => "ROUTING",
+            Self::Completing => "COMPLETING",
+            Self::Completed => "COMPLETED",
+            Self::RollingBack => "ROLLING_BACK",
+            Self::RolledBack => "ROLLED_BACK",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+impl std::fmt::Display for UpdateState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What happens to the old set on completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CleanupPolicy {
+    /// Drained and removed before COMPLETED.
+    #[default]
+    Immediate,
+    /// Kept warm for the grace time (5 minutes unless set).
+    GracePeriod,
+    /// Kept warm until removed by hand.
+    Manual,
+}
+
+/// What a deadline does when it passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum DeadlineAction {
+    /// Set the pause flag.
+    Pause,
+    /// Go back to the old version.
+    Rollback,
+    /// End as FAILED, where nothing has to be undone.
+    Fail,
+    /// Say so in the history and set the deadline anew.
+    Alert,
+}
+
+/// An absolute deadline and what it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deadline {
+    /// Log time at which it passes.
+    pub at_ms: u64,
+    /// Span by which an `Alert` sets it anew.
+    pub span_ms: u64,
+    /// What happens then.
+    pub action: DeadlineAction,
+}
+
+/// Bounds on the new version's behaviour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Thresholds {
+    /// Highest error rate, in millionths.
+    pub error_rate_ppm: u32,
+    /// Highest p99 latency in milliseconds.
+    pub p99_ms: u32,
+    /// Fewest requests in the window for a verdict.
+    pub requests_min: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { error_rate_ppm: 10_000, p99_ms: 500, requests_min: 100 }
+    }
+}
+
+/// Why an update does not progress by itself or to a higher weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// `threshold_exceeded`, `session_unreachable`, `deadline`, `operator`, …
+    pub reason: Reason,
+    /// Log time since which it holds.
+    pub since_ms: u64,
+}
+
+/// What a user may set when starting an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UpdateOptions {
+    /// Thresholds of the new version.
+    pub thresholds: Thresholds,
+    /// What happens to the old set on completion.
+    pub cleanup: CleanupPolicy,
+    /// How long GRACE_PERIOD keeps the old set.
+    pub grace_ms: u64,
+    /// Every routing change waits for `approve`.
+    pub manual_approval: bool,
+    /// How long DEPLOYING may last.
+    pub deploy_timeout_ms: u64,
+    /// What happens when it lasts longer, or the new version crash-loops.
+    pub on_deploy_failure: DeadlineAction,
+    /// How long every new instance must have been ready before DEPLOYED.
+    pub healthy_ms: u64,
+}
+
+impl Default for UpdateOptions {
+    fn default() -> Self {
+        Self {
+            thresholds: Thresholds::default(),
+            cleanup: CleanupPolicy::default(),
+            grace_ms: 5 * 60_000,
+            manual_approval: false,
+            deploy_timeout_ms: 5 * 60_000,
+            on_deploy_failure: DeadlineAction::Rollback,
+            healthy_ms: 1_000,
+        }
+    }
+}
+
+/// One transition, as the history shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// Log index of the entry that made it.
+    pub index: u64,
+    /// Log time.
+    pub log_time_ms: u64,
+    /// Wall clock, for display.
+    pub wall_ms: u64,
+    /// Who asked.
+    pub actor: String,
+    /// State after it.
+    pub state: UpdateState,
+    /// Weights after it.
+    pub weights: Weights,
+    /// What happened.
+    pub event: String,
+}
+
+/// `rolling-update/{updateId}`: one update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateRecord {
+    /// Its id.
+    pub id: UpdateId,
+    /// The slice.
+    pub slice: SliceName,
+    /// What it moves from; absent for a first deployment.
+    pub old: Option<Side>,
+    /// What it moves to.
+    pub new: Side,
+    /// Where it is.
+    pub state: UpdateState,
+    /// Committed weights new:old.
+    pub weights: Weights,
+    /// A routing change that waits for approval.
+    pub pending_weights: Option<Weights>,
+    /// Wanted instances of the new side.
+    pub instances: u32,
+    /// Instance target of the slice before the update (of the new side for a
+    /// first deployment): `B` of the capacity guard.
+    pub base_instances: u32,
+    /// What the user set.
+    pub options: UpdateOptions,
+    /// When something happens by itself, and what. Absent in terminal states.
+    pub deadline: Option<Deadline>,
+    /// Set while it is paused.
+    pub pause: Option<Pause>,
+    /// The user gave up waiting for sessions that cannot be reached.
+    pub forced: bool,
+    /// Why it failed or was rolled back.
+    pub outcome: Option<Reason>,
+    /// Who started it.
+    pub actor: String,
+    /// Log index of the last change, for compare-and-set and ETag.
+    pub modified: u64,
+    /// Log time of its start.
+    pub created_ms: u64,
+    /// Wall clock of its start, for display.
+    pub created_wall_ms: u64,
+    /// Log time of the last change of state.
+    pub state_since_ms: u64,
+    /// Log index of the entry that entered the state.
+    pub state_index: u64,
+    /// Its transitions, the latest [`HISTORY_MAX`].
+    pub history: Vec<HistoryEntry>,
+}
+
+/// Transitions kept in an update's record. The full manual walk takes about a
+/// dozen; the rest is room for alerts.
+pub const HISTORY_MAX: usize = 100;
+
+/// `audit/{index}`: who did what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditRecord {
+    /// Log index.
+    pub index: u64,
+    /// Log time.
+    pub log_time_ms: u64,
+    /// Wall clock, for display.
+    pub wall_ms: u64,
+    /// Who.
+    pub actor: String,
+    /// On what.
+    pub subject: String,
+    /// What.
+    pub event: String,
+}
+
+/// `request/{id}`: the answer to a request, so that its repetition gets the
+/// same one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRecord {
+    /// Log index at which it was carried out.
+    pub index: u64,
+    /// Hash of the command, so that the id cannot stand for two of them.
+    pub command_hash: String,
+    /// What was answered.
+    pub answer: crate::command::Answer,
+}

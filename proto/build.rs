@@ -1,0 +1,51 @@
+//! Compiles every .proto file with protox (no system protoc) and writes the
+//! file descriptor set beside the generated code, for reflection.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use prost::Message;
+
+const ROOT: &str = "proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={ROOT}");
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let mut files = vec![PathBuf::from("raft.proto"), PathBuf::from("peer.proto")];
+    files.extend(proto_files_under("aether/v1")?);
+
+    let descriptors = protox::compile(&files, [ROOT])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("aether.bin"), descriptors.encode_to_vec())?;
+
+    tonic_prost_build::configure()
+        .build_client(true)
+        .build_server(true)
+        // The replica passes entry bodies on without copying them.
+        .bytes(".aether.raft.v1")
+        // Public messages are also what `-o json` and REST show.
+        .type_attribute(".aether.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".aether.v1", "#[serde(rename_all = \"camelCase\")]")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// The .proto files of one folder, sorted, relative to [`ROOT`]; none if the
+/// folder isn't there.
+fn proto_files_under(folder: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let path = Path::new(ROOT).join(folder);
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "proto") {
+            files.push(file.strip_prefix(ROOT)?.to_path_buf());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
