@@ -78,7 +78,8 @@ fn is_dashed(text: &str) -> bool {
 
 fn is_version(text: &str) -> bool {
     let number = |part: &str| {
-        part.parse::<u64>().is_ok() && part.chars().all(|c| c.is_ascii_digit())
+        part.parse::<u64>().is_ok()
+            && part.chars().all(|c| c.is_ascii_digit())
             && (part == "0" || !part.starts_with('0'))
     };
     let four_numbers = || {
@@ -152,7 +153,10 @@ impl ArtifactBase {
     }
     /// This base at a version.
     pub fn at(&self, version: Version) -> Artifact {
-        Artifact { base: self.clone(), version }
+        Artifact {
+            base: self.clone(),
+            version,
+        }
     }
 }
 
@@ -162,7 +166,10 @@ impl FromStr for ArtifactBase {
         if text.len() > COORDINATE_BYTES_MAX {
             return Err(CoordinateError::TooLong(text.len()));
         }
-        let form = || CoordinateError::Form { text: quote(text), form: "group:artifact" };
+        let form = || CoordinateError::Form {
+            text: quote(text),
+            form: "group:artifact",
+        };
         let (group, artifact) = text.split_once(':').ok_or_else(form)?;
         if artifact.contains(':') {
             return Err(form());
@@ -173,7 +180,10 @@ impl FromStr for ArtifactBase {
         if !is_dashed(artifact) {
             return Err(CoordinateError::Artifact(quote(artifact)));
         }
-        Ok(Self { group: group.to_owned(), artifact: artifact.to_owned() })
+        Ok(Self {
+            group: group.to_owned(),
+            artifact: artifact.to_owned(),
+        })
     }
 }
 
@@ -206,7 +216,10 @@ impl FromStr for Artifact {
                 text: quote(text),
                 form: "group:artifact:version",
             })?;
-        Ok(Self { base: base.parse()?, version: version.parse()? })
+        Ok(Self {
+            base: base.parse()?,
+            version: version.parse()?,
+        })
     }
 }
 
@@ -251,7 +264,9 @@ impl FromStr for SliceName {
         };
         Ok(Self {
             base: base.parse()?,
-            environment: environment.filter(|name| *name != "default").map(str::to_owned),
+            environment: environment
+                .filter(|name| *name != "default")
+                .map(str::to_owned),
         })
     }
 }
@@ -310,7 +325,11 @@ mod tests {
 
     #[test]
     fn full_grammar_round_trips() {
-        for text in ["org.example:my-slice", "org.example:my-slice@staging", "a.b_c-d:x1"] {
+        for text in [
+            "org.example:my-slice",
+            "org.example:my-slice@staging",
+            "a.b_c-d:x1",
+        ] {
             let name: SliceName = text.parse().unwrap();
             assert_eq!(name.to_string(), text);
         }
@@ -337,7 +356,16 @@ mod tests {
         assert!(matches!(slice("org.example:a@"), E::Environment(_)));
         assert!(matches!(slice("org.ex\0ample:a"), E::Group(_)));
         assert!(matches!(slice(&"a".repeat(1 << 20)), E::TooLong(_)));
-        for text in ["1", "1.2", "01.2.3", "v1.2.3", "1.2.3.4.5", "", "1.2.3.04", "1.2.3.+4"] {
+        for text in [
+            "1",
+            "1.2",
+            "01.2.3",
+            "v1.2.3",
+            "1.2.3.4.5",
+            "",
+            "1.2.3.04",
+            "1.2.3.+4",
+        ] {
             assert!(text.parse::<Version>().is_err(), "{text}");
         }
     }

@@ -25,7 +25,10 @@ fn check(what: &'static str, text: &str) -> Result<(), IdError> {
     if fits && !text.starts_with('.') {
         return Ok(());
     }
-    Err(IdError { what, text: text.chars().take(80).collect() })
+    Err(IdError {
+        what,
+        text: text.chars().take(80).collect(),
+    })
 }
 
 macro_rules! text_id {
@@ -91,6 +94,11 @@ impl UpdateId {
 }
 
 impl InstanceId {
+    /// Orders before every id; not a valid one. For range look-ups.
+    pub(crate) fn lowest() -> Self {
+        Self("".into())
+    }
+
     /// The id of the `k`-th instance that the entry at `index` creates.
     /// The artifact's name is cut so that the id stays a valid file name.
     pub fn from_index(artifact: &str, index: u64, k: usize) -> Self {
@@ -169,7 +177,11 @@ mod tests {
 
     #[test]
     fn fences_order_by_incarnation_then_index() {
-        let fence = |incarnation, term, index| Fence { incarnation, term, index };
+        let fence = |incarnation, term, index| Fence {
+            incarnation,
+            term,
+            index,
+        };
         assert!(fence(0, 1, 5).is_older_than(&fence(0, 1, 6)));
         assert!(fence(0, 9, 900).is_older_than(&fence(1, 1, 1)));
         assert!(!fence(0, 1, 6).is_older_than(&fence(0, 1, 6)));

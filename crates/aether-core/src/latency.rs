@@ -41,12 +41,17 @@ pub fn upper_bound_us(bucket: usize) -> u64 {
 
 /// The smallest bucket bound (µs) below or at which at least `quantile_ppm`
 /// millionths of the counts lie; `None` without counts.
-pub fn quantile_us(counts: impl Iterator<Item = (usize, u64)> + Clone, quantile_ppm: u64) -> Option<u64> {
+pub fn quantile_us(
+    counts: impl Iterator<Item = (usize, u64)> + Clone,
+    quantile_ppm: u64,
+) -> Option<u64> {
     let total: u64 = counts.clone().map(|(_, count)| count).sum();
     if total == 0 {
         return None;
     }
-    let rank = (u128::from(total) * u128::from(quantile_ppm)).div_ceil(1_000_000).max(1);
+    let rank = (u128::from(total) * u128::from(quantile_ppm))
+        .div_ceil(1_000_000)
+        .max(1);
     let mut seen = 0u128;
     for (bucket, count) in counts {
         seen += u128::from(count);
@@ -66,7 +71,10 @@ mod tests {
         let mut value = 0u64;
         while value < 1 << 32 {
             let bound = upper_bound_us(bucket_of(value));
-            assert!(bound >= value && bound - value <= value / 16 + 1, "{value} -> {bound}");
+            assert!(
+                bound >= value && bound - value <= value / 16 + 1,
+                "{value} -> {bound}"
+            );
             value += 1 + value / 97;
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);

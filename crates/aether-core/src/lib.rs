@@ -2,12 +2,19 @@
 //! do next. It has no clock, no randomness, no I/O and no threads; time, ids
 //! and observations are arguments.
 
+pub mod apply;
 pub mod command;
 pub mod coordinates;
 pub mod duration;
+pub mod health;
 pub mod ids;
 pub mod latency;
+pub mod lint;
 pub mod manifest;
+pub mod planner;
 pub mod records;
+pub mod schedule;
+pub mod state;
 pub mod table;
+pub mod transition;
 pub mod weights;

@@ -177,7 +177,10 @@ pub struct Reason {
 impl Reason {
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into() }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
@@ -216,9 +219,7 @@ pub struct InstanceRecord {
 impl InstanceRecord {
     /// Whether calls may be sent to it.
     pub fn is_routable(&self) -> bool {
-        self.desired == Desired::Run
-            && self.observed == Observed::Ready
-            && self.endpoint.is_some()
+        self.desired == Desired::Run && self.observed == Observed::Ready && self.endpoint.is_some()
     }
 }
 
@@ -392,7 +393,11 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { error_rate_ppm: 10_000, p99_ms: 500, requests_min: 100 }
+        Self {
+            error_rate_ppm: 10_000,
+            p99_ms: 500,
+            requests_min: 100,
+        }
     }
 }
 
@@ -491,6 +496,12 @@ pub struct UpdateRecord {
     pub pause: Option<Pause>,
     /// The user gave up waiting for sessions that cannot be reached.
     pub forced: bool,
+    /// ROLLING_BACK ends in FAILED instead of ROLLED_BACK.
+    pub ends_failed: bool,
+    /// Log time from which the thresholds look at the traffic: the last change
+    /// of weights or the last resume, so that a person's decision stands until
+    /// new evidence comes in.
+    pub health_from_ms: u64,
     /// Why it failed or was rolled back.
     pub outcome: Option<Reason>,
     /// Who started it.
@@ -536,6 +547,8 @@ pub struct AuditRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestRecord {
+    /// The request id.
+    pub id: String,
     /// Log index at which it was carried out.
     pub index: u64,
     /// Hash of the command, so that the id cannot stand for two of them.

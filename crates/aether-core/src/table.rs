@@ -50,9 +50,8 @@ impl SliceTable {
     /// Weights by which calls can really be split: a side without a ready
     /// endpoint gets none. `None` if no side has one.
     pub fn effective_weights(&self) -> Option<Weights> {
-        let ready = |side: &Option<VersionSet>| {
-            side.as_ref().is_some_and(|set| !set.endpoints.is_empty())
-        };
+        let ready =
+            |side: &Option<VersionSet>| side.as_ref().is_some_and(|set| !set.endpoints.is_empty());
         match (ready(&self.new), ready(&self.old)) {
             (true, true) => Some(self.weights),
             (true, false) if self.weights.new_side() > 0 => Some(Weights::ALL_NEW),

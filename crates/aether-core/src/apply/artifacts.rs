@@ -1,0 +1,102 @@
+//! Artifacts become known, and known to be held somewhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Tx;
+use crate::command::{Answer, Outcome, Refusal};
+use crate::coordinates::Artifact;
+use crate::ids::NodeName;
+use crate::manifest::Manifest;
+use crate::records::ArtifactRecord;
+
+/// Artifacts kept: a manifest is at most 64 KiB, usually below 1 KiB.
+const ARTIFACTS_MAX: usize = 10_000;
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Tx<'_> {
+    pub(super) fn register_artifact(
+        &mut self,
+        artifact: &Artifact,
+        digest: &str,
+        size_bytes: u64,
+        manifest: &Arc<Manifest>,
+        holder: &NodeName,
+    ) -> Outcome {
+        if !is_sha256(digest) {
+            return Err(Refusal::BadOption {
+                what: "digest".to_owned(),
+                given: digest.chars().take(80).collect(),
+                expected: "64 lower-case hexadecimal digits".to_owned(),
+            });
+        }
+        if manifest.artifact != *artifact {
+            return Err(Refusal::ArtifactMismatch {
+                artifact: artifact.clone(),
+                manifest: manifest.artifact.clone(),
+            });
+        }
+        if let Err(error) = manifest.check() {
+            return Err(Refusal::BadManifest {
+                artifact: artifact.clone(),
+                problem: error.to_string(),
+            });
+        }
+        if self.state.artifacts.contains_key(artifact) {
+            return self.artifact_held(artifact, digest, holder);
+        }
+        if self.state.artifacts.len() >= ARTIFACTS_MAX {
+            return Err(Refusal::TooMany {
+                what: "artifacts".to_owned(),
+                most: ARTIFACTS_MAX as u64,
+            });
+        }
+        let record = ArtifactRecord {
+            artifact: artifact.clone(),
+            digest: digest.to_owned(),
+            size_bytes,
+            manifest: Arc::clone(manifest),
+            held_by: BTreeSet::from([holder.clone()]),
+            pushed_at_index: self.index(),
+            pushed_wall_ms: self.state.meta.wall_ms,
+        };
+        self.state
+            .artifacts
+            .insert(artifact.clone(), Arc::new(record));
+        self.audit(
+            format!("artifact {artifact}"),
+            format!("pushed with digest {digest}"),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn artifact_held(
+        &mut self,
+        artifact: &Artifact,
+        digest: &str,
+        holder: &NodeName,
+    ) -> Outcome {
+        let Some(known) = self.state.artifacts.get(artifact) else {
+            return Err(Refusal::UnknownArtifact {
+                artifact: artifact.clone(),
+            });
+        };
+        if known.digest != digest {
+            return Err(Refusal::ArtifactDiffers {
+                artifact: artifact.clone(),
+                known: known.digest.clone(),
+                given: digest.to_owned(),
+            });
+        }
+        let mut record = (**known).clone();
+        if record.held_by.insert(holder.clone()) {
+            self.state
+                .artifacts
+                .insert(artifact.clone(), Arc::new(record));
+        }
+        Ok(Answer::default())
+    }
+}

@@ -1,0 +1,224 @@
+//! Instances are assigned, drained, stopped, and reported on.
+
+use super::{INSTANCES_MAX, Tx};
+use crate::command::{Answer, Observation, Outcome, Refusal};
+use crate::coordinates::SliceName;
+use crate::ids::{InstanceId, NodeName, RevisionNo};
+use crate::records::{Desired, InstanceRecord, Observed};
+
+impl Tx<'_> {
+    /// Makes one instance per placement; every node must be known.
+    pub(super) fn make_instances(
+        &mut self,
+        slice: &SliceName,
+        revision: RevisionNo,
+        placements: &[NodeName],
+    ) -> Result<Vec<InstanceId>, Refusal> {
+        let mut made = Vec::with_capacity(placements.len());
+        for (k, node) in placements.iter().enumerate() {
+            if !self.state.nodes.contains_key(node) {
+                return Err(Refusal::UnknownNode { node: node.clone() });
+            }
+            let id = InstanceId::from_index(slice.base().artifact(), self.index(), k);
+            self.put_instance(InstanceRecord {
+                id: id.clone(),
+                slice: slice.clone(),
+                revision,
+                node: node.clone(),
+                desired: Desired::Run,
+                fence: self.fence(),
+                desired_since_ms: self.now_ms(),
+                left_table: 0,
+                observed: Observed::Assigned,
+                observed_since_ms: self.now_ms(),
+                endpoint: None,
+                restarts: 0,
+                reason: None,
+            });
+            made.push(id);
+        }
+        Ok(made)
+    }
+
+    pub(super) fn assign(
+        &mut self,
+        slice: &SliceName,
+        revision: RevisionNo,
+        placements: &[NodeName],
+        target_modified: u64,
+    ) -> Outcome {
+        let target = self.state.targets.get(&(slice.clone(), revision));
+        let Some(target) = target.filter(|target| target.modified == target_modified) else {
+            return Err(Refusal::Stale {
+                what: format!("target of {slice} {revision}"),
+            });
+        };
+        let running = self
+            .state
+            .instances_of(slice)
+            .filter(|i| i.revision == revision && i.desired == Desired::Run)
+            .count();
+        // A decision made twice must not start anything twice.
+        if running + placements.len() > target.instances as usize {
+            return Err(Refusal::Stale {
+                what: format!("number of instances of {slice} {revision}"),
+            });
+        }
+        let instances = self.make_instances(slice, revision, placements)?;
+        Ok(Answer {
+            instances,
+            ..Answer::default()
+        })
+    }
+
+    fn decide(&mut self, id: &InstanceId, desired: Desired) {
+        if let Some(record) = self.state.instances.get(id).cloned() {
+            self.put_instance(InstanceRecord {
+                desired,
+                fence: self.fence(),
+                desired_since_ms: self.now_ms(),
+                ..(*record).clone()
+            });
+        }
+    }
+
+    /// Takes all running instances of a revision out of the table.
+    pub(super) fn drain_revision(&mut self, slice: &SliceName, revision: RevisionNo) {
+        self.put_target(slice, revision, 0);
+        let running: Vec<InstanceId> = self
+            .state
+            .instances_of(slice)
+            .filter(|i| i.revision == revision && i.desired == Desired::Run)
+            .map(|i| i.id.clone())
+            .collect();
+        for id in running {
+            self.decide(&id, Desired::Drain);
+        }
+    }
+
+    /// Gives instances that drain and were not signalled yet back to the table.
+    pub(super) fn revive_revision(&mut self, slice: &SliceName, revision: RevisionNo) {
+        let draining: Vec<InstanceId> = self
+            .state
+            .instances_of(slice)
+            .filter(|i| i.revision == revision && i.desired == Desired::Drain)
+            .map(|i| i.id.clone())
+            .collect();
+        for id in draining {
+            self.decide(&id, Desired::Run);
+        }
+    }
+
+    pub(super) fn drain(&mut self, instances: &[InstanceId], target_modified: u64) -> Outcome {
+        for id in instances {
+            let Some(record) = self.state.instances.get(id) else {
+                continue;
+            };
+            let target = self
+                .state
+                .targets
+                .get(&(record.slice.clone(), record.revision));
+            if target.is_some_and(|target| target.modified != target_modified) {
+                return Err(Refusal::Stale {
+                    what: format!("target of instance {id}"),
+                });
+            }
+            if record.desired == Desired::Run {
+                self.decide(id, Desired::Drain);
+            }
+        }
+        Ok(Answer::default())
+    }
+
+    pub(super) fn stop(&mut self, instances: &[InstanceId], waived: Option<&str>) -> Outcome {
+        for id in instances {
+            match self.state.instances.get(id).map(|record| record.desired) {
+                // Revived meanwhile: it takes calls and must not be stopped.
+                Some(Desired::Run) => {
+                    return Err(Refusal::Stale {
+                        what: format!("instance {id}"),
+                    });
+                }
+                Some(Desired::Drain) => self.decide(id, Desired::Stop),
+                Some(Desired::Stop) | None => {}
+            }
+        }
+        if let Some(waived) = waived {
+            let names: Vec<&str> = instances.iter().map(InstanceId::as_str).collect();
+            self.audit(
+                format!("instances {}", names.join(", ")),
+                format!("stopped although {waived}"),
+            );
+        }
+        Ok(Answer::default())
+    }
+
+    pub(super) fn observe(&mut self, node: &NodeName, observations: &[Observation]) -> Outcome {
+        if observations.len() > INSTANCES_MAX as usize {
+            return Err(Refusal::TooMany {
+                what: "observations in one report".to_owned(),
+                most: INSTANCES_MAX.into(),
+            });
+        }
+        for seen in observations {
+            let Some(record) = self.state.instances.get(&seen.instance).cloned() else {
+                continue;
+            };
+            if record.node != *node {
+                continue;
+            }
+            if seen.observed == Observed::Stopped && record.desired == Desired::Stop {
+                self.forget_instance(&record);
+                continue;
+            }
+            let observed_since_ms = if record.observed == seen.observed {
+                record.observed_since_ms
+            } else {
+                self.now_ms()
+            };
+            self.put_instance(InstanceRecord {
+                observed: seen.observed,
+                observed_since_ms,
+                endpoint: seen.endpoint,
+                restarts: seen.restarts,
+                reason: seen.reason.clone(),
+                ..(*record).clone()
+            });
+        }
+        Ok(Answer::default())
+    }
+
+    /// The last trace of an instance goes, and with the last instance of an
+    /// unwanted revision its target, and with the last of a slice the slice.
+    fn forget_instance(&mut self, record: &InstanceRecord) {
+        self.state.remove_instance(&record.id);
+        let key = (record.slice.clone(), record.revision);
+        let more = self
+            .state
+            .instances_of(&record.slice)
+            .any(|i| i.revision == record.revision);
+        if !more
+            && self
+                .state
+                .targets
+                .get(&key)
+                .is_some_and(|target| target.instances == 0)
+        {
+            self.state.targets.remove(&key);
+        }
+        self.forget_slice_if_empty(&record.slice);
+    }
+
+    /// Removes a slice that has nothing deployed, nothing kept and no update.
+    pub(super) fn forget_slice_if_empty(&mut self, slice: &SliceName) {
+        let gone = self.state.slices.get(slice).is_some_and(|record| {
+            record.current.is_none()
+                && record.live_update.is_none()
+                && !self.state.retained.contains_key(slice)
+        });
+        if gone && self.state.instances_of(slice).next().is_none() {
+            self.state.slices.remove(slice);
+            self.state.remove_revisions(slice);
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! `apply`: the only place where replicated state changes.
+//!
+//! A pure function of (state, entry): no clock, randomness, float, or order
+//! that isn't the maps'. A refused command leaves no trace but the log position.
+
+mod artifacts;
+mod instances;
+mod members;
+mod progress;
+mod slices;
+mod updates;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::command::{Answer, Command, Outcome, Refusal, Request};
+use crate::coordinates::SliceName;
+use crate::ids::{Fence, RevisionNo, UpdateId};
+use crate::records::{
+    AuditRecord, HISTORY_MAX, HistoryEntry, InstanceRecord, RequestRecord, RouteRecord,
+    SliceRecord, TargetRecord, UpdateRecord, UpdateState,
+};
+use crate::state::State;
+use crate::transition;
+use crate::weights::Weights;
+
+/// Where and when an entry stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Raft term.
+    pub term: u64,
+    /// Log index.
+    pub index: u64,
+    /// Log time as the leader proposed it, milliseconds.
+    pub log_time_ms: u64,
+    /// The leader's wall clock, milliseconds, for display.
+    pub wall_ms: u64,
+}
+
+/// Audit records kept: at a hundred updates a day about ten days of them.
+pub const AUDIT_MAX: usize = 10_000;
+/// Ended updates kept.
+pub const ENDED_UPDATES_MAX: usize = 1_000;
+/// Revisions kept per slice beyond those in use.
+pub const REVISIONS_MAX: usize = 10;
+/// Most instances of one target.
+pub const INSTANCES_MAX: u32 = 10_000;
+/// Longest accepted request id, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+impl State {
+    /// Applies one committed request.
+    ///
+    /// # Errors
+    /// A [`Refusal`] says why the request changed nothing.
+    pub fn apply(&mut self, at: Position, request: &Request) -> Outcome {
+        self.skip(at);
+        let before = self.clone();
+        let outcome = self.apply_once(&before, request, at.term);
+        if outcome.is_err() {
+            *self = before;
+        }
+        outcome
+    }
+
+    /// Moves to a position without a request: a blank or membership entry, or
+    /// one that cannot be read.
+    pub fn skip(&mut self, at: Position) {
+        self.meta.index = at.index;
+        self.meta.log_time_ms = self.meta.log_time_ms.max(at.log_time_ms);
+        self.meta.wall_ms = at.wall_ms;
+    }
+
+    fn apply_once(&mut self, before: &Self, request: &Request, term: u64) -> Outcome {
+        let hash = command_hash(&request.command);
+        if let Some(id) = &request.request_id {
+            if id.is_empty() || id.len() > REQUEST_ID_BYTES_MAX {
+                return Err(Refusal::BadOption {
+                    what: "request id".to_owned(),
+                    given: format!("{} bytes", id.len()),
+                    expected: format!("1 to {REQUEST_ID_BYTES_MAX} bytes long"),
+                });
+            }
+            if let Some(known) = self.requests.get(id) {
+                if known.command_hash == hash {
+                    return Ok(known.answer.clone());
+                }
+                return Err(Refusal::RequestReused {
+                    request_id: id.clone(),
+                });
+            }
+        }
+        let mut tx = Tx {
+            state: self,
+            term,
+            actor: &request.actor,
+            touched: BTreeSet::new(),
+        };
+        let mut answer = tx.carry_out(&request.command)?;
+        tx.refresh_tables(before);
+        answer.index = self.meta.index;
+        if let Some(id) = &request.request_id {
+            self.put_request(RequestRecord {
+                id: id.clone(),
+                index: self.meta.index,
+                command_hash: hash,
+                answer: answer.clone(),
+            });
+        }
+        Ok(answer)
+    }
+}
+
+fn command_hash(command: &Command) -> String {
+    let text = serde_json::to_vec(command).expect("commands have text keys only");
+    Sha256::digest(&text)[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// One command being carried out. All writes go through it, so that routing
+/// tables and their revisions follow from what changed.
+struct Tx<'a> {
+    state: &'a mut State,
+    term: u64,
+    actor: &'a str,
+    /// Slices whose route or instances were written.
+    touched: BTreeSet<SliceName>,
+}
+
+impl Tx<'_> {
+    fn carry_out(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::RegisterArtifact {
+                artifact,
+                digest,
+                size_bytes,
+                manifest,
+                holder,
+            } => self.register_artifact(artifact, digest, *size_bytes, manifest, holder),
+            Command::ArtifactHeld {
+                artifact,
+                digest,
+                holder,
+            } => self.artifact_held(artifact, digest, holder),
+            Command::Deploy {
+                slice,
+                version,
+                instances,
+            } => self.deploy(slice, version, *instances),
+            Command::Scale { slice, instances } => self.scale(slice, *instances),
+            Command::Undeploy { slice, version } => self.undeploy(slice, version.as_ref()),
+            Command::StartUpdate {
+                slice,
+                version,
+                instances,
+                options,
+            } => self.start_update(slice, version, *instances, options),
+            Command::SetWeights {
+                update,
+                weights,
+                force,
+                if_modified,
+            } => self.set_weights(update, *weights, *force, *if_modified),
+            Command::Approve { update } => self.approve(update),
+            Command::Complete { update, force } => self.complete(update, *force),
+            Command::Rollback {
+                update,
+                now,
+                reason,
+                force,
+            } => self.rollback(update, *now, reason.as_ref(), *force),
+            Command::Resume { update } => self.resume(update),
+            Command::Pause { update, reason } => self.pause(update, reason),
+            Command::BeginDeploy { update, placements } => self.begin_deploy(update, placements),
+            Command::MarkDeployed { update } => self.mark_deployed(update),
+            Command::ShiftBack { update, weights } => self.shift_back(update, *weights),
+            Command::RemoveLosingSide { update } => self.remove_losing_side(update),
+            Command::Finish { update } => self.finish(update),
+            Command::Fail { update, reason } => self.fail(update, reason),
+            Command::Rearm { update } => self.rearm(update),
+            Command::Retire { slice } => self.retire(slice),
+            Command::Assign {
+                slice,
+                revision,
+                placements,
+                target_modified,
+            } => self.assign(slice, *revision, placements, *target_modified),
+            Command::Drain {
+                instances,
+                target_modified,
+            } => self.drain(instances, *target_modified),
+            Command::Stop { instances, waived } => self.stop(instances, waived.as_deref()),
+            Command::Observe { node, observations } => self.observe(node, observations),
+            Command::RegisterNode {
+                node,
+                address,
+                labels,
+                instances_max,
+            } => self.register_node(node, *address, labels, *instances_max),
+            Command::SetNodeLifecycle { node, lifecycle } => {
+                self.set_node_lifecycle(node, *lifecycle)
+            }
+            Command::OpenSession {
+                session,
+                kind,
+                name,
+            } => self.open_session(session, *kind, name),
+            Command::CloseSession { session, reason } => self.close_session(session, reason),
+            Command::Tick => Ok(Answer::default()),
+        }
+    }
+
+    fn index(&self) -> u64 {
+        self.state.meta.index
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.state.meta.log_time_ms
+    }
+
+    fn fence(&self) -> Fence {
+        Fence {
+            incarnation: self.state.meta.incarnation,
+            term: self.term,
+            index: self.state.meta.index,
+        }
+    }
+
+    fn update(&self, id: &UpdateId) -> Result<UpdateRecord, Refusal> {
+        let unknown = || Refusal::UnknownUpdate {
+            update: id.to_string(),
+        };
+        self.state
+            .updates
+            .get(id)
+            .map(|record| (**record).clone())
+            .ok_or_else(unknown)
+    }
+
+    fn slice(&self, slice: &SliceName) -> Result<SliceRecord, Refusal> {
+        let unknown = || Refusal::UnknownSlice {
+            slice: slice.clone(),
+        };
+        self.state
+            .slices
+            .get(slice)
+            .map(|record| (**record).clone())
+            .ok_or_else(unknown)
+    }
+
+    fn put_slice(&mut self, mut record: SliceRecord) {
+        record.modified = self.index();
+        self.state
+            .slices
+            .insert(record.slice.clone(), Arc::new(record));
+    }
+
+    fn put_instance(&mut self, record: InstanceRecord) {
+        self.touched.insert(record.slice.clone());
+        self.state.put_instance(record);
+    }
+
+    fn put_route(&mut self, mut record: RouteRecord) {
+        record.route_revision = self.index();
+        record.table_revision = self.index();
+        self.touched.insert(record.slice.clone());
+        self.state
+            .routes
+            .insert(record.slice.clone(), Arc::new(record));
+    }
+
+    fn remove_route(&mut self, slice: &SliceName) {
+        self.touched.insert(slice.clone());
+        self.state.routes.remove(slice);
+    }
+
+    fn put_target(&mut self, slice: &SliceName, revision: RevisionNo, instances: u32) {
+        let modified = self.index();
+        let record = TargetRecord {
+            slice: slice.clone(),
+            revision,
+            instances,
+            modified,
+        };
+        self.state
+            .targets
+            .insert((slice.clone(), revision), Arc::new(record));
+    }
+
+    /// Writes an update's record with what happened to it: the one way in which
+    /// an update changes. Adds to its history and to the audit.
+    fn put_update(&mut self, mut update: UpdateRecord, event: String) {
+        update.modified = self.index();
+        update.history.push(HistoryEntry {
+            index: self.index(),
+            log_time_ms: self.now_ms(),
+            wall_ms: self.state.meta.wall_ms,
+            actor: self.actor.to_owned(),
+            state: update.state,
+            weights: update.weights,
+            event: event.clone(),
+        });
+        if update.history.len() > HISTORY_MAX {
+            // The first entry says who started it; the oldest of the rest goes.
+            update.history.remove(1);
+        }
+        self.audit(format!("update {}", update.id), event);
+        self.state
+            .updates
+            .insert(update.id.clone(), Arc::new(update));
+    }
+
+    /// Moves an update to another state and writes it.
+    ///
+    /// # Panics
+    /// If the transition table has no such transition: handlers check first.
+    fn transition(&mut self, mut update: UpdateRecord, to: UpdateState, event: String) {
+        assert!(
+            transition::is_allowed(update.state, to),
+            "update {}: {} -> {to} is not in the transition table",
+            update.id,
+            update.state
+        );
+        update.state = to;
+        update.state_since_ms = self.now_ms();
+        update.state_index = self.index();
+        update.deadline = transition::deadline(to, &update.options, self.now_ms());
+        // A pause stands until somebody resumes, or traffic no longer rises.
+        if to != UpdateState::Routing {
+            update.pause = None;
+        }
+        update.pending_weights = None;
+        let (slice, ended) = (update.slice.clone(), to.is_terminal());
+        self.put_update(update, event);
+        if ended {
+            self.release(&slice);
+        }
+    }
+
+    /// After an update ended: the slice is free, and old history is let go.
+    fn release(&mut self, slice: &SliceName) {
+        if let Ok(mut record) = self.slice(slice) {
+            record.live_update = None;
+            self.put_slice(record);
+        }
+        let mut ended: Vec<(u64, UpdateId)> = self
+            .state
+            .updates
+            .values()
+            .filter(|update| update.state.is_terminal())
+            .map(|update| (update.state_index, update.id.clone()))
+            .collect();
+        ended.sort_unstable();
+        for (_, id) in ended.iter().rev().skip(ENDED_UPDATES_MAX) {
+            self.state.updates.remove(id);
+        }
+    }
+
+    fn audit(&mut self, subject: String, event: String) {
+        let index = self.index();
+        let record = AuditRecord {
+            index,
+            log_time_ms: self.now_ms(),
+            wall_ms: self.state.meta.wall_ms,
+            actor: self.actor.to_owned(),
+            subject,
+            event,
+        };
+        self.state.audit.insert(index, Arc::new(record));
+        while self.state.audit.len() > AUDIT_MAX {
+            let Some(oldest) = self.state.audit.get_min().map(|(index, _)| *index) else {
+                break;
+            };
+            self.state.audit.remove(&oldest);
+        }
+    }
+
+    /// Brings the table revision of every touched slice up to date, and notes
+    /// on each instance that left a table when it did. The removal fence is
+    /// built on these two numbers.
+    fn refresh_tables(&mut self, before: &State) {
+        let index = self.index();
+        for slice in std::mem::take(&mut self.touched) {
+            let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
+            let endpoints = |table: &Option<crate::table::SliceTable>| -> BTreeSet<_> {
+                let sides = table.iter().flat_map(|t| [&t.new, &t.old]).flatten();
+                sides
+                    .flat_map(|set| &set.endpoints)
+                    .map(|e| (e.instance.clone(), e.address))
+                    .collect()
+            };
+            let (before_set, after_set) = (endpoints(&old), endpoints(&new));
+            for (id, _) in before_set.difference(&after_set) {
+                if let Some(record) = self.state.instances.get(id) {
+                    let record = InstanceRecord {
+                        left_table: index,
+                        ..(**record).clone()
+                    };
+                    self.state.put_instance(record);
+                }
+            }
+            if before_set != after_set
+                && let Some(route) = self.state.routes.get(&slice)
+            {
+                let route = RouteRecord {
+                    table_revision: index,
+                    ..(**route).clone()
+                };
+                self.state.routes.insert(slice.clone(), Arc::new(route));
+            }
+        }
+    }
+}
+
+/// Instances that a side needs so that it can carry its weight, by the
+/// capacity guard of the design: `w * B <= ready * T`.
+pub(crate) fn instances_needed(weight: u32, weights: Weights, base: u32) -> u32 {
+    let needed = (u64::from(weight) * u64::from(base)).div_ceil(u64::from(weights.total()));
+    u32::try_from(needed).unwrap_or(u32::MAX)
+}
+
+/// The weights that give the old side all that its ready instances carry.
+pub(crate) fn back_as_far_as(ready_old: u32, base: u32) -> Weights {
+    if ready_old >= base {
+        return Weights::ALL_OLD;
+    }
+    // Beyond 10,000 instances the ratio would leave the accepted range; no
+    // target is that large.
+    Weights::new(u64::from(base - ready_old), u64::from(ready_old)).unwrap_or(Weights::ALL_NEW)
+}

@@ -1,0 +1,232 @@
+//! What the coordinator asks of an update once its conditions hold. Each
+//! condition that the state itself can show is checked again here.
+
+use super::Tx;
+use crate::command::{Answer, Outcome, Refusal};
+use crate::coordinates::SliceName;
+use crate::ids::{NodeName, UpdateId};
+use crate::records::{
+    CleanupPolicy, Deadline, DeadlineAction, Pause, Reason, UpdateRecord, UpdateState,
+};
+use crate::transition;
+use crate::weights::Weights;
+
+fn stale<T>(update: &UpdateRecord) -> Result<T, Refusal> {
+    Err(Refusal::Stale {
+        what: format!("update {} in state {}", update.id, update.state),
+    })
+}
+
+impl Tx<'_> {
+    pub(super) fn pause(&mut self, id: &UpdateId, reason: &Reason) -> Outcome {
+        let mut update = self.update(id)?;
+        if update.state.is_terminal() || update.pause.is_some() {
+            return stale(&update);
+        }
+        update.pause = Some(Pause {
+            reason: reason.clone(),
+            since_ms: self.now_ms(),
+        });
+        if update
+            .deadline
+            .as_ref()
+            .is_some_and(|d| d.at_ms <= self.now_ms())
+        {
+            // The deadline that paused it is spent; a pause has one of its own.
+            update.deadline = Some(Deadline {
+                at_ms: self.now_ms() + transition::STALL_MS,
+                span_ms: transition::STALL_MS,
+                action: DeadlineAction::Alert,
+            });
+        }
+        self.put_update(
+            update,
+            format!("paused: {}: {}", reason.code, reason.message),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn begin_deploy(&mut self, id: &UpdateId, placements: &[NodeName]) -> Outcome {
+        let update = self.update(id)?;
+        if update.state != UpdateState::Pending || placements.len() != update.instances as usize {
+            return stale(&update);
+        }
+        self.put_target(&update.slice, update.new.revision, update.instances);
+        let instances = self.make_instances(&update.slice, update.new.revision, placements)?;
+        if update.old.is_some() {
+            self.route_update(&update);
+        }
+        let event = format!("deploying {} instances", instances.len());
+        self.transition(update, UpdateState::Deploying, event);
+        Ok(Answer {
+            instances,
+            ..Answer::default()
+        })
+    }
+
+    pub(super) fn mark_deployed(&mut self, id: &UpdateId) -> Outcome {
+        let update = self.update(id)?;
+        let ready = self.state.ready_count(&update.slice, update.new.revision);
+        if update.state != UpdateState::Deploying || ready < update.instances {
+            return stale(&update);
+        }
+        if update.old.is_none() {
+            self.route_update(&update);
+        }
+        self.transition(
+            update,
+            UpdateState::Deployed,
+            format!("{ready} instances are ready"),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn shift_back(&mut self, id: &UpdateId, weights: Weights) -> Outcome {
+        let mut update = self.update(id)?;
+        let lowered = weights.is_raised_by(update.weights);
+        if update.state != UpdateState::RollingBack || !lowered || update.old.is_none() {
+            return stale(&update);
+        }
+        let event = format!("routing {} -> {weights}", update.weights);
+        update.weights = weights;
+        self.route_update(&update);
+        self.put_update(update, event);
+        Ok(Answer::default())
+    }
+
+    pub(super) fn remove_losing_side(&mut self, id: &UpdateId) -> Outcome {
+        let update = self.update(id)?;
+        let side = match (update.state, &update.old) {
+            (UpdateState::Completing, Some(old)) if update.weights == Weights::ALL_NEW => {
+                old.clone()
+            }
+            (UpdateState::RollingBack, _) if update.weights == Weights::ALL_OLD => {
+                update.new.clone()
+            }
+            _ => return stale(&update),
+        };
+        self.drain_revision(&update.slice, side.revision);
+        self.put_update(
+            update,
+            format!("removing the instances of {}", side.version),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn finish(&mut self, id: &UpdateId) -> Outcome {
+        let update = self.update(id)?;
+        match update.state {
+            UpdateState::Completing => self.finish_completing(update),
+            UpdateState::RollingBack => self.finish_rolling_back(update),
+            _ => stale(&update),
+        }
+    }
+
+    fn instances_left(&self, update: &UpdateRecord, side: &crate::records::Side) -> bool {
+        self.state
+            .instances_of(&update.slice)
+            .any(|i| i.revision == side.revision)
+    }
+
+    fn finish_completing(&mut self, mut update: UpdateRecord) -> Outcome {
+        let mut slice = self.slice(&update.slice)?;
+        let mut event = format!("{} is the current version", update.new.version);
+        if let Some(old) = update.old.clone() {
+            if update.options.cleanup == CleanupPolicy::Immediate {
+                if self.instances_left(&update, &old) {
+                    return stale(&update);
+                }
+            } else {
+                self.retain_old_side(&update, &old);
+                event += &format!("; {} is kept warm", old.version);
+            }
+        }
+        slice.current = Some(update.new.revision);
+        slice.instances = update.instances;
+        self.put_slice(slice);
+        self.route_to(&update.slice, update.new.clone());
+        update.outcome = None;
+        self.transition(update, UpdateState::Completed, event);
+        Ok(Answer::default())
+    }
+
+    fn finish_rolling_back(&mut self, update: UpdateRecord) -> Outcome {
+        let new_side_left = self.instances_left(&update, &update.new);
+        if new_side_left || update.weights != Weights::ALL_OLD {
+            return stale(&update);
+        }
+        let (slice, event) = match &update.old {
+            Some(old) => {
+                self.route_to(&update.slice, old.clone());
+                (
+                    update.slice.clone(),
+                    format!("{} serves alone", old.version),
+                )
+            }
+            None => (
+                update.slice.clone(),
+                "nothing is deployed, as before".to_owned(),
+            ),
+        };
+        let end = if update.ends_failed {
+            UpdateState::Failed
+        } else {
+            UpdateState::RolledBack
+        };
+        self.transition(update, end, event);
+        self.forget_slice_if_empty(&slice);
+        Ok(Answer::default())
+    }
+
+    pub(super) fn fail(&mut self, id: &UpdateId, reason: &Reason) -> Outcome {
+        let mut update = self.update(id)?;
+        match update.state {
+            UpdateState::Pending => {
+                update.outcome = Some(reason.clone());
+                let slice = update.slice.clone();
+                self.transition(update, UpdateState::Failed, reason.message.clone());
+                self.forget_slice_if_empty(&slice);
+                Ok(Answer::default())
+            }
+            state if transition::is_allowed(state, UpdateState::RollingBack) => {
+                // What was deployed has to go first; ROLLING_BACK does that.
+                update.ends_failed = true;
+                self.state.updates.insert(id.clone(), update.into());
+                self.rollback(id, false, Some(reason), false)
+            }
+            _ => stale(&update),
+        }
+    }
+
+    pub(super) fn rearm(&mut self, id: &UpdateId) -> Outcome {
+        let mut update = self.update(id)?;
+        let due = |d: &&mut Deadline| {
+            d.action == DeadlineAction::Alert && d.at_ms <= self.state.meta.log_time_ms
+        };
+        let Some(deadline) = update.deadline.as_mut().filter(due) else {
+            return stale(&update);
+        };
+        deadline.at_ms = self.state.meta.log_time_ms.saturating_add(deadline.span_ms);
+        let state = update.state;
+        let minutes = deadline.span_ms / 60_000;
+        self.put_update(
+            update,
+            format!("still {state}; next reminder in {minutes} min"),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn retire(&mut self, slice: &SliceName) -> Outcome {
+        let Some(record) = self.state.retained.remove(slice) else {
+            return Err(Refusal::NothingRetained {
+                slice: slice.clone(),
+            });
+        };
+        self.drain_revision(slice, record.side.revision);
+        self.audit(
+            format!("slice {slice}"),
+            format!("retained version {} is removed", record.side.version),
+        );
+        Ok(Answer::default())
+    }
+}

@@ -1,0 +1,260 @@
+//! Deploy, scale and undeploy, outside of updates.
+
+use std::sync::Arc;
+
+use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
+use crate::command::{Answer, Outcome, Refusal};
+use crate::coordinates::{SliceName, Version};
+use crate::ids::RevisionNo;
+use crate::records::{
+    Desired, NodeLifecycle, Reason, RevisionRecord, RouteRecord, Side, SliceRecord, UpdateState,
+};
+use crate::weights::Weights;
+
+impl Tx<'_> {
+    pub(super) fn check_instances(&self, instances: u32) -> Result<(), Refusal> {
+        if (1..=INSTANCES_MAX).contains(&instances) {
+            return Ok(());
+        }
+        Err(Refusal::BadInstances {
+            given: instances,
+            most: INSTANCES_MAX,
+        })
+    }
+
+    /// Whether the nodes that report have room for this many more instances.
+    pub(super) fn check_room(&self, needed: u32) -> Result<(), Refusal> {
+        let ready =
+            |node: &&Arc<crate::records::NodeRecord>| node.lifecycle == NodeLifecycle::Ready;
+        let room: u64 = self
+            .state
+            .nodes
+            .values()
+            .filter(ready)
+            .map(|node| {
+                let used = self
+                    .state
+                    .instances
+                    .values()
+                    .filter(|i| i.node == node.name && i.desired != Desired::Stop)
+                    .count();
+                u64::from(node.instances_max).saturating_sub(used as u64)
+            })
+            .sum();
+        if room >= u64::from(needed) {
+            return Ok(());
+        }
+        Err(Refusal::NoCapacity {
+            needed,
+            room: u32::try_from(room).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Refuses while an update of the slice is live.
+    pub(super) fn check_no_update(&self, slice: &SliceName) -> Result<(), Refusal> {
+        match self.state.live_update(slice) {
+            None => Ok(()),
+            Some(update) => Err(Refusal::UpdateLive {
+                slice: slice.clone(),
+                update: update.id.clone(),
+                state: update.state,
+            }),
+        }
+    }
+
+    /// The slice's record, a fresh one if nothing of it is deployed.
+    pub(super) fn slice_or_new(&self, slice: &SliceName) -> SliceRecord {
+        self.slice(slice).unwrap_or_else(|_| SliceRecord {
+            slice: slice.clone(),
+            current: None,
+            instances: 0,
+            last_revision: RevisionNo(0),
+            live_update: None,
+            modified: 0,
+        })
+    }
+
+    /// Makes the next revision of a slice from a known artifact. The caller
+    /// writes the slice's record.
+    pub(super) fn make_revision(
+        &mut self,
+        record: &mut SliceRecord,
+        version: &Version,
+    ) -> Result<Side, Refusal> {
+        let artifact = record.slice.base().at(version.clone());
+        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
+            return Err(Refusal::UnknownArtifact { artifact });
+        };
+        record.last_revision.0 += 1;
+        let revision = RevisionRecord {
+            slice: record.slice.clone(),
+            no: record.last_revision,
+            version: version.clone(),
+            digest: known.digest.clone(),
+            manifest: Arc::clone(&known.manifest),
+            created: self.index(),
+        };
+        let key = (record.slice.clone(), revision.no);
+        self.state.revisions.insert(key, Arc::new(revision));
+        self.forget_revisions(&record.slice);
+        Ok(Side {
+            revision: record.last_revision,
+            version: version.clone(),
+        })
+    }
+
+    /// Lets go of old revisions that nothing refers to.
+    fn forget_revisions(&mut self, slice: &SliceName) {
+        let numbers: Vec<RevisionNo> = self
+            .state
+            .revisions
+            .range((slice.clone(), RevisionNo(0))..=(slice.clone(), RevisionNo(u32::MAX)))
+            .map(|((_, no), _)| *no)
+            .collect();
+        let surplus = numbers.len().saturating_sub(REVISIONS_MAX);
+        for no in numbers.into_iter().take(surplus) {
+            let key = (slice.clone(), no);
+            let current = self
+                .state
+                .slices
+                .get(slice)
+                .and_then(|record| record.current);
+            let used = current == Some(no)
+                || self.state.targets.contains_key(&key)
+                || self.state.instances_of(slice).any(|i| i.revision == no);
+            if !used {
+                self.state.revisions.remove(&key);
+            }
+        }
+    }
+
+    pub(super) fn deploy(
+        &mut self,
+        slice: &SliceName,
+        version: &Version,
+        instances: u32,
+    ) -> Outcome {
+        self.check_instances(instances)?;
+        self.check_no_update(slice)?;
+        let mut record = self.slice_or_new(slice);
+        if let Some(current) = record.current {
+            let deployed = self.state.revisions.get(&(slice.clone(), current));
+            return Err(Refusal::AlreadyDeployed {
+                slice: slice.clone(),
+                version: deployed.map_or_else(|| version.clone(), |r| r.version.clone()),
+            });
+        }
+        let side = self.make_revision(&mut record, version)?;
+        self.check_room(instances)?;
+        record.current = Some(side.revision);
+        record.instances = instances;
+        self.put_slice(record);
+        self.put_target(slice, side.revision, instances);
+        self.route_to(slice, side);
+        self.audit(
+            format!("slice {slice}"),
+            format!("deployed {version} with {instances} instances"),
+        );
+        Ok(Answer::default())
+    }
+
+    /// The route outside of updates: one version takes all.
+    pub(super) fn route_to(&mut self, slice: &SliceName, side: Side) {
+        self.put_route(RouteRecord {
+            slice: slice.clone(),
+            new: None,
+            old: Some(side),
+            weights: Weights::ALL_OLD,
+            route_revision: 0,
+            table_revision: 0,
+        });
+    }
+
+    pub(super) fn scale(&mut self, slice: &SliceName, instances: u32) -> Outcome {
+        self.check_instances(instances)?;
+        let mut record = self.slice(slice)?;
+        self.check_no_update(slice)?;
+        let Some(current) = record.current else {
+            return Err(Refusal::UnknownSlice {
+                slice: slice.clone(),
+            });
+        };
+        self.check_room(instances.saturating_sub(record.instances))?;
+        record.instances = instances;
+        self.put_slice(record);
+        self.put_target(slice, current, instances);
+        self.audit(
+            format!("slice {slice}"),
+            format!("scaled to {instances} instances"),
+        );
+        Ok(Answer::default())
+    }
+
+    pub(super) fn undeploy(&mut self, slice: &SliceName, version: Option<&Version>) -> Outcome {
+        let mut record = self.slice(slice)?;
+        if let Some(update) = self.state.live_update(slice).cloned() {
+            return self.undeploy_new_side(&update, version);
+        }
+        let retained = self
+            .state
+            .retained
+            .get(slice)
+            .map(|r| r.side.version.clone());
+        if version.is_some() && version == retained.as_ref() {
+            return self.retire(slice);
+        }
+        let Some(current) = record.current else {
+            return Err(Refusal::UnknownSlice {
+                slice: slice.clone(),
+            });
+        };
+        let deployed = self
+            .state
+            .revisions
+            .get(&(slice.clone(), current))
+            .map(|r| r.version.clone());
+        if let (Some(version), Some(deployed)) = (version, &deployed)
+            && version != deployed
+        {
+            let artifact = slice.base().at(version.clone());
+            return Err(Refusal::BadOption {
+                what: "version".to_owned(),
+                given: artifact.to_string(),
+                expected: format!("{deployed}, the one that is deployed"),
+            });
+        }
+        if retained.is_some() {
+            self.retire(slice)?;
+        }
+        record.current = None;
+        record.instances = 0;
+        self.put_slice(record);
+        self.remove_route(slice);
+        self.drain_revision(slice, current);
+        self.audit(format!("slice {slice}"), "undeployed".to_owned());
+        self.forget_slice_if_empty(slice);
+        Ok(Answer::default())
+    }
+
+    /// The guide's way out of a stuck rollback: the new side at weight 0 goes,
+    /// without waiting for sessions that cannot be reached.
+    fn undeploy_new_side(
+        &mut self,
+        update: &crate::records::UpdateRecord,
+        version: Option<&Version>,
+    ) -> Outcome {
+        let Some(version) = version else {
+            self.check_no_update(&update.slice)?;
+            return Ok(Answer::default());
+        };
+        let idle = update.weights.new_side() == 0 && *version == update.new.version;
+        if !idle || matches!(update.state, UpdateState::Completing) {
+            return Err(Refusal::StillServing {
+                slice: update.slice.clone(),
+                version: version.clone(),
+            });
+        }
+        let reason = Reason::new("undeployed", format!("version {version} was undeployed"));
+        self.rollback(&update.id, true, Some(&reason), true)
+    }
+}

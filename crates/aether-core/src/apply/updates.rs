@@ -1,0 +1,408 @@
+//! What people ask of an update.
+
+use super::{Tx, back_as_far_as, instances_needed};
+use crate::command::{Answer, Outcome, Refusal};
+use crate::coordinates::{SliceName, Version};
+use crate::ids::UpdateId;
+use crate::records::{
+    CleanupPolicy, DeadlineAction, Reason, Side, UpdateOptions, UpdateRecord, UpdateState,
+};
+use crate::transition;
+use crate::weights::Weights;
+
+/// Longest time any wait of an update may be set to: 30 days.
+const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
+    let bad = |what: &str, given: String, expected: &str| {
+        Err(Refusal::BadOption {
+            what: what.to_owned(),
+            given,
+            expected: expected.to_owned(),
+        })
+    };
+    let thresholds = &options.thresholds;
+    if thresholds.error_rate_ppm > 1_000_000 {
+        return bad(
+            "error rate",
+            format!("{} ppm", thresholds.error_rate_ppm),
+            "0 to 1",
+        );
+    }
+    if thresholds.p99_ms == 0 {
+        return bad("latency", "0 ms".to_owned(), "at least 1 ms");
+    }
+    for (what, span) in [
+        ("grace time", options.grace_ms),
+        ("deploy timeout", options.deploy_timeout_ms),
+        ("healthy time", options.healthy_ms),
+    ] {
+        if span > SPAN_MS_MAX {
+            return bad(what, format!("{span} ms"), "at most 30 days");
+        }
+    }
+    if options.deploy_timeout_ms == 0 {
+        return bad("deploy timeout", "0 ms".to_owned(), "above zero");
+    }
+    if options.on_deploy_failure == DeadlineAction::Alert {
+        return bad(
+            "action on deploy failure",
+            "ALERT".to_owned(),
+            "ROLLBACK, PAUSE or FAIL",
+        );
+    }
+    Ok(())
+}
+
+impl Tx<'_> {
+    pub(super) fn start_update(
+        &mut self,
+        slice: &SliceName,
+        version: &Version,
+        instances: Option<u32>,
+        options: &UpdateOptions,
+    ) -> Outcome {
+        check_options(options)?;
+        let mut record = self.slice_or_new(slice);
+        self.check_no_update(slice)?;
+        let artifact = slice.base().at(version.clone());
+        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
+            return Err(Refusal::UnknownArtifact { artifact });
+        };
+        let current = record
+            .current
+            .and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
+        if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
+            return Err(Refusal::SameRevision {
+                slice: slice.clone(),
+                version: version.clone(),
+            });
+        }
+        let old = current.map(|r| Side {
+            revision: r.no,
+            version: r.version.clone(),
+        });
+        let wanted = instances.unwrap_or(record.instances.max(1));
+        self.check_instances(wanted)?;
+        self.check_room(wanted)?;
+        if self.state.retained.contains_key(slice) {
+            self.retire(slice)?;
+        }
+        let new = self.make_revision(&mut record, version)?;
+        let id = UpdateId::from_index(self.index());
+        let base_instances = if old.is_some() {
+            record.instances
+        } else {
+            wanted
+        };
+        record.live_update = Some(id.clone());
+        self.put_slice(record);
+        let now_ms = self.now_ms();
+        let from = old
+            .as_ref()
+            .map_or_else(|| "nothing".to_owned(), |side| side.version.to_string());
+        let update = UpdateRecord {
+            id: id.clone(),
+            slice: slice.clone(),
+            old,
+            new,
+            state: UpdateState::Pending,
+            weights: Weights::ALL_OLD,
+            pending_weights: None,
+            instances: wanted,
+            base_instances,
+            options: options.clone(),
+            deadline: transition::deadline(UpdateState::Pending, options, now_ms),
+            pause: None,
+            forced: false,
+            ends_failed: false,
+            health_from_ms: now_ms,
+            outcome: None,
+            actor: self.actor.to_owned(),
+            modified: self.index(),
+            created_ms: now_ms,
+            created_wall_ms: self.state.meta.wall_ms,
+            state_since_ms: now_ms,
+            state_index: self.index(),
+            history: Vec::new(),
+        };
+        self.put_update(
+            update,
+            format!("started: {slice} from {from} to {version}, {wanted} instances"),
+        );
+        Ok(Answer {
+            update: Some(id),
+            ..Answer::default()
+        })
+    }
+
+    fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
+        Refusal::WrongState {
+            update: update.id.clone(),
+            state: update.state,
+            action: action.to_owned(),
+            allowed: allowed.to_owned(),
+        }
+    }
+
+    /// The capacity guard: each side with weight needs `w * B <= ready * T`.
+    fn check_capacity(&self, update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
+        let sides = [
+            ("new", weights.new_side(), Some(&update.new)),
+            ("old", weights.old_side(), update.old.as_ref()),
+        ];
+        for (name, weight, side) in sides {
+            let needed = instances_needed(weight, weights, update.base_instances);
+            let ready = side.map_or(0, |side| {
+                self.state.ready_count(&update.slice, side.revision)
+            });
+            if needed > ready {
+                return Err(Refusal::CapacityGuard {
+                    weights,
+                    side: name.to_owned(),
+                    version: side.map_or_else(|| update.new.version.clone(), |s| s.version.clone()),
+                    needed,
+                    ready,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_weights(
+        &mut self,
+        id: &UpdateId,
+        weights: Weights,
+        force: bool,
+        if_modified: Option<u64>,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
+            return Err(Self::wrong_state(
+                &update,
+                "a routing change",
+                "DEPLOYED and ROUTING",
+            ));
+        }
+        if let Some(expected) = if_modified.filter(|expected| *expected != update.modified) {
+            let actual = update.modified;
+            return Err(Refusal::Modified {
+                update: id.clone(),
+                expected,
+                actual,
+            });
+        }
+        let raised = update.weights.is_raised_by(weights);
+        if let (Some(pause), true, false) = (&update.pause, raised, force) {
+            return Err(Refusal::Paused {
+                update: id.clone(),
+                code_of_pause: pause.reason.code.clone(),
+                message: pause.reason.message.clone(),
+            });
+        }
+        if !force {
+            self.check_capacity(&update, weights)?;
+        }
+        let answer = |note: Option<String>| {
+            Ok(Answer {
+                update: Some(id.clone()),
+                note,
+                ..Answer::default()
+            })
+        };
+        if weights == update.weights && update.pending_weights.is_none() {
+            return answer(Some(format!("the ratio already is {weights}")));
+        }
+        if update.options.manual_approval {
+            update.pending_weights = Some(weights);
+            self.put_update(update, format!("routing {weights} waits for approval"));
+            return answer(Some(format!(
+                "routing {weights} waits for 'aether update approve {id}'"
+            )));
+        }
+        self.commit_weights(update, weights);
+        answer(None)
+    }
+
+    fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
+        let event = format!("routing {} -> {weights}", update.weights);
+        update.weights = weights;
+        update.health_from_ms = self.now_ms();
+        self.route_update(&update);
+        if update.state == UpdateState::Deployed {
+            self.transition(update, UpdateState::Routing, event);
+        } else {
+            update.pending_weights = None;
+            self.put_update(update, event);
+        }
+    }
+
+    /// Writes the route that an update's sides and weights ask for.
+    pub(super) fn route_update(&mut self, update: &UpdateRecord) {
+        self.put_route(crate::records::RouteRecord {
+            slice: update.slice.clone(),
+            new: Some(update.new.clone()),
+            old: update.old.clone(),
+            weights: update.weights,
+            route_revision: 0,
+            table_revision: 0,
+        });
+    }
+
+    pub(super) fn approve(&mut self, id: &UpdateId) -> Outcome {
+        let update = self.update(id)?;
+        let Some(weights) = update.pending_weights else {
+            return Err(Refusal::NothingToApprove { update: id.clone() });
+        };
+        self.check_capacity(&update, weights)?;
+        self.commit_weights(update, weights);
+        Ok(Answer {
+            update: Some(id.clone()),
+            ..Answer::default()
+        })
+    }
+
+    pub(super) fn complete(&mut self, id: &UpdateId, force: bool) -> Outcome {
+        let mut update = self.update(id)?;
+        let answer = Answer {
+            update: Some(id.clone()),
+            ..Answer::default()
+        };
+        if update.state == UpdateState::Completing && force && !update.forced {
+            update.forced = true;
+            update.pause = None;
+            self.put_update(
+                update,
+                "no longer waits for sessions that cannot be reached".to_owned(),
+            );
+            return Ok(answer);
+        }
+        if update.state != UpdateState::Routing {
+            return Err(Self::wrong_state(&update, "'complete'", "ROUTING"));
+        }
+        if update.weights != Weights::ALL_NEW {
+            return Err(Refusal::NotAllNew {
+                update: id.clone(),
+                weights: update.weights,
+            });
+        }
+        if !force {
+            self.check_capacity(&update, Weights::ALL_NEW)?;
+        }
+        update.forced = force;
+        self.transition(update, UpdateState::Completing, "completing".to_owned());
+        Ok(answer)
+    }
+
+    pub(super) fn rollback(
+        &mut self,
+        id: &UpdateId,
+        now: bool,
+        reason: Option<&Reason>,
+        force: bool,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        let mut answer = Answer {
+            update: Some(id.clone()),
+            ..Answer::default()
+        };
+        if update.state == UpdateState::RollingBack && force && !update.forced {
+            update.forced = true;
+            update.pause = None;
+            self.put_update(
+                update,
+                "no longer waits for sessions that cannot be reached".to_owned(),
+            );
+            return Ok(answer);
+        }
+        if !transition::is_allowed(update.state, UpdateState::RollingBack) {
+            let allowed = "PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING";
+            return Err(Self::wrong_state(&update, "a rollback", allowed));
+        }
+        update.forced = force;
+        update.outcome =
+            Some(reason.cloned().unwrap_or_else(|| {
+                Reason::new("operator", format!("{} asked for it", self.actor))
+            }));
+        self.take_back(&mut update, now);
+        let text = update
+            .outcome
+            .as_ref()
+            .map_or("", |reason| reason.message.as_str());
+        let event = format!("rolling back, routing {}: {text}", update.weights);
+        answer.note = (update.weights != Weights::ALL_OLD).then(|| {
+            format!(
+                "routing is {} until restored instances are ready",
+                update.weights
+            )
+        });
+        self.transition(update, UpdateState::RollingBack, event);
+        Ok(answer)
+    }
+
+    /// Routes to the old side all that its ready capacity carries, and asks
+    /// for the rest of that capacity.
+    fn take_back(&mut self, update: &mut UpdateRecord, now: bool) {
+        let Some(old) = update.old.clone() else {
+            // First deployment: there is nothing to go back to.
+            update.weights = Weights::ALL_OLD;
+            self.remove_route(&update.slice);
+            return;
+        };
+        self.revive_revision(&update.slice, old.revision);
+        self.put_target(&update.slice, old.revision, update.base_instances);
+        let deployed = self
+            .state
+            .routes
+            .get(&update.slice)
+            .is_some_and(|r| r.new.is_some());
+        if !deployed || update.weights == Weights::ALL_OLD {
+            update.weights = Weights::ALL_OLD;
+            return;
+        }
+        let ready = self.state.ready_count(&update.slice, old.revision);
+        let back = if now {
+            Weights::ALL_OLD
+        } else {
+            back_as_far_as(ready, update.base_instances)
+        };
+        if !update.weights.is_raised_by(back) {
+            update.weights = back;
+        }
+        self.route_update(update);
+    }
+
+    pub(super) fn resume(&mut self, id: &UpdateId) -> Outcome {
+        let mut update = self.update(id)?;
+        if update.pause.is_none() {
+            return Err(Refusal::NotPaused { update: id.clone() });
+        }
+        update.pause = None;
+        update.health_from_ms = self.now_ms();
+        update.deadline = transition::deadline(update.state, &update.options, self.now_ms());
+        self.put_update(update, "resumed".to_owned());
+        Ok(Answer {
+            update: Some(id.clone()),
+            ..Answer::default()
+        })
+    }
+
+    pub(super) fn retain_old_side(&mut self, update: &UpdateRecord, old: &Side) {
+        let expires_at_ms = match update.options.cleanup {
+            CleanupPolicy::GracePeriod => {
+                Some(self.now_ms().saturating_add(update.options.grace_ms))
+            }
+            CleanupPolicy::Manual | CleanupPolicy::Immediate => None,
+        };
+        let record = crate::records::RetainedRecord {
+            slice: update.slice.clone(),
+            side: old.clone(),
+            instances: update.base_instances,
+            expires_at_ms,
+            update: update.id.clone(),
+        };
+        self.state
+            .retained
+            .insert(update.slice.clone(), record.into());
+    }
+}

@@ -1,0 +1,149 @@
+//! What the thresholds say of a version's traffic. Figures come from whoever
+//! counted; this module only judges.
+
+use crate::latency;
+use crate::records::Thresholds;
+
+/// Requests of one version over a span.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// First attempts.
+    pub requests: u64,
+    /// Those that failed.
+    pub errors: u64,
+    /// Sum of their latencies, microseconds.
+    pub latency_sum_us: u64,
+    /// Counts by bucket of [`crate::latency`], sparse and ordered.
+    pub buckets: std::collections::BTreeMap<usize, u64>,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.latency_sum_us += other.latency_sum_us;
+        for (bucket, count) in &other.buckets {
+            *self.buckets.entry(*bucket).or_default() += count;
+        }
+    }
+
+    /// What was added since `earlier`, a tally of the same cumulative source.
+    /// A source that started anew counts from zero.
+    pub fn since(&self, earlier: &Self) -> Self {
+        if self.requests < earlier.requests || self.errors < earlier.errors {
+            return self.clone();
+        }
+        let buckets = self.buckets.iter().filter_map(|(bucket, count)| {
+            let before = earlier.buckets.get(bucket).copied().unwrap_or(0);
+            Some((*bucket, count.saturating_sub(before))).filter(|(_, count)| *count > 0)
+        });
+        Self {
+            requests: self.requests - earlier.requests,
+            errors: self.errors - earlier.errors,
+            latency_sum_us: self.latency_sum_us.saturating_sub(earlier.latency_sum_us),
+            buckets: buckets.collect(),
+        }
+    }
+
+    /// The error rate in millionths; 0 without requests.
+    pub fn error_rate_ppm(&self) -> u32 {
+        if self.requests == 0 {
+            return 0;
+        }
+        let ppm = u128::from(self.errors) * 1_000_000 / u128::from(self.requests);
+        u32::try_from(ppm).unwrap_or(u32::MAX)
+    }
+
+    /// The 99th percentile of the latency in microseconds.
+    pub fn p99_us(&self) -> Option<u64> {
+        latency::quantile_us(self.buckets.iter().map(|(b, c)| (*b, *c)), 990_000)
+    }
+}
+
+/// What the thresholds say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Too few requests to say anything; never taken for healthy.
+    Insufficient,
+    /// Within the thresholds.
+    Healthy,
+    /// Beyond one of them.
+    Exceeded {
+        /// Which figure, and which threshold.
+        detail: String,
+    },
+}
+
+/// Judges a window of traffic.
+pub fn judge(window: &Tally, thresholds: &Thresholds) -> Verdict {
+    if window.requests < thresholds.requests_min {
+        return Verdict::Insufficient;
+    }
+    // Compared without division, so that a rate just at the threshold passes.
+    let errors = u128::from(window.errors) * 1_000_000;
+    if errors > u128::from(window.requests) * u128::from(thresholds.error_rate_ppm) {
+        let percent = |ppm: u32| f64::from(ppm) / 10_000.0;
+        return Verdict::Exceeded {
+            detail: format!(
+                "error rate {:.2} % over {} requests, threshold {} %",
+                percent(window.error_rate_ppm()),
+                window.requests,
+                percent(thresholds.error_rate_ppm)
+            ),
+        };
+    }
+    match window.p99_us() {
+        Some(p99) if p99 > u64::from(thresholds.p99_ms) * 1000 => Verdict::Exceeded {
+            detail: format!(
+                "p99 latency {} ms over {} requests, threshold {} ms",
+                p99 / 1000,
+                window.requests,
+                thresholds.p99_ms
+            ),
+        },
+        _ => Verdict::Healthy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(requests: u64, errors: u64, latency_ms: u64) -> Tally {
+        let bucket = latency::bucket_of(latency_ms * 1000);
+        Tally {
+            requests,
+            errors,
+            latency_sum_us: requests * latency_ms * 1000,
+            buckets: [(bucket, requests)].into(),
+        }
+    }
+
+    #[test]
+    fn few_requests_are_never_healthy_and_the_threshold_itself_passes() {
+        let thresholds = Thresholds::default();
+        assert_eq!(judge(&tally(99, 99, 1), &thresholds), Verdict::Insufficient);
+        assert_eq!(judge(&tally(100, 1, 1), &thresholds), Verdict::Healthy);
+        let Verdict::Exceeded { detail } = judge(&tally(100, 2, 1), &thresholds) else {
+            panic!("2 % must exceed 1 %")
+        };
+        assert!(
+            detail.contains("2.00 %") && detail.contains("threshold 1 %"),
+            "{detail}"
+        );
+        let Verdict::Exceeded { detail } = judge(&tally(100, 0, 600), &thresholds) else {
+            panic!("600 ms must exceed 500 ms")
+        };
+        assert!(detail.starts_with("p99"), "{detail}");
+    }
+
+    #[test]
+    fn cumulative_sources_give_deltas_and_may_start_anew() {
+        let (first, second) = (tally(100, 5, 10), tally(250, 7, 10));
+        let delta = second.since(&first);
+        assert_eq!((delta.requests, delta.errors), (150, 2));
+        assert_eq!(delta.buckets.values().sum::<u64>(), 150);
+        assert_eq!(first.since(&second), first);
+    }
+}

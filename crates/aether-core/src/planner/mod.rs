@@ -1,0 +1,174 @@
+//! The planner: what to do next, as data.
+//!
+//! `plan(view)` is a pure function of the replicated state and of what the
+//! leader sees right now. It returns commands for the log and, for every slice,
+//! an account of what is waited for. Drivers carry the commands out and decide
+//! nothing; a crash anywhere means that the next leader computes the same.
+//!
+//! A plan for one slice stops at its first command: the next pass looks again.
+
+mod placement;
+mod progress;
+mod removal;
+mod replicas;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::command::Command;
+use crate::coordinates::SliceName;
+use crate::health::Verdict;
+use crate::ids::{InstanceId, NodeName, SessionId, UpdateId};
+use crate::records::NodeLifecycle;
+use crate::state::State;
+
+pub use placement::Placer;
+
+/// What the leader knows of one session. A session that it has not heard from
+/// since it became leader has acknowledged nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionView {
+    /// It reports within its lease.
+    Connected {
+        /// It has applied the tables up to this log index.
+        applied: u64,
+        /// Instances that left its tables and still have calls in flight.
+        busy: BTreeSet<InstanceId>,
+    },
+    /// Not heard from under this leader, and a lease has not passed yet.
+    Awaited,
+    /// Silent for more than its lease. It may still hold its last table.
+    Unreachable {
+        /// Log time since which it is silent.
+        since_ms: u64,
+    },
+}
+
+/// What a pass of the planner looks at.
+pub struct View<'a> {
+    /// The replicated state.
+    pub state: &'a State,
+    /// The leader's log time.
+    pub now_ms: u64,
+    /// Every committed session. One that is missing counts as awaited.
+    pub sessions: &'a BTreeMap<SessionId, SessionView>,
+    /// Nodes whose agent was silent for a lease.
+    pub silent_nodes: &'a BTreeSet<NodeName>,
+    /// What the thresholds say of the new version of live updates.
+    pub verdicts: &'a BTreeMap<UpdateId, Verdict>,
+    /// How long a session that cannot be reached is taken to hold its table.
+    pub table_age_max_ms: u64,
+}
+
+/// One thing that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// Machine-readable, such as `instances_ready` or `session_unreachable`.
+    pub code: &'static str,
+    /// What is waited for.
+    pub message: String,
+    /// Log time since which.
+    pub since_ms: u64,
+    /// What would end the wait.
+    pub unblock: String,
+}
+
+/// What to do next, and what is waited for.
+#[derive(Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    /// Commands to propose, in this order.
+    pub commands: Vec<Command>,
+    /// By slice, what is waited for.
+    pub waits: BTreeMap<SliceName, Vec<Wait>>,
+    /// Log time at which something falls due though nothing else happens.
+    pub wake_at_ms: Option<u64>,
+}
+
+/// Crashes of one instance in DEPLOYING after which the version counts as
+/// unable to start: the first may be an accident of the machine, two more in a
+/// row are not.
+pub const CRASH_LOOP_RESTARTS: u32 = 3;
+
+/// Commands of one pass: a pass over 10,000 instances must not fill the log
+/// before the next look.
+const COMMANDS_MAX: usize = 256;
+
+impl Plan {
+    fn wait(&mut self, slice: &SliceName, wait: Wait) {
+        self.waits.entry(slice.clone()).or_default().push(wait);
+    }
+
+    fn wake_at(&mut self, at_ms: u64) {
+        self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |known| known.min(at_ms)));
+    }
+}
+
+/// One pass over everything.
+pub fn plan(view: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    members(view, &mut plan);
+    let mut placer = Placer::new(view);
+    for record in view.state.slices.values() {
+        if plan.commands.len() >= COMMANDS_MAX {
+            break;
+        }
+        slice(view, &record.slice, &mut placer, &mut plan);
+    }
+    plan
+}
+
+/// Nodes that fell silent or report again, and sessions that are past the age
+/// at which they would still use their table.
+fn members(view: &View<'_>, plan: &mut Plan) {
+    for node in view.state.nodes.values() {
+        let silent = view.silent_nodes.contains(&node.name);
+        let lifecycle = if silent {
+            NodeLifecycle::Unreachable
+        } else {
+            NodeLifecycle::Ready
+        };
+        if lifecycle != node.lifecycle {
+            let node = node.name.clone();
+            plan.commands
+                .push(Command::SetNodeLifecycle { node, lifecycle });
+        }
+    }
+    for session in view.state.sessions.values() {
+        if let Some(SessionView::Unreachable { since_ms }) = view.sessions.get(&session.id) {
+            let gone_at_ms = since_ms.saturating_add(view.table_age_max_ms);
+            if view.now_ms >= gone_at_ms {
+                plan.commands.push(Command::CloseSession {
+                    session: session.id.clone(),
+                    reason: format!("silent for {} s", view.table_age_max_ms / 1000),
+                });
+            } else {
+                plan.wake_at(gone_at_ms);
+            }
+        }
+    }
+}
+
+/// One pass over one slice; stops at the first command.
+fn slice(view: &View<'_>, slice: &SliceName, placer: &mut Placer, plan: &mut Plan) {
+    let before = plan.commands.len();
+    let done = |plan: &Plan| plan.commands.len() > before;
+    if let Some(update) = view.state.live_update(slice) {
+        progress::deadlines(view, update, plan);
+        if done(plan) {
+            return;
+        }
+    }
+    removal::stop_drained(view, slice, plan);
+    if done(plan) {
+        return;
+    }
+    replicas::match_targets(view, slice, placer, plan);
+    if done(plan) {
+        return;
+    }
+    if let Some(update) = view.state.live_update(slice) {
+        progress::advance(view, update, placer, plan);
+    } else {
+        progress::retained(view, slice, plan);
+    }
+}

@@ -1,0 +1,92 @@
+//! Which node gets the next instance: spread over nodes, then over load.
+
+use std::collections::BTreeMap;
+
+use super::View;
+use crate::coordinates::SliceName;
+use crate::ids::NodeName;
+use crate::records::Desired;
+
+struct Load {
+    room: u32,
+    total: u32,
+    by_slice: BTreeMap<SliceName, u32>,
+}
+
+/// Counts what runs where, once a pass, and places on top of it.
+pub struct Placer {
+    nodes: BTreeMap<NodeName, Load>,
+}
+
+impl Placer {
+    /// Looks at the nodes that report.
+    pub fn new(view: &View<'_>) -> Self {
+        let mut nodes: BTreeMap<NodeName, Load> = view
+            .state
+            .nodes
+            .values()
+            .filter(|node| !view.silent_nodes.contains(&node.name))
+            .map(|node| {
+                let load = Load {
+                    room: node.instances_max,
+                    total: 0,
+                    by_slice: BTreeMap::new(),
+                };
+                (node.name.clone(), load)
+            })
+            .collect();
+        for instance in view.state.instances.values() {
+            if instance.desired != Desired::Stop
+                && let Some(load) = nodes.get_mut(&instance.node)
+            {
+                load.take(&instance.slice);
+            }
+        }
+        Self { nodes }
+    }
+
+    /// Nodes for `count` more instances of a slice, or how many there is room
+    /// for. Fewest of the slice first, then fewest at all, then by name.
+    ///
+    /// # Errors
+    /// The room that there is, when it is not enough.
+    pub fn place(&mut self, slice: &SliceName, count: u32) -> Result<Vec<NodeName>, u32> {
+        let room = self
+            .nodes
+            .values()
+            .map(|load| load.room)
+            .fold(0, u32::saturating_add);
+        if room < count {
+            return Err(room);
+        }
+        let mut placed = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let best = self
+                .nodes
+                .iter_mut()
+                .filter(|(_, load)| load.room > 0)
+                .min_by_key(|(_, load)| (load.of(slice), load.total));
+            let Some((name, load)) = best else { break };
+            load.take(slice);
+            placed.push(name.clone());
+        }
+        Ok(placed)
+    }
+
+    /// How many instances a node runs, for choosing which to remove.
+    pub(super) fn total(&self, node: &NodeName) -> u32 {
+        self.nodes.get(node).map_or(u32::MAX, |load| load.total)
+    }
+}
+
+impl Load {
+    fn of(&self, slice: &SliceName) -> u32 {
+        self.by_slice.get(slice).copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, slice: &SliceName) {
+        self.room = self.room.saturating_sub(1);
+        self.total += 1;
+        *self.by_slice.entry(slice.clone()).or_default() += 1;
+    }
+}

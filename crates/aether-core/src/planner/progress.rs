@@ -1,0 +1,361 @@
+//! Moves one update on: what each state waits for, and what follows.
+
+use super::removal::Outstanding;
+use super::{CRASH_LOOP_RESTARTS, Placer, Plan, View, Wait};
+use crate::apply::back_as_far_as;
+use crate::command::Command;
+use crate::coordinates::SliceName;
+use crate::health::Verdict;
+use crate::records::{
+    CleanupPolicy, DeadlineAction, Desired, InstanceRecord, Observed, Reason, Side, UpdateRecord,
+    UpdateState,
+};
+use crate::weights::Weights;
+
+/// Deadlines come first: they must not wait for what is stuck.
+pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let Some(deadline) = &update.deadline else {
+        return;
+    };
+    if view.now_ms < deadline.at_ms {
+        plan.wake_at(deadline.at_ms);
+        return;
+    }
+    let reason = Reason::new(
+        "deadline",
+        match update.state {
+            UpdateState::Pending => "no place for the new instances was found in time".to_owned(),
+            _ => format!(
+                "{} lasted longer than {} s: {}",
+                update.state,
+                deadline.span_ms / 1000,
+                not_ready(view, update)
+                    .unwrap_or_else(|| "not all instances became ready".to_owned())
+            ),
+        },
+    );
+    plan.commands.push(act(update, deadline.action, reason));
+}
+
+/// The command that a deadline's or a failed deployment's action asks for.
+fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command {
+    let id = update.id.clone();
+    match action {
+        DeadlineAction::Alert => Command::Rearm { update: id },
+        DeadlineAction::Pause => Command::Pause { update: id, reason },
+        DeadlineAction::Fail => Command::Fail { update: id, reason },
+        DeadlineAction::Rollback => Command::Rollback {
+            update: id,
+            now: false,
+            reason: Some(reason),
+            force: false,
+        },
+    }
+}
+
+/// One step, if one can be taken; otherwise what is waited for.
+pub(super) fn advance(
+    view: &View<'_>,
+    update: &UpdateRecord,
+    placer: &mut Placer,
+    plan: &mut Plan,
+) {
+    unpause(view, update, plan);
+    match update.state {
+        UpdateState::Pending => pending(update, placer, plan),
+        UpdateState::Deploying => deploying(view, update, plan),
+        UpdateState::Deployed | UpdateState::Routing => serving(view, update, plan),
+        UpdateState::Completing => completing(view, update, plan),
+        UpdateState::RollingBack => rolling_back(view, update, plan),
+        UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => {}
+    }
+}
+
+/// A pause over unreachable sessions ends when they are back or gone.
+fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let over_sessions = update
+        .pause
+        .as_ref()
+        .is_some_and(|p| p.reason.code == "session_unreachable");
+    let unreachable = |session| {
+        matches!(
+            view.sessions.get(session),
+            Some(super::SessionView::Unreachable { .. })
+        )
+    };
+    if over_sessions && !view.state.sessions.keys().any(unreachable) {
+        plan.commands.push(Command::Resume {
+            update: update.id.clone(),
+        });
+    }
+}
+
+fn pending(update: &UpdateRecord, placer: &mut Placer, plan: &mut Plan) {
+    match placer.place(&update.slice, update.instances) {
+        Ok(placements) => {
+            plan.commands.push(Command::BeginDeploy {
+                update: update.id.clone(),
+                placements,
+            });
+        }
+        Err(room) => plan.wait(
+            &update.slice,
+            Wait {
+                code: "no_capacity",
+                message: format!(
+                    "room for {} instances, there is room for {room}",
+                    update.instances
+                ),
+                since_ms: update.state_since_ms,
+                unblock: "add a node, scale something down, or roll back".to_owned(),
+            },
+        ),
+    }
+}
+
+fn new_side<'a>(
+    view: &'a View<'_>,
+    update: &'a UpdateRecord,
+) -> impl Iterator<Item = &'a InstanceRecord> {
+    let of_revision = |i: &&InstanceRecord| i.revision == update.new.revision;
+    view.state
+        .instances_of(&update.slice)
+        .map(|i| &**i)
+        .filter(of_revision)
+}
+
+/// What the first instance of the new side that is not ready says of itself.
+fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
+    let reason_of = |i: &InstanceRecord| {
+        i.reason
+            .as_ref()
+            .map(|reason| format!("{} on {}: {}", i.id, i.node, reason.message))
+    };
+    new_side(view, update)
+        .filter(|i| !i.is_routable())
+        .find_map(reason_of)
+}
+
+fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let crashing = new_side(view, update)
+        .find(|i| i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS);
+    if let Some(instance) = crashing
+        && update.pause.is_none()
+    {
+        let detail = instance
+            .reason
+            .as_ref()
+            .map_or("no reason given", |r| r.message.as_str());
+        let message = format!("{} on {}: {detail}", instance.id, instance.node);
+        let reason = Reason::new("crash_loop", message);
+        plan.commands
+            .push(act(update, update.options.on_deploy_failure, reason));
+        return;
+    }
+    let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_routable()).collect();
+    if ready.len() < update.instances as usize {
+        let mut message = format!(
+            "{} of {} instances are ready",
+            ready.len(),
+            update.instances
+        );
+        if let Some(reason) = not_ready(view, update) {
+            message += &format!("; {reason}");
+        }
+        plan.wait(
+            &update.slice,
+            Wait {
+                code: "instances_ready",
+                message,
+                since_ms: update.state_since_ms,
+                unblock: format!(
+                    "look at 'aether logs {}:{}', or roll back",
+                    update.slice, update.new.version
+                ),
+            },
+        );
+        return;
+    }
+    let since_ms = ready
+        .iter()
+        .map(|i| i.observed_since_ms)
+        .max()
+        .unwrap_or(view.now_ms);
+    let healthy_at_ms = since_ms.saturating_add(update.options.healthy_ms);
+    if view.now_ms >= healthy_at_ms {
+        plan.commands.push(Command::MarkDeployed {
+            update: update.id.clone(),
+        });
+        return;
+    }
+    plan.wake_at(healthy_at_ms);
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "healthy_time",
+            message: format!(
+                "every instance to have been ready for {} ms",
+                update.options.healthy_ms
+            ),
+            since_ms,
+            unblock: "nothing to do".to_owned(),
+        },
+    );
+}
+
+/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed.
+fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    if let (Some(Verdict::Exceeded { detail }), None) =
+        (view.verdicts.get(&update.id), &update.pause)
+    {
+        let message = format!("version {}: {detail}", update.new.version);
+        let reason = Reason::new("threshold_exceeded", message);
+        plan.commands.push(Command::Pause {
+            update: update.id.clone(),
+            reason,
+        });
+        return;
+    }
+    let next = if update.pending_weights.is_some() {
+        format!("'aether update approve {}'", update.id)
+    } else if update.weights == Weights::ALL_NEW {
+        format!("'aether update complete {}'", update.id)
+    } else {
+        format!("'aether update routing {} -r <new:old>'", update.id)
+    };
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "operator",
+            message: format!("a person's next step, the ratio is {}", update.weights),
+            since_ms: update.state_since_ms,
+            unblock: next,
+        },
+    );
+}
+
+/// Whether every session has applied the route as it is now.
+fn route_is_acked(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
+    let Some(route) = view.state.routes.get(&update.slice) else {
+        return true;
+    };
+    let outstanding = Outstanding::of(view, route.route_revision);
+    if outstanding.is_clear(update.forced) {
+        return true;
+    }
+    let what = format!("routing {}", update.weights);
+    outstanding.report(
+        view,
+        &update.slice,
+        Some(update),
+        &what,
+        update.state_since_ms,
+        plan,
+    );
+    false
+}
+
+fn side_is_gone(view: &View<'_>, slice: &SliceName, side: &Side) -> bool {
+    !view
+        .state
+        .instances_of(slice)
+        .any(|i| i.revision == side.revision)
+}
+
+/// Waits until the losing side is drained, stopped and gone; starts that first.
+fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &mut Plan) {
+    let wanted = view
+        .state
+        .instances_of(&update.slice)
+        .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
+    if wanted {
+        plan.commands.push(Command::RemoveLosingSide {
+            update: update.id.clone(),
+        });
+    } else if side_is_gone(view, &update.slice, losing) {
+        plan.commands.push(Command::Finish {
+            update: update.id.clone(),
+        });
+    } else {
+        let stopping = view
+            .state
+            .instances_of(&update.slice)
+            .filter(|i| i.revision == losing.revision)
+            .map(|i| format!("{} on {}", i.id, i.node))
+            .collect::<Vec<_>>();
+        plan.wait(
+            &update.slice,
+            Wait {
+                code: "instances_stopped",
+                message: format!(
+                    "instances of {} to end: {}",
+                    losing.version,
+                    stopping.join(", ")
+                ),
+                since_ms: update.state_since_ms,
+                unblock: "nothing to do while their nodes report".to_owned(),
+            },
+        );
+    }
+}
+
+fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    if !route_is_acked(view, update, plan) {
+        return;
+    }
+    match &update.old {
+        Some(old) if update.options.cleanup == CleanupPolicy::Immediate => {
+            remove_losing(view, update, old, plan);
+        }
+        _ => plan.commands.push(Command::Finish {
+            update: update.id.clone(),
+        }),
+    }
+}
+
+fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    if update.weights == Weights::ALL_OLD {
+        if route_is_acked(view, update, plan) {
+            remove_losing(view, update, &update.new, plan);
+        }
+        return;
+    }
+    let Some(old) = &update.old else { return };
+    let ready = view.state.ready_count(&update.slice, old.revision);
+    let weights = back_as_far_as(ready, update.base_instances);
+    if weights.is_raised_by(update.weights) {
+        plan.commands.push(Command::ShiftBack {
+            update: update.id.clone(),
+            weights,
+        });
+        return;
+    }
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "old_capacity",
+            message: format!(
+                "{ready} of {} instances of {} are ready again; the ratio is {}",
+                update.base_instances, old.version, update.weights
+            ),
+            since_ms: update.state_since_ms,
+            unblock: "they become ready; 'aether slices' shows them".to_owned(),
+        },
+    );
+}
+
+/// Retires a retained set whose grace time is over.
+pub(super) fn retained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) {
+    let Some(record) = view.state.retained.get(slice) else {
+        return;
+    };
+    match record.expires_at_ms {
+        Some(at_ms) if view.now_ms >= at_ms => {
+            plan.commands.push(Command::Retire {
+                slice: slice.clone(),
+            });
+        }
+        Some(at_ms) => plan.wake_at(at_ms),
+        None => {}
+    }
+}

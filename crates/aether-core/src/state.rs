@@ -1,0 +1,437 @@
+//! The whole replicated state, and its view as rows of a KV store.
+//!
+//! The tables are persistent maps: a clone costs a few pointers, which makes
+//! snapshots, planner views and the undoing of a refused command free. Only
+//! [`State::apply`] (in `apply/`) changes them.
+
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::coordinates::{Artifact, ArtifactBase, SliceName};
+use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::records::{
+    ArtifactRecord, AuditRecord, InstanceRecord, NodeRecord, RequestRecord, RetainedRecord,
+    RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
+};
+use crate::table::{Endpoint, SliceTable, VersionSet};
+
+/// `meta/cluster`: where the state stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Meta {
+    /// Rises when a cluster is restored from a backup.
+    pub incarnation: u64,
+    /// Which meanings of commands hold; raised when all members support it.
+    pub feature_level: u32,
+    /// Index of the last applied entry.
+    pub index: u64,
+    /// Monotonic log time of it, milliseconds.
+    pub log_time_ms: u64,
+    /// Wall clock at which it was stamped, for display.
+    pub wall_ms: u64,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            incarnation: 1,
+            feature_level: 1,
+            index: 0,
+            log_time_ms: 0,
+            wall_ms: 0,
+        }
+    }
+}
+
+/// Key of a revision or a target.
+pub type RevisionKey = (SliceName, RevisionNo);
+
+/// The whole replicated state.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Where it stands.
+    pub meta: Meta,
+    /// Pushed artifacts.
+    pub artifacts: OrdMap<Artifact, Arc<ArtifactRecord>>,
+    /// What is deployed.
+    pub slices: OrdMap<SliceName, Arc<SliceRecord>>,
+    /// Revisions in use.
+    pub revisions: OrdMap<RevisionKey, Arc<RevisionRecord>>,
+    /// Routes.
+    pub routes: OrdMap<SliceName, Arc<RouteRecord>>,
+    /// Instance targets.
+    pub targets: OrdMap<RevisionKey, Arc<TargetRecord>>,
+    /// Old sets kept warm.
+    pub retained: OrdMap<SliceName, Arc<RetainedRecord>>,
+    /// Instances.
+    pub instances: OrdMap<InstanceId, Arc<InstanceRecord>>,
+    /// Nodes that run instances.
+    pub nodes: OrdMap<NodeName, Arc<NodeRecord>>,
+    /// Holders of routing tables.
+    pub sessions: OrdMap<SessionId, Arc<SessionRecord>>,
+    /// Updates, live ones and the latest ended ones.
+    pub updates: OrdMap<UpdateId, Arc<UpdateRecord>>,
+    /// Who did what, latest entries.
+    pub audit: OrdMap<u64, Arc<AuditRecord>>,
+    /// Answers to the latest requests with an id.
+    pub requests: OrdMap<String, Arc<RequestRecord>>,
+    /// Derived: instances by slice.
+    by_slice: OrdSet<(SliceName, InstanceId)>,
+    /// Derived: request ids by age.
+    request_order: OrdMap<u64, String>,
+}
+
+/// A row that cannot be part of a state.
+#[derive(Debug, Error)]
+#[error("row '{key}' cannot be read: {problem}")]
+pub struct RowError {
+    /// Its key.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// One changed row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowDiff {
+    /// Its key.
+    pub key: String,
+    /// Its value before.
+    pub before: Option<Vec<u8>>,
+    /// Its value after.
+    pub after: Option<Vec<u8>>,
+}
+
+fn base_path(base: &ArtifactBase) -> String {
+    format!("{}/{}", base.group(), base.artifact())
+}
+
+/// Calls `$each!(field, key of a record)` for every replicated table: the one
+/// list of them.
+macro_rules! tables {
+    ($each:ident) => {
+        $each!(artifacts, |r: &ArtifactRecord| format!(
+            "artifacts/{}/{}",
+            base_path(&r.artifact.base),
+            r.artifact.version
+        ));
+        $each!(slices, |r: &SliceRecord| format!("slice/{}", r.slice));
+        $each!(revisions, |r: &RevisionRecord| format!(
+            "revision/{}/{}",
+            r.slice, r.no.0
+        ));
+        $each!(routes, |r: &RouteRecord| format!(
+            "version-routing/{}",
+            r.slice
+        ));
+        $each!(targets, |r: &TargetRecord| format!(
+            "slice-target/{}/{}",
+            r.slice, r.revision.0
+        ));
+        $each!(retained, |r: &RetainedRecord| format!(
+            "retained/{}",
+            r.slice
+        ));
+        $each!(instances, |r: &InstanceRecord| format!(
+            "instances/{}/{}",
+            r.node, r.id
+        ));
+        $each!(nodes, |r: &NodeRecord| format!("nodes/{}", r.name));
+        $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
+        $each!(updates, |r: &UpdateRecord| format!(
+            "rolling-update/{}",
+            r.id
+        ));
+        $each!(audit, |r: &AuditRecord| format!("audit/{:020}", r.index));
+        $each!(requests, |r: &RequestRecord| format!("request/{}", r.id));
+    };
+}
+
+fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys only")
+}
+
+fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
+    serde_json::from_slice(value)
+        .map(Arc::new)
+        .map_err(|e| RowError {
+            key: key.to_owned(),
+            problem: e.to_string(),
+        })
+}
+
+impl State {
+    /// Every row, ordered by key.
+    pub fn rows(&self) -> Vec<(String, Vec<u8>)> {
+        let mut rows = vec![("meta/cluster".to_owned(), encode(&self.meta))];
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                rows.extend(self.$field.values().map(|r| (($key)(r), encode(&**r))));
+            };
+        }
+        tables!(each);
+        rows.sort_unstable();
+        rows
+    }
+
+    /// The rows in which two states differ. Costs what changed, not what is
+    /// there, when `after` came from `before`.
+    pub fn diff(before: &Self, after: &Self) -> Vec<RowDiff> {
+        let mut rows = Vec::new();
+        if before.meta != after.meta {
+            rows.push(RowDiff {
+                key: "meta/cluster".to_owned(),
+                before: Some(encode(&before.meta)),
+                after: Some(encode(&after.meta)),
+            });
+        }
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                for item in before.$field.diff(&after.$field) {
+                    rows.push(match item {
+                        DiffItem::Add(_, r) => RowDiff {
+                            key: ($key)(r),
+                            before: None,
+                            after: Some(encode(&**r)),
+                        },
+                        DiffItem::Remove(_, r) => RowDiff {
+                            key: ($key)(r),
+                            before: Some(encode(&**r)),
+                            after: None,
+                        },
+                        DiffItem::Update {
+                            old: (_, old),
+                            new: (_, new),
+                        } => RowDiff {
+                            key: ($key)(new),
+                            before: Some(encode(&**old)),
+                            after: Some(encode(&**new)),
+                        },
+                    });
+                }
+            };
+        }
+        tables!(each);
+        rows
+    }
+
+    /// Rebuilds a state from its rows.
+    ///
+    /// # Errors
+    /// A row of an unknown table, or one that cannot be decoded.
+    pub fn from_rows(rows: impl Iterator<Item = (String, Vec<u8>)>) -> Result<Self, RowError> {
+        let mut state = Self::default();
+        for (key, value) in rows {
+            state.insert_row(&key, &value)?;
+        }
+        Ok(state)
+    }
+
+    fn insert_row(&mut self, key: &str, value: &[u8]) -> Result<(), RowError> {
+        match key.split('/').next().unwrap_or_default() {
+            "meta" => self.meta = (*decode::<Meta>(key, value)?).clone(),
+            "artifacts" => {
+                let r = decode::<ArtifactRecord>(key, value)?;
+                self.artifacts.insert(r.artifact.clone(), r);
+            }
+            "slice" => {
+                let r = decode::<SliceRecord>(key, value)?;
+                self.slices.insert(r.slice.clone(), r);
+            }
+            "revision" => {
+                let r = decode::<RevisionRecord>(key, value)?;
+                self.revisions.insert((r.slice.clone(), r.no), r);
+            }
+            "version-routing" => {
+                let r = decode::<RouteRecord>(key, value)?;
+                self.routes.insert(r.slice.clone(), r);
+            }
+            "slice-target" => {
+                let r = decode::<TargetRecord>(key, value)?;
+                self.targets.insert((r.slice.clone(), r.revision), r);
+            }
+            "retained" => {
+                let r = decode::<RetainedRecord>(key, value)?;
+                self.retained.insert(r.slice.clone(), r);
+            }
+            "instances" => self.put_instance((*decode::<InstanceRecord>(key, value)?).clone()),
+            "nodes" => {
+                let r = decode::<NodeRecord>(key, value)?;
+                self.nodes.insert(r.name.clone(), r);
+            }
+            "session" => {
+                let r = decode::<SessionRecord>(key, value)?;
+                self.sessions.insert(r.id.clone(), r);
+            }
+            "rolling-update" => {
+                let r = decode::<UpdateRecord>(key, value)?;
+                self.updates.insert(r.id.clone(), r);
+            }
+            "audit" => {
+                let r = decode::<AuditRecord>(key, value)?;
+                self.audit.insert(r.index, r);
+            }
+            "request" => {
+                let r = decode::<RequestRecord>(key, value)?;
+                self.put_request((*r).clone());
+            }
+            table => {
+                return Err(RowError {
+                    key: key.to_owned(),
+                    problem: format!("table '{table}' is unknown to this version"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of one row as JSON text, for people. Looks through the whole
+    /// table: keys are made on the way out, not kept.
+    pub fn row(&self, key: &str) -> Option<Vec<u8>> {
+        if key == "meta/cluster" {
+            return Some(encode(&self.meta));
+        }
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                if let Some(r) = self.$field.values().find(|r| ($key)(r) == key) {
+                    return Some(encode(&**r));
+                }
+            };
+        }
+        tables!(each);
+        None
+    }
+
+    /// Instances of a slice, ordered by id.
+    pub fn instances_of<'a>(
+        &'a self,
+        slice: &'a SliceName,
+    ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
+        let first: (SliceName, InstanceId) = (slice.clone(), InstanceId::lowest());
+        self.by_slice
+            .range(first..)
+            .take_while(move |(name, _)| name == slice)
+            .filter_map(|(_, id)| self.instances.get(id))
+    }
+
+    /// How many instances of a revision take calls now.
+    pub fn ready_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
+        let ready = self
+            .instances_of(slice)
+            .filter(|i| i.revision == revision && i.is_routable());
+        u32::try_from(ready.count()).unwrap_or(u32::MAX)
+    }
+
+    /// The live update of a slice.
+    pub fn live_update(&self, slice: &SliceName) -> Option<&Arc<UpdateRecord>> {
+        self.slices
+            .get(slice)?
+            .live_update
+            .as_ref()
+            .and_then(|id| self.updates.get(id))
+    }
+
+    /// The routing table of a slice, as invokers get it. `None` without a route.
+    pub fn slice_table(&self, slice: &SliceName) -> Option<SliceTable> {
+        let route = self.routes.get(slice)?;
+        let set = |side: &crate::records::Side| VersionSet {
+            revision: side.revision,
+            version: side.version.clone(),
+            endpoints: self
+                .instances_of(slice)
+                .filter(|i| i.revision == side.revision && i.is_routable())
+                .filter_map(|i| {
+                    Some(Endpoint {
+                        instance: i.id.clone(),
+                        address: i.endpoint?,
+                    })
+                })
+                .collect(),
+        };
+        let serving = route.old.as_ref().or(route.new.as_ref())?;
+        let manifest = &self
+            .revisions
+            .get(&(slice.clone(), serving.revision))?
+            .manifest;
+        Some(SliceTable {
+            slice: slice.clone(),
+            table_revision: route.table_revision,
+            route_revision: route.route_revision,
+            weights: route.weights,
+            new: route.new.as_ref().map(set),
+            old: route.old.as_ref().map(set),
+            ingress: manifest.ingress.clone(),
+        })
+    }
+
+    /// Inserts or replaces an instance, and keeps the derived index true.
+    pub(crate) fn put_instance(&mut self, record: InstanceRecord) {
+        self.by_slice
+            .insert((record.slice.clone(), record.id.clone()));
+        self.instances.insert(record.id.clone(), Arc::new(record));
+    }
+
+    /// Removes an instance, and keeps the derived index true.
+    pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
+        if let Some(record) = self.instances.remove(id) {
+            self.by_slice.remove(&(record.slice.clone(), id.clone()));
+        }
+    }
+
+    /// Removes every target and revision of a slice.
+    pub(crate) fn remove_revisions(&mut self, slice: &SliceName) {
+        let all = (slice.clone(), RevisionNo(0))..=(slice.clone(), RevisionNo(u32::MAX));
+        let targets: Vec<RevisionKey> = self
+            .targets
+            .range(all.clone())
+            .map(|(key, _)| key.clone())
+            .collect();
+        targets
+            .iter()
+            .for_each(|key| drop(self.targets.remove(key)));
+        let revisions: Vec<RevisionKey> = self
+            .revisions
+            .range(all)
+            .map(|(key, _)| key.clone())
+            .collect();
+        revisions
+            .iter()
+            .for_each(|key| drop(self.revisions.remove(key)));
+    }
+
+    /// Remembers an answer; forgets the oldest beyond `REQUESTS_MAX`.
+    pub(crate) fn put_request(&mut self, record: RequestRecord) {
+        self.request_order.insert(record.index, record.id.clone());
+        self.requests.insert(record.id.clone(), Arc::new(record));
+        while self.requests.len() > REQUESTS_MAX {
+            let Some((index, oldest)) = self.request_order.get_min().cloned() else {
+                break;
+            };
+            self.request_order.remove(&index);
+            self.requests.remove(&oldest);
+        }
+    }
+}
+
+/// Request ids remembered. A client retries within seconds; at 1,000 requests
+/// with an id per second this is ten seconds of them.
+pub const REQUESTS_MAX: usize = 10_000;
+
+/// Hash of one row. The hash of a state is the wrapping sum over its rows, so
+/// that it can follow each change without looking at the other rows.
+pub fn row_hash(key: &str, value: &[u8]) -> u128 {
+    let mut hasher = Sha256::new();
+    hasher.update((key.len() as u64).to_le_bytes());
+    hasher.update(key.as_bytes());
+    hasher.update(value);
+    let digest = hasher.finalize();
+    let mut low = [0u8; 16];
+    low.copy_from_slice(&digest[..16]);
+    u128::from_le_bytes(low)
+}

@@ -1,0 +1,87 @@
+//! The transition table of updates: the only place that says which state may
+//! follow which.
+
+use crate::records::{Deadline, DeadlineAction, UpdateOptions, UpdateState};
+
+/// Whether an update may go from one state to another.
+pub fn is_allowed(from: UpdateState, to: UpdateState) -> bool {
+    use UpdateState::{
+        Completed, Completing, Deployed, Deploying, Failed, Pending, RolledBack, RollingBack,
+        Routing,
+    };
+    match (from, to) {
+        (Pending, Deploying)
+        | (Deploying, Deployed)
+        | (Deployed, Routing)
+        | (Routing, Completing)
+        | (Completing, Completed)
+        | (RollingBack, RolledBack) => true,
+        (Pending | Deploying | Deployed | Routing | Completing, RollingBack) => true,
+        (from, Failed) => !from.is_terminal(),
+        _ => false,
+    }
+}
+
+/// How long PENDING may last: placing instances takes one pass of the planner;
+/// a minute covers a change of leader and a node that is just registering.
+pub const PENDING_MS: u64 = 60_000;
+/// How often DEPLOYED and ROUTING say that they wait for a person.
+pub const ATTENTION_MS: u64 = 24 * 3_600_000;
+/// How often COMPLETING, ROLLING_BACK and a pause of DEPLOYING say that they
+/// are still not done.
+pub const STALL_MS: u64 = 10 * 60_000;
+
+/// The deadline of an update that enters `state` at log time `now_ms`. Every
+/// non-terminal state has one.
+pub fn deadline(state: UpdateState, options: &UpdateOptions, now_ms: u64) -> Option<Deadline> {
+    let (span_ms, action) = match state {
+        UpdateState::Pending => (PENDING_MS, DeadlineAction::Fail),
+        UpdateState::Deploying => (options.deploy_timeout_ms, options.on_deploy_failure),
+        UpdateState::Deployed | UpdateState::Routing => (ATTENTION_MS, DeadlineAction::Alert),
+        UpdateState::Completing | UpdateState::RollingBack => (STALL_MS, DeadlineAction::Alert),
+        UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => return None,
+    };
+    Some(Deadline {
+        at_ms: now_ms.saturating_add(span_ms),
+        span_ms,
+        action,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_guide_s_picture() {
+        let mut picture = String::new();
+        for from in UpdateState::ALL {
+            let next: Vec<&str> = UpdateState::ALL
+                .into_iter()
+                .filter(|to| is_allowed(from, *to))
+                .map(UpdateState::as_str)
+                .collect();
+            picture += &format!("{from} -> {}\n", next.join(" "));
+        }
+        assert_eq!(
+            picture,
+            "PENDING -> DEPLOYING ROLLING_BACK FAILED\n\
+             DEPLOYING -> DEPLOYED ROLLING_BACK FAILED\n\
+             DEPLOYED -> ROUTING ROLLING_BACK FAILED\n\
+             ROUTING -> COMPLETING ROLLING_BACK FAILED\n\
+             COMPLETING -> COMPLETED ROLLING_BACK FAILED\n\
+             COMPLETED -> \n\
+             ROLLING_BACK -> ROLLED_BACK FAILED\n\
+             ROLLED_BACK -> \n\
+             FAILED -> \n"
+        );
+    }
+
+    #[test]
+    fn every_state_that_is_not_terminal_has_a_deadline() {
+        for state in UpdateState::ALL {
+            let deadline = deadline(state, &UpdateOptions::default(), 5);
+            assert_eq!(deadline.is_none(), state.is_terminal(), "{state}");
+        }
+    }
+}

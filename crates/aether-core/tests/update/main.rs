@@ -1,0 +1,5 @@
+//! Updates in a small world around the pure core.
+
+mod random;
+mod scenarios;
+mod world;

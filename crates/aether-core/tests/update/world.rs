@@ -1,0 +1,357 @@
+//! A small world around the pure core: a log, agents, sessions, and time, all
+//! driven by the test. After every entry the structural invariants are checked
+//! and the guards that no command may break.
+
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aether_core::apply::Position;
+use aether_core::command::{Answer, Command, Observation, Outcome, Refusal, Request};
+use aether_core::health::Verdict;
+use aether_core::ids::{InstanceId, NodeName, SessionId, UpdateId};
+use aether_core::lint::lint;
+use aether_core::manifest::Manifest;
+use aether_core::planner::{self, Plan, SessionView, View};
+use aether_core::records::{
+    Desired, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord, UpdateState,
+};
+use aether_core::state::State;
+
+pub struct World {
+    pub state: State,
+    pub now_ms: u64,
+    pub term: u64,
+    pub sessions: BTreeMap<SessionId, SessionView>,
+    pub silent_nodes: BTreeSet<NodeName>,
+    pub verdicts: BTreeMap<UpdateId, Verdict>,
+    /// Versions whose instances never become ready, and why.
+    pub broken: BTreeMap<String, (Observed, u32, Reason)>,
+    /// Calls in flight that a session will not let go of.
+    pub stuck_calls: BTreeSet<InstanceId>,
+    /// How often each instance was started, ever.
+    pub started: BTreeMap<InstanceId, u32>,
+    pub agents_work: bool,
+    pub sessions_work: bool,
+}
+
+pub const SLICE: &str = "org.example:my-slice";
+
+impl World {
+    /// Three nodes, two sessions, three versions pushed, 1.0.0 deployed on
+    /// `instances` instances and ready.
+    pub fn deployed(instances: u32) -> Self {
+        let mut world = Self::empty();
+        let deploy = Command::Deploy {
+            slice: SLICE.parse().unwrap(),
+            version: "1.0.0".parse().unwrap(),
+            instances,
+        };
+        world.ok(deploy);
+        world.settle();
+        world
+    }
+
+    pub fn empty() -> Self {
+        let mut world = Self {
+            state: State::default(),
+            now_ms: 1_000,
+            term: 1,
+            sessions: BTreeMap::new(),
+            silent_nodes: BTreeSet::new(),
+            verdicts: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            stuck_calls: BTreeSet::new(),
+            started: BTreeMap::new(),
+            agents_work: true,
+            sessions_work: true,
+        };
+        for n in 1..=3 {
+            world.ok(Command::RegisterNode {
+                node: format!("n{n}").parse().unwrap(),
+                address: format!("127.0.0.1:{}", 9000 + n).parse().unwrap(),
+                labels: BTreeMap::new(),
+                instances_max: 100,
+            });
+        }
+        for name in ["s1", "s2"] {
+            let session: SessionId = name.parse().unwrap();
+            world.ok(Command::OpenSession {
+                session: session.clone(),
+                kind: SessionKind::Invoker,
+                name: format!("caller {name}"),
+            });
+            world.sessions.insert(session, SessionView::Awaited);
+        }
+        for version in ["1.0.0", "2.0.0", "3.0.0"] {
+            world.ok(register(version));
+        }
+        world
+    }
+
+    pub fn propose(&mut self, command: Command) -> Outcome {
+        let before = self.state.clone();
+        let at = Position {
+            term: self.term,
+            index: self.state.meta.index + 1,
+            log_time_ms: self.now_ms,
+            wall_ms: self.now_ms,
+        };
+        let actor = "test".to_owned();
+        let request = Request {
+            request_id: None,
+            actor,
+            command: command.clone(),
+        };
+        let outcome = self.state.apply(at, &request);
+        let findings = lint(&self.state);
+        assert!(findings.is_empty(), "after {command:?}: {findings:#?}");
+        match &outcome {
+            Err(_) => {
+                let changed = State::diff(&before, &self.state);
+                let keys: Vec<_> = changed.iter().map(|row| row.key.as_str()).collect();
+                assert_eq!(
+                    keys,
+                    ["meta/cluster"],
+                    "a refused {command:?} changed something"
+                );
+            }
+            Ok(_) => self.check_guards(&before, &command),
+        }
+        outcome
+    }
+
+    /// Guards that no command may break.
+    fn check_guards(&self, before: &State, command: &Command) {
+        for (id, instance) in &self.state.instances {
+            let was = before.instances.get(id);
+            let stopped_now = instance.desired == Desired::Stop
+                && was.is_some_and(|was| was.desired != Desired::Stop);
+            if stopped_now {
+                assert!(
+                    !was.unwrap().is_routable(),
+                    "{command:?} stops {id}, which takes calls"
+                );
+            }
+        }
+        let slice = SLICE.parse().unwrap();
+        let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
+        if let (Some(old), Some(new)) = (old, new)
+            && old.effective_weights().is_some()
+            && !matches!(command, Command::Observe { .. })
+        {
+            assert!(
+                new.effective_weights().is_some(),
+                "{command:?} left calls nowhere to go"
+            );
+        }
+    }
+
+    pub fn ok(&mut self, command: Command) -> Answer {
+        let text = format!("{command:?}");
+        self.propose(command)
+            .unwrap_or_else(|refusal| panic!("{text} was refused: {refusal}"))
+    }
+
+    pub fn plan(&self) -> Plan {
+        planner::plan(&View {
+            state: &self.state,
+            now_ms: self.now_ms,
+            sessions: &self.sessions,
+            silent_nodes: &self.silent_nodes,
+            verdicts: &self.verdicts,
+            table_age_max_ms: 600_000,
+        })
+    }
+
+    /// One round: plan, carry out, agents act, sessions ack. Whether anything
+    /// happened.
+    pub fn round(&mut self) -> bool {
+        let index = self.state.meta.index;
+        let sessions = self.sessions.clone();
+        for command in self.plan().commands {
+            // A stale decision is refused and planned anew; nothing else may be.
+            if let Err(refusal) = self.propose(command.clone()) {
+                assert!(
+                    matches!(refusal, Refusal::Stale { .. }),
+                    "{command:?}: {refusal}"
+                );
+            }
+        }
+        if self.agents_work {
+            self.agents_act();
+        }
+        if self.sessions_work {
+            self.sessions_ack();
+        }
+        index != self.state.meta.index || sessions != self.sessions
+    }
+
+    pub fn rounds(&mut self, count: u32) {
+        for _ in 0..count {
+            self.round();
+        }
+    }
+
+    pub fn settle(&mut self) {
+        for _ in 0..1_000 {
+            self.now_ms += 100;
+            let wakes_soon = self
+                .plan()
+                .wake_at_ms
+                .is_some_and(|at| at < self.now_ms + 10_000);
+            if !self.round() && !wakes_soon {
+                return;
+            }
+        }
+        panic!("does not settle: {:#?}", self.plan());
+    }
+
+    pub fn agents_act(&mut self) {
+        let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
+        for (k, instance) in self.state.instances.values().enumerate() {
+            if self.silent_nodes.contains(&instance.node) {
+                continue;
+            }
+            let version = self.state.revisions[&(instance.slice.clone(), instance.revision)]
+                .version
+                .to_string();
+            let mut seen = Observation {
+                instance: instance.id.clone(),
+                observed: Observed::Ready,
+                endpoint: instance
+                    .endpoint
+                    .or_else(|| Some(format!("127.0.0.1:{}", 10_000 + k).parse().unwrap())),
+                restarts: 0,
+                reason: None,
+            };
+            if instance.desired == Desired::Stop {
+                seen.observed = Observed::Stopped;
+            } else if let Some((observed, restarts, reason)) = self.broken.get(&version) {
+                seen.observed = *observed;
+                seen.restarts = *restarts;
+                seen.reason = Some(reason.clone());
+            }
+            if instance.observed == Observed::Assigned {
+                *self.started.entry(instance.id.clone()).or_default() += 1;
+            }
+            if seen.observed != instance.observed || seen.restarts != instance.restarts {
+                reports.entry(instance.node.clone()).or_default().push(seen);
+            }
+        }
+        for (node, observations) in reports {
+            self.ok(Command::Observe { node, observations });
+        }
+    }
+
+    pub fn sessions_ack(&mut self) {
+        let applied = self.state.meta.index;
+        let in_table: BTreeSet<InstanceId> = self
+            .state
+            .slice_table(&SLICE.parse().unwrap())
+            .iter()
+            .flat_map(|t| t.new.iter().chain(&t.old))
+            .flat_map(|set| set.endpoints.iter().map(|e| e.instance.clone()))
+            .collect();
+        for view in self.sessions.values_mut() {
+            if !matches!(view, SessionView::Unreachable { .. }) {
+                let busy = self.stuck_calls.difference(&in_table).cloned().collect();
+                // The tables have not changed since what was acked: nothing to say.
+                let known = matches!(view, SessionView::Connected { applied: a, busy: b }
+                    if tables_since(&self.state, *a) == 0 && *b == busy);
+                if !known {
+                    *view = SessionView::Connected { applied, busy };
+                }
+            }
+        }
+    }
+
+    /// The leader dies: what was volatile is gone.
+    pub fn fail_over(&mut self) {
+        self.term += 1;
+        self.verdicts.clear();
+        for view in self.sessions.values_mut() {
+            *view = SessionView::Awaited;
+        }
+        let rows = self.state.rows();
+        let rebuilt = State::from_rows(rows.clone().into_iter()).unwrap();
+        assert_eq!(rebuilt.rows(), rows, "snapshot + replay equals replay");
+        self.state = rebuilt;
+    }
+
+    pub fn start(&mut self, version: &str, options: UpdateOptions) -> UpdateId {
+        self.ok(start(version, None, options)).update.unwrap()
+    }
+
+    pub fn update(&self, id: &UpdateId) -> &UpdateRecord {
+        &self.state.updates[id]
+    }
+
+    pub fn state_of(&self, id: &UpdateId) -> UpdateState {
+        self.update(id).state
+    }
+
+    /// Ready instances of a version that calls may reach.
+    pub fn ready(&self, version: &str) -> usize {
+        let of_version = |i: &&Arc<aether_core::records::InstanceRecord>| {
+            let revision = &self.state.revisions[&(i.slice.clone(), i.revision)];
+            revision.version.as_str() == version && i.is_routable()
+        };
+        self.state.instances.values().filter(of_version).count()
+    }
+}
+
+pub fn register(version: &str) -> Command {
+    let text = format!("artifact = '{SLICE}:{version}'\n[run]\ncommand = ['./server']\n");
+    Command::RegisterArtifact {
+        artifact: format!("{SLICE}:{version}").parse().unwrap(),
+        digest: format!("{:064x}", version.as_bytes()[0]),
+        size_bytes: 10,
+        manifest: Arc::new(Manifest::parse(&text).unwrap()),
+        holder: "n1".parse().unwrap(),
+    }
+}
+
+pub fn start(version: &str, instances: Option<u32>, options: UpdateOptions) -> Command {
+    Command::StartUpdate {
+        slice: SLICE.parse().unwrap(),
+        version: version.parse().unwrap(),
+        instances,
+        options,
+    }
+}
+
+pub fn routing(id: &UpdateId, ratio: &str) -> Command {
+    Command::SetWeights {
+        update: id.clone(),
+        weights: ratio.parse().unwrap(),
+        force: false,
+        if_modified: None,
+    }
+}
+
+pub fn rollback(id: &UpdateId) -> Command {
+    Command::Rollback {
+        update: id.clone(),
+        now: false,
+        reason: None,
+        force: false,
+    }
+}
+
+pub fn complete(id: &UpdateId) -> Command {
+    Command::Complete {
+        update: id.clone(),
+        force: false,
+    }
+}
+
+fn tables_since(state: &State, index: u64) -> usize {
+    let changed = state
+        .routes
+        .values()
+        .filter(|route| route.table_revision > index);
+    let left = state.instances.values().filter(|i| i.left_table > index);
+    changed.count() + left.count()
+}
