@@ -1,0 +1,139 @@
+//! Errors as `application/problem+json` (RFC 9457), with the two members of
+//! our own: `code`, for machines, and `error`, which repeats the detail for
+//! scripts written against the Java system.
+
+use axum::http::{Method, Uri};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use tonic::{Code, Status};
+
+/// Metadata key under which a service says a refusal's machine-readable code.
+pub const CODE_KEY: &str = "aether-code";
+
+/// Metadata key under which a service says that it does not know whether a
+/// write was carried out.
+pub const OUTCOME_KEY: &str = "aether-outcome";
+
+/// The value of [`OUTCOME_KEY`] for that.
+pub const OUTCOME_UNKNOWN: &str = "unknown";
+
+/// Longest detail text in characters. Parsers repeat what they were given, and
+/// an answer must not be as long as the nonsense it refuses.
+const DETAIL_CHARS_MAX: usize = 600;
+
+/// Whether a call may change something. Decides what a timeout means: a read
+/// that took too long simply failed, a write may have been carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Changes nothing.
+    Read,
+    /// May change something.
+    Write,
+}
+
+/// One error answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    code: String,
+    detail: String,
+}
+
+impl Problem {
+    /// An error with a machine-readable code and a sentence for people.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if let Some((cut, _)) = detail.char_indices().nth(DETAIL_CHARS_MAX) {
+            detail.truncate(cut);
+            detail.push('…');
+        }
+        Self { status, code: code.to_owned(), detail }
+    }
+
+    /// The machine-readable code.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// The request cannot be understood.
+    pub(crate) fn bad_request(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// What a service answered, as HTTP says it.
+    pub(crate) fn from_status(status: &Status, kind: Kind) -> Self {
+        let said = |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok());
+        let unsure = said(OUTCOME_KEY) == Some(OUTCOME_UNKNOWN)
+            || kind == Kind::Write
+                && matches!(status.code(), Code::DeadlineExceeded | Code::Unknown);
+        if unsure {
+            return Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", status.message());
+        }
+        let (http, code) = http_of(status.code());
+        Self::new(http, said(CODE_KEY).unwrap_or(code), status.message())
+    }
+}
+
+/// HTTP status and fallback code of a gRPC code.
+fn http_of(code: Code) -> (StatusCode, &'static str) {
+    match code {
+        Code::InvalidArgument => (StatusCode::BAD_REQUEST, "invalid_argument"),
+        Code::OutOfRange => (StatusCode::BAD_REQUEST, "out_of_range"),
+        Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        Code::PermissionDenied => (StatusCode::FORBIDDEN, "permission_denied"),
+        Code::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        Code::FailedPrecondition => (StatusCode::CONFLICT, "failed_precondition"),
+        Code::AlreadyExists => (StatusCode::CONFLICT, "already_exists"),
+        Code::Aborted => (StatusCode::PRECONDITION_FAILED, "aborted"),
+        Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted"),
+        Code::Unimplemented => (StatusCode::NOT_IMPLEMENTED, "unimplemented"),
+        Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": format!("urn:aether:problem:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code,
+            "error": self.detail,
+        });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The answer to a path that does not exist.
+pub(crate) async fn unknown_path(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        format!("there is no {method} {}; updates are at /rolling-updates", uri.path()),
+    )
+}
+
+/// The answer to a method that a path does not have. The framework adds
+/// `Allow`.
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong_method",
+        format!("{} does not take {method}; the header Allow says what it takes", uri.path()),
+    )
+}

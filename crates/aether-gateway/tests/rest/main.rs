@@ -1,0 +1,6 @@
+//! The gateway over fake services, request by request.
+
+mod errors;
+mod routes;
+mod serving;
+mod support;

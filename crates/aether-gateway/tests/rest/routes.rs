@@ -1,0 +1,150 @@
+//! Each route of the guide reaches its service, with and without `/api`.
+
+use crate::support::Gateway;
+
+/// The guide's example, word for word.
+const START: &str = r#"{
+    "artifactBase": "org.example:my-slice",
+    "version": "2.0.0",
+    "instances": 3,
+    "maxErrorRate": 0.01,
+    "maxLatencyMs": 500,
+    "requireManualApproval": false,
+    "cleanupPolicy": "GRACE_PERIOD"
+}"#;
+
+#[tokio::test]
+async fn the_guides_start_is_created_with_a_location() {
+    let gateway = Gateway::new();
+    let answer = gateway.post("/rolling-update/start", START).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    assert_eq!(answer.header("location"), "/rolling-update/u1f");
+    assert_eq!(answer.header("etag"), "\"42\"");
+    let json = answer.json();
+    assert_eq!(json["updateId"], "u1f");
+    assert_eq!(json["artifactBase"], "org.example:my-slice");
+    assert_eq!(json["oldVersion"], "1.0.0");
+    assert!(json.get("pause").is_none(), "absent members are left out");
+    let asked = gateway.fake.asked().unwrap();
+    for part in [
+        "artifact_base: \"org.example:my-slice\"",
+        "version: \"2.0.0\"",
+        "instances: Some(3)",
+        "max_error_rate: Some(0.01)",
+        "max_latency_ms: Some(500)",
+        "manual_approval: false",
+        "cleanup_policy: \"GRACE_PERIOD\"",
+        "grace_ms: None",
+        "actor: \"rest\"",
+    ] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+    assert!(gateway.fake.saw_deadline());
+}
+
+#[tokio::test]
+async fn our_additions_to_start_are_optional_members() {
+    let gateway = Gateway::new();
+    let body = r#"{"artifactBase":"a.b:c","version":"1.0.0","graceMs":1000,"deployTimeoutMs":2000,
+        "onDeployFailure":"PAUSE","healthyMs":10,"instances":null}"#;
+    let headers = [("idempotency-key", "k-1"), ("aether-actor", "ci")];
+    let answer = gateway.post_with("/api/rolling-update/start", body, &headers).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    let asked = gateway.fake.asked().unwrap();
+    for part in [
+        "grace_ms: Some(1000)",
+        "deploy_timeout_ms: Some(2000)",
+        "on_deploy_failure: \"PAUSE\"",
+        "healthy_ms: Some(10)",
+        "instances: None",
+        "request_id: \"k-1\"",
+        "actor: \"ci\"",
+    ] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_exists_at_the_root_and_under_api() {
+    let gateway = Gateway::new();
+    for prefix in ["", "/api"] {
+        for (path, asks) in [
+            ("/rolling-update/u1f", "GetUpdateRequest { update_id: \"u1f\", stale: false }"),
+            ("/rolling-update/current?stale=true", "update_id: \"current\", stale: true"),
+            ("/rolling-update/u1f/health", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false }"),
+            ("/rolling-updates?all=true", "ListUpdatesRequest { all: true, stale: false }"),
+        ] {
+            let answer = gateway.get(&format!("{prefix}{path}")).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+            let asked = gateway.fake.asked().unwrap();
+            assert!(asked.contains(asks), "{path}: {asked}");
+        }
+        for (path, body, asks) in [
+            ("routing", r#"{"routing":"1:1"}"#, "routing: \"1:1\", force: false"),
+            ("routing", r#"{"routing":"1:1","force":true}"#, "routing: \"1:1\", force: true"),
+            ("complete", "", "CompleteRequest { update_id: \"u1f\", force: false"),
+            ("complete", r#"{"force":true}"#, "force: true"),
+            ("rollback", "", "RollbackRequest { update_id: \"u1f\", now: false, force: false"),
+            ("rollback", r#"{"now":true}"#, "now: true, force: false"),
+            ("approve", "", "UpdateRef { update_id: \"u1f\", request_id: \"\", actor: \"rest\""),
+            ("resume", "{}", "UpdateRef { update_id: \"u1f\""),
+        ] {
+            let answer = gateway.post(&format!("{prefix}/rolling-update/u1f/{path}"), body).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+            assert_eq!(answer.json()["state"], "DEPLOYED");
+            let asked = gateway.fake.asked().unwrap();
+            assert!(asked.contains(asks), "{path}: {asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn list_and_health_have_the_guides_shape() {
+    let gateway = Gateway::new();
+    let list = gateway.get("/rolling-updates").await.json();
+    assert_eq!(list["updates"][0]["updateId"], "u1f");
+    let health = gateway.get("/rolling-update/u1f/health").await.json();
+    assert_eq!(health["updateId"], "u1f");
+    assert_eq!(health["oldVersion"]["version"], "1.0.0");
+    assert_eq!(health["oldVersion"]["requestCount"], 1000);
+    assert_eq!(health["oldVersion"]["errorRate"], 0.001);
+    assert_eq!(health["newVersion"]["avgLatencyMs"], 50.0);
+    assert_eq!(health["collectedAt"], 1_704_067_200_000_u64);
+}
+
+#[tokio::test]
+async fn if_match_at_routing_becomes_the_precondition() {
+    let gateway = Gateway::new();
+    let path = "/rolling-update/u1f/routing";
+    let body = r#"{"routing":"1:3"}"#;
+    let answer = gateway.post_with(path, body, &[("if-match", "\"42\"")]).await;
+    assert_eq!(answer.status, 200);
+    assert!(gateway.fake.asked().unwrap().contains("if_modified: Some(42)"));
+}
+
+#[tokio::test]
+async fn cluster_views_answer_under_api() {
+    let gateway = Gateway::new();
+    assert_eq!(gateway.get("/api/status").await.json()["stateHash"], "ff");
+    assert_eq!(gateway.get("/api/nodes").await.json()["nodes"][0]["instancesMax"], 7);
+    let slices = gateway.get("/api/slices?slice=org.example:my-slice").await.json();
+    assert_eq!(slices["slices"][0]["slice"], "org.example:my-slice");
+    assert!(gateway.fake.asked().unwrap().contains("slice: \"org.example:my-slice\""));
+}
+
+#[tokio::test]
+async fn supervisors_get_liveness_readiness_and_metrics() {
+    let gateway = Gateway::new();
+    assert_eq!(gateway.get("/health/live").await.status, 200);
+    assert_eq!(gateway.get("/health/ready").await.status, 200);
+    let metrics = gateway.get("/metrics").await;
+    assert_eq!(metrics.text, "aether_up 1\n");
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    let gateway = Gateway::with_readiness(Err("no leader is known".into()));
+    assert_eq!(gateway.get("/health/live").await.status, 200);
+    let answer = gateway.get("/health/ready").await;
+    assert_eq!(answer.problem(503), "not_ready");
+    assert_eq!(answer.json()["error"], "no leader is known");
+    assert_eq!(answer.header("retry-after"), "1");
+}

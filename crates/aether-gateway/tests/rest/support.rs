@@ -1,0 +1,305 @@
+//! A fake of the services behind the gateway: it notes the last request and
+//! answers with what the test asked for.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use aether_gateway::Services;
+use aether_proto::v1;
+use aether_proto::v1::cluster_server::Cluster;
+use aether_proto::v1::slices_server::Slices;
+use aether_proto::v1::updates_server::Updates;
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio_stream::Stream;
+use tonic::codegen::{Service, async_trait};
+use tonic::{Response, Status};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Default)]
+struct Inner {
+    refusal: Option<Status>,
+    asked: Option<String>,
+    deadline: bool,
+}
+
+/// The services; clones share what they noted.
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<Inner>>);
+
+impl Fake {
+    pub fn refuse(&self, status: Status) {
+        self.0.lock().unwrap().refusal = Some(status);
+    }
+    /// The last request, as its `Debug` shows it.
+    pub fn asked(&self) -> Option<String> {
+        self.0.lock().unwrap().asked.take()
+    }
+    pub fn saw_deadline(&self) -> bool {
+        self.0.lock().unwrap().deadline
+    }
+
+    async fn answer<M: std::fmt::Debug, T>(
+        &self,
+        request: tonic::Request<M>,
+        answer: T,
+    ) -> Result<Response<T>, Status> {
+        let mut inner = self.0.lock().unwrap();
+        inner.deadline = request.metadata().contains_key("grpc-timeout");
+        inner.asked = Some(format!("{:?}", request.get_ref()));
+        inner.refusal.clone().map_or(Ok(Response::new(answer)), Err)
+    }
+}
+
+pub fn update() -> v1::Update {
+    v1::Update {
+        update_id: "u1f".into(),
+        artifact_base: "org.example:my-slice".into(),
+        state: "DEPLOYED".into(),
+        old_version: Some("1.0.0".into()),
+        new_version: "2.0.0".into(),
+        routing: "0:1".into(),
+        modified: 42,
+        ..Default::default()
+    }
+}
+
+fn version(version: &str, request_count: u64, error_rate: f64, ms: f64) -> v1::VersionHealth {
+    v1::VersionHealth {
+        version: version.into(),
+        request_count,
+        error_rate,
+        avg_latency_ms: ms,
+        ..Default::default()
+    }
+}
+
+#[async_trait]
+impl Updates for Fake {
+    async fn start(
+        &self,
+        request: tonic::Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn get(
+        &self,
+        request: tonic::Request<v1::GetUpdateRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn list(
+        &self,
+        request: tonic::Request<v1::ListUpdatesRequest>,
+    ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
+        let answer = v1::ListUpdatesResponse { updates: vec![update()], as_of: None };
+        self.answer(request, answer).await
+    }
+    async fn set_routing(
+        &self,
+        request: tonic::Request<v1::SetRoutingRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn approve(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn complete(
+        &self,
+        request: tonic::Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn rollback(
+        &self,
+        request: tonic::Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn resume(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn health(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHealth>, Status> {
+        let answer = v1::UpdateHealth {
+            update_id: "u1f".into(),
+            old_version: Some(version("1.0.0", 1000, 0.001, 45.0)),
+            new_version: Some(version("2.0.0", 250, 0.002, 50.0)),
+            collected_at: 1_704_067_200_000,
+            verdict: "healthy".into(),
+            detail: String::new(),
+        };
+        self.answer(request, answer).await
+    }
+    async fn explain(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        self.answer(request, v1::Explanation::default()).await
+    }
+    type WatchStream = Answers<v1::Update>;
+    async fn watch(
+        &self,
+        _request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+}
+
+#[async_trait]
+impl Slices for Fake {
+    async fn deploy(
+        &self,
+        request: tonic::Request<v1::DeployRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        self.answer(request, v1::Slice::default()).await
+    }
+    async fn scale(
+        &self,
+        request: tonic::Request<v1::ScaleRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        self.answer(request, v1::Slice::default()).await
+    }
+    async fn undeploy(
+        &self,
+        request: tonic::Request<v1::UndeployRequest>,
+    ) -> Result<Response<v1::UndeployResponse>, Status> {
+        self.answer(request, v1::UndeployResponse::default()).await
+    }
+    async fn list(
+        &self,
+        request: tonic::Request<v1::ListSlicesRequest>,
+    ) -> Result<Response<v1::ListSlicesResponse>, Status> {
+        let slice = v1::Slice { slice: "org.example:my-slice".into(), ..Default::default() };
+        let answer = v1::ListSlicesResponse { slices: vec![slice], as_of: None };
+        self.answer(request, answer).await
+    }
+    type LogsStream = Answers<v1::LogLine>;
+    async fn logs(
+        &self,
+        _request: tonic::Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+}
+
+#[async_trait]
+impl Cluster for Fake {
+    async fn status(
+        &self,
+        request: tonic::Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        let answer = v1::ClusterStatus {
+            node: "n1".into(),
+            state_hash: "ff".into(),
+            quorum: true,
+            ..Default::default()
+        };
+        self.answer(request, answer).await
+    }
+    async fn nodes(
+        &self,
+        request: tonic::Request<v1::NodesRequest>,
+    ) -> Result<Response<v1::NodesResponse>, Status> {
+        let node = v1::Node { name: "n1".into(), instances_max: 7, ..Default::default() };
+        let answer = v1::NodesResponse { nodes: vec![node], as_of: None };
+        self.answer(request, answer).await
+    }
+    async fn kv_get(
+        &self,
+        request: tonic::Request<v1::KvGetRequest>,
+    ) -> Result<Response<v1::KvEntry>, Status> {
+        self.answer(request, v1::KvEntry::default()).await
+    }
+}
+
+/// One answer of the gateway.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Asserts that this is a well-formed problem, and gives its code.
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let json = self.json();
+        assert_eq!(json["status"], status);
+        assert_eq!(json["error"], json["detail"]);
+        assert!(json["detail"].as_str().unwrap().len() < 2_000, "{}", self.text);
+        assert!(json["title"].is_string());
+        let code = json["code"].as_str().unwrap().to_owned();
+        assert_eq!(json["type"], format!("urn:aether:problem:{code}"));
+        code
+    }
+}
+
+/// A gateway over a fake.
+pub struct Gateway {
+    pub fake: Fake,
+    pub router: Router,
+}
+
+impl Gateway {
+    pub fn new() -> Self {
+        Self::with_readiness(Ok(()))
+    }
+
+    pub fn with_readiness(ready: Result<(), String>) -> Self {
+        let fake = Fake::default();
+        let part = || Arc::new(fake.clone());
+        let services = Services { updates: part(), slices: part(), cluster: part() };
+        let metrics = || "aether_up 1\n".to_owned();
+        let router = aether_gateway::router(services, move || ready.clone(), metrics);
+        Self { fake, router }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().call(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// A POST as curl does it: a content type only with a body.
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        self.post_with(path, body, &[]).await
+    }
+
+    pub async fn post_with(&self, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::post(path);
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+}
