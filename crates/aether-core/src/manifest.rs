@@ -168,6 +168,14 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The text of a `slice.toml` that reads as this manifest.
+    ///
+    /// # Panics
+    /// Never: a manifest has no value that TOML cannot hold.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a manifest is a TOML document")
+    }
+
     /// Checks the values of a manifest, however it was made.
     ///
     /// # Errors
@@ -263,7 +271,7 @@ mod tests {
         assert_eq!(manifest.run.stop_signal, StopSignal::Term);
         assert_eq!(manifest.run.grace, Millis(10_000));
         assert_eq!(manifest.ready.http, None);
-        let text = toml::to_string(&manifest).unwrap();
+        let text = manifest.to_toml();
         assert_eq!(Manifest::parse(&text).unwrap(), manifest);
     }
 

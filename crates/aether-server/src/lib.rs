@@ -1,1 +1,179 @@
-//! skeleton
+//! The control plane of a voting node: the coordinator, the gRPC services, and
+//! what connects them to the replicated log.
+//!
+//! ```text
+//!  services ── Control ── aether-replica ── StateMachine (aether-core)
+//!      │                                        │ published states
+//!      ├── Feed   routing tables to watchers <──┤
+//!      ├── Hub    what clients of this node said ── uplink ──> LeaderView
+//!      └── Views  state + the leader's view          coordinator ── plan
+//! ```
+//!
+//! Deliberately absent: listeners and configuration (the binary has them), and
+//! decisions (`aether_core::planner` has them).
+
+mod control;
+mod coordinator;
+mod feed;
+mod hub;
+mod leader;
+mod machine;
+pub mod metrics;
+mod render;
+mod services;
+mod status;
+mod telemetry;
+mod uplink;
+mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_agent::artifact::ArtifactStore;
+use aether_core::ids::NodeName;
+use aether_proto::MESSAGE_BYTES_MAX;
+use aether_proto::peer::peer_server::PeerServer;
+use aether_proto::v1::agents_server::AgentsServer;
+use aether_proto::v1::artifacts_server::ArtifactsServer;
+use aether_proto::v1::cluster_server::ClusterServer;
+use aether_proto::v1::routing_server::RoutingServer;
+use aether_proto::v1::slices_server::SlicesServer;
+use aether_proto::v1::updates_server::UpdatesServer;
+use aether_replica::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+pub use machine::{Published, StateMachine};
+pub use services::artifacts::ArtifactsService;
+pub use services::cluster::ClusterService;
+pub use services::slices::SlicesService;
+pub use services::updates::UpdatesService;
+pub use status::{CODE_KEY, OUTCOME_KEY};
+
+/// Settings of the control plane of one node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub node: NodeName,
+    /// After this long without a word a session cannot be reached.
+    pub session_lease: Duration,
+    /// After this long without a word a node is unreachable.
+    pub agent_lease: Duration,
+    /// How long a session that cannot be reached is taken to use its table.
+    pub table_age_max: Duration,
+}
+
+/// The control plane of one voting node. Dropping it ends its tasks.
+pub struct Server {
+    /// `aether update …`
+    pub updates: UpdatesService,
+    /// `aether deploy|scale|undeploy|slices|logs`
+    pub slices: SlicesService,
+    /// `aether artifact …`
+    pub artifacts: ArtifactsService,
+    /// `aether status|nodes|kv`
+    pub cluster: ClusterService,
+    control: control::Control,
+    leader: Arc<leader::LeaderView>,
+    hub: Arc<hub::Hub>,
+    feed: Arc<feed::Feed>,
+    config: Config,
+    _tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts the coordinator and everything else over an open replica.
+    pub fn start(
+        config: Config,
+        replica: Handle,
+        published: watch::Receiver<Arc<Published>>,
+        store: Arc<ArtifactStore>,
+    ) -> Self {
+        let control = control::Control::new(replica, published, config.node.as_str());
+        let leader = Arc::new(leader::LeaderView::new(
+            config.session_lease,
+            config.agent_lease,
+        ));
+        let hub = Arc::new(hub::Hub::default());
+        let feed = Arc::new(feed::Feed::new());
+        let views = views::Views::new(control.clone(), Arc::clone(&leader));
+        let artifacts = ArtifactsService::new(control.clone(), store, config.node.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&feed).run(control.clone()));
+        tasks.spawn(uplink::run(
+            control.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&leader),
+            config.node.to_string(),
+        ));
+        tasks.spawn(coordinator::run(
+            control.clone(),
+            Arc::clone(&leader),
+            config.table_age_max,
+        ));
+        tasks.spawn(artifacts.clone().replicate());
+        Self {
+            updates: UpdatesService::new(views.clone()),
+            slices: SlicesService::new(views.clone()),
+            artifacts,
+            cluster: ClusterService::new(views),
+            control,
+            leader,
+            hub,
+            feed,
+            config,
+            _tasks: tasks,
+        }
+    }
+
+    /// The services of the client listener.
+    pub fn client_routes(&self) -> Routes {
+        let routing = services::routing::RoutingService::new(
+            self.control.clone(),
+            Arc::clone(&self.hub),
+            Arc::clone(&self.feed),
+            self.config.session_lease,
+        );
+        let agents = services::agents::AgentsService::new(
+            self.control.clone(),
+            Arc::clone(&self.hub),
+            self.config.agent_lease,
+        );
+        let mut routes = Routes::default();
+        routes = routes.add_service(UpdatesServer::new(self.updates.clone()));
+        routes = routes.add_service(SlicesServer::new(self.slices.clone()));
+        routes = routes.add_service(ArtifactsServer::new(self.artifacts.clone()));
+        routes = routes.add_service(ClusterServer::new(self.cluster.clone()));
+        routes = routes
+            .add_service(RoutingServer::new(routing).max_decoding_message_size(MESSAGE_BYTES_MAX));
+        routes.add_service(AgentsServer::new(agents).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// The services of the peer listener, beside the replica's own.
+    pub fn peer_routes(&self, routes: Routes) -> Routes {
+        let peer = services::peer::PeerService::new(self.control.clone(), Arc::clone(&self.leader));
+        routes
+            .add_service(
+                PeerServer::new(peer)
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(ArtifactsServer::new(self.artifacts.clone()))
+    }
+
+    /// Whether this node can answer: a leader is known.
+    pub fn is_ready(&self) -> bool {
+        self.control
+            .replica()
+            .leadership()
+            .borrow()
+            .leader
+            .is_some()
+    }
+
+    /// The node's figures as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        metrics::text(&self.control, &self.leader)
+    }
+}

@@ -1,0 +1,144 @@
+//! How services read and write the replicated state, from any node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_core::command::{Answer, Command, Request};
+use aether_proto::v1;
+use aether_replica::{Handle, ProposeError};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::machine::{Published, decode_outcome, encode_request};
+use crate::status;
+
+/// How long a write may take before its outcome counts as unknown. A failover
+/// takes well below two seconds; the rest is for a slow disk.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a read waits for the leader before the local copy answers. Longer
+/// than a failover at its usual speed, shorter than a person's patience.
+const READ_MAX: Duration = Duration::from_millis(1_500);
+
+/// A state to answer from, and how fresh it is.
+pub struct Read {
+    /// The state.
+    pub published: Arc<Published>,
+    /// The leader could not be asked; this is the node's own copy.
+    pub stale: bool,
+}
+
+/// Access to the replicated state.
+#[derive(Clone)]
+pub struct Control {
+    replica: Handle,
+    published: watch::Receiver<Arc<Published>>,
+    node: Arc<str>,
+}
+
+impl Control {
+    /// Over a replica and the states that its machine publishes.
+    pub fn new(replica: Handle, published: watch::Receiver<Arc<Published>>, node: &str) -> Self {
+        Self {
+            replica,
+            published,
+            node: node.into(),
+        }
+    }
+
+    /// The replica behind it.
+    pub fn replica(&self) -> &Handle {
+        &self.replica
+    }
+
+    /// The node's own copy, as it is now.
+    pub fn local(&self) -> Arc<Published> {
+        Arc::clone(&self.published.borrow())
+    }
+
+    /// Every published state from now on.
+    pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    /// A state that holds every write acknowledged before the call; the node's
+    /// own copy, marked so, if the leader cannot be asked or `stale` is wanted.
+    pub async fn read(&self, stale: bool) -> Read {
+        let fresh = !stale && self.replica.read_barrier(READ_MAX).await.is_ok();
+        Read {
+            published: self.local(),
+            stale: !fresh,
+        }
+    }
+
+    /// How fresh an answer from `read` is.
+    pub fn as_of(&self, read: &Read) -> v1::AsOf {
+        v1::AsOf {
+            index: read.published.state.meta.index,
+            stale: read.stale,
+            node: self.node.to_string(),
+        }
+    }
+
+    /// Waits until this node has a state that holds every write acknowledged
+    /// before the call.
+    ///
+    /// # Errors
+    /// `Unavailable` when no leader could be asked in time.
+    pub async fn barrier(&self) -> Result<Arc<Published>, Status> {
+        match self.replica.read_barrier(READ_MAX).await {
+            Ok(_) => Ok(self.local()),
+            Err(error) => Err(status::unavailable(error)),
+        }
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// The refusal of the command, `Unavailable` when it provably was not
+    /// done, `Unknown` when it may or may not have been.
+    pub async fn write(
+        &self,
+        actor: &str,
+        request_id: &str,
+        command: Command,
+    ) -> Result<Answer, Status> {
+        const ACTOR_BYTES_MAX: usize = 200;
+        if actor.len() > ACTOR_BYTES_MAX {
+            return Err(status::invalid(
+                "actor",
+                format!(
+                    "is {} bytes long, at most {ACTOR_BYTES_MAX} are accepted",
+                    actor.len()
+                ),
+            ));
+        }
+        let request = Request {
+            request_id: Some(request_id.to_owned()).filter(|id| !id.is_empty()),
+            actor: if actor.is_empty() {
+                "anonymous".to_owned()
+            } else {
+                actor.to_owned()
+            },
+            command,
+        };
+        match self
+            .replica
+            .propose(encode_request(&request), WRITE_MAX)
+            .await
+        {
+            Ok(applied) => {
+                decode_outcome(&applied.response).map_err(|refusal| status::refused(&refusal))
+            }
+            Err(error) => Err(not_written(error)),
+        }
+    }
+}
+
+fn not_written(error: ProposeError) -> Status {
+    match error {
+        ProposeError::Unknown { .. } => status::unknown(error),
+        ProposeError::TooLarge { .. } => status::invalid("request", error.to_string()),
+        ProposeError::NotDone { .. } | ProposeError::NotLeader { .. } => status::unavailable(error),
+    }
+}

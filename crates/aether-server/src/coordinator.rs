@@ -1,0 +1,216 @@
+//! The coordinator: on the leader, turns the plan into proposals.
+//!
+//! It decides nothing. It looks on every change and on a timer, asks the
+//! planner, and proposes what the plan says under the term it leads in; what a
+//! deposed leader proposes never reaches the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aether_core::command::{Command, Observation, Refusal, Request};
+use aether_core::ids::NodeName;
+use aether_core::planner::{self, View};
+use aether_core::records::{InstanceRecord, Observed, Reason};
+use aether_core::state::State;
+use aether_proto::v1;
+use aether_replica::ProposeError;
+use futures::future::join_all;
+use tracing::{debug, info, warn};
+
+use crate::control::Control;
+use crate::leader::{HeardAgent, LeaderView};
+use crate::machine::{decode_outcome, encode_request};
+
+/// Thresholds, leases and deadlines are looked at this often though nothing
+/// happens: the guide's health check is once a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A gap of the loop beyond this means that the process did not run, so that
+/// nobody's silence in it may be held against them.
+const PAUSED_BEYOND: Duration = Duration::from_millis(2_500);
+
+/// Runs until the process ends; works while this node leads.
+pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Duration) {
+    let mut leadership = control.replica().leadership();
+    let mut states = control.watch();
+    let mut leading_term = None;
+    let mut last_look = Instant::now();
+    let mut wake_in = LOOK_EVERY;
+    loop {
+        tokio::select! {
+            _ = leadership.changed() => {}
+            _ = states.changed() => {}
+            () = leader.changed.notified() => {}
+            () = tokio::time::sleep(wake_in.min(LOOK_EVERY)) => {}
+        }
+        if last_look.elapsed() > PAUSED_BEYOND {
+            leader.listen_anew();
+        }
+        last_look = Instant::now();
+        let now = leadership.borrow_and_update().clone();
+        let term = (now.is_leader && now.ready).then_some(now.term);
+        if term != leading_term {
+            leading_term = term;
+            if let Some(term) = term {
+                info!(term, "this node coordinates");
+                leader.take_over();
+            }
+        }
+        let (Some(term), Some(now_ms)) = (term, control.replica().now_ms()) else {
+            continue;
+        };
+        let state = states.borrow_and_update().state.clone();
+        wake_in = pass(&control, &leader, term, &state, now_ms, table_age_max).await;
+    }
+}
+
+/// One look at everything. Returns when to look again at the latest.
+async fn pass(
+    control: &Control,
+    leader: &LeaderView,
+    term: u64,
+    state: &State,
+    now_ms: u64,
+    table_age_max: Duration,
+) -> Duration {
+    leader.set_now(now_ms, state.meta.incarnation);
+    let news = news(leader, state);
+    if !news.is_empty() {
+        propose_all(control, term, news).await;
+        // The plan is made on a state that holds the news.
+        return Duration::ZERO;
+    }
+    leader.forget_sessions(state);
+    let plan = planner::plan(&View {
+        state,
+        now_ms,
+        sessions: &leader.session_views(state, now_ms),
+        silent_nodes: &leader.silent_nodes(state),
+        verdicts: &leader.verdicts(state, now_ms),
+        table_age_max_ms: table_age_max.as_millis() as u64,
+    });
+    leader.set_waits(plan.waits);
+    let wake_in = plan.wake_at_ms.map_or(LOOK_EVERY, |at_ms| {
+        Duration::from_millis(at_ms.saturating_sub(now_ms).max(1))
+    });
+    if !plan.commands.is_empty() {
+        propose_all(control, term, plan.commands).await;
+    }
+    wake_in
+}
+
+/// What was heard and is not in the state yet.
+fn news(leader: &LeaderView, state: &State) -> Vec<Command> {
+    let mut news = Vec::new();
+    for session in leader.ended_sessions() {
+        if state.sessions.contains_key(&session) {
+            let reason = "it ended in order".to_owned();
+            news.push(Command::CloseSession { session, reason });
+        }
+    }
+    for agent in leader.agents() {
+        agent_news(&agent, state, &mut news);
+    }
+    news
+}
+
+fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
+    let Ok(node) = agent.hello.node.parse::<NodeName>() else {
+        return;
+    };
+    let Ok(address) = agent.hello.address.parse() else {
+        return;
+    };
+    let labels = agent.hello.labels.clone().into_iter().collect();
+    let instances_max = agent.hello.instances_max;
+    let same = state.nodes.get(&node).is_some_and(|known| {
+        known.address == address && known.labels == labels && known.instances_max == instances_max
+    });
+    if !same {
+        let node = node.clone();
+        news.push(Command::RegisterNode {
+            node,
+            address,
+            labels,
+            instances_max,
+        });
+    }
+    let observations: Vec<Observation> = agent
+        .report
+        .instances
+        .iter()
+        .filter_map(observation)
+        .filter(|seen| {
+            let known = state.instances.get(&seen.instance);
+            known.is_some_and(|known| known.node == node && is_news(seen, known))
+        })
+        .collect();
+    if !observations.is_empty() {
+        news.push(Command::Observe {
+            node: node.clone(),
+            observations,
+        });
+    }
+    for artifact in state.artifacts.values() {
+        let held = agent.report.holds_sha256.contains(&artifact.digest);
+        if held && !artifact.held_by.contains(&node) {
+            news.push(Command::ArtifactHeld {
+                artifact: artifact.artifact.clone(),
+                digest: artifact.digest.clone(),
+                holder: node.clone(),
+            });
+        }
+    }
+}
+
+fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {
+    seen.observed != known.observed
+        || seen.endpoint != known.endpoint
+        || seen.restarts != known.restarts
+        || seen.reason != known.reason
+}
+
+/// Longest reason that is kept of an agent's report, in characters.
+const REASON_CHARS_MAX: usize = 500;
+
+fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
+    let observed = serde_json::Value::String(wire.observed.clone());
+    let reason = (!wire.reason_code.is_empty()).then(|| {
+        let message: String = wire.reason_message.chars().take(REASON_CHARS_MAX).collect();
+        Reason::new(&wire.reason_code, message)
+    });
+    Some(Observation {
+        instance: wire.instance_id.parse().ok()?,
+        observed: serde_json::from_value::<Observed>(observed).ok()?,
+        endpoint: wire.endpoint.parse().ok(),
+        restarts: wire.restarts,
+        reason,
+    })
+}
+
+/// Proposes independent commands side by side.
+async fn propose_all(control: &Control, term: u64, commands: Vec<Command>) {
+    let proposals = commands
+        .into_iter()
+        .map(|command| propose(control, term, command));
+    join_all(proposals).await;
+}
+
+async fn propose(control: &Control, term: u64, command: Command) {
+    let request = Request {
+        request_id: None,
+        actor: "coordinator".to_owned(),
+        command,
+    };
+    let applied = control
+        .replica()
+        .propose_as_leader(term, encode_request(&request))
+        .await;
+    match applied.map(|applied| decode_outcome(&applied.response)) {
+        Ok(Ok(answer)) => debug!(command = ?request.command, index = answer.index, "carried out"),
+        // The state moved on since the plan was made; the next pass looks again.
+        Ok(Err(Refusal::Stale { what })) => debug!(what, "a decision was stale"),
+        Ok(Err(refusal)) => warn!(command = ?request.command, %refusal, "a decision was refused"),
+        Err(ProposeError::NotLeader { .. }) => {}
+        Err(error) => warn!(command = ?request.command, %error, "a decision was not committed"),
+    }
+}

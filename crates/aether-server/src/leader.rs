@@ -1,0 +1,400 @@
+//! What only the leader knows: which sessions and agents report, what they
+//! said last, and what the planner waits for. All of it is volatile; a new
+//! leader starts with nothing and hears everything again within a lease.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use aether_core::coordinates::SliceName;
+use aether_core::health::{self, Tally, Verdict};
+use aether_core::ids::{NodeName, SessionId, UpdateId};
+use aether_core::planner::{SessionView, Wait};
+use aether_core::records::{UpdateRecord, UpdateState};
+use aether_core::state::State;
+use aether_proto::{peer, v1};
+use tokio::sync::Notify;
+
+use crate::telemetry::Telemetry;
+
+struct HeardSession {
+    heard: Instant,
+    goodbye: bool,
+    applied: u64,
+    busy: BTreeSet<aether_core::ids::InstanceId>,
+}
+
+/// What an agent said last.
+#[derive(Clone)]
+pub struct HeardAgent {
+    heard: Instant,
+    /// Who it is.
+    pub hello: v1::AgentHello,
+    /// What it runs.
+    pub report: v1::AgentReport,
+}
+
+struct Inner {
+    /// Since when silence counts: the take-over, or the end of a pause of this
+    /// very process.
+    listening_since: Instant,
+    now_ms: u64,
+    incarnation: u64,
+    sessions: BTreeMap<String, HeardSession>,
+    agents: BTreeMap<String, HeardAgent>,
+    telemetry: Telemetry,
+    waits: BTreeMap<SliceName, Vec<Wait>>,
+}
+
+/// What only the leader knows.
+pub struct LeaderView {
+    inner: Mutex<Inner>,
+    session_lease: Duration,
+    agent_lease: Duration,
+    /// Woken when somebody reported.
+    pub changed: Notify,
+}
+
+impl LeaderView {
+    /// Nothing heard yet.
+    pub fn new(session_lease: Duration, agent_lease: Duration) -> Self {
+        let inner = Inner {
+            listening_since: Instant::now(),
+            now_ms: 0,
+            incarnation: 1,
+            sessions: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            telemetry: Telemetry::default(),
+            waits: BTreeMap::new(),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            session_lease,
+            agent_lease,
+            changed: Notify::new(),
+        }
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    /// This node became the leader: what was heard before is void.
+    pub fn take_over(&self) {
+        let mut inner = self.inner();
+        inner.listening_since = Instant::now();
+        inner.sessions.clear();
+        inner.agents.clear();
+        inner.telemetry = Telemetry::default();
+        inner.waits.clear();
+    }
+
+    /// This process did not run for a while: silence counts from now.
+    pub fn listen_anew(&self) {
+        self.inner().listening_since = Instant::now();
+    }
+
+    /// Log time and incarnation by which reports are judged.
+    pub fn set_now(&self, now_ms: u64, incarnation: u64) {
+        let mut inner = self.inner();
+        inner.now_ms = now_ms;
+        inner.incarnation = incarnation;
+    }
+
+    /// Takes in a node's report of its clients.
+    pub fn absorb(&self, request: peer::ReportRequest) {
+        let mut inner = self.inner();
+        for session in request.sessions {
+            inner.absorb_session(session);
+        }
+        for agent in request.agents {
+            inner.absorb_agent(agent);
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// How the planner sees every committed session.
+    pub fn session_views(&self, state: &State, now_ms: u64) -> BTreeMap<SessionId, SessionView> {
+        let inner = self.inner();
+        let view = |id: &SessionId| inner.session_view(id, now_ms, self.session_lease);
+        state
+            .sessions
+            .keys()
+            .map(|id| (id.clone(), view(id)))
+            .collect()
+    }
+
+    /// Sessions that said goodbye.
+    pub fn ended_sessions(&self) -> Vec<SessionId> {
+        let inner = self.inner();
+        let ended = inner.sessions.iter().filter(|(_, session)| session.goodbye);
+        ended.filter_map(|(id, _)| id.parse().ok()).collect()
+    }
+
+    /// Forgets sessions that are not committed any more.
+    pub fn forget_sessions(&self, state: &State) {
+        let mut inner = self.inner();
+        let gone = |id: &String| {
+            id.parse::<SessionId>()
+                .is_ok_and(|id| !state.sessions.contains_key(&id))
+        };
+        let ended: Vec<String> = inner
+            .sessions
+            .iter()
+            .filter(|(id, session)| session.goodbye && gone(id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ended {
+            inner.sessions.remove(&id);
+            inner.telemetry.settle(&id);
+        }
+    }
+
+    /// Nodes whose agent was silent for a lease.
+    pub fn silent_nodes(&self, state: &State) -> BTreeSet<NodeName> {
+        let inner = self.inner();
+        let waited = inner.listening_since.elapsed();
+        let silent = |node: &&NodeName| {
+            let heard = inner
+                .agents
+                .get(node.as_str())
+                .map(|agent| agent.heard.elapsed());
+            heard.unwrap_or(waited).min(waited) > self.agent_lease
+        };
+        state.nodes.keys().filter(silent).cloned().collect()
+    }
+
+    /// Every agent that reported under this leader.
+    pub fn agents(&self) -> Vec<HeardAgent> {
+        self.inner().agents.values().cloned().collect()
+    }
+
+    /// What the thresholds say of live updates that have taken calls.
+    pub fn verdicts(&self, state: &State, now_ms: u64) -> BTreeMap<UpdateId, Verdict> {
+        let inner = self.inner();
+        let judged = |update: &&std::sync::Arc<UpdateRecord>| {
+            matches!(update.state, UpdateState::Deployed | UpdateState::Routing)
+        };
+        let live = state.slices.values().filter_map(|s| s.live_update.as_ref());
+        live.filter_map(|id| state.updates.get(id))
+            .filter(judged)
+            .map(|update| {
+                let window = inner.window_of_new(update, now_ms);
+                (
+                    update.id.clone(),
+                    health::judge(&window, &update.options.thresholds),
+                )
+            })
+            .collect()
+    }
+
+    /// What the last pass of the planner waits for.
+    pub fn set_waits(&self, waits: BTreeMap<SliceName, Vec<Wait>>) {
+        self.inner().waits = waits;
+    }
+
+    /// The leader's answer about one update (none if `update` is `None`) and
+    /// about all sessions.
+    pub fn view(
+        &self,
+        state: &State,
+        update: Option<&UpdateRecord>,
+        now_ms: u64,
+    ) -> peer::LeaderViewResponse {
+        let inner = self.inner();
+        let mut response = peer::LeaderViewResponse {
+            index: state.meta.index,
+            now_ms,
+            ..Default::default()
+        };
+        for id in state.sessions.keys() {
+            let view = inner.session_view(id, now_ms, self.session_lease);
+            let (connected, applied) = match view {
+                SessionView::Connected { applied, .. } => (true, applied),
+                SessionView::Awaited | SessionView::Unreachable { .. } => (false, 0),
+            };
+            response.sessions.push(peer::SessionView {
+                session_id: id.to_string(),
+                connected,
+                applied,
+            });
+        }
+        if let Some(update) = update {
+            inner.describe(update, now_ms, &mut response);
+        }
+        response
+    }
+}
+
+impl Inner {
+    fn absorb_session(&mut self, state: peer::SessionState) {
+        let Some(hello) = state.hello else { return };
+        let report = state.report.unwrap_or_default();
+        let heard = heard_at(state.silent_ms);
+        // A node that lost the session may send what it said earlier.
+        if self
+            .sessions
+            .get(&hello.session_id)
+            .is_some_and(|known| known.heard > heard)
+        {
+            return;
+        }
+        let of_today = report.incarnation == self.incarnation;
+        let session = HeardSession {
+            heard,
+            goodbye: state.goodbye,
+            applied: if of_today { report.applied } else { 0 },
+            busy: report
+                .busy
+                .iter()
+                .filter_map(|b| b.instance_id.parse().ok())
+                .collect(),
+        };
+        for telemetry in &report.telemetry {
+            self.telemetry
+                .absorb(&hello.session_id, telemetry, self.now_ms);
+        }
+        self.sessions.insert(hello.session_id, session);
+    }
+
+    fn absorb_agent(&mut self, state: peer::AgentState) {
+        let (Some(hello), Some(report)) = (state.hello, state.report) else {
+            return;
+        };
+        let heard = heard_at(state.silent_ms);
+        if self
+            .agents
+            .get(&hello.node)
+            .is_none_or(|known| known.heard <= heard)
+        {
+            self.agents.insert(
+                hello.node.clone(),
+                HeardAgent {
+                    heard,
+                    hello,
+                    report,
+                },
+            );
+        }
+    }
+
+    fn session_view(&self, id: &SessionId, now_ms: u64, lease: Duration) -> SessionView {
+        let waited = self.listening_since.elapsed();
+        match self.sessions.get(id.as_str()) {
+            Some(session) if session.heard.elapsed() <= lease => SessionView::Connected {
+                applied: session.applied,
+                busy: session.busy.clone(),
+            },
+            known => {
+                let silent = known.map_or(waited, |session| session.heard.elapsed());
+                if silent.min(waited) <= lease {
+                    SessionView::Awaited
+                } else {
+                    let since_ms = now_ms.saturating_sub(silent.as_millis() as u64);
+                    SessionView::Unreachable { since_ms }
+                }
+            }
+        }
+    }
+
+    fn window_of_new(&self, update: &UpdateRecord, now_ms: u64) -> Tally {
+        let version = (update.slice.clone(), update.new.revision);
+        self.telemetry
+            .window(&version, update.health_from_ms, now_ms)
+    }
+
+    fn describe(
+        &self,
+        update: &UpdateRecord,
+        now_ms: u64,
+        response: &mut peer::LeaderViewResponse,
+    ) {
+        let window_of = |side: &aether_core::records::Side| {
+            let version = (update.slice.clone(), side.revision);
+            self.telemetry
+                .window(&version, update.health_from_ms, now_ms)
+        };
+        let health_of = |side: &aether_core::records::Side| {
+            let total = self.telemetry.total(&(update.slice.clone(), side.revision));
+            version_health(side, &total, &window_of(side))
+        };
+        let new = window_of(&update.new).requests;
+        let old = update
+            .old
+            .as_ref()
+            .map_or(0, |side| window_of(side).requests);
+        response.actual_requests = new + old;
+        response.actual_new_ppm =
+            (new + old > 0).then(|| (u128::from(new) * 1_000_000 / u128::from(new + old)) as u32);
+        let window = self.window_of_new(update, now_ms);
+        let (verdict, detail) = match health::judge(&window, &update.options.thresholds) {
+            Verdict::Insufficient => ("insufficient", String::new()),
+            Verdict::Healthy => ("healthy", String::new()),
+            Verdict::Exceeded { detail } => ("exceeded", detail),
+        };
+        response.health = Some(v1::UpdateHealth {
+            update_id: update.id.to_string(),
+            old_version: update.old.as_ref().map(health_of),
+            new_version: Some(health_of(&update.new)),
+            collected_at: wall_ms(),
+            verdict: verdict.to_owned(),
+            detail,
+        });
+        let waits = self
+            .waits
+            .get(&update.slice)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        response.waits = waits
+            .iter()
+            .map(|wait| v1::Wait {
+                code: wait.code.to_owned(),
+                message: wait.message.clone(),
+                since_ms: now_ms.saturating_sub(wait.since_ms),
+                unblock: wait.unblock.clone(),
+            })
+            .collect();
+    }
+}
+
+fn heard_at(silent_ms: u64) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_millis(silent_ms))
+        .unwrap_or(now)
+}
+
+/// Wall clock in milliseconds, for display.
+fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn version_health(
+    side: &aether_core::records::Side,
+    total: &Tally,
+    window: &Tally,
+) -> v1::VersionHealth {
+    let ms = |us: u64| us as f64 / 1_000.0;
+    let rate = |tally: &Tally| match tally.requests {
+        0 => 0.0,
+        requests => tally.errors as f64 / requests as f64,
+    };
+    v1::VersionHealth {
+        version: side.version.to_string(),
+        request_count: total.requests,
+        error_count: total.errors,
+        error_rate: rate(total),
+        avg_latency_ms: match total.requests {
+            0 => 0.0,
+            requests => ms(total.latency_sum_us) / requests as f64,
+        },
+        p99_latency_ms: total.p99_us().map(ms),
+        window_requests: window.requests,
+        window_error_rate: rate(window),
+        window_p99_ms: window.p99_us().map(ms),
+    }
+}

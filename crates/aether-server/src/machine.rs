@@ -1,0 +1,227 @@
+//! Puts the pure core behind the replicated log: bytes in, bytes out.
+
+use std::sync::Arc;
+
+use aether_core::apply::Position;
+use aether_core::command::{Outcome, Refusal, Request};
+use aether_core::state::{self, RowDiff, State};
+use aether_replica::{Machine, RowChange, Stamp};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// A state as watchers see it: whole batches of entries, never half of one.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The state.
+    pub state: State,
+    /// Hash over all its rows.
+    pub hash: u128,
+}
+
+/// The state machine of the log.
+pub struct StateMachine {
+    state: State,
+    /// The state that `hash` and `changes` speak of.
+    hashed: State,
+    hash: u128,
+    changes: Vec<RowChange>,
+    published: watch::Sender<Arc<Published>>,
+}
+
+impl StateMachine {
+    /// An empty state, and the channel on which its successors appear.
+    pub fn new() -> (Self, watch::Receiver<Arc<Published>>) {
+        let (published, receiver) = watch::channel(Arc::new(Published::default()));
+        let state = State::default();
+        let machine = Self {
+            hash: hash_of(&state),
+            hashed: state.clone(),
+            state,
+            changes: Vec::new(),
+            published,
+        };
+        (machine, receiver)
+    }
+
+    /// Brings `hash` and `changes` up to the state.
+    fn catch_up(&mut self) {
+        for RowDiff { key, before, after } in State::diff(&self.hashed, &self.state) {
+            if let Some(value) = before {
+                self.hash = self.hash.wrapping_sub(state::row_hash(&key, &value));
+            }
+            if let Some(value) = &after {
+                self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
+            }
+            self.changes.push(RowChange { key, value: after });
+        }
+        self.hashed = self.state.clone();
+    }
+}
+
+fn hash_of(state: &State) -> u128 {
+    let rows = state.rows();
+    let hashes = rows.iter().map(|(key, value)| state::row_hash(key, value));
+    hashes.fold(0, u128::wrapping_add)
+}
+
+fn position(at: Stamp) -> Position {
+    Position {
+        term: at.term,
+        index: at.index,
+        log_time_ms: at.log_time_ms,
+        wall_ms: at.wall_ms,
+    }
+}
+
+/// The bytes of a request in the log.
+pub fn encode_request(request: &Request) -> Bytes {
+    serde_json::to_vec(request)
+        .expect("requests have text keys only")
+        .into()
+}
+
+/// Reads the answer of an applied entry.
+pub fn decode_outcome(response: &[u8]) -> Outcome {
+    serde_json::from_slice(response).unwrap_or_else(|e| {
+        Err(Refusal::Unreadable {
+            problem: e.to_string(),
+        })
+    })
+}
+
+impl Machine for StateMachine {
+    type Image = LazyRows;
+
+    fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
+        let outcome = match serde_json::from_slice::<Request>(payload) {
+            Ok(request) => self.state.apply(position(at), &request),
+            Err(error) => {
+                self.state.skip(position(at));
+                Err(Refusal::Unreadable {
+                    problem: error.to_string(),
+                })
+            }
+        };
+        serde_json::to_vec(&outcome)
+            .expect("answers have text keys only")
+            .into()
+    }
+
+    fn skip(&mut self, at: Stamp) {
+        self.state.skip(position(at));
+    }
+
+    fn drain_changes(&mut self) -> Vec<RowChange> {
+        self.catch_up();
+        // A key written in several batches is listed once, with its last value.
+        let mut last = std::collections::BTreeMap::new();
+        for change in std::mem::take(&mut self.changes) {
+            last.insert(change.key, change.value);
+        }
+        last.into_iter()
+            .map(|(key, value)| RowChange { key, value })
+            .collect()
+    }
+
+    fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    fn image(&self) -> LazyRows {
+        LazyRows::Waiting(Box::new(self.state.clone()))
+    }
+
+    fn restore(
+        &mut self,
+        at: Stamp,
+        rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
+    ) -> Result<(), String> {
+        let mut restored = State::from_rows(rows).map_err(|e| e.to_string())?;
+        if at.index > restored.meta.index {
+            restored.skip(position(at));
+        }
+        self.hash = hash_of(&restored);
+        self.hashed = restored.clone();
+        self.state = restored;
+        self.changes.clear();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.catch_up();
+        let published = Published {
+            state: self.state.clone(),
+            hash: self.hash,
+        };
+        self.published.send_replace(Arc::new(published));
+    }
+}
+
+/// Rows of a state that are encoded only when the snapshot is written, away
+/// from the apply path.
+pub enum LazyRows {
+    /// Nothing was read yet.
+    Waiting(Box<State>),
+    /// Being read.
+    Reading(std::vec::IntoIter<(String, Vec<u8>)>),
+}
+
+impl Iterator for LazyRows {
+    type Item = (String, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Self::Waiting(state) = self {
+            *self = Self::Reading(state.rows().into_iter());
+        }
+        match self {
+            Self::Reading(rows) => rows.next(),
+            Self::Waiting(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aether_core::command::Command;
+
+    fn stamp(index: u64) -> Stamp {
+        Stamp {
+            term: 1,
+            index,
+            log_time_ms: index * 10,
+            wall_ms: 5,
+        }
+    }
+
+    #[test]
+    fn the_hash_that_follows_changes_equals_the_hash_over_all_rows() {
+        let (mut machine, receiver) = StateMachine::new();
+        for index in 1..=20u64 {
+            let command = Command::RegisterNode {
+                node: format!("n{}", index % 7).parse().unwrap(),
+                address: "127.0.0.1:1".parse().unwrap(),
+                labels: Default::default(),
+                instances_max: index as u32,
+            };
+            let request = Request {
+                request_id: None,
+                actor: "t".into(),
+                command,
+            };
+            let outcome = machine.apply(stamp(index), &encode_request(&request));
+            assert!(decode_outcome(&outcome).is_ok());
+        }
+        assert!(decode_outcome(&machine.apply(stamp(21), b"no")).is_err());
+        machine.publish();
+        assert_eq!(machine.hash(), hash_of(&machine.state));
+        assert_eq!(receiver.borrow().state.meta.index, 21);
+        let rows: Vec<_> = machine.image().collect();
+        assert_eq!(machine.drain_changes().len(), rows.len());
+        assert!(machine.drain_changes().is_empty());
+
+        let (mut copy, _receiver) = StateMachine::new();
+        copy.restore(stamp(21), &mut rows.into_iter()).unwrap();
+        assert_eq!(copy.hash(), machine.hash());
+    }
+}

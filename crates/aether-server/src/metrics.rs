@@ -1,0 +1,125 @@
+//! The node's figures in the Prometheus text format.
+
+use std::fmt::Write;
+
+use aether_core::records::UpdateState;
+
+use crate::control::Control;
+use crate::leader::LeaderView;
+
+/// One line of a metric.
+fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{name}{labels} {value}");
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Everything there is to say now.
+pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
+    let published = control.local();
+    let state = &published.state;
+    let replica = control.replica().status();
+    let mut out = String::new();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        head(&mut out, name, "gauge", help);
+        line(&mut out, name, "", value);
+    };
+    gauge(
+        "aether_raft_term",
+        "Term of the replicated log.",
+        replica.term,
+    );
+    gauge(
+        "aether_raft_leader",
+        "1 if this node leads.",
+        replica.is_leader.into(),
+    );
+    gauge(
+        "aether_raft_committed_index",
+        "Highest committed index known here.",
+        replica.committed.unwrap_or(0),
+    );
+    gauge(
+        "aether_raft_applied_index",
+        "Highest applied index.",
+        state.meta.index,
+    );
+    gauge(
+        "aether_wal_bytes",
+        "Bytes of the log's files.",
+        replica.wal_bytes,
+    );
+    gauge(
+        "aether_sessions",
+        "Committed sessions.",
+        state.sessions.len() as u64,
+    );
+    gauge("aether_nodes", "Known nodes.", state.nodes.len() as u64);
+    gauge(
+        "aether_instances",
+        "Instances of all slices.",
+        state.instances.len() as u64,
+    );
+    updates(&mut out, state);
+    health(&mut out, control, leader);
+    out
+}
+
+fn updates(out: &mut String, state: &aether_core::state::State) {
+    let name = "aether_updates";
+    head(out, name, "gauge", "Updates that are kept, by state.");
+    for wanted in UpdateState::ALL {
+        let count = state
+            .updates
+            .values()
+            .filter(|update| update.state == wanted)
+            .count();
+        line(out, name, &format!("{{state=\"{wanted}\"}}"), count);
+    }
+}
+
+/// Requests and errors by version of live updates; only the leader knows them.
+fn health(out: &mut String, control: &Control, leader: &LeaderView) {
+    let Some(now_ms) = control.replica().now_ms() else {
+        return;
+    };
+    let published = control.local();
+    let state = &published.state;
+    let live: Vec<_> = state
+        .slices
+        .values()
+        .filter_map(|s| state.live_update(&s.slice))
+        .collect();
+    let views: Vec<_> = live
+        .iter()
+        .filter_map(|update| Some((update, leader.view(state, Some(update), now_ms).health?)))
+        .collect();
+    for (name, help) in [
+        (
+            "aether_requests_total",
+            "First attempts by version of a live update.",
+        ),
+        (
+            "aether_request_errors_total",
+            "Failed first attempts by version of a live update.",
+        ),
+    ] {
+        head(out, name, "counter", help);
+        for (update, health) in &views {
+            for version in health.old_version.iter().chain(&health.new_version) {
+                let labels = format!(
+                    "{{slice=\"{}\",version=\"{}\"}}",
+                    update.slice, version.version
+                );
+                let value = match name {
+                    "aether_requests_total" => version.request_count,
+                    _ => version.error_count,
+                };
+                line(out, name, &labels, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Records as the public messages that show them.
+
+use aether_core::ids::RevisionNo;
+use aether_core::records::{
+    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, UpdateRecord,
+};
+use aether_core::state::State;
+use aether_core::table::SliceTable;
+use aether_proto::peer::LeaderViewResponse;
+use aether_proto::v1;
+
+/// The SCREAMING_SNAKE_CASE name that a unit variant serialises to.
+fn name<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
+fn reason(reason: &Reason) -> v1::Reason {
+    v1::Reason {
+        code: reason.code.clone(),
+        message: reason.message.clone(),
+    }
+}
+
+/// One instance.
+pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Instance {
+    let silent = state
+        .nodes
+        .get(&record.node)
+        .is_some_and(|n| n.lifecycle == NodeLifecycle::Unreachable);
+    let shown = match record.desired {
+        _ if silent => "UNREACHABLE".to_owned(),
+        Desired::Drain => "DRAINING".to_owned(),
+        Desired::Stop => "STOPPING".to_owned(),
+        Desired::Run => name(&record.observed),
+    };
+    let revision = state
+        .revisions
+        .get(&(record.slice.clone(), record.revision));
+    let since_ms = match record.desired {
+        Desired::Run => record.observed_since_ms,
+        Desired::Drain | Desired::Stop => record.desired_since_ms,
+    };
+    v1::Instance {
+        instance_id: record.id.to_string(),
+        slice: record.slice.to_string(),
+        version: revision.map(|r| r.version.to_string()).unwrap_or_default(),
+        revision: record.revision.0,
+        node: record.node.to_string(),
+        state: shown,
+        endpoint: record.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+        restarts: record.restarts,
+        reason: record.reason.as_ref().map(reason),
+        since_ms: now_ms.saturating_sub(since_ms),
+    }
+}
+
+fn instances(
+    state: &State,
+    update: &UpdateRecord,
+    revision: RevisionNo,
+    now_ms: u64,
+) -> Vec<v1::Instance> {
+    let of_revision = state
+        .instances_of(&update.slice)
+        .filter(|i| i.revision == revision);
+    of_revision
+        .map(|record| instance(state, record, now_ms))
+        .collect()
+}
+
+/// One update; with the leader's view, what really happens and what it waits for.
+pub fn update(
+    state: &State,
+    record: &UpdateRecord,
+    view: Option<&LeaderViewResponse>,
+    as_of: v1::AsOf,
+) -> v1::Update {
+    let now_ms = view.map_or(state.meta.log_time_ms, |view| view.now_ms);
+    let table = state.slice_table(&record.slice);
+    let effective = table.as_ref().and_then(SliceTable::effective_weights);
+    let old_target = record.old.as_ref().and_then(|side| {
+        state
+            .targets
+            .get(&(record.slice.clone(), side.revision))
+            .map(|t| t.instances)
+    });
+    let thresholds = &record.options.thresholds;
+    v1::Update {
+        update_id: record.id.to_string(),
+        artifact_base: record.slice.to_string(),
+        state: record.state.to_string(),
+        old_version: record.old.as_ref().map(|side| side.version.to_string()),
+        new_version: record.new.version.to_string(),
+        routing: record.weights.to_string(),
+        actual_new_ppm: view.and_then(|view| view.actual_new_ppm),
+        actual_requests: view.map_or(0, |view| view.actual_requests),
+        effective_routing: effective.map(|w| w.to_string()).unwrap_or_default(),
+        pending_routing: record.pending_weights.map(|w| w.to_string()),
+        instances: record.instances,
+        old_instances: old_target.unwrap_or(0),
+        new_instances_state: instances(state, record, record.new.revision, now_ms),
+        old_instances_state: record
+            .old
+            .as_ref()
+            .map(|side| instances(state, record, side.revision, now_ms))
+            .unwrap_or_default(),
+        max_error_rate: f64::from(thresholds.error_rate_ppm) / 1_000_000.0,
+        max_latency_ms: thresholds.p99_ms,
+        require_manual_approval: record.options.manual_approval,
+        cleanup_policy: name(&record.options.cleanup),
+        pause: record.pause.as_ref().map(|pause| reason(&pause.reason)),
+        deadline: deadline(record, now_ms),
+        outcome: record.outcome.as_ref().map(reason),
+        actor: record.actor.clone(),
+        modified: record.modified,
+        created_at: record.created_wall_ms,
+        history: record
+            .history
+            .iter()
+            .map(|entry| v1::HistoryEntry {
+                index: entry.index,
+                wall_ms: entry.wall_ms,
+                actor: entry.actor.clone(),
+                state: entry.state.to_string(),
+                routing: entry.weights.to_string(),
+                event: entry.event.clone(),
+            })
+            .collect(),
+        waits_for: view
+            .map(|v| v.waits.iter().map(|w| w.message.clone()).collect())
+            .unwrap_or_default(),
+        as_of: Some(as_of),
+        note: String::new(),
+    }
+}
+
+fn deadline(record: &UpdateRecord, now_ms: u64) -> Option<v1::Deadline> {
+    let deadline = record.deadline.as_ref()?;
+    let in_ms = deadline.at_ms as i64 - now_ms as i64;
+    Some(v1::Deadline {
+        in_ms,
+        action: name::<DeadlineAction>(&deadline.action),
+    })
+}
+
+/// What the leader says of an update, as an explanation.
+pub fn explanation(
+    record: &UpdateRecord,
+    view: Option<&LeaderViewResponse>,
+    now_ms: u64,
+    as_of: v1::AsOf,
+) -> v1::Explanation {
+    let mut next: Vec<String> = view
+        .iter()
+        .flat_map(|view| &view.waits)
+        .map(|wait| wait.unblock.clone())
+        .collect();
+    if record.pause.is_some() {
+        next.push(format!(
+            "'aether update resume {}' to go on all the same",
+            record.id
+        ));
+    }
+    use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
+    if matches!(
+        record.state,
+        Pending | Deploying | Deployed | Routing | Completing
+    ) {
+        next.push(format!("'aether update rollback {}' to go back", record.id));
+    }
+    v1::Explanation {
+        update_id: record.id.to_string(),
+        state: record.state.to_string(),
+        waits: view.map(|view| view.waits.clone()).unwrap_or_default(),
+        pause: record.pause.as_ref().map(|pause| reason(&pause.reason)),
+        deadline: deadline(record, now_ms),
+        next,
+        as_of: Some(as_of),
+    }
+}
+
+/// One slice.
+pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: u64) -> v1::Slice {
+    let revision = record
+        .current
+        .and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
+    v1::Slice {
+        slice: record.slice.to_string(),
+        version: revision.map(|r| r.version.to_string()),
+        instances: record.instances,
+        ready: record
+            .current
+            .map_or(0, |no| state.ready_count(&record.slice, no)),
+        routing: state
+            .routes
+            .get(&record.slice)
+            .map(|r| r.weights.to_string())
+            .unwrap_or_default(),
+        live_update: record.live_update.as_ref().map(ToString::to_string),
+        retained_version: state
+            .retained
+            .get(&record.slice)
+            .map(|r| r.side.version.to_string()),
+        instances_state: state
+            .instances_of(&record.slice)
+            .map(|record| instance(state, record, now_ms))
+            .collect(),
+        modified: record.modified,
+    }
+}
+
+/// One node.
+pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u64) -> v1::Node {
+    let here = state.instances.values().filter(|i| i.node == record.name);
+    v1::Node {
+        name: record.name.to_string(),
+        address: record.address.to_string(),
+        lifecycle: name(&record.lifecycle),
+        instances: u32::try_from(here.count()).unwrap_or(u32::MAX),
+        instances_max: record.instances_max,
+        since_ms: now_ms.saturating_sub(record.since_ms),
+        labels: record.labels.clone().into_iter().collect(),
+    }
+}
+
+/// One artifact.
+pub fn artifact(record: &aether_core::records::ArtifactRecord) -> v1::Artifact {
+    v1::Artifact {
+        artifact: record.artifact.to_string(),
+        sha256: record.digest.clone(),
+        size_bytes: record.size_bytes,
+        held_by: record.held_by.iter().map(ToString::to_string).collect(),
+        pushed_at: record.pushed_wall_ms,
+        manifest: record.manifest.to_toml(),
+    }
+}

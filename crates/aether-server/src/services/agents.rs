@@ -1,0 +1,157 @@
+//! Assignments down, observations up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_core::ids::NodeName;
+use aether_core::records::{Desired, InstanceRecord};
+use aether_core::state::State;
+use aether_proto::v1;
+use aether_proto::v1::agent_up::Message;
+use aether_proto::v1::agents_server::Agents;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Streamed;
+use crate::control::Control;
+use crate::hub::Hub;
+use crate::status;
+
+/// Messages queued towards one agent. Each holds everything, so more would
+/// only be older.
+const QUEUED_MAX: usize = 2;
+
+/// The `Agents` service.
+#[derive(Clone)]
+pub struct AgentsService {
+    control: Control,
+    hub: Arc<Hub>,
+    lease: Duration,
+}
+
+impl AgentsService {
+    /// Over the node's parts; `lease` is what agents are told.
+    pub fn new(control: Control, hub: Arc<Hub>, lease: Duration) -> Self {
+        Self {
+            control,
+            hub,
+            lease,
+        }
+    }
+
+    async fn push(self, node: NodeName, to: mpsc::Sender<Result<v1::AgentDown, Status>>) {
+        let mut states = self.control.watch();
+        let mut last: Option<Vec<v1::Assignment>> = None;
+        loop {
+            let state = states.borrow_and_update().state.clone();
+            let assignments = assignments(&state, &node);
+            if last.as_ref() != Some(&assignments) {
+                last = Some(assignments.clone());
+                if to
+                    .send(Ok(self.directive(&state, assignments)))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return },
+                () = to.closed() => return,
+                // A message now and then shows the agent that the stream lives.
+                () = tokio::time::sleep(self.lease / 3) => last = None,
+            }
+        }
+    }
+
+    fn directive(&self, state: &State, assignments: Vec<v1::Assignment>) -> v1::AgentDown {
+        v1::AgentDown {
+            incarnation: state.meta.incarnation,
+            term: 0,
+            index: state.meta.index,
+            lease_ms: self.lease.as_millis() as u64,
+            assignments,
+        }
+    }
+
+    async fn listen(self, node: String, connection: u64, mut from: Streaming<v1::AgentUp>) {
+        while let Some(Ok(up)) = from.next().await {
+            if let Some(Message::Report(report)) = up.message
+                && !self.hub.agent_report(&node, connection, report)
+            {
+                return;
+            }
+        }
+        self.hub.agent_lost(&node, connection);
+    }
+}
+
+/// Everything that a node should run, ordered by instance.
+fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
+    let here = state
+        .instances
+        .values()
+        .filter(|instance| instance.node == *node);
+    here.filter_map(|instance| assignment(state, instance))
+        .collect()
+}
+
+fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment> {
+    let revision = state
+        .revisions
+        .get(&(instance.slice.clone(), instance.revision))?;
+    let artifact = instance.slice.base().at(revision.version.clone());
+    let known = state.artifacts.get(&artifact);
+    let holders = known.iter().flat_map(|known| &known.held_by);
+    Some(v1::Assignment {
+        instance_id: instance.id.to_string(),
+        slice: instance.slice.to_string(),
+        revision: instance.revision.0,
+        artifact: artifact.to_string(),
+        sha256: revision.digest.clone(),
+        size_bytes: known.map_or(0, |known| known.size_bytes),
+        manifest_json: serde_json::to_string(&*revision.manifest).ok()?,
+        desired: match instance.desired {
+            Desired::Run => "RUN",
+            Desired::Drain => "DRAIN",
+            Desired::Stop => "STOP",
+        }
+        .to_owned(),
+        holders: holders
+            .filter_map(|holder| state.nodes.get(holder))
+            .map(|holder| holder.address.to_string())
+            .collect(),
+    })
+}
+
+#[tonic::async_trait]
+impl Agents for AgentsService {
+    type AttachStream = Streamed<v1::AgentDown>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AgentUp>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut from = request.into_inner();
+        let Some(v1::AgentUp {
+            message: Some(Message::Hello(hello)),
+        }) = from.message().await?
+        else {
+            return Err(status::invalid("message", "the first one must be 'hello'"));
+        };
+        if hello.protocol != 1 {
+            let problem = format!("{} is not spoken here, 1 is", hello.protocol);
+            return Err(status::invalid("protocol", problem));
+        }
+        let node: NodeName = hello.node.parse().map_err(|e| status::invalid("node", e))?;
+        let address = hello.address.parse::<std::net::SocketAddr>();
+        address.map_err(|e| status::invalid("address", e))?;
+        let connection = self.hub.agent_hello(hello);
+        let (to, stream) = mpsc::channel(QUEUED_MAX);
+        tokio::spawn(self.clone().push(node.clone(), to));
+        tokio::spawn(self.clone().listen(node.to_string(), connection, from));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

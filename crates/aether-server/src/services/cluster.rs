@@ -1,0 +1,139 @@
+//! The cluster itself: status, nodes, and the raw KV view.
+
+use aether_proto::v1;
+use aether_proto::v1::cluster_server::Cluster;
+use tonic::{Request, Response, Status};
+
+use crate::views::Views;
+use crate::{render, status};
+
+/// Longest key that can be asked for, in bytes.
+const KEY_BYTES_MAX: usize = 512;
+
+/// The `Cluster` service.
+#[derive(Clone)]
+pub struct ClusterService {
+    views: Views,
+}
+
+impl ClusterService {
+    /// Over the node's views.
+    pub fn new(views: Views) -> Self {
+        Self { views }
+    }
+
+    async fn sessions(&self, state: &aether_core::state::State) -> Vec<v1::Session> {
+        let view = self.views.leader_view(None).await;
+        let seen = |id: &str| {
+            view.as_ref()?
+                .sessions
+                .iter()
+                .find(|s| s.session_id == id)
+                .cloned()
+        };
+        let shown = |record: &std::sync::Arc<aether_core::records::SessionRecord>| {
+            let seen = seen(record.id.as_str());
+            let shown = match &seen {
+                Some(session) if session.connected => "CONNECTED",
+                Some(_) => "UNREACHABLE",
+                None => "UNKNOWN",
+            };
+            v1::Session {
+                id: record.id.to_string(),
+                kind: format!("{:?}", record.kind).to_uppercase(),
+                name: record.name.clone(),
+                state: shown.to_owned(),
+                applied: seen.map_or(0, |session| session.applied),
+            }
+        };
+        state.sessions.values().map(shown).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        let read = self.views.control.read(false).await;
+        let state = &read.published.state;
+        let replica = self.views.control.replica().status();
+        let leader = replica.leader.as_ref();
+        let voters = replica
+            .members
+            .iter()
+            .filter(|member| member.voter)
+            .map(|member| v1::Voter {
+                name: member.name.clone(),
+                raft_id: member.raft_id,
+                peer_address: member.peer_addr.clone(),
+                leader: leader.is_some_and(|leader| leader.raft_id == member.raft_id),
+            });
+        let live = state
+            .slices
+            .values()
+            .filter(|slice| slice.live_update.is_some())
+            .count();
+        Ok(Response::new(v1::ClusterStatus {
+            cluster: replica.cluster_name.clone(),
+            node: replica.name.clone(),
+            leader: leader.map(|leader| leader.name.clone()),
+            term: replica.term,
+            committed: replica.committed.unwrap_or(0),
+            applied: state.meta.index,
+            voters: voters.collect(),
+            quorum: !read.stale,
+            state_hash: format!("{:032x}", read.published.hash),
+            live_updates: live as u32,
+            slices: state.slices.len() as u32,
+            sessions: state.sessions.len() as u32,
+            session_states: self.sessions(state).await,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn nodes(
+        &self,
+        _: Request<v1::NodesRequest>,
+    ) -> Result<Response<v1::NodesResponse>, Status> {
+        let read = self.views.control.read(false).await;
+        let state = &read.published.state;
+        let nodes = state
+            .nodes
+            .values()
+            .map(|r| render::node(state, r, state.meta.log_time_ms));
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::NodesResponse {
+            nodes: nodes.collect(),
+            as_of,
+        }))
+    }
+
+    async fn kv_get(
+        &self,
+        request: Request<v1::KvGetRequest>,
+    ) -> Result<Response<v1::KvEntry>, Status> {
+        let key = request.into_inner().key;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(status::invalid(
+                "key",
+                format!("must be 1 to {KEY_BYTES_MAX} bytes long"),
+            ));
+        }
+        let read = self.views.control.read(false).await;
+        let Some(value) = read.published.state.row(&key) else {
+            return Err(status::not_found(
+                "unknown_key",
+                format!("no record has key '{key}'"),
+            ));
+        };
+        let value_json = String::from_utf8_lossy(&value).into_owned();
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::KvEntry {
+            key,
+            value_json,
+            as_of,
+        }))
+    }
+}

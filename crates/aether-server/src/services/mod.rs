@@ -1,0 +1,17 @@
+//! The gRPC services of a node, one file each.
+
+pub mod agents;
+pub mod artifacts;
+pub mod cluster;
+pub mod peer;
+pub mod routing;
+pub mod slices;
+pub mod updates;
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::Status;
+
+/// A streamed answer.
+pub type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

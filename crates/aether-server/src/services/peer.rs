@@ -1,0 +1,67 @@
+//! What voters say to each other beside Raft. Mounted on the peer listener.
+
+use std::sync::Arc;
+
+use aether_core::ids::UpdateId;
+use aether_proto::peer;
+use aether_proto::peer::peer_server::Peer;
+use tonic::{Request, Response, Status};
+
+use crate::control::Control;
+use crate::leader::LeaderView;
+
+/// The `Peer` service.
+#[derive(Clone)]
+pub struct PeerService {
+    control: Control,
+    leader: Arc<LeaderView>,
+}
+
+impl PeerService {
+    /// Over the node's parts.
+    pub fn new(control: Control, leader: Arc<LeaderView>) -> Self {
+        Self { control, leader }
+    }
+
+    fn check_leader(&self) -> Result<(), Status> {
+        let leadership = self.control.replica().leadership();
+        let leads = leadership.borrow().is_leader;
+        leads
+            .then_some(())
+            .ok_or_else(|| Status::failed_precondition("this node is not the leader"))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn report(
+        &self,
+        request: Request<peer::ReportRequest>,
+    ) -> Result<Response<peer::ReportResponse>, Status> {
+        self.check_leader()?;
+        self.leader.absorb(request.into_inner());
+        Ok(Response::new(peer::ReportResponse {}))
+    }
+
+    async fn leader_view(
+        &self,
+        request: Request<peer::LeaderViewRequest>,
+    ) -> Result<Response<peer::LeaderViewResponse>, Status> {
+        self.check_leader()?;
+        let id = request.into_inner().update_id;
+        let published = self.control.local();
+        let update = id
+            .parse::<UpdateId>()
+            .ok()
+            .and_then(|id| published.state.updates.get(&id));
+        let now_ms = self
+            .control
+            .replica()
+            .now_ms()
+            .unwrap_or(published.state.meta.log_time_ms);
+        let view = self
+            .leader
+            .view(&published.state, update.map(|update| &**update), now_ms);
+        Ok(Response::new(view))
+    }
+}

@@ -1,0 +1,187 @@
+//! What sessions counted, summed by version: totals, and the last seconds.
+//!
+//! Sessions send cumulative figures. The first that a leader sees of a counter
+//! is its baseline: it adds to the totals but not to the window, because
+//! nobody knows when it was counted.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use aether_core::coordinates::SliceName;
+use aether_core::health::Tally;
+use aether_core::ids::RevisionNo;
+use aether_core::latency;
+use aether_proto::v1;
+
+/// A version of a slice.
+pub type Version = (SliceName, RevisionNo);
+
+/// Length of the window that the thresholds look at.
+pub const WINDOW_MS: u64 = 10_000;
+/// Width of one part of the window.
+const PART_MS: u64 = 1_000;
+/// Versions whose figures are kept: the latest of a thousand slices' updates.
+const VERSIONS_MAX: usize = 4_096;
+
+#[derive(Default)]
+struct Figures {
+    /// Of sessions that are gone.
+    settled: Tally,
+    /// Latest cumulative tally by session and instance.
+    latest: BTreeMap<(String, String), Tally>,
+    /// What was added, by the log time at which it arrived.
+    window: VecDeque<(u64, Tally)>,
+    touched_ms: u64,
+}
+
+/// Figures of every version that got calls under this leader.
+#[derive(Default)]
+pub struct Telemetry {
+    versions: BTreeMap<Version, Figures>,
+}
+
+fn tally(wire: &v1::EndpointTelemetry) -> Tally {
+    let pairs = wire.bucket_index.iter().zip(&wire.bucket_count);
+    let buckets = pairs
+        .filter(|(bucket, count)| (**bucket as usize) < latency::BUCKETS && **count > 0)
+        .map(|(bucket, count)| (*bucket as usize, *count));
+    Tally {
+        requests: wire.requests,
+        errors: wire.errors,
+        latency_sum_us: wire.latency_sum_us,
+        buckets: buckets.collect(),
+    }
+}
+
+impl Telemetry {
+    /// Takes in one session's cumulative figures at log time `now_ms`.
+    pub fn absorb(&mut self, session: &str, wire: &v1::EndpointTelemetry, now_ms: u64) {
+        let Ok(slice) = wire.slice.parse() else {
+            return;
+        };
+        let figures = self
+            .versions
+            .entry((slice, RevisionNo(wire.revision)))
+            .or_default();
+        figures.touched_ms = now_ms;
+        let key = (session.to_owned(), wire.instance_id.clone());
+        let latest = tally(wire);
+        if let Some(known) = figures.latest.get(&key) {
+            let added = latest.since(known);
+            if latest.requests < known.requests {
+                figures.settled.add(known);
+            }
+            let part = now_ms / PART_MS * PART_MS;
+            match figures.window.back_mut() {
+                Some((at, sum)) if *at == part => sum.add(&added),
+                _ => figures.window.push_back((part, added)),
+            }
+            let oldest = part.saturating_sub(WINDOW_MS);
+            while figures.window.front().is_some_and(|(at, _)| *at < oldest) {
+                figures.window.pop_front();
+            }
+        }
+        figures.latest.insert(key, latest);
+        self.forget_oldest();
+    }
+
+    /// A session is gone for good: its figures become part of the totals.
+    pub fn settle(&mut self, session: &str) {
+        for figures in self.versions.values_mut() {
+            let Figures {
+                settled, latest, ..
+            } = figures;
+            latest.retain(|(owner, _), tally| {
+                let keep = owner != session;
+                if !keep {
+                    settled.add(tally);
+                }
+                keep
+            });
+        }
+    }
+
+    /// All calls to a version that sessions have told of.
+    pub fn total(&self, version: &Version) -> Tally {
+        let mut sum = Tally::default();
+        if let Some(figures) = self.versions.get(version) {
+            sum.add(&figures.settled);
+            figures.latest.values().for_each(|tally| sum.add(tally));
+        }
+        sum
+    }
+
+    /// Calls to a version that were told of within the window before `now_ms`,
+    /// and after `from_ms`.
+    pub fn window(&self, version: &Version, from_ms: u64, now_ms: u64) -> Tally {
+        let from_ms = from_ms.max(now_ms.saturating_sub(WINDOW_MS));
+        let mut sum = Tally::default();
+        if let Some(figures) = self.versions.get(version) {
+            let parts = figures
+                .window
+                .iter()
+                .filter(|(at, _)| *at >= from_ms && *at <= now_ms);
+            parts.for_each(|(_, tally)| sum.add(tally));
+        }
+        sum
+    }
+
+    fn forget_oldest(&mut self) {
+        if self.versions.len() > VERSIONS_MAX {
+            let oldest = self.versions.iter().min_by_key(|(_, f)| f.touched_ms);
+            if let Some(version) = oldest.map(|(version, _)| version.clone()) {
+                self.versions.remove(&version);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(requests: u64, errors: u64) -> v1::EndpointTelemetry {
+        v1::EndpointTelemetry {
+            slice: "org.example:a".to_owned(),
+            revision: 2,
+            instance_id: "a-1-0".to_owned(),
+            requests,
+            errors,
+            latency_sum_us: requests * 1000,
+            bucket_index: vec![latency::bucket_of(1000) as u32, u32::MAX],
+            bucket_count: vec![requests, 7],
+        }
+    }
+
+    #[test]
+    fn the_first_figures_are_a_baseline_and_the_window_forgets() {
+        let version = ("org.example:a".parse().unwrap(), RevisionNo(2));
+        let mut telemetry = Telemetry::default();
+        telemetry.absorb("s", &wire(1_000, 10), 5_000);
+        assert_eq!(telemetry.total(&version).requests, 1_000);
+        assert_eq!(telemetry.window(&version, 0, 5_000).requests, 0);
+        telemetry.absorb("s", &wire(1_300, 40), 6_200);
+        let window = telemetry.window(&version, 0, 6_500);
+        assert_eq!((window.requests, window.errors), (300, 30));
+        assert_eq!(
+            telemetry.window(&version, 6_100, 6_500).requests,
+            0,
+            "counted before"
+        );
+        assert_eq!(
+            telemetry.window(&version, 0, 17_000).requests,
+            0,
+            "too long ago"
+        );
+    }
+
+    #[test]
+    fn a_session_that_is_gone_or_starts_anew_loses_nothing_of_the_totals() {
+        let version = ("org.example:a".parse().unwrap(), RevisionNo(2));
+        let mut telemetry = Telemetry::default();
+        telemetry.absorb("s", &wire(100, 0), 1_000);
+        telemetry.absorb("s", &wire(30, 0), 2_000);
+        telemetry.settle("s");
+        telemetry.absorb("t", &wire(7, 0), 3_000);
+        assert_eq!(telemetry.total(&version).requests, 137);
+    }
+}
