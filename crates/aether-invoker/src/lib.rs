@@ -1,1 +1,61 @@
-//! skeleton
+//! Calls to slices from any program: which instance takes the next call is
+//! decided here, in the caller's own process.
+//!
+//! An [`Invoker`] watches the routing tables at any node of the control plane
+//! and goes on with its last tables when the whole control plane is away. A
+//! [`SliceHandle`] picks an instance for one call ([`SliceHandle::pick`], for
+//! any kind of client) or makes the call over HTTP ([`SliceHandle::send`]).
+//! Calls are split between two versions by the exact ratio of the route, never
+//! by chance, and an instance that left the tables is reported as idle only
+//! once no call can start on it any more.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use aether_invoker::{Config, Invoker, Outcome, SessionKind};
+//!
+//! let nodes = vec!["127.0.0.1:8090".parse()?];
+//! let invoker = Invoker::connect(Config::new("checkout", SessionKind::Invoker, nodes))?;
+//! invoker.ready(Duration::from_secs(5)).await?;
+//! let payments = invoker.slice(&"org.example:payments".parse()?);
+//!
+//! let pick = payments.pick()?;
+//! println!("calling {} of version {}", pick.address(), pick.version());
+//! pick.finish(Outcome::Success);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What is deliberately absent: the crate decides nothing about updates, keeps
+//! no state on disk, and speaks no TLS and no HTTP/2 to instances.
+
+mod applier;
+mod body;
+mod call;
+mod config;
+mod endpoint;
+mod error;
+mod gate;
+mod invoker;
+mod meter;
+mod pick;
+mod pool;
+mod session;
+mod slice;
+#[cfg(test)]
+mod stress;
+mod tally;
+
+pub use aether_core::coordinates::{SliceName, Version};
+pub use aether_core::ids::{InstanceId, RevisionNo, SessionId};
+pub use aether_core::schedule::Side;
+pub use aether_core::table::SliceTable;
+pub use aether_core::weights::Weights;
+pub use body::{BoxError, RequestBody, ResponseBody};
+pub use call::CallOptions;
+pub use config::{Config, SessionKind};
+pub use error::{CallError, CallTarget, ConfigError, NotReady, PickError};
+pub use invoker::{Changes, Invoker, Status};
+pub use pick::{Outcome, Pick};
+pub use slice::SliceHandle;
+pub use tally::RouteTally;

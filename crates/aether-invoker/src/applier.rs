@@ -1,0 +1,308 @@
+//! Turns routing messages into tables, and knows what an acknowledgement may
+//! claim. The one writer of all tables; lives in the session's task.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aether_core::coordinates::SliceName;
+use aether_core::ids::{InstanceId, RevisionNo};
+use aether_core::table::{SliceTable, VersionSet};
+use aether_proto::convert::ConvertError;
+use aether_proto::v1;
+use thiserror::Error;
+
+use crate::endpoint::{Endpoint, EndpointKey, VersionInfo};
+use crate::invoker::{Applied, Shared};
+use crate::meter::Meter;
+use crate::slice::{Plan, SliceState};
+
+/// How long the figures of an instance are kept after it left the tables, so
+/// that they go on if it comes back. Longer than any update keeps an old
+/// instance waiting between two routes.
+const METER_KEPT: Duration = Duration::from_secs(600);
+
+/// Between two looks at a plan that has not settled. Only a pick whose thread
+/// the system interrupted within a few instructions makes this wait at all.
+const SETTLE_POLL: Duration = Duration::from_micros(200);
+
+/// Looks without a pause, before that.
+const SETTLE_YIELDS: u32 = 64;
+
+/// A message that must not be applied.
+#[derive(Debug, Error)]
+pub(crate) enum ApplyError {
+    #[error("revision {got:?} is older than {applied:?}, which is applied")]
+    Older { got: Applied, applied: Applied },
+    #[error("a change of incarnation {got} on tables of incarnation {applied}")]
+    OtherIncarnation { got: u64, applied: u64 },
+    #[error("a table cannot be read: {0}")]
+    Table(#[from] ConvertError),
+    #[error("the name of a removed slice cannot be read: {0}")]
+    Removed(#[from] aether_core::coordinates::CoordinateError),
+}
+
+type MeterKey = (Arc<SliceName>, RevisionNo, InstanceId);
+
+#[derive(Debug)]
+struct MeterEntry {
+    meter: Arc<Meter>,
+    /// (requests, errors) that were sent last.
+    reported: Option<(u64, u64)>,
+    /// Since when no endpoint uses it.
+    unused_since: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    /// Endpoints that tables name.
+    endpoints: HashMap<EndpointKey, Arc<Endpoint>>,
+    /// Endpoints that left the tables and have calls in flight.
+    departed: HashMap<EndpointKey, Arc<Endpoint>>,
+    meters: HashMap<MeterKey, MeterEntry>,
+}
+
+impl Applier {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (endpoints, departed, meters) = Default::default();
+        Self { shared, endpoints, departed, meters }
+    }
+
+    /// Applies one message. When this returns, no call will start by an older
+    /// table any more.
+    pub(crate) async fn apply(&mut self, message: &v1::RoutingDown) -> Result<(), ApplyError> {
+        let got = Applied { incarnation: message.incarnation, revision: message.revision };
+        if let Some(applied) = self.shared.applied() {
+            if got < applied {
+                return Err(ApplyError::Older { got, applied });
+            }
+            if got.incarnation != applied.incarnation && !message.snapshot {
+                let (got, applied) = (got.incarnation, applied.incarnation);
+                return Err(ApplyError::OtherIncarnation { got, applied });
+            }
+        }
+        // All or nothing: an acknowledgement speaks of the whole message.
+        let tables: Vec<SliceTable> =
+            message.tables.iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let mut removed: Vec<SliceName> =
+            message.removed.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+        if message.snapshot {
+            let named: HashSet<&SliceName> = tables.iter().map(|table| &table.slice).collect();
+            removed = self.shared.slice_states().into_iter().map(|s| SliceName::clone(&s.name)).collect();
+            removed.retain(|slice| !named.contains(slice));
+        }
+
+        let mut retired = Vec::new();
+        for table in tables {
+            let state = self.shared.slice_state(&table.slice);
+            if state.plan().table.as_deref() != Some(&table) {
+                retired.push(self.replace(state, Some(table)));
+            }
+        }
+        for slice in removed {
+            let state = self.shared.slice_state(&slice);
+            if state.plan().table.is_some() {
+                retired.push(self.replace(state, None));
+            }
+        }
+        settle(&retired).await;
+        if message.snapshot || !message.removed.is_empty() {
+            self.shared.forget_unused_slices();
+        }
+        self.shared.set_applied(got);
+        Ok(())
+    }
+
+    /// Empties all tables: no call will start any more.
+    pub(crate) async fn clear(&mut self) {
+        let mut states = self.shared.slice_states();
+        states.retain(|state| state.plan().table.is_some());
+        let retired: Vec<_> =
+            states.into_iter().map(|state| self.replace(state, None)).collect();
+        settle(&retired).await;
+    }
+
+    /// Swaps one table, and moves endpoints in and out of the tables.
+    fn replace(&mut self, state: Arc<SliceState>, table: Option<SliceTable>) -> Retired {
+        let table = table.map(Arc::new);
+        let set = |side: fn(&SliceTable) -> &Option<VersionSet>| {
+            table.as_deref().and_then(|table| side(table).as_ref())
+        };
+        let new = self.side(&state, set(|table| &table.new));
+        let old = self.side(&state, set(|table| &table.old));
+        let current: HashSet<*const Endpoint> =
+            new.iter().chain(&old).map(Arc::as_ptr).collect();
+        let retired = state.swap(table, new, old);
+        for endpoint in retired.endpoints().filter(|e| !current.contains(&Arc::as_ptr(e))) {
+            endpoint.leave();
+            let key = key_of(&state, endpoint);
+            self.endpoints.remove(&key);
+            self.departed.insert(key, Arc::clone(endpoint));
+        }
+        Retired { state, plan: retired }
+    }
+
+    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Arc<Endpoint>> {
+        let Some(set) = set else { return Vec::new() };
+        let info = Arc::new(VersionInfo {
+            slice: SliceName::clone(&state.name),
+            revision: set.revision,
+            version: set.version.clone(),
+        });
+        let wanted = set.endpoints.iter();
+        wanted.map(|wanted| self.endpoint(state, &info, wanted)).collect()
+    }
+
+    /// The endpoint of a table row: the one that is there, or has calls in
+    /// flight from earlier, or a new one.
+    fn endpoint(
+        &mut self,
+        state: &Arc<SliceState>,
+        info: &Arc<VersionInfo>,
+        wanted: &aether_core::table::Endpoint,
+    ) -> Arc<Endpoint> {
+        let key = EndpointKey {
+            slice: Arc::clone(&state.name),
+            revision: info.revision,
+            instance: wanted.instance.clone(),
+            address: wanted.address,
+        };
+        if let Some(endpoint) = self.endpoints.get(&key) {
+            return Arc::clone(endpoint);
+        }
+        let endpoint = self.departed.remove(&key).unwrap_or_else(|| {
+            Arc::new(Endpoint::new(
+                Arc::clone(info),
+                wanted.instance.clone(),
+                wanted.address,
+                self.meter(state, info.revision, &wanted.instance),
+                Arc::clone(&self.shared.became_idle),
+                self.shared.config.idle_connections_max,
+            ))
+        });
+        endpoint.come_back();
+        self.endpoints.insert(key, Arc::clone(&endpoint));
+        endpoint
+    }
+
+    fn meter(
+        &mut self,
+        state: &Arc<SliceState>,
+        revision: RevisionNo,
+        instance: &InstanceId,
+    ) -> Arc<Meter> {
+        let key = (Arc::clone(&state.name), revision, instance.clone());
+        let entry = self.meters.entry(key).or_insert_with(|| MeterEntry {
+            meter: Arc::default(),
+            reported: None,
+            unused_since: None,
+        });
+        Arc::clone(&entry.meter)
+    }
+
+    /// Instances that left the tables and have calls in flight. Those that
+    /// have none any more are let go, with their connections.
+    pub(crate) fn busy(&mut self) -> Vec<v1::BusyInstance> {
+        let mut busy: HashMap<InstanceId, u64> = HashMap::new();
+        self.departed.retain(|key, endpoint| match endpoint.in_flight() {
+            0 => {
+                endpoint.pool.close();
+                false
+            }
+            in_flight => {
+                *busy.entry(key.instance.clone()).or_default() += in_flight;
+                true
+            }
+        });
+        let report = |(instance, in_flight): (InstanceId, u64)| v1::BusyInstance {
+            instance_id: instance.to_string(),
+            in_flight,
+        };
+        busy.into_iter().map(report).collect()
+    }
+
+    /// Calls in flight on all endpoints.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.endpoints.values().chain(self.departed.values()).map(|e| e.in_flight()).sum()
+    }
+
+    /// Closes connections that were idle for too long.
+    pub(crate) fn sweep_connections(&self) {
+        for endpoint in self.endpoints.values().chain(self.departed.values()) {
+            endpoint.sweep(self.shared.config.idle_timeout);
+        }
+    }
+
+    /// Figures that changed since they were last sent. Forgets those of
+    /// instances that are long gone.
+    pub(crate) fn telemetry(&mut self) -> Vec<v1::EndpointTelemetry> {
+        let mut changed = Vec::new();
+        let now = Instant::now();
+        self.meters.retain(|(slice, revision, instance), entry| {
+            let totals = entry.meter.totals();
+            if totals != (0, 0) && entry.reported != Some(totals) {
+                let reading = entry.meter.read();
+                entry.reported = Some((reading.requests, reading.errors));
+                let (bucket_index, bucket_count) = reading.buckets.into_iter().unzip();
+                changed.push(v1::EndpointTelemetry {
+                    slice: slice.to_string(),
+                    revision: revision.0,
+                    instance_id: instance.to_string(),
+                    requests: reading.requests,
+                    errors: reading.errors,
+                    latency_sum_us: reading.latency_sum_us,
+                    bucket_index,
+                    bucket_count,
+                });
+            }
+            // The other references are those of endpoints.
+            if Arc::strong_count(&entry.meter) > 1 {
+                entry.unused_since = None;
+                return true;
+            }
+            now - *entry.unused_since.get_or_insert(now) < METER_KEPT
+        });
+        changed
+    }
+
+    /// A new node knows nothing of this session: tell it everything.
+    pub(crate) fn forget_reported(&mut self) {
+        for entry in self.meters.values_mut() {
+            entry.reported = None;
+        }
+    }
+}
+
+/// A plan that was replaced, and whose.
+#[derive(Debug)]
+struct Retired {
+    state: Arc<SliceState>,
+    plan: Arc<Plan>,
+}
+
+/// Waits until nobody picks by the retired plans any more.
+async fn settle(retired: &[Retired]) {
+    let mut looks = 0;
+    while !retired.iter().all(|retired| retired.plan.is_settled()) {
+        looks += 1;
+        if looks < SETTLE_YIELDS {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(SETTLE_POLL).await;
+        }
+    }
+    for retired in retired {
+        retired.state.tallies.retire();
+    }
+}
+
+fn key_of(state: &SliceState, endpoint: &Endpoint) -> EndpointKey {
+    EndpointKey {
+        slice: Arc::clone(&state.name),
+        revision: endpoint.info.revision,
+        instance: endpoint.instance.clone(),
+        address: endpoint.address,
+    }
+}

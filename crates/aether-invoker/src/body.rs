@@ -1,0 +1,166 @@
+//! Bodies of requests and responses, streamed in both directions.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::endpoint::Endpoint;
+use crate::pick::Pick;
+use crate::pool::Sender;
+
+/// Any error, from a body or from below.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How long a connection may take to become ready for the next request after a
+/// response has ended. Normally it is ready at once; it is not while a request
+/// body is still being sent that the instance did not wait for.
+const READY_WAIT: Duration = Duration::from_secs(1);
+
+/// The body of a request on its way to an instance.
+pub struct RequestBody(Option<UnsyncBoxBody<Bytes, BoxError>>);
+
+impl RequestBody {
+    /// Without any content.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Streams another body. One that is known to be empty costs nothing.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(UnsyncBoxBody::new(body.map_err(Into::into))))
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("empty", &self.is_empty()).finish()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            None => Poll::Ready(None),
+            Some(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// What is held until the last byte of a response.
+#[derive(Debug)]
+struct Held {
+    pick: Pick,
+    sender: Sender,
+}
+
+/// The body of a response. The call counts as in flight until it has ended or
+/// is dropped; dropping it early closes the connection to the instance.
+#[derive(Debug)]
+pub struct ResponseBody {
+    incoming: Incoming,
+    held: Option<Held>,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(incoming: Incoming, pick: Pick, sender: Sender) -> Self {
+        let mut body = Self { incoming, held: Some(Held { pick, sender }) };
+        body.release_at_end();
+        body
+    }
+
+    /// Gives the connection back and ends the call if all has been read.
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(Held { pick, sender }) = self.held.take() {
+            give_back(pick.endpoint(), sender);
+        }
+    }
+}
+
+/// Puts a connection back into its pool once it is ready.
+fn give_back(endpoint: &Arc<Endpoint>, mut sender: Sender) {
+    if sender.is_ready() {
+        endpoint.pool.put(sender);
+    } else if !sender.is_closed() {
+        let endpoint = Arc::clone(endpoint);
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, sender.ready()).await {
+                endpoint.pool.put(sender);
+            }
+        });
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                self.release_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                if let Some(Held { pick, .. }) = self.held.take() {
+                    pick.broke_after_head();
+                }
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.release();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,206 @@
+//! One instance at one address: its calls in flight, its recent refusals, its
+//! idle connections and its figures. It lives as long as a table names it or a
+//! call is in flight on it, across any number of table swaps.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use aether_core::coordinates::{SliceName, Version};
+use aether_core::ids::{InstanceId, RevisionNo};
+use tokio::sync::Notify;
+
+use crate::error::CallTarget;
+use crate::gate::Padded;
+use crate::meter::Meter;
+use crate::pool::Pool;
+
+/// First time that an instance is skipped after it refused a connection. It
+/// doubles with each further refusal.
+const EJECTION_MS_MIN: u64 = 100;
+/// Longest time. A restarted instance is found again within it.
+const EJECTION_MS_MAX: u64 = 5_000;
+
+/// Milliseconds since the process first asked; never 0.
+fn clock_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64 + 1
+}
+
+/// What the instances of one version have in common.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct VersionInfo {
+    pub(crate) slice: SliceName,
+    pub(crate) revision: RevisionNo,
+    pub(crate) version: Version,
+}
+
+/// What makes two table rows the same endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct EndpointKey {
+    pub(crate) slice: Arc<SliceName>,
+    pub(crate) revision: RevisionNo,
+    pub(crate) instance: InstanceId,
+    pub(crate) address: SocketAddr,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) info: Arc<VersionInfo>,
+    pub(crate) instance: InstanceId,
+    pub(crate) address: SocketAddr,
+    pub(crate) pool: Pool,
+    pub(crate) meter: Arc<Meter>,
+    started: Padded<AtomicU64>,
+    finished: Padded<AtomicU64>,
+    /// Set when no table names it any more: the last call to end says so.
+    leaving: AtomicBool,
+    became_idle: Arc<Notify>,
+    /// [`clock_ms`] until which it is skipped; 0 for not at all.
+    ejected_until_ms: AtomicU64,
+    refusals: AtomicU32,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        info: Arc<VersionInfo>,
+        instance: InstanceId,
+        address: SocketAddr,
+        meter: Arc<Meter>,
+        became_idle: Arc<Notify>,
+        idle_connections_max: usize,
+    ) -> Self {
+        Self {
+            info,
+            instance,
+            address,
+            pool: Pool::new(idle_connections_max),
+            meter,
+            started: Padded::default(),
+            finished: Padded::default(),
+            leaving: AtomicBool::new(false),
+            became_idle,
+            ejected_until_ms: AtomicU64::new(0),
+            refusals: AtomicU32::new(0),
+        }
+    }
+
+    /// Counts a call as in flight. Only between entering and settling a gate.
+    #[inline]
+    pub(crate) fn announce(&self) {
+        // Relaxed: settling the gate publishes it.
+        self.started.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a call as over.
+    #[inline]
+    pub(crate) fn finish(&self) {
+        // Both in one total order with `leave`: either this sees `leaving`, or
+        // whoever set it sees the call as over.
+        self.finished.0.fetch_add(1, Ordering::SeqCst);
+        if self.leaving.load(Ordering::SeqCst) && self.in_flight() == 0 {
+            self.became_idle.notify_one();
+        }
+    }
+
+    /// Calls in flight. Exact when it gives 0 after the gates of all tables
+    /// that named the endpoint have settled; otherwise of the moment.
+    pub(crate) fn in_flight(&self) -> u64 {
+        // All finished before all started: the other way round, a call that
+        // starts and ends in between would hide one that is still in flight.
+        let finished = self.finished.0.load(Ordering::SeqCst);
+        let started = self.started.0.load(Ordering::SeqCst);
+        started - finished
+    }
+
+    /// No table names it any more.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// A table names it again.
+    pub(crate) fn come_back(&self) {
+        self.leaving.store(false, Ordering::SeqCst);
+        self.pool.reopen();
+    }
+
+    /// Whether calls should rather go elsewhere for now.
+    #[inline]
+    pub(crate) fn is_ejected(&self) -> bool {
+        let until = self.ejected_until_ms.load(Ordering::Relaxed);
+        until != 0 && clock_ms() < until
+    }
+
+    /// A connection was refused: skip it for a while.
+    pub(crate) fn eject(&self) {
+        let refusals = self.refusals.fetch_add(1, Ordering::Relaxed).min(10);
+        let skip_ms = (EJECTION_MS_MIN << refusals).min(EJECTION_MS_MAX);
+        self.ejected_until_ms.store(clock_ms() + skip_ms, Ordering::Relaxed);
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn forgive(&self) {
+        // Reading first keeps the cache line shared in the usual case.
+        if self.refusals.load(Ordering::Relaxed) != 0 {
+            self.refusals.store(0, Ordering::Relaxed);
+            self.ejected_until_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// For errors and log lines.
+    pub(crate) fn target(&self) -> CallTarget {
+        CallTarget {
+            slice: self.info.slice.clone(),
+            version: self.info.version.clone(),
+            instance: self.instance.clone(),
+        }
+    }
+
+    /// Closes connections that were idle for longer than `idle_max`.
+    pub(crate) fn sweep(&self, idle_max: Duration) {
+        self.pool.sweep(idle_max);
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn endpoint_for_tests(name: &str, became_idle: Arc<Notify>) -> Arc<Endpoint> {
+    let info = Arc::new(VersionInfo {
+        slice: "org.example:a".parse().unwrap(),
+        revision: RevisionNo(1),
+        version: "1.0.0".parse().unwrap(),
+    });
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let meter = Arc::default();
+    Arc::new(Endpoint::new(info, name.parse().unwrap(), address, meter, became_idle, 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_call_of_a_leaving_endpoint_says_so() {
+        let idle = Arc::new(Notify::new());
+        let endpoint = endpoint_for_tests("a", Arc::clone(&idle));
+        endpoint.announce();
+        endpoint.announce();
+        endpoint.finish();
+        endpoint.leave();
+        assert_eq!(endpoint.in_flight(), 1);
+        endpoint.finish();
+        idle.notified().await;
+        assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_refusal_ejects_until_a_connection_is_accepted() {
+        let endpoint = endpoint_for_tests("a", Arc::default());
+        assert!(!endpoint.is_ejected());
+        endpoint.eject();
+        assert!(endpoint.is_ejected());
+        endpoint.forgive();
+        assert!(!endpoint.is_ejected());
+    }
+}
