@@ -1,1 +1,15 @@
-//! skeleton
+//! Starts, kills and watches node processes on this machine: for `aether dev`,
+//! the demo, the tests and the benchmarks.
+//!
+//! Everything here is real: the `aether` binary, its configuration files, its
+//! signals. Nothing reaches into a node's memory.
+
+mod cluster;
+mod node;
+mod ports;
+mod processes;
+
+pub use cluster::{Cluster, Topology, free_address};
+pub use node::{Addresses, Node, Roles};
+pub use ports::Lease;
+pub use processes::kill_all_below;

@@ -1,0 +1,276 @@
+//! A cluster of node processes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aether_proto::v1::StatusRequest;
+use aether_proto::v1::cluster_client::ClusterClient;
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::node::{Addresses, Common, Node, Roles};
+use crate::ports::Lease;
+use crate::processes::kill_all_below;
+
+/// Which nodes a cluster has.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Name of the cluster.
+    pub name: String,
+    /// Roles of each node, in order; the voters are named `v0…` unless they do
+    /// everything, then `n0…`; workers `w0…`.
+    pub nodes: Vec<Roles>,
+    /// More lines for every configuration file, such as a `[timing]` table.
+    pub extra: String,
+}
+
+impl Topology {
+    /// Voters, and workers with agent and ingress.
+    pub fn split(voters: usize, workers: usize) -> Self {
+        let mut nodes = vec![Roles::VOTER; voters];
+        nodes.extend(vec![Roles::WORKER; workers]);
+        Self {
+            name: "test".to_owned(),
+            nodes,
+            extra: String::new(),
+        }
+    }
+
+    /// Nodes that do everything.
+    pub fn all_in_one(nodes: usize) -> Self {
+        Self {
+            name: "test".to_owned(),
+            nodes: vec![Roles::ALL; nodes],
+            extra: String::new(),
+        }
+    }
+}
+
+/// A cluster of node processes on this machine. Dropping it kills all of them
+/// and every instance they started.
+pub struct Cluster {
+    /// The nodes, in the order of the topology.
+    pub nodes: Vec<Node>,
+    dir: PathBuf,
+    binary: PathBuf,
+    // Held so that they end with the cluster.
+    _temp: Option<TempDir>,
+    _leases: Vec<Lease>,
+}
+
+/// An address on loopback that nothing listens on, and its lease.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_address() -> Result<(SocketAddr, Lease)> {
+    let lease = Lease::take()?;
+    Ok((SocketAddr::from((Ipv4Addr::LOCALHOST, lease.port())), lease))
+}
+
+fn name_of(roles: Roles, position: usize, workers_before: usize) -> String {
+    match (roles.voter, roles.agent) {
+        (true, true) => format!("n{position}"),
+        (true, false) => format!("v{position}"),
+        (false, _) => format!("w{workers_before}"),
+    }
+}
+
+impl Cluster {
+    /// Prepares a cluster in a temporary directory on free ports, and starts it.
+    ///
+    /// # Errors
+    /// When a file, a port or a process cannot be had.
+    pub fn start(binary: &Path, topology: &Topology) -> Result<Self> {
+        let temp = TempDir::with_prefix("aether-")?;
+        let dir = temp.path().to_owned();
+        let mut leases = Vec::new();
+        let mut addresses = Vec::new();
+        for _ in &topology.nodes {
+            let mut next = || {
+                let (address, lease) = free_address()?;
+                leases.push(lease);
+                anyhow::Ok(address)
+            };
+            addresses.push(Addresses {
+                grpc: next()?,
+                http: next()?,
+                peer: next()?,
+                ingress: next()?,
+            });
+        }
+        let mut cluster = Self::prepare(binary, topology, &dir, &addresses)?;
+        cluster._temp = Some(temp);
+        cluster._leases = leases;
+        cluster.start_all()?;
+        Ok(cluster)
+    }
+
+    /// Writes the configuration of a cluster in a directory of the caller's, on
+    /// addresses of the caller's; starts nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn prepare(
+        binary: &Path,
+        topology: &Topology,
+        dir: &Path,
+        addresses: &[Addresses],
+    ) -> Result<Self> {
+        let mut names = Vec::new();
+        for (position, roles) in topology.nodes.iter().enumerate() {
+            let workers = topology.nodes[..position]
+                .iter()
+                .filter(|r| !r.voter)
+                .count();
+            names.push(name_of(*roles, position, workers));
+        }
+        let voters: Vec<usize> = (0..topology.nodes.len())
+            .filter(|k| topology.nodes[*k].voter)
+            .collect();
+        let founding: Vec<(String, SocketAddr)> = voters
+            .iter()
+            .map(|k| (names[*k].clone(), addresses[*k].peer))
+            .collect();
+        let join: Vec<SocketAddr> = voters.iter().map(|k| addresses[*k].grpc).collect();
+        let common = Common {
+            cluster: &topology.name,
+            voters: &founding,
+            join: &join,
+            extra: &topology.extra,
+        };
+        let mut nodes = Vec::new();
+        for (position, roles) in topology.nodes.iter().enumerate() {
+            let (name, addresses) = (&names[position], addresses[position]);
+            let dir = dir.join(name);
+            nodes.push(Node::prepare(
+                name, *roles, addresses, &dir, binary, &common,
+            )?);
+        }
+        let (dir, binary) = (dir.to_owned(), binary.to_owned());
+        Ok(Self {
+            nodes,
+            dir,
+            binary,
+            _temp: None,
+            _leases: Vec::new(),
+        })
+    }
+
+    /// Starts every node that does not run.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start_all(&mut self) -> Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| node.pid().is_none()) {
+            node.start()?;
+        }
+        Ok(())
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The binary that its nodes run.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Client addresses of the voters.
+    pub fn control_plane(&self) -> Vec<SocketAddr> {
+        self.nodes
+            .iter()
+            .filter(|n| n.roles.voter)
+            .map(|n| n.addresses.grpc)
+            .collect()
+    }
+
+    /// Ingress addresses.
+    pub fn ingresses(&self) -> Vec<SocketAddr> {
+        self.nodes
+            .iter()
+            .filter(|n| n.roles.ingress)
+            .map(|n| n.addresses.ingress)
+            .collect()
+    }
+
+    /// A channel to a node's client gRPC; connects when it is used.
+    pub fn channel(&self, node: usize) -> Channel {
+        channel(self.nodes[node].addresses.grpc)
+    }
+
+    /// Position of the node that leads, once a quorum agrees on one.
+    ///
+    /// # Errors
+    /// When none does within `patience`; says where the nodes' output is.
+    pub async fn leader(&self, patience: Duration) -> Result<usize> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            for (position, node) in self.nodes.iter().enumerate() {
+                if !node.roles.voter || node.pid().is_none() {
+                    continue;
+                }
+                if let Some(name) = leader_according_to(self.channel(position)).await {
+                    let leads = |node: &Node| node.name == name && node.pid().is_some();
+                    if let Some(leader) = self.nodes.iter().position(leads) {
+                        return Ok(leader);
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!(
+            "no leader within {patience:?}; the nodes' output is in {}",
+            self.dir.display()
+        )
+    }
+
+    /// Position of the node with a name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn position(&self, name: &str) -> Result<usize> {
+        let position = self.nodes.iter().position(|node| node.name == name);
+        position.with_context(|| format!("no node is named {name}"))
+    }
+
+    /// Asks every node to end, workers first. Whether all did with success.
+    pub async fn stop_all(&mut self, grace: Duration) -> bool {
+        let mut clean = true;
+        for voters in [false, true] {
+            for node in self.nodes.iter().filter(|n| n.roles.voter == voters) {
+                node.signal(nix::sys::signal::Signal::SIGTERM);
+            }
+            for node in self.nodes.iter_mut().filter(|n| n.roles.voter == voters) {
+                clean &= node.pid().is_none() || node.stop(grace).await;
+            }
+        }
+        clean
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.iter_mut().for_each(Node::kill);
+        kill_all_below(&self.dir);
+    }
+}
+
+fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .expect("a socket address makes a URI")
+        .connect_timeout(Duration::from_secs(1))
+        .connect_lazy()
+}
+
+async fn leader_according_to(channel: Channel) -> Option<String> {
+    let mut request = tonic::Request::new(StatusRequest {});
+    request.set_timeout(Duration::from_secs(2));
+    let mut client = ClusterClient::new(channel);
+    let answer = tokio::time::timeout(Duration::from_secs(2), client.status(request));
+    let status = answer.await.ok()?.ok()?.into_inner();
+    status.leader.filter(|_| status.quorum)
+}
