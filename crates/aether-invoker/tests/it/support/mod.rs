@@ -1,0 +1,64 @@
+//! A control plane that follows a script, and instances that count.
+//! Shared with the tests of `aether-ingress`, by path.
+
+#![allow(dead_code)]
+
+pub mod backend;
+pub mod control;
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use aether_core::table::{Endpoint, SliceTable, VersionSet};
+use aether_core::weights::Weights;
+use aether_core::ids::RevisionNo;
+use aether_core::manifest::IngressRule;
+
+/// No condition takes this long unless something is broken.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Polls until `condition` holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < limit, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// An address on which nobody listens.
+pub fn dead_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// One table, to be changed and published.
+pub fn table(slice: &str, revision: u64, weights: &str) -> SliceTable {
+    SliceTable {
+        slice: slice.parse().unwrap(),
+        table_revision: revision,
+        route_revision: revision,
+        weights: weights.parse::<Weights>().unwrap(),
+        new: None,
+        old: None,
+        ingress: vec![],
+    }
+}
+
+/// One version with its ready endpoints.
+pub fn set(revision: u32, endpoints: &[(&str, SocketAddr)]) -> Option<VersionSet> {
+    let endpoint = |(instance, address): &(&str, SocketAddr)| Endpoint {
+        instance: instance.parse().unwrap(),
+        address: *address,
+    };
+    Some(VersionSet {
+        revision: RevisionNo(revision),
+        version: format!("{revision}.0.0").parse().unwrap(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    })
+}
+
+/// An ingress rule; any host if that is empty.
+pub fn rule(host: &str, path: &str) -> IngressRule {
+    let host = Some(host.to_owned()).filter(|host| !host.is_empty());
+    IngressRule { host, path: path.to_owned() }
+}
