@@ -4,11 +4,15 @@
 //! Everything here is real: the `aether` binary, its configuration files, its
 //! signals. Nothing reaches into a node's memory.
 
+pub mod artifacts;
+mod cli;
 mod cluster;
+pub mod load;
 mod node;
 mod ports;
 mod processes;
 
+pub use cli::Said;
 pub use cluster::{Cluster, Topology, free_address};
 pub use node::{Addresses, Node, Roles};
 pub use ports::Lease;
