@@ -1,0 +1,27 @@
+//! `aether artifact info`
+
+use aether_core::coordinates::Artifact;
+use aether_proto::v1;
+use clap::Args;
+
+use super::artifacts;
+use crate::cli::exit::Failure;
+use crate::cli::{Global, render};
+
+/// Show one artifact with its manifest
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Which: group:artifact:version
+    #[arg(value_name = "ARTIFACT")]
+    artifact: Artifact,
+}
+
+impl Info {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::ArtifactInfoRequest { artifact: self.artifact.to_string() };
+        let artifact =
+            client.read(message, async |c, request| artifacts(c).info(request).await).await?;
+        global.output().show(&artifact, render::artifact::whole)
+    }
+}

@@ -1,0 +1,376 @@
+//! Requests to a cluster over any of its nodes.
+//!
+//! A request goes to the addresses in turn. Where nobody listens, or a node
+//! says that it cannot serve now, the next one is tried, for as long as
+//! `--timeout` allows. A write carries a request id, so that trying it again
+//! cannot do it twice.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::uri::Authority;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::exit::{Exit, Failure, Kind, leaves_open};
+
+/// Longest wait for a TCP connection to one address, so that a machine that is
+/// away does not use up the time of the others.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between two rounds over the addresses: about one election.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a long stream's connection is probed, and how long for an answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// `host:port` of a node's client gRPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address(String);
+
+impl FromStr for Address {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.strip_prefix("http://").unwrap_or(text);
+        let shown: String = text.chars().take(80).collect();
+        let bad = || format!("'{shown}' is not the address of a node, such as 127.0.0.1:8090");
+        // A URI's authority may also have a user and lack a port.
+        let authority: Authority = plain.parse().map_err(|_| bad())?;
+        let has_port = authority.port_u16().is_some_and(|port| port > 0);
+        if authority.host().is_empty() || plain.contains('@') || !has_port {
+            return Err(bad());
+        }
+        Ok(Self(plain.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What came of one try at one address.
+enum Try<T> {
+    /// An answer.
+    Done(T),
+    /// A refusal that every node would give.
+    Refused(Failure),
+    /// Nobody listens there; nothing was sent.
+    Unreached(String),
+    /// A node that cannot serve now, and has done nothing.
+    NotNow(String),
+    /// Sent, and nothing certain came back.
+    Open(String),
+}
+
+/// A way to a cluster.
+pub struct Client {
+    addresses: Vec<Address>,
+    timeout: Duration,
+    actor: String,
+    /// The address to begin with: the last that answered.
+    first: Cell<usize>,
+}
+
+impl Client {
+    /// A client over these addresses, of which there must be one.
+    pub fn new(
+        addresses: Vec<Address>,
+        timeout: Duration,
+        actor: String,
+    ) -> Result<Self, Failure> {
+        if addresses.is_empty() {
+            return Err(Failure::usage("--addr names no node"));
+        }
+        if timeout.is_zero() {
+            return Err(Failure::usage("--timeout must be above zero"));
+        }
+        Ok(Self { addresses, timeout, actor, first: Cell::new(0) })
+    }
+
+    /// Who asks.
+    pub fn actor(&self) -> String {
+        self.actor.clone()
+    }
+
+    /// How long a request may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The same client with more time for what takes longer.
+    pub fn slower_by(&self, more: Duration) -> Self {
+        Self {
+            addresses: self.addresses.clone(),
+            timeout: self.timeout.saturating_add(more),
+            actor: self.actor.clone(),
+            first: self.first.clone(),
+        }
+    }
+
+    /// An id for a write, the same for all its tries.
+    pub fn request_id(&self) -> String {
+        format!("cli-{:032x}", rand::random::<u128>())
+    }
+
+    /// Begins with another address next time.
+    pub fn turn(&self) {
+        self.first.set((self.first.get() + 1) % self.addresses.len());
+    }
+
+    /// Asks something that changes nothing.
+    pub async fn read<M: Clone, T>(
+        &self,
+        message: M,
+        call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.call(Kind::Read, &|| with_deadline(message.clone(), self.timeout), &call).await
+    }
+
+    /// Asks for a change.
+    pub async fn write<M: Clone, T>(
+        &self,
+        message: M,
+        call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.call(Kind::Write, &|| with_deadline(message.clone(), self.timeout), &call).await
+    }
+
+    /// Opens a stream of answers. Only its beginning has a deadline.
+    pub async fn open<M: Clone, T>(
+        &self,
+        message: M,
+        call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.call(Kind::Read, &|| Request::new(message.clone()), &call).await
+    }
+
+    async fn call<M, T>(
+        &self,
+        kind: Kind,
+        request: &impl Fn() -> Request<M>,
+        call: &impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut last = String::new();
+        let mut left_open = false;
+        loop {
+            let mut anyone = false;
+            for nth in 0..self.addresses.len() {
+                let at = (self.first.get() + nth) % self.addresses.len();
+                // What is left is shared by the addresses that are left.
+                let share = (self.addresses.len() - nth) as u32;
+                let patience = deadline.saturating_duration_since(Instant::now()) / share;
+                match self.attempt(at, patience, kind, request(), call).await {
+                    Try::Done(answer) => {
+                        self.first.set(at);
+                        return Ok(answer);
+                    }
+                    Try::Refused(failure) => return Err(failure),
+                    Try::Unreached(why) => last = why,
+                    Try::NotNow(why) => (anyone, last) = (true, why),
+                    Try::Open(why) => (anyone, left_open, last) = (true, true, why),
+                }
+            }
+            // Another round makes sense only where somebody may recover, or
+            // where an earlier try has to be made certain.
+            let again = anyone || left_open;
+            if !again || Instant::now() + ROUND_PAUSE >= deadline {
+                return Err(self.give_up(kind, left_open, &last));
+            }
+            tokio::time::sleep(ROUND_PAUSE).await;
+        }
+    }
+
+    fn give_up(&self, kind: Kind, left_open: bool, last: &str) -> Failure {
+        if kind == Kind::Write && left_open {
+            return Failure::new(
+                Exit::Unknown,
+                format!(
+                    "it is not known whether this was carried out ({last}); \
+                     look with a read before you repeat it"
+                ),
+            );
+        }
+        let tried: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
+        Failure::new(
+            Exit::Unreachable,
+            format!(
+                "no node at {} serves this ({last}); check 'aether status', name other nodes \
+                 with --addr, or start a cluster with 'aether dev'",
+                tried.join(", ")
+            ),
+        )
+    }
+
+    async fn attempt<M, T>(
+        &self,
+        at: usize,
+        patience: Duration,
+        kind: Kind,
+        request: Request<M>,
+        call: &impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Try<T> {
+        let address = &self.addresses[at];
+        let until = Instant::now() + patience;
+        let channel = match connect(address, patience.min(CONNECT_TIME_MAX)).await {
+            Ok(channel) => channel,
+            Err(why) => return Try::Unreached(format!("{address}: {why}")),
+        };
+        match tokio::time::timeout_at(until, call(channel, request)).await {
+            Ok(Ok(response)) => Try::Done(response.into_inner()),
+            Ok(Err(status)) => judge(address, &status, kind),
+            Err(_) => Try::Open(format!("{address}: no answer in time")),
+        }
+    }
+}
+
+/// What an error means for the next address.
+fn judge<T>(address: &Address, status: &Status, kind: Kind) -> Try<T> {
+    let why = || format!("{address}: {}", status.message());
+    // A status with a source was made here, of a broken connection.
+    if status.source().is_some() || leaves_open(status, kind) {
+        return Try::Open(why());
+    }
+    match status.code() {
+        Code::Unavailable => Try::NotNow(why()),
+        Code::DeadlineExceeded => Try::Open(why()),
+        _ => Try::Refused(Failure::from_status(status, kind)),
+    }
+}
+
+fn with_deadline<M>(message: M, timeout: Duration) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+async fn connect(address: &Address, patience: Duration) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(patience)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true);
+    match tokio::time::timeout(patience, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(innermost(&error)),
+        Err(_) => Err("no connection in time".to_owned()),
+    }
+}
+
+/// The last error of a chain, which is what the system said.
+fn innermost(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::net::TcpListener;
+
+    #[test]
+    fn addresses_need_a_host_and_a_port() {
+        for text in ["127.0.0.1:8090", "localhost:1", "[::1]:8090", "http://a.b:65535"] {
+            assert!(text.parse::<Address>().is_ok(), "{text}");
+        }
+        for text in ["", "localhost", "a:70000", "a:0", ":1", "a b:1", "https://a:1", "a:x", "a/b:1"]
+        {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    /// A client over `n` addresses where somebody accepts, without serving.
+    fn client(n: usize, timeout_ms: u64) -> (Client, Vec<TcpListener>) {
+        let listeners: Vec<_> =
+            (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |l: &TcpListener| l.local_addr().unwrap().to_string().parse().unwrap();
+        let addresses = listeners.iter().map(address).collect();
+        let timeout = Duration::from_millis(timeout_ms);
+        (Client::new(addresses, timeout, "test".into()).unwrap(), listeners)
+    }
+
+    /// Answers each try with the next of `answers`, the last one for ever, and
+    /// counts the tries.
+    async fn tries(
+        client: &Client,
+        kind: Kind,
+        answers: &[Result<u32, Status>],
+    ) -> (Result<u32, Failure>, usize) {
+        let count = RefCell::new(0);
+        let call = async |_: Channel, _: Request<()>| {
+            let nth = count.replace_with(|n| *n + 1);
+            answers[nth.min(answers.len() - 1)].clone().map(Response::new)
+        };
+        let result = client.call(kind, &|| Request::new(()), &call).await;
+        (result, count.take())
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_unreachable_at_once() {
+        let (client, listeners) = client(2, 60_000);
+        drop(listeners);
+        let (result, tried) = tries(&client, Kind::Write, &[Ok(1)]).await;
+        let failure = result.unwrap_err();
+        assert_eq!((failure.exit(), tried), (Exit::Unreachable, 0));
+        assert!(failure.message().contains("aether dev"), "{}", failure.message());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_away_is_passed_over_and_not_asked_first_again() {
+        let (client, mut listeners) = client(2, 60_000);
+        drop(listeners.remove(0));
+        assert_eq!(tries(&client, Kind::Write, &[Ok(7)]).await, (Ok(7), 1));
+        assert_eq!(client.first.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_leader_is_asked_again() {
+        let (client, _listeners) = client(2, 60_000);
+        let no_leader = || Err(Status::unavailable("no leader"));
+        let answers = [no_leader(), no_leader(), no_leader(), Ok(3)];
+        assert_eq!(tries(&client, Kind::Write, &answers).await, (Ok(3), 4));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_asked_again() {
+        let (client, _listeners) = client(2, 60_000);
+        let (result, tried) =
+            tries(&client, Kind::Write, &[Err(Status::failed_precondition("no"))]).await;
+        assert_eq!((result.unwrap_err().exit(), tried), (Exit::Refused, 1));
+    }
+
+    #[tokio::test]
+    async fn a_write_left_open_is_made_certain_or_said_to_be_unknown() {
+        let (client, _listeners) = client(1, 500);
+        let lost = || Err(Status::unknown("connection lost"));
+        assert_eq!(tries(&client, Kind::Write, &[lost(), Ok(5)]).await, (Ok(5), 2));
+        let (result, _) = tries(&client, Kind::Write, &[lost()]).await;
+        assert_eq!(result.unwrap_err().exit(), Exit::Unknown);
+        let late = [Err(Status::unavailable("no leader"))];
+        let (result, _) = tries(&client, Kind::Write, &late).await;
+        assert_eq!(result.unwrap_err().exit(), Exit::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_hangs_is_unreachable() {
+        let (client, _listeners) = client(1, 300);
+        let call = async |_: Channel, _: Request<()>| {
+            std::future::pending::<Result<Response<()>, Status>>().await
+        };
+        let read = client.call(Kind::Read, &|| Request::new(()), &call).await;
+        assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);
+        let write = client.call(Kind::Write, &|| Request::new(()), &call).await;
+        assert_eq!(write.unwrap_err().exit(), Exit::Unknown);
+    }
+}

@@ -1,0 +1,178 @@
+//! Follows an update through its changes, over the failure of any one node.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use aether_core::records::UpdateState;
+use aether_proto::v1;
+use tokio::time::Instant;
+use tonic::Streaming;
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::options::Wait;
+use super::output::say;
+use super::render;
+use super::update::updates;
+
+/// How long nobody may answer before following is given up. An election takes
+/// less than a second, the restart of a node a few.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Pause before another address is asked after a stream broke.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
+
+/// Calls `on` for every message of the update until it breaks or the update
+/// has ended, and gives the last message.
+///
+/// # Errors
+/// The update does not exist, nobody answered for too long, or `on` failed.
+pub async fn follow(
+    client: &Client,
+    update_id: &str,
+    mut on: impl FnMut(&v1::Update) -> Result<ControlFlow<()>, Failure>,
+) -> Result<v1::Update, Failure> {
+    let mut reference = v1::UpdateRef { update_id: update_id.to_owned(), ..Default::default() };
+    let mut silent_since = Instant::now();
+    let mut heard = false;
+    loop {
+        let opened = client
+            .open(reference.clone(), async |channel, request| updates(channel).watch(request).await)
+            .await;
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            // Only silence is worth another try, and only of somebody who has
+            // spoken: the first connection has had its tries already.
+            Err(failure)
+                if heard
+                    && failure.exit() == Exit::Unreachable
+                    && silent_since.elapsed() < SILENCE_MAX =>
+            {
+                client.turn();
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        while let Some(update) = next(&mut stream).await {
+            (heard, silent_since) = (true, Instant::now());
+            // `current` may mean another update after a reconnect.
+            reference.update_id.clone_from(&update.update_id);
+            if on(&update)?.is_break() || is_terminal(&update) {
+                return Ok(update);
+            }
+        }
+        if silent_since.elapsed() > SILENCE_MAX {
+            return Err(Failure::new(
+                Exit::Unreachable,
+                "no node tells of this update any more; try 'aether update status'",
+            ));
+        }
+        say("the connection was lost; asking another node");
+        client.turn();
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// The next message; a broken stream ends like one that is over.
+async fn next(stream: &mut Streaming<v1::Update>) -> Option<v1::Update> {
+    stream.message().await.ok().flatten()
+}
+
+/// The state of an update, if this client knows it.
+pub fn state_of(update: &v1::Update) -> Option<UpdateState> {
+    UpdateState::ALL.into_iter().find(|state| state.as_str() == update.state)
+}
+
+/// Whether nothing will happen to it any more.
+pub fn is_terminal(update: &v1::Update) -> bool {
+    state_of(update).is_some_and(UpdateState::is_terminal)
+}
+
+/// How a waiting verb judges the update that it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// What was asked for is there.
+    Done,
+    /// It will not come any more.
+    Missed,
+    /// Not yet.
+    Waiting,
+}
+
+/// Waits until `judge` is done, saying each change on stderr.
+///
+/// # Errors
+/// The update went elsewhere, or `wait_timeout` passed: both exit 1.
+pub async fn wait_for(
+    client: &Client,
+    update_id: &str,
+    wait: &Wait,
+    judge: impl Fn(UpdateState) -> Verdict,
+) -> Result<v1::Update, Failure> {
+    let began = Instant::now();
+    let mut shown = String::new();
+    let following = follow(client, update_id, |update| {
+        let gist = render::update::gist(update);
+        if gist != shown {
+            say(&render::update::change(update, began.elapsed().as_millis() as u64));
+            shown = gist;
+        }
+        Ok(match state_of(update).map(&judge) {
+            Some(Verdict::Waiting) | None => ControlFlow::Continue(()),
+            Some(_) => ControlFlow::Break(()),
+        })
+    });
+    let Ok(ended) = tokio::time::timeout(wait.wait_timeout.duration(), following).await else {
+        return Err(Failure::failed(format!(
+            "not there after {}; it goes on: 'aether update explain {update_id}' says what it \
+             waits for",
+            wait.wait_timeout
+        )));
+    };
+    let update = ended?;
+    match state_of(&update).map(judge) {
+        Some(Verdict::Done) => Ok(update),
+        _ => Err(went_elsewhere(&update)),
+    }
+}
+
+/// The error for an update that did not go where it was to go.
+pub fn went_elsewhere(update: &v1::Update) -> Failure {
+    let why = update.outcome.as_ref().map(render::update::reason).unwrap_or_default();
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    Failure::failed(format!(
+        "update {} of {} is {}{why}; 'aether update status {}' shows its history",
+        update.update_id, update.artifact_base, update.state, update.update_id
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_states_are_the_cores() {
+        let update = |state: &str| v1::Update { state: state.into(), ..Default::default() };
+        for state in ["COMPLETED", "ROLLED_BACK", "FAILED"] {
+            assert!(is_terminal(&update(state)), "{state}");
+        }
+        for state in ["PENDING", "ROUTING", "ROLLING_BACK", "", "LATER_INVENTION"] {
+            assert!(!is_terminal(&update(state)), "{state}");
+        }
+    }
+
+    #[test]
+    fn an_update_that_went_elsewhere_says_why() {
+        let update = v1::Update {
+            update_id: "u1".into(),
+            artifact_base: "a.b:c".into(),
+            state: "ROLLED_BACK".into(),
+            outcome: Some(v1::Reason { code: "crash_loop".into(), message: "exit 1".into() }),
+            ..Default::default()
+        };
+        let failure = went_elsewhere(&update);
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert!(failure.message().contains("ROLLED_BACK (crash_loop: exit 1)"));
+    }
+}

@@ -1,0 +1,75 @@
+//! `aether logs`
+
+use aether_core::coordinates::SliceReference;
+use aether_core::ids::InstanceId;
+use aether_proto::v1;
+use clap::Args;
+
+use super::Global;
+use super::deploy::slices;
+use super::exit::{Failure, Kind};
+
+/// Print the log lines of instances
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Whose: group:artifact[:version][@env] or an instance id
+    #[arg(value_name = "TARGET", value_parser = target)]
+    target: String,
+    /// Go on with new lines as they come
+    #[arg(long, short)]
+    follow: bool,
+    /// Last lines per instance [default: 100]
+    #[arg(long, value_name = "N")]
+    tail: Option<u32>,
+}
+
+/// Checks the form and keeps the text.
+fn target(text: &str) -> Result<String, String> {
+    let problem = match text.contains(':') {
+        true => text.parse::<SliceReference>().err().map(|e| e.to_string()),
+        false => text.parse::<InstanceId>().err().map(|e| e.to_string()),
+    };
+    problem.map_or_else(|| Ok(text.to_owned()), Err)
+}
+
+impl Logs {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let output = global.output();
+        let message =
+            v1::LogsRequest { target: self.target, follow: self.follow, tail: self.tail };
+        let mut lines =
+            client.open(message, async |c, request| slices(c).logs(request).await).await?;
+        loop {
+            let next = lines.message();
+            let next = match self.follow {
+                true => next.await,
+                // Lines that exist come at once; silence means a node that hangs.
+                false => tokio::time::timeout(client.timeout(), next).await.map_err(|_| {
+                    Failure::new(
+                        super::exit::Exit::Unreachable,
+                        "no more lines came in time; a node may be away: 'aether nodes'",
+                    )
+                })?,
+            };
+            let next = next.map_err(|status| Failure::from_status(&status, Kind::Read))?;
+            let Some(line) = next else { return Ok(()) };
+            output.show_one_of_many(&line, |line| format!("{} | {}", line.instance_id, line.line))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_of_slices_versions_or_instances() {
+        for text in ["a.b:c", "a.b:c:1.0.0@blue", "my-slice-1f-0"] {
+            assert!(target(text).is_ok(), "{text}");
+        }
+        for text in ["", "../x", "a:b:c:d", "a.b:c:one", "a b"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+    }
+}

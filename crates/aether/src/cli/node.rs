@@ -1,0 +1,65 @@
+//! `aether node`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use tracing_subscriber::EnvFilter;
+
+use super::exit::Failure;
+use super::output::say;
+use crate::node::config::{Log, NodeConfig};
+
+/// Run a node
+#[derive(Debug, Args)]
+pub struct Node {
+    /// The node's configuration (TOML); AETHER_NODE_… variables override it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Listen on other than loopback without TLS and a token
+    #[arg(long)]
+    insecure: bool,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
+}
+
+impl Node {
+    pub fn run(self) -> Result<(), Failure> {
+        if self.exit_with_parent {
+            set_pdeathsig(Signal::SIGTERM).map_err(|error| {
+                Failure::failed(format!("cannot follow the parent process: {error}"))
+            })?;
+        }
+        let loaded = NodeConfig::load(&self.config).map_err(Failure::usage)?;
+        for warning in &loaded.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        let config = loaded.config;
+        config.check_exposure(self.insecure).map_err(Failure::usage)?;
+        logging(&config.log)?;
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+            .block_on(crate::node::run(config))
+            .map_err(|error| Failure::failed(format!("{error:#}")))
+    }
+}
+
+/// What the node says about itself goes to stderr.
+fn logging(log: &Log) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&log.level)
+        .map_err(|error| Failure::usage(format!("configuration: log.level: {error}")))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    if log.json {
+        lines.json().init();
+    } else {
+        lines.init();
+    }
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! One update: the whole of it for `status`, a few lines for `watch`, a row
+//! for `list`.
+
+use aether_core::weights::Weights;
+use aether_proto::v1;
+
+use super::{fields, or_dash, percent, percent_of_ppm, slice, span, table};
+
+/// History entries shown; `-o json` has them all.
+const HISTORY_SHOWN: usize = 10;
+
+/// The whole of an update.
+pub fn whole(update: &v1::Update) -> String {
+    let pending = update.pending_routing.as_ref().map(|routing| {
+        format!("{routing}, waits for 'aether update approve {}'", update.update_id)
+    });
+    let mut text = fields(&[
+        ("update", update.update_id.clone()),
+        ("slice", update.artifact_base.clone()),
+        ("versions", versions(update)),
+        ("state", update.state.clone()),
+        ("requested", requested(update)),
+        ("pending", pending.unwrap_or_default()),
+        ("actual", actual(update)),
+        ("instances", instances(update)),
+        ("paused", update.pause.as_ref().map(reason).unwrap_or_default()),
+        ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
+        ("waits for", update.waits_for.join("\n")),
+        ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
+        ("thresholds", thresholds(update)),
+        ("cleanup", update.cleanup_policy.clone()),
+        ("started by", update.actor.clone()),
+        ("as of", update.as_of.as_ref().map(as_of).unwrap_or_default()),
+    ]);
+    let all = update.new_instances_state.iter().chain(&update.old_instances_state);
+    let rows: Vec<_> = all.map(slice::instance_row).collect();
+    if !rows.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&table(&slice::INSTANCE_HEADER, rows));
+    }
+    if !update.history.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&history(&update.history));
+    }
+    text
+}
+
+fn history(entries: &[v1::HistoryEntry]) -> String {
+    let row = |entry: &v1::HistoryEntry| {
+        vec![
+            entry.index.to_string(),
+            entry.state.clone(),
+            entry.routing.clone(),
+            entry.actor.clone(),
+            entry.event.clone(),
+        ]
+    };
+    let skipped = entries.len().saturating_sub(HISTORY_SHOWN);
+    let rows = entries[skipped..].iter().map(row).collect();
+    table(&["INDEX", "STATE", "ROUTING", "BY", "EVENT"], rows)
+}
+
+/// What `watch` prints for a change, under how long it has been watching.
+pub fn change(update: &v1::Update, watched_ms: u64) -> String {
+    let mut text = format!(
+        "[{:>7}] {} {} {}",
+        format!("{}.{}s", watched_ms / 1_000, watched_ms % 1_000 / 100),
+        update.update_id,
+        update.state,
+        requested(update)
+    );
+    let pending = update.pending_routing.as_ref();
+    let details = fields(&[
+        ("actual", actual(update)),
+        ("instances", instances(update)),
+        ("pending", pending.map(|p| format!("{p}, waits for approval")).unwrap_or_default()),
+        ("paused", update.pause.as_ref().map(reason).unwrap_or_default()),
+        ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
+        ("waits for", update.waits_for.join("\n")),
+        ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
+    ]);
+    for line in details.lines() {
+        text.push_str("\n          ");
+        text.push_str(line);
+    }
+    text
+}
+
+/// What makes one message of a watch differ from the one before. Times and
+/// shares move all the while and do not count.
+pub fn gist(update: &v1::Update) -> String {
+    let instance = |i: &v1::Instance| format!("{} {} {}", i.instance_id, i.state, i.restarts);
+    let code = |r: &Option<v1::Reason>| r.as_ref().map(|r| r.code.clone());
+    let all = update.new_instances_state.iter().chain(&update.old_instances_state);
+    format!(
+        "{:?}",
+        (
+            (&update.state, &update.routing, &update.pending_routing, &update.effective_routing),
+            (code(&update.pause), code(&update.outcome), &update.waits_for, update.modified),
+            all.map(instance).collect::<Vec<_>>(),
+        )
+    )
+}
+
+/// Rows of `list`.
+pub fn list(updates: &[v1::Update]) -> String {
+    let row = |update: &v1::Update| {
+        vec![
+            update.update_id.clone(),
+            update.artifact_base.clone(),
+            versions(update),
+            update.state.clone(),
+            update.routing.clone(),
+            update.actual_new_ppm.map_or_else(|| "-".to_owned(), percent_of_ppm),
+            instances(update),
+            or_dash(update.pause.as_ref().map_or("", |pause| &pause.code)),
+        ]
+    };
+    let header =
+        ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED"];
+    table(&header, updates.iter().map(row).collect())
+}
+
+fn versions(update: &v1::Update) -> String {
+    let old = update.old_version.as_deref().unwrap_or("(none)");
+    format!("{old} -> {}", update.new_version)
+}
+
+/// The committed ratio as a share, and what of it holds now, if that differs.
+fn requested(update: &v1::Update) -> String {
+    let Ok(weights) = update.routing.parse::<Weights>() else {
+        return update.routing.clone();
+    };
+    let share = f64::from(weights.new_side()) / f64::from(weights.total());
+    let mut text = format!("{weights} ({} new)", percent(share));
+    if update.effective_routing.is_empty() {
+        text.push_str(", but no version has a ready instance");
+    } else if update.effective_routing != update.routing {
+        text.push_str(&format!(
+            ", but {} by the instances that are ready",
+            update.effective_routing
+        ));
+    }
+    text
+}
+
+fn actual(update: &v1::Update) -> String {
+    match update.actual_new_ppm {
+        Some(ppm) => format!(
+            "{} new of {} calls in the last 10 s",
+            percent_of_ppm(ppm),
+            update.actual_requests
+        ),
+        None => "no calls seen in the last 10 s".to_owned(),
+    }
+}
+
+fn instances(update: &v1::Update) -> String {
+    let ready = |instances: &[v1::Instance]| {
+        instances.iter().filter(|instance| instance.state == "READY").count()
+    };
+    let new = format!("new {}/{}", ready(&update.new_instances_state), update.instances);
+    if update.old_version.is_none() {
+        return new;
+    }
+    format!("{new}, old {}/{}", ready(&update.old_instances_state), update.old_instances)
+}
+
+fn thresholds(update: &v1::Update) -> String {
+    let approval = if update.require_manual_approval { ", each step approved by hand" } else { "" };
+    format!(
+        "error rate {}, p99 {} ms{approval}",
+        percent(update.max_error_rate),
+        update.max_latency_ms
+    )
+}
+
+/// Code and sentence of a reason.
+pub fn reason(reason: &v1::Reason) -> String {
+    match reason.message.as_str() {
+        "" => reason.code.clone(),
+        message => format!("{}: {message}", reason.code),
+    }
+}
+
+/// When something happens by itself, and what.
+pub fn deadline(deadline: &v1::Deadline) -> String {
+    let amount = span(deadline.in_ms.unsigned_abs());
+    match deadline.in_ms {
+        0.. => format!("{} in {amount}", deadline.action),
+        _ => format!("{} overdue by {amount}", deadline.action),
+    }
+}
+
+/// How fresh an answer is; said only where it matters.
+pub fn as_of(as_of: &v1::AsOf) -> String {
+    if !as_of.stale {
+        return String::new();
+    }
+    format!("index {} on node {}, without asking the leader", as_of.index, as_of.node)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// An update in the middle of its way, with everything to show.
+    pub fn routing_update() -> v1::Update {
+        let instance = |id: &str, version: &str, state: &str| v1::Instance {
+            instance_id: id.into(),
+            slice: "org.example:my-slice".into(),
+            version: version.into(),
+            node: "n1".into(),
+            state: state.into(),
+            endpoint: "127.0.0.1:10001".into(),
+            since_ms: 61_500,
+            ..Default::default()
+        };
+        v1::Update {
+            update_id: "u1f".into(),
+            artifact_base: "org.example:my-slice".into(),
+            state: "ROUTING".into(),
+            old_version: Some("1.0.0".into()),
+            new_version: "2.0.0".into(),
+            routing: "1:3".into(),
+            actual_new_ppm: Some(249_812),
+            actual_requests: 1_203,
+            effective_routing: "1:3".into(),
+            instances: 1,
+            old_instances: 2,
+            new_instances_state: vec![instance("my-slice-1f-0", "2.0.0", "READY")],
+            old_instances_state: vec![
+                instance("my-slice-5-0", "1.0.0", "READY"),
+                v1::Instance {
+                    reason: Some(v1::Reason {
+                        code: "probe_failed".into(),
+                        message: "GET /ready: 503".into(),
+                    }),
+                    restarts: 1,
+                    ..instance("my-slice-5-1", "1.0.0", "UNREADY")
+                },
+            ],
+            max_error_rate: 0.01,
+            max_latency_ms: 500,
+            cleanup_policy: "IMMEDIATE".into(),
+            deadline: Some(v1::Deadline { in_ms: 86_399_400, action: "ALERT".into() }),
+            actor: "alice".into(),
+            modified: 99,
+            history: vec![v1::HistoryEntry {
+                index: 99,
+                actor: "alice".into(),
+                state: "ROUTING".into(),
+                routing: "1:3".into(),
+                event: "routing set".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn status_shows_requested_and_actual_side_by_side() {
+        let expected = "\
+update      u1f
+slice       org.example:my-slice
+versions    1.0.0 -> 2.0.0
+state       ROUTING
+requested   1:3 (25 % new)
+actual      24.98 % new of 1203 calls in the last 10 s
+instances   new 1/1, old 1/2
+deadline    ALERT in 23h 59m 59s
+thresholds  error rate 1 %, p99 500 ms
+cleanup     IMMEDIATE
+started by  alice
+
+INSTANCE       VERSION  NODE  STATE    SINCE   RESTARTS  ENDPOINT         REASON
+my-slice-1f-0  2.0.0    n1    READY    1m 1s   0         127.0.0.1:10001  -
+my-slice-5-0   1.0.0    n1    READY    1m 1s   0         127.0.0.1:10001  -
+my-slice-5-1   1.0.0    n1    UNREADY  1m 1s   1         127.0.0.1:10001  probe_failed: GET /ready: 503
+
+INDEX  STATE    ROUTING  BY     EVENT
+99     ROUTING  1:3      alice  routing set";
+        let squeezed = |text: &str| text.replace("SINCE   ", "SINCE  ").replace("1m 1s   ", "1m 1s  ");
+        assert_eq!(squeezed(&whole(&routing_update())), squeezed(expected));
+    }
+
+    #[test]
+    fn status_says_what_holds_an_update_back() {
+        let update = v1::Update {
+            effective_routing: "0:1".into(),
+            pending_routing: Some("1:1".into()),
+            actual_new_ppm: None,
+            pause: Some(v1::Reason {
+                code: "threshold_exceeded".into(),
+                message: "error rate 4 % is above 1 %".into(),
+            }),
+            deadline: Some(v1::Deadline { in_ms: -1_500, action: "ROLLBACK".into() }),
+            waits_for: vec!["one thing".into(), "another".into()],
+            as_of: Some(v1::AsOf { index: 7, stale: true, node: "n2".into() }),
+            ..routing_update()
+        };
+        let text = whole(&update);
+        for part in [
+            "requested   1:3 (25 % new), but 0:1 by the instances that are ready",
+            "pending     1:1, waits for 'aether update approve u1f'",
+            "actual      no calls seen in the last 10 s",
+            "paused      threshold_exceeded: error rate 4 % is above 1 %",
+            "deadline    ROLLBACK overdue by 1s",
+            "waits for   one thing\n            another",
+            "as of       index 7 on node n2, without asking the leader",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_first_deployment_has_no_old_side() {
+        let update = v1::Update { old_version: None, ..routing_update() };
+        let text = whole(&update);
+        assert!(text.contains("versions    (none) -> 2.0.0"), "{text}");
+        assert!(text.contains("instances   new 1/1\n"), "{text}");
+    }
+
+    #[test]
+    fn watch_prints_a_block_that_starts_with_the_time() {
+        let update = v1::Update { deadline: None, ..routing_update() };
+        assert_eq!(
+            change(&update, 12_345),
+            "[  12.3s] u1f ROUTING 1:3 (25 % new)\n          \
+             actual     24.98 % new of 1203 calls in the last 10 s\n          \
+             instances  new 1/1, old 1/2"
+        );
+    }
+
+    #[test]
+    fn only_a_change_changes_the_gist() {
+        let update = routing_update();
+        let mut later = update.clone();
+        later.actual_new_ppm = Some(1);
+        later.deadline = None;
+        later.new_instances_state[0].since_ms += 1;
+        assert_eq!(gist(&update), gist(&later));
+        later.new_instances_state[0].state = "CRASHED".into();
+        assert_ne!(gist(&update), gist(&later));
+    }
+
+    #[test]
+    fn list_has_a_row_per_update() {
+        let text = list(&[routing_update()]);
+        let row = text.lines().nth(1).unwrap();
+        let words: Vec<&str> = row.split("  ").map(str::trim).filter(|w| !w.is_empty()).collect();
+        assert_eq!(
+            words,
+            [
+                "u1f",
+                "org.example:my-slice",
+                "1.0.0 -> 2.0.0",
+                "ROUTING",
+                "1:3",
+                "24.98 %",
+                "new 1/1, old 1/2",
+                "-"
+            ]
+        );
+    }
+}

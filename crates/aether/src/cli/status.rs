@@ -1,0 +1,29 @@
+//! `aether status`
+
+use aether_proto::MESSAGE_BYTES_MAX;
+use aether_proto::v1;
+use aether_proto::v1::cluster_client::ClusterClient;
+use clap::Args;
+use tonic::transport::Channel;
+
+use super::exit::Failure;
+use super::{Global, render};
+
+/// Show the cluster: leader, quorum, log, sessions
+#[derive(Debug, Args)]
+pub struct Status {}
+
+impl Status {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let status = client
+            .read(v1::StatusRequest {}, async |c, request| cluster(c).status(request).await)
+            .await?;
+        global.output().show(&status, render::cluster::status)
+    }
+}
+
+/// The service, over a channel.
+pub fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}

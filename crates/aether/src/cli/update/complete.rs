@@ -1,0 +1,49 @@
+//! `aether update complete`
+
+use aether_core::records::UpdateState;
+use aether_proto::v1;
+use clap::Args;
+
+use super::{Which, show, updates};
+use crate::cli::Global;
+use crate::cli::exit::Failure;
+use crate::cli::follow::{Verdict, wait_for};
+use crate::cli::options::Wait;
+
+/// Complete an update that routes 1:0: removes the old version
+#[derive(Debug, Args)]
+pub struct Complete {
+    #[command(flatten)]
+    which: Which,
+    /// Stop waiting for sessions that cannot be reached
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Complete {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::CompleteRequest {
+            update_id: self.which.id(),
+            force: self.force,
+            request_id: client.request_id(),
+            actor: client.actor(),
+        };
+        let mut update =
+            client.write(message, async |c, request| updates(c).complete(request).await).await?;
+        if self.wait.wait {
+            update = wait_for(&client, &update.update_id, &self.wait, judge).await?;
+        }
+        show(global.output(), &update)
+    }
+}
+
+fn judge(state: UpdateState) -> Verdict {
+    match state {
+        UpdateState::Completed => Verdict::Done,
+        state if state.is_terminal() => Verdict::Missed,
+        _ => Verdict::Waiting,
+    }
+}

@@ -1,0 +1,25 @@
+//! `aether update health`
+
+use aether_proto::v1;
+use clap::Args;
+
+use super::{Which, updates};
+use crate::cli::exit::Failure;
+use crate::cli::{Global, render};
+
+/// Show requests, errors and latencies of both versions
+#[derive(Debug, Args)]
+pub struct Health {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Health {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::UpdateRef { update_id: self.which.id(), ..Default::default() };
+        let health =
+            client.read(message, async |c, request| updates(c).health(request).await).await?;
+        global.output().show(&health, render::health::whole)
+    }
+}

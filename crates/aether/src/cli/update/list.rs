@@ -1,0 +1,34 @@
+//! `aether update list`
+
+use aether_proto::v1;
+use clap::Args;
+
+use super::updates;
+use crate::cli::exit::Failure;
+use crate::cli::output::say;
+use crate::cli::{Global, render};
+
+/// List active updates
+#[derive(Debug, Args)]
+pub struct List {
+    /// The ended ones that are still kept, too
+    #[arg(long)]
+    all: bool,
+    /// Take the answering node's own copy, without asking the leader
+    #[arg(long)]
+    stale: bool,
+}
+
+impl List {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::ListUpdatesRequest { all: self.all, stale: self.stale };
+        let response =
+            client.read(message, async |c, request| updates(c).list(request).await).await?;
+        let fresh = response.as_of.as_ref().map(render::update::as_of).unwrap_or_default();
+        if !fresh.is_empty() {
+            say(&format!("as of {fresh}"));
+        }
+        global.output().show(&response, |response| render::update::list(&response.updates))
+    }
+}

@@ -1,0 +1,86 @@
+//! `aether update …`: move slices from one version to another.
+
+mod approve;
+mod complete;
+mod explain;
+mod health;
+mod list;
+mod resume;
+mod rollback;
+mod routing;
+mod start;
+mod status;
+mod watch;
+
+use aether_core::ids::UpdateId;
+use aether_proto::MESSAGE_BYTES_MAX;
+use aether_proto::v1;
+use aether_proto::v1::updates_client::UpdatesClient;
+use clap::{Args, Subcommand};
+use tonic::transport::Channel;
+
+use super::exit::Failure;
+use super::output::{Output, say};
+use super::{Global, asking, render};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Start(start::Start),
+    Routing(routing::Routing),
+    Status(status::Status),
+    List(list::List),
+    Health(health::Health),
+    Complete(complete::Complete),
+    Rollback(rollback::Rollback),
+    Resume(resume::Resume),
+    Approve(approve::Approve),
+    Watch(watch::Watch),
+    Explain(explain::Explain),
+}
+
+impl Command {
+    /// Carries the verb out.
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        match self {
+            Self::Start(verb) => asking(verb.run(global)),
+            Self::Routing(verb) => asking(verb.run(global)),
+            Self::Status(verb) => asking(verb.run(global)),
+            Self::List(verb) => asking(verb.run(global)),
+            Self::Health(verb) => asking(verb.run(global)),
+            Self::Complete(verb) => asking(verb.run(global)),
+            Self::Rollback(verb) => asking(verb.run(global)),
+            Self::Resume(verb) => asking(verb.run(global)),
+            Self::Approve(verb) => asking(verb.run(global)),
+            Self::Watch(verb) => asking(verb.run(global)),
+            Self::Explain(verb) => asking(verb.run(global)),
+        }
+    }
+}
+
+/// Which update.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Id of the update, a unique prefix of it, or 'current' for the only live one
+    #[arg(value_name = "UPDATE-ID")]
+    id: UpdateId,
+}
+
+impl Which {
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+/// The service, over a channel.
+pub fn updates(channel: Channel) -> UpdatesClient<Channel> {
+    UpdatesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Prints what a write answered: the update, and on stderr its note.
+fn show(output: Output, update: &v1::Update) -> Result<(), Failure> {
+    if !update.note.is_empty() {
+        say(&update.note);
+    }
+    output.show(update, render::update::whole)
+}

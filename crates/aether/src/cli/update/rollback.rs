@@ -1,0 +1,53 @@
+//! `aether update rollback`
+
+use aether_core::records::UpdateState;
+use aether_proto::v1;
+use clap::Args;
+
+use super::{Which, show, updates};
+use crate::cli::Global;
+use crate::cli::exit::Failure;
+use crate::cli::follow::{Verdict, wait_for};
+use crate::cli::options::Wait;
+
+/// Take every request back to the old version, and remove the new one
+#[derive(Debug, Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    which: Which,
+    /// Route to the old version at once, whatever its capacity
+    #[arg(long)]
+    now: bool,
+    /// Stop waiting for sessions that cannot be reached
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Rollback {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::RollbackRequest {
+            update_id: self.which.id(),
+            now: self.now,
+            force: self.force,
+            request_id: client.request_id(),
+            actor: client.actor(),
+        };
+        let mut update =
+            client.write(message, async |c, request| updates(c).rollback(request).await).await?;
+        if self.wait.wait {
+            update = wait_for(&client, &update.update_id, &self.wait, judge).await?;
+        }
+        show(global.output(), &update)
+    }
+}
+
+fn judge(state: UpdateState) -> Verdict {
+    match state {
+        UpdateState::RolledBack => Verdict::Done,
+        state if state.is_terminal() => Verdict::Missed,
+        _ => Verdict::Waiting,
+    }
+}

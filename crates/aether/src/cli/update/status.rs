@@ -1,0 +1,27 @@
+//! `aether update status`
+
+use aether_proto::v1;
+use clap::Args;
+
+use super::{Which, show, updates};
+use crate::cli::Global;
+use crate::cli::exit::Failure;
+
+/// Show where an update is: requested and actual weights, instances, waits
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    which: Which,
+    /// Take the answering node's own copy, without asking the leader
+    #[arg(long)]
+    stale: bool,
+}
+
+impl Status {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::GetUpdateRequest { update_id: self.which.id(), stale: self.stale };
+        let update = client.read(message, async |c, request| updates(c).get(request).await).await?;
+        show(global.output(), &update)
+    }
+}

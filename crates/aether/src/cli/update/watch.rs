@@ -1,0 +1,45 @@
+//! `aether update watch`
+
+use std::ops::ControlFlow;
+
+use aether_core::records::UpdateState;
+use clap::Args;
+use tokio::time::Instant;
+
+use super::Which;
+use crate::cli::exit::Failure;
+use crate::cli::follow::{follow, state_of, went_elsewhere};
+use crate::cli::{Global, render};
+
+/// Print an update's changes until it has ended
+///
+/// Exits with 0 when it ended COMPLETED or ROLLED_BACK, with 1 when FAILED.
+/// With '-o json', each change is one line.
+#[derive(Debug, Args)]
+pub struct Watch {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Watch {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let output = global.output();
+        let began = Instant::now();
+        let mut shown = String::new();
+        let ended = follow(&client, &self.which.id(), |update| {
+            let gist = render::update::gist(update);
+            if gist != shown {
+                let watched_ms = began.elapsed().as_millis() as u64;
+                output.show_one_of_many(update, |u| render::update::change(u, watched_ms))?;
+                shown = gist;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .await?;
+        match state_of(&ended) {
+            Some(UpdateState::Completed | UpdateState::RolledBack) => Ok(()),
+            _ => Err(went_elsewhere(&ended)),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The configuration as it is written: every key optional, nothing unknown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use aether_core::duration::Millis;
+use aether_core::ids::NodeName;
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub name: Option<NodeName>,
+    pub cluster: Option<String>,
+    pub data_dir: Option<PathBuf>,
+    pub roles: Option<Vec<Role>>,
+    pub grpc: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
+    pub ingress: Option<SocketAddr>,
+    #[serde(default)]
+    pub voters: Vec<Voter>,
+    #[serde(default)]
+    pub join: Vec<SocketAddr>,
+    #[serde(default)]
+    pub agent: Agent,
+    #[serde(default)]
+    pub timing: Timing,
+    #[serde(default)]
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Voter,
+    Agent,
+    Ingress,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voter {
+    pub name: NodeName,
+    pub peer: SocketAddr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    pub instances_max: Option<u32>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    pub ports: Option<Ports>,
+    pub bind_ip: Option<IpAddr>,
+    pub port_reuse_after: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    pub heartbeat: Option<Span>,
+    pub election_min: Option<Span>,
+    pub election_max: Option<Span>,
+    pub session_lease: Option<Span>,
+    pub agent_lease: Option<Span>,
+    pub max_table_age: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: Option<String>,
+    pub json: Option<bool>,
+}
+
+/// A duration, whose error asks for the unit also where a number was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Span(pub Millis);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Span;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration with a unit, such as \"500ms\", \"10s\" or \"5m\"")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map(Span).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Ports as `"10000-29999"`.
+#[derive(Debug, Clone)]
+pub struct Ports(pub RangeInclusive<u16>);
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let range = || {
+            let (low, high) = text.split_once('-')?;
+            let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+            (low > 0 && low <= high).then_some(low..=high)
+        };
+        range().map(Ports).ok_or_else(|| {
+            let expected = "a range of ports, such as \"10000-29999\"";
+            D::Error::invalid_value(Unexpected::Str(&text), &expected)
+        })
+    }
+}
