@@ -1,1 +1,61 @@
-//! skeleton
+//! The agent of one node: attaches to any voter, gets the node's complete
+//! desired set, makes it so with processes, and reports what it sees.
+//!
+//! What is decided is apart from what is done: [`decide`](mod@decide),
+//! [`observe`](mod@observe), [`restart`](mod@restart) and the counts in
+//! [`probe`](mod@probe) are pure; the rest carries out. A slice's process
+//! belongs to its *shim*, a small process of its own, so that the agent can be
+//! killed and replaced without any slice noticing.
+//!
+//! ```text
+//!   voter ==attach==> Reconciler --tells--> Instance (a task each)
+//!     ^                  |  decide            | fetch, unpack, port, launch
+//!     |                  v                    v
+//!     +---report--- Board <---observe--- shim socket, probes
+//! ```
+//!
+//! Absent on purpose: the agent never decides how many instances there are,
+//! never moves one, and never touches routing.
+//!
+//! # Files
+//!
+//! ```text
+//! data_dir/agent.lock             one agent per directory
+//!          directive.json         last accepted desired set with its fence
+//!          ports.json             when ports were last used
+//!          artifacts/<sha256>.tar.gz
+//!          unpacked/<sha256>/     shared by the instances, read-only
+//!          instances/<id>/        spec.json state.json readiness.json shim.*
+//!                         logs/   stdout.log stderr.log and rotated ones
+//!                         work/   working directory, ${INSTANCE_DIR}
+//!          logs/<id>/             logs of the last instances that are gone
+//! $TMPDIR/aether-ports-<uid>/     one lock per port, for all agents here
+//! ```
+
+mod agent;
+pub mod artifact;
+mod attach;
+mod board;
+mod config;
+mod decide;
+mod directive;
+mod fetch;
+mod fsio;
+mod instance;
+mod logs;
+mod observe;
+mod ports;
+mod prepare;
+mod probe;
+mod procfs;
+mod restart;
+mod shim;
+mod substitute;
+
+pub use agent::{Agent, AgentError};
+pub use artifact::ArtifactStore;
+pub use config::Config;
+pub use directive::DirectiveError;
+pub use logs::LogsService;
+pub use restart::RestartPolicy;
+pub use shim::{LogLimits, shim_main};

@@ -1,0 +1,389 @@
+//! The archives that this node holds, as `artifacts/<sha256>.tar.gz`.
+//!
+//! Needs no running agent: a voter without one stores archives too. What an
+//! archive is called and who else holds it is the replicated state's business.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt};
+
+use super::archive::{ArchiveError, Contents, Limits, inspect};
+use super::digest::Digest;
+use crate::fsio;
+
+/// Largest archive taken unless set otherwise: 1 GiB, above what services
+/// ship, and a push that never ends stops there.
+pub const ARCHIVE_BYTES_MAX: u64 = 1 << 30;
+
+const SUFFIX: &str = ".tar.gz";
+const TEMPORARY: &str = ".incoming-";
+
+/// Why an archive could not be stored or read.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("{path}: {source}; check the disk and the rights of the data directory")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Larger than the store takes.
+    #[error("the archive is larger than {most} bytes, the most that is accepted")]
+    TooLarge {
+        /// The bound.
+        most: u64,
+    },
+    /// The bytes have another digest than was said.
+    #[error("the archive has digest {actual}, not {expected}; it was damaged on the way or is another one")]
+    DigestMismatch {
+        /// What was said.
+        expected: Digest,
+        /// What arrived, or lies on the disk.
+        actual: Digest,
+    },
+    /// The sender failed.
+    #[error("the archive did not arrive whole: {0}")]
+    Source(String),
+    /// Not here.
+    #[error("archive {0} is not held by this node")]
+    Unknown(Digest),
+    /// It is held, but would be refused when unpacked.
+    #[error(transparent)]
+    Refused(#[from] ArchiveError),
+}
+
+/// What was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// sha256 of the archive.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// The content-addressed archives of a node.
+#[derive(Debug)]
+pub struct ArtifactStore {
+    dir: PathBuf,
+    size_bytes_max: u64,
+    held: Mutex<BTreeMap<Digest, u64>>,
+    changed: watch::Sender<u64>,
+    incoming: AtomicU64,
+}
+
+impl ArtifactStore {
+    /// Opens the store in `data_dir/artifacts` with the default size limit.
+    /// At most one store may be open per directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open_dir(data_dir: &Path) -> Result<Arc<Self>, StoreError> {
+        Self::open_dir_with(data_dir, ARCHIVE_BYTES_MAX)
+    }
+
+    /// Likewise with another limit, in bytes, on the size of one archive.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open_dir_with(data_dir: &Path, size_bytes_max: u64) -> Result<Arc<Self>, StoreError> {
+        let dir = data_dir.join("artifacts");
+        let cannot = |source| StoreError::Io { path: dir.clone(), source };
+        fsio::create_private_dir(&dir).map_err(cannot)?;
+        let mut held = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(TEMPORARY) {
+                // Left by a crash in the middle of a push.
+                fs::remove_file(entry.path()).map_err(cannot)?;
+            }
+            if let Some(digest) = name.strip_suffix(SUFFIX).and_then(|text| text.parse().ok()) {
+                held.insert(digest, entry.metadata().map_err(cannot)?.len());
+            }
+        }
+        Ok(Arc::new(Self {
+            dir,
+            size_bytes_max,
+            held: Mutex::new(held),
+            changed: watch::Sender::new(0),
+            incoming: AtomicU64::new(0),
+        }))
+    }
+
+    /// The digests of the archives that are held, in order.
+    pub fn holds(&self) -> Vec<Digest> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// The size in bytes of a held archive.
+    pub fn size_bytes(&self, digest: &Digest) -> Option<u64> {
+        self.lock().get(digest).copied()
+    }
+
+    /// Changes whenever [`holds`](Self::holds) does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Where a held archive lies, verified or not.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{digest}{SUFFIX}"))
+    }
+
+    /// Starts to take an archive in pieces.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub async fn begin(self: &Arc<Self>) -> Result<Incoming, StoreError> {
+        let number = self.incoming.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let file = tokio::fs::File::create(&path)
+            .await
+            .map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        let guard = Unfinished { path, done: false };
+        Ok(Incoming { store: self.clone(), file, guard, hasher: Sha256::new(), size_bytes: 0 })
+    }
+
+    /// Takes a whole archive from a stream. With `expected`, bytes of another
+    /// digest are refused and nothing is kept.
+    ///
+    /// # Errors
+    /// When the stream fails, is too long, differs, or cannot be written.
+    pub async fn put<E: std::fmt::Display>(
+        self: &Arc<Self>,
+        chunks: impl Stream<Item = Result<Bytes, E>>,
+        expected: Option<Digest>,
+    ) -> Result<Stored, StoreError> {
+        let mut incoming = self.begin().await?;
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| StoreError::Source(error.to_string()))?;
+            incoming.write(&chunk).await?;
+        }
+        incoming.finish(expected).await
+    }
+
+    /// Opens a held archive after verifying its digest, positioned at its
+    /// start. One that turns out damaged is no longer held afterwards.
+    ///
+    /// # Errors
+    /// When it isn't held, is damaged, or cannot be read.
+    pub async fn open(self: &Arc<Self>, digest: Digest) -> Result<File, StoreError> {
+        let store = self.clone();
+        blocking(move || store.open_blocking(&digest)).await
+    }
+
+    /// Opens a held archive without verifying it, to send it to someone who
+    /// verifies it on arrival.
+    ///
+    /// # Errors
+    /// When it isn't held or cannot be opened.
+    pub async fn open_unverified(&self, digest: &Digest) -> Result<tokio::fs::File, StoreError> {
+        self.size_bytes(digest).ok_or(StoreError::Unknown(*digest))?;
+        let path = self.path(digest);
+        tokio::fs::File::open(&path).await.map_err(|source| StoreError::Io { path, source })
+    }
+
+    /// Reads a held archive whole and checks that it can be unpacked; gives
+    /// its manifest. A push does this before the artifact becomes known.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when the archive would be refused.
+    pub async fn inspect(
+        self: &Arc<Self>,
+        digest: Digest,
+        limits: Limits,
+    ) -> Result<Contents, StoreError> {
+        let store = self.clone();
+        blocking(move || Ok(inspect(store.open_blocking(&digest)?, &limits)?)).await
+    }
+
+    /// Verifies and opens on the calling thread; see [`open`](Self::open).
+    pub(crate) fn open_blocking(&self, digest: &Digest) -> Result<File, StoreError> {
+        self.size_bytes(digest).ok_or(StoreError::Unknown(*digest))?;
+        let path = self.path(digest);
+        let verified = File::open(&path).and_then(|mut file| {
+            let actual = digest_of(&mut file)?;
+            file.rewind()?;
+            Ok((file, actual))
+        });
+        match verified {
+            Ok((file, actual)) if actual == *digest => Ok(file),
+            Ok((_, actual)) => {
+                self.discard(digest);
+                Err(StoreError::DigestMismatch { expected: *digest, actual })
+            }
+            Err(source) => {
+                if source.kind() == io::ErrorKind::NotFound {
+                    self.discard(digest);
+                }
+                Err(StoreError::Io { path, source })
+            }
+        }
+    }
+
+    /// Removes an archive, if it is held.
+    pub fn discard(&self, digest: &Digest) {
+        if self.lock().remove(digest).is_some() {
+            // What stays on the disk is overwritten by the next arrival.
+            let _ = fs::remove_file(self.path(digest));
+            self.changed.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An archive on its way in. Dropped unfinished, nothing stays of it.
+#[derive(Debug)]
+pub struct Incoming {
+    store: Arc<ArtifactStore>,
+    file: tokio::fs::File,
+    guard: Unfinished,
+    hasher: Sha256,
+    size_bytes: u64,
+}
+
+impl Incoming {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// When the archive becomes too large or cannot be written.
+    pub async fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        self.size_bytes += chunk.len() as u64;
+        if self.size_bytes > self.store.size_bytes_max {
+            return Err(StoreError::TooLarge { most: self.store.size_bytes_max });
+        }
+        self.hasher.update(chunk);
+        let written = self.file.write_all(chunk).await;
+        written.map_err(|source| StoreError::Io { path: self.guard.path.clone(), source })
+    }
+
+    /// Makes what was taken durable and holds it under its digest. With
+    /// `expected`, another digest is an error and nothing is kept.
+    ///
+    /// # Errors
+    /// When the digest differs or the file system refuses.
+    pub async fn finish(mut self, expected: Option<Digest>) -> Result<Stored, StoreError> {
+        let digest = Digest::finish(self.hasher);
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(StoreError::DigestMismatch { expected, actual: digest });
+        }
+        let path = self.store.path(&digest);
+        let cannot = |source| StoreError::Io { path: path.clone(), source };
+        self.file.flush().await.map_err(cannot)?;
+        self.file.sync_all().await.map_err(cannot)?;
+        let (from, to, dir) = (self.guard.path.clone(), path.clone(), self.store.dir.clone());
+        let renamed = blocking(move || Ok(fs::rename(from, to).and_then(|()| fsio::sync_dir(&dir))));
+        renamed.await?.map_err(cannot)?;
+        self.guard.done = true;
+        self.store.lock().insert(digest, self.size_bytes);
+        self.store.changed.send_modify(|generation| *generation += 1);
+        Ok(Stored { digest, size_bytes: self.size_bytes })
+    }
+}
+
+/// Removes the temporary file of a push that did not end well.
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    done: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.path); // Else removed when the store is opened.
+        }
+    }
+}
+
+fn digest_of(file: &mut File) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest::finish(hasher)),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Runs file system work apart from the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Source(format!("the work was given up: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(parts: &[&'static str]) -> impl Stream<Item = Result<Bytes, String>> + use<> {
+        let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
+        tokio_stream::iter(parts)
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_held_read_back_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let changes = store.changes();
+        let stored = store.put(chunks(&["ab", "c"]), None).await.unwrap();
+        assert_eq!(stored, Stored { digest: Digest::of(b"abc"), size_bytes: 3 });
+        assert!(changes.has_changed().unwrap());
+        let mut text = String::new();
+        store.open(stored.digest).await.unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "abc");
+        drop(store);
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        assert_eq!(store.holds(), [stored.digest]);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir_with(dir.path(), 4).unwrap();
+        let other = Some(Digest::of(b"other"));
+        let error = store.put(chunks(&["abc"]), other).await.unwrap_err();
+        assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
+        let error = store.put(chunks(&["abc", "de"]), None).await.unwrap_err();
+        assert!(matches!(error, StoreError::TooLarge { most: 4 }), "{error}");
+        let broken = tokio_stream::iter([Ok(Bytes::from("a")), Err("connection reset")]);
+        let error = store.put(broken, None).await.unwrap_err();
+        assert!(matches!(error, StoreError::Source(_)), "{error}");
+        assert!(store.holds().is_empty());
+        assert_eq!(fs::read_dir(dir.path().join("artifacts")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_changed_on_the_disk_is_noticed_and_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let digest = store.put(chunks(&["abc"]), None).await.unwrap().digest;
+        fs::write(store.path(&digest), "abd").unwrap();
+        let error = store.open(digest).await.unwrap_err();
+        assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
+        assert!(store.holds().is_empty());
+        assert!(matches!(store.open(digest).await, Err(StoreError::Unknown(_))));
+    }
+}

@@ -1,0 +1,211 @@
+//! Watches an instance whose shim lives: its state, its probes, and the order
+//! to stop.
+
+use std::fs;
+use std::pin::Pin;
+use std::time::Duration;
+
+use aether_core::manifest::Readiness;
+use aether_core::records::{Desired, Reason};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::{Instance, reachable};
+use crate::fsio::{Survives, write_atomic};
+use crate::observe::{Shimmed, Stage};
+use crate::probe::{Probed, Tally, probe};
+use crate::procfs::Process;
+use crate::shim::spec::{Phase, ShimSpec, ShimState};
+
+/// How long a shim may take to open its socket before the instance is looked
+/// at anew.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Time between two attempts to connect.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How much longer than the grace time a stop may take before the shim counts
+/// as hung and is killed with its slice.
+const STOP_SLACK: Duration = Duration::from_secs(15);
+
+/// Whether a process was ready when it was last looked at, for the next agent.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    process: Process,
+    ready: bool,
+    was_ready: bool,
+}
+
+/// A probe under way, or none.
+type Probing = Option<Pin<Box<dyn Future<Output = Probed> + Send>>>;
+
+/// What is known while attending.
+struct Attended {
+    spec: ShimSpec,
+    state: ShimState,
+    tally: Tally,
+    process_since: Instant,
+    probe_at: Instant,
+    probing: Probing,
+    /// When a shim that was told to stop counts as hung.
+    hung_at: Option<Instant>,
+}
+
+impl Instance {
+    /// Watches until the shim ends or its socket breaks.
+    pub(super) async fn attend(&mut self) {
+        let Some((mut link, mut now)) = self.meet().await else { return };
+        self.told.mark_changed(); // So that an order to stop is seen at once.
+        loop {
+            self.note_attended(&now);
+            tokio::select! {
+                state = link.next() => match state {
+                    Ok(Some(state)) => self.take_state(&mut now, state),
+                    _ => return,
+                },
+                () = self.told_anew() => {
+                    let stop = self.told.borrow_and_update().desired == Desired::Stop;
+                    if stop && now.hung_at.is_none() {
+                        now.hung_at = Some(Instant::now() + now.spec.grace() + STOP_SLACK);
+                        if link.stop().await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                probed = finished(&mut now.probing) => self.take_probe(&mut now, probed),
+                () = tokio::time::sleep_until(now.probe_at), if now.is_to_probe() => {
+                    let address = reachable(now.spec.listen);
+                    now.probing = Some(Box::pin(probe(address, now.readiness().clone())));
+                }
+                () = at(now.hung_at) => {
+                    tracing::warn!(instance = %self.id, "its shim does not stop it and is killed");
+                    now.state.shim.signal(Signal::SIGKILL);
+                    now.hung_at = Some(Instant::now() + STOP_SLACK);
+                }
+            }
+        }
+    }
+
+    /// Connects to the shim and learns what it sees.
+    async fn meet(&mut self) -> Option<(Link, Attended)> {
+        let until = Instant::now() + CONNECT_MAX;
+        let dir = self.layout.dir().to_owned();
+        let mut link = loop {
+            match Link::connect(&dir).await {
+                Ok(link) => break link,
+                // It just started, or it just ended: look again now and then.
+                Err(error) if Instant::now() >= until => {
+                    let reason = Reason::new("shim_failed", format!("its shim does not answer: {error}"));
+                    self.note(Stage::Launching(Some(&reason)));
+                    return None;
+                }
+                Err(_) => {
+                    tokio::time::sleep(CONNECT_INTERVAL).await;
+                    if matches!(super::found::look(&self.layout).await, super::Found::Alive) {
+                        continue;
+                    }
+                    return None;
+                }
+            }
+        };
+        let state = tokio::time::timeout(CONNECT_MAX, link.next()).await.ok()?.ok()??;
+        let spec: ShimSpec = serde_json::from_slice(&fs::read(self.layout.spec()).ok()?).ok()?;
+        self.listen = Some(spec.listen);
+        self.restarts = state.restarts;
+        let tally = self.recall(state.child);
+        let now = Instant::now();
+        let attended = Attended {
+            spec,
+            state,
+            tally,
+            process_since: now,
+            probe_at: now,
+            probing: None,
+            hung_at: None,
+        };
+        Some((link, attended))
+    }
+
+    fn take_state(&mut self, now: &mut Attended, state: ShimState) {
+        if state.child != now.state.child {
+            now.tally = Tally::default();
+            now.probing = None;
+            now.process_since = Instant::now();
+            now.probe_at = now.process_since + now.tally.wait(now.readiness());
+        }
+        self.restarts = state.restarts;
+        now.state = state;
+    }
+
+    fn take_probe(&mut self, now: &mut Attended, probed: Probed) {
+        now.probing = None;
+        let before = (now.tally.ready, now.tally.was_ready);
+        let readiness = now.readiness().clone();
+        now.tally.add(probed, &readiness);
+        now.probe_at = Instant::now() + now.tally.wait(&readiness);
+        if before != (now.tally.ready, now.tally.was_ready) {
+            self.note_attended(now);
+            self.keep(now);
+        }
+    }
+
+    fn note_attended(&self, now: &Attended) {
+        self.note(Stage::Shimmed(&Shimmed {
+            state: now.state.clone(),
+            tally: now.tally.clone(),
+            up: now.process_since.elapsed(),
+            readiness: now.readiness().clone(),
+        }));
+    }
+
+    /// Writes down whether the process is ready, so that the next agent does
+    /// not report a serving instance as starting.
+    fn keep(&self, now: &Attended) {
+        let Some(process) = now.state.child else { return };
+        let (ready, was_ready) = (now.tally.ready, now.tally.was_ready);
+        let written = serde_json::to_vec(&Remembered { process, ready, was_ready })
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| write_atomic(&self.layout.readiness(), &bytes, Survives::Process));
+        if let Err(error) = written {
+            tracing::warn!(instance = %self.id, %error, "its readiness cannot be kept");
+        }
+    }
+
+    fn recall(&self, process: Option<Process>) -> Tally {
+        let kept = fs::read(self.layout.readiness()).ok();
+        let kept = kept.and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
+        match kept {
+            Some(kept) if Some(kept.process) == process => {
+                Tally::resume(kept.ready, kept.was_ready)
+            }
+            _ => Tally::default(),
+        }
+    }
+}
+
+impl Attended {
+    fn readiness(&self) -> &Readiness {
+        &self.spec.manifest.ready
+    }
+
+    fn is_to_probe(&self) -> bool {
+        self.probing.is_none() && self.state.phase == Phase::Running && self.hung_at.is_none()
+    }
+}
+
+/// The result of a probe under way; waits for ever when there is none.
+async fn finished(probing: &mut Probing) -> Probed {
+    match probing {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,120 @@
+//! What is found of an instance on this machine: a living shim, its traces, or
+//! nothing.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use aether_core::ids::InstanceId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::shim::spec::{Layout, Phase, ShimSpec, ShimState};
+use crate::{fsio, procfs};
+
+/// Longest part of the shim's own error text that is shown, in bytes.
+const SHIM_ERROR_BYTES_MAX: usize = 400;
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Its shim lives.
+    Alive,
+    /// It was stopped, and nothing is left of it.
+    Stopped(Past),
+    /// No shim lives; it never did, or it was lost.
+    Gone(Past),
+}
+
+/// What is left of earlier lives of an instance. All empty: there was none.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub restarts: u32,
+    pub ends_in_a_row: u32,
+    pub listen: Option<SocketAddr>,
+    /// What the lost shim saw last.
+    pub state: Option<ShimState>,
+    /// What a shim that could not start said.
+    pub shim_error: Option<String>,
+}
+
+/// Looks for an instance.
+pub(super) async fn look(layout: &Layout) -> Found {
+    let layout = layout.clone();
+    match tokio::task::spawn_blocking(move || look_blocking(&layout)).await {
+        Ok(found) => found,
+        Err(_) => Found::Alive, // The runtime ends; nothing may be started.
+    }
+}
+
+fn look_blocking(layout: &Layout) -> Found {
+    if !layout.spec().exists() {
+        return Found::Gone(Past::default());
+    }
+    match fsio::try_lock(&layout.lock()) {
+        Ok(Some(_free)) => {}
+        Ok(None) => return Found::Alive,
+        Err(error) => {
+            tracing::warn!(lock = %layout.lock().display(), %error, "cannot look for the shim");
+            return Found::Alive;
+        }
+    }
+    let spec: Option<ShimSpec> = read(&layout.spec());
+    let state: Option<ShimState> = read(&layout.state());
+    let Some(spec) = spec else { return Found::Gone(Past { state, ..Past::default() }) };
+    let listen = Some(spec.listen);
+    match state {
+        Some(state) if state.phase == Phase::Stopped => {
+            Found::Stopped(Past { restarts: state.restarts, listen, ..Past::default() })
+        }
+        Some(state) => Found::Gone(Past {
+            restarts: state.restarts.saturating_add(1),
+            ends_in_a_row: state.ends_in_a_row.saturating_add(1),
+            listen,
+            state: Some(state),
+            shim_error: None,
+        }),
+        // Launched, but it never came as far as to show a state.
+        None => {
+            let mut error = fs::read_to_string(layout.shim_errors()).unwrap_or_default();
+            error.truncate(error.floor_char_boundary(SHIM_ERROR_BYTES_MAX));
+            Found::Gone(Past {
+                restarts: spec.restarts,
+                ends_in_a_row: spec.ends_in_a_row.saturating_add(1),
+                listen,
+                state: None,
+                shim_error: Some(format!("the shim could not start: {}", error.trim())),
+            })
+        }
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Kills what a killed shim left of its slice; tells how many processes were
+/// still there.
+///
+/// They are in the shim's session, whose number cannot be given to another
+/// process as long as one of them lives. Hence when a younger process has the
+/// number, none of them does. The slice's own environment is asked for too, in
+/// case the younger process has come and gone.
+pub(super) fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
+    let other_boot = state.boot_id != fsio::boot_id();
+    let reused = procfs::stat(state.shim.pid).is_some_and(|now| now.process != state.shim);
+    if other_boot || reused {
+        return 0;
+    }
+    let is_ours = |stat: &procfs::Stat| {
+        Some(stat.process) == state.child
+            || procfs::has_env(stat.process.pid, "AETHER_INSTANCE", instance.as_str())
+    };
+    let remains: Vec<_> = procfs::all()
+        .into_iter()
+        .filter(|stat| stat.session == state.shim.pid && !stat.zombie && is_ours(stat))
+        .collect();
+    for stat in &remains {
+        let _ = kill(Pid::from_raw(stat.process.pid), Signal::SIGKILL);
+    }
+    remains.len()
+}

@@ -1,0 +1,43 @@
+//! The agent's end of a shim's socket.
+
+use std::io;
+use std::path::Path;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::shim::spec::ShimState;
+use crate::shim::{STOP, socket_address};
+
+/// A connection to a shim.
+#[derive(Debug)]
+pub(super) struct Link {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
+}
+
+impl Link {
+    /// Connects to the shim of the instance in `dir`.
+    pub async fn connect(dir: &Path) -> io::Result<Self> {
+        let (open, path) = socket_address(dir)?;
+        let stream = UnixStream::connect(path).await?;
+        drop(open);
+        let (reader, writer) = stream.into_split();
+        Ok(Self { lines: BufReader::new(reader).lines(), writer })
+    }
+
+    /// The next state; the present one first. `None`: the shim ended. May be
+    /// dropped and called again without loss.
+    pub async fn next(&mut self) -> io::Result<Option<ShimState>> {
+        match self.lines.next_line().await? {
+            Some(line) => Ok(Some(serde_json::from_str(&line)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks the shim to stop its slice and end.
+    pub async fn stop(&mut self) -> io::Result<()> {
+        self.writer.write_all(STOP.as_bytes()).await
+    }
+}

@@ -1,0 +1,265 @@
+//! Gets everything in place that an instance needs before its shim is started:
+//! archive, unpacked tree, its own copies of config files, its command.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aether_core::ids::InstanceId;
+use aether_core::records::Reason;
+
+use crate::artifact::{ArtifactStore, Digest, Limits, StoreError, unpack};
+use crate::directive::Work;
+use crate::fetch::Fetcher;
+use crate::fsio::{self, Survives};
+use crate::shim::spec::Layout;
+use crate::substitute::Variables;
+
+/// Largest config file in which names are substituted, in bytes.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Fetches and unpacks, once per digest however many instances want it.
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    store: Arc<ArtifactStore>,
+    fetcher: Fetcher,
+    unpacked: PathBuf,
+    busy: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    number: AtomicU64,
+}
+
+impl Preparer {
+    /// Unpacks below `data_dir/unpacked`.
+    pub fn open(
+        data_dir: &Path,
+        store: Arc<ArtifactStore>,
+        fetcher: Fetcher,
+    ) -> std::io::Result<Self> {
+        let unpacked = data_dir.join("unpacked");
+        fsio::create_private_dir(&unpacked)?;
+        for entry in fs::read_dir(&unpacked)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(".new-") {
+                fsio::remove_tree(&entry.path())?; // Left by a crash.
+            }
+        }
+        let (busy, number) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { store, fetcher, unpacked, busy, number })
+    }
+
+    /// Makes sure that the verified archive is here and unpacked; gives the
+    /// directory.
+    pub async fn prepare(&self, work: &Work) -> Result<PathBuf, Reason> {
+        let failed = |code, error: &dyn std::fmt::Display| Reason::new(code, error.to_string());
+        let digest = work.digest().map_err(|error| failed("fetch_failed", &error))?;
+        // A held archive that turns out damaged is dropped and fetched again.
+        let mut damaged = false;
+        loop {
+            let guard = self.lock_of(digest).lock_owned().await;
+            if self.store.size_bytes(&digest).is_none() {
+                self.fetcher.fetch(digest, &work.holders).await.map_err(|error| {
+                    let code = if error.differs { "digest_mismatch" } else { "fetch_failed" };
+                    failed(code, &error)
+                })?;
+            }
+            let (store, dir) = (self.store.clone(), self.unpacked.join(digest.to_string()));
+            let number = self.number.fetch_add(1, Ordering::Relaxed);
+            let fresh = self.unpacked.join(format!(".new-{}-{number}", std::process::id()));
+            // Goes on when the instance is stopped meanwhile, hence with the
+            // guard: nobody else may unpack the same archive until it is done.
+            let unpacking = tokio::task::spawn_blocking(move || {
+                let _guard = guard;
+                store.open_blocking(&digest).map(|file| unpack_once(file, &dir, &fresh))
+            });
+            match unpacking.await {
+                Ok(Ok(unpacked)) => {
+                    return unpacked.map_err(|error| Reason::new("unpack_failed", error));
+                }
+                Ok(Err(StoreError::DigestMismatch { .. })) if !damaged => damaged = true,
+                Ok(Err(error @ StoreError::DigestMismatch { .. })) => {
+                    return Err(failed("digest_mismatch", &error));
+                }
+                Ok(Err(error)) => return Err(failed("fetch_failed", &error)),
+                Err(error) => return Err(failed("unpack_failed", &error)),
+            }
+        }
+    }
+
+    fn lock_of(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        busy.entry(digest).or_default().clone()
+    }
+}
+
+/// Unpacks into `fresh` and moves that to `dir`, unless `dir` is whole already.
+/// It counts as whole when it was finished since the machine started: unpacked
+/// files are not synced, so a power cut may have emptied some.
+fn unpack_once(archive: File, dir: &Path, fresh: &Path) -> Result<PathBuf, String> {
+    let mark = dir.with_extension("whole");
+    let boot_id = fsio::boot_id();
+    let whole = fs::read_to_string(&mark).is_ok_and(|text| text == boot_id);
+    if whole && dir.is_dir() {
+        return Ok(dir.to_owned());
+    }
+    let result = fsio::remove_tree(dir).map_err(|e| e.to_string()).and_then(|()| {
+        let contents =
+            unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
+        for warning in &contents.warnings {
+            tracing::warn!(archive = %dir.display(), warning);
+        }
+        fs::rename(fresh, dir).map_err(|e| e.to_string())?;
+        fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process).map_err(|e| e.to_string())
+    });
+    if result.is_err() {
+        let _ = fsio::remove_tree(fresh); // Else removed at the next start.
+    }
+    result.map(|()| dir.to_owned())
+}
+
+/// What an instance's process gets.
+#[derive(Debug)]
+pub(crate) struct Outfit {
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+}
+
+/// Makes the instance's own files and its command, with everything
+/// substituted. `artifact_dir` is the unpacked tree.
+pub(crate) fn outfit(
+    instance: &InstanceId,
+    work: &Work,
+    listen: SocketAddr,
+    artifact_dir: &Path,
+    layout: &Layout,
+) -> Result<Outfit, Reason> {
+    let (port, ip) = (listen.port().to_string(), listen.ip().to_string());
+    let version = work.artifact.version.to_string();
+    let work_dir = layout.work();
+    let variables = Variables(vec![
+        ("PORT", port.clone()),
+        ("HOST", ip.clone()),
+        ("INSTANCE", instance.to_string()),
+        ("VERSION", version.clone()),
+        ("ARTIFACT_DIR", artifact_dir.display().to_string()),
+        ("INSTANCE_DIR", work_dir.display().to_string()),
+    ]);
+    for name in &work.manifest.run.config_files {
+        copy_config(name, artifact_dir, &work_dir, &variables)
+            .map_err(|problem| Reason::new("config_failed", format!("config file '{name}' {problem}")))?;
+    }
+    let run = &work.manifest.run;
+    let mut command: Vec<String> = run.command.iter().map(|text| variables.apply(text)).collect();
+    if let Some(program) = command.first_mut()
+        && program.contains('/')
+        && !program.starts_with('/')
+    {
+        *program = artifact_dir.join(&*program).display().to_string();
+    }
+    let mut env = BTreeMap::from([("PATH".to_owned(), default_path())]);
+    env.extend(run.env.iter().map(|(name, text)| (name.clone(), variables.apply(text))));
+    for (name, value) in [
+        ("PORT", port),
+        ("HOST", ip),
+        ("AETHER_INSTANCE", instance.to_string()),
+        ("AETHER_SLICE", work.slice.to_string()),
+        ("AETHER_VERSION", version),
+    ] {
+        env.insert(name.to_owned(), value);
+    }
+    Ok(Outfit { command, env })
+}
+
+fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Result<(), String> {
+    let text = |error: std::io::Error| format!("cannot be copied: {error}");
+    let source = from.join(name).canonicalize().map_err(text)?;
+    if !source.starts_with(from.canonicalize().map_err(text)?) || !source.is_file() {
+        return Err("is no file of the artifact".to_owned());
+    }
+    let mut content = String::new();
+    let file = File::open(source).map_err(text)?;
+    file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut content).map_err(text)?;
+    if content.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
+    }
+    let target = to.join(name);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(text)?;
+    }
+    let content = variables.apply(&content);
+    fsio::write_atomic(&target, content.as_bytes(), Survives::Process).map_err(text)
+}
+
+/// Where programs without a slash are looked for unless the manifest says.
+fn default_path() -> String {
+    std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use aether_core::manifest::Manifest;
+
+    use super::*;
+
+    fn work(run: &str) -> Work {
+        let manifest = format!("artifact='org.example:a:1.2.3'\n[run]\n{run}");
+        Work {
+            slice: "org.example:a@blue".parse().unwrap(),
+            artifact: "org.example:a:1.2.3".parse().unwrap(),
+            digest: Digest::of(b"").to_string(),
+            manifest: Manifest::parse(&manifest).unwrap(),
+            holders: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn command_environment_and_config_files_are_substituted() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = dir.path().join("artifact");
+        fs::create_dir_all(artifact.join("etc")).unwrap();
+        fs::write(artifact.join("etc/a.conf"), "listen ${HOST}:${PORT} as ${INSTANCE}").unwrap();
+        let layout = Layout::new(dir.path().join("instance"));
+        let work = work(
+            "command=['bin/a','-p','${PORT}','-c','${INSTANCE_DIR}/etc/a.conf']\n\
+             config_files=['etc/a.conf']\nenv={ V='${VERSION}', PORT='1', D='${ARTIFACT_DIR}' }",
+        );
+        let instance: InstanceId = "a-1-0".parse().unwrap();
+        let listen = "127.0.0.1:12345".parse().unwrap();
+        let outfit = outfit(&instance, &work, listen, &artifact, &layout).unwrap();
+        let config = layout.work().join("etc/a.conf");
+        assert_eq!(fs::read_to_string(&config).unwrap(), "listen 127.0.0.1:12345 as a-1-0");
+        let program = artifact.join("bin/a").display().to_string();
+        assert_eq!(
+            outfit.command,
+            [&program, "-p", "12345", "-c", &config.display().to_string()]
+        );
+        assert_eq!(outfit.env["PORT"], "12345", "the manifest cannot change it");
+        assert_eq!(outfit.env["V"], "1.2.3");
+        assert_eq!(outfit.env["AETHER_SLICE"], "org.example:a@blue");
+        assert_eq!(outfit.env["D"], artifact.display().to_string());
+        let names: Vec<_> = outfit.env.keys().map(String::as_str).collect();
+        let expected = ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "D", "HOST", "PATH", "PORT", "V"];
+        assert_eq!(names, expected, "nothing of the agent's own environment");
+    }
+
+    #[test]
+    fn a_config_file_that_is_missing_or_a_way_out_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = dir.path().join("artifact");
+        fs::create_dir_all(&artifact).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", artifact.join("out")).unwrap();
+        let layout = Layout::new(dir.path().join("instance"));
+        for name in ["gone", "out"] {
+            let work = work(&format!("command=['a']\nconfig_files=['{name}']"));
+            let instance: InstanceId = "a-1-0".parse().unwrap();
+            let listen = "127.0.0.1:1".parse().unwrap();
+            let reason = outfit(&instance, &work, listen, &artifact, &layout).unwrap_err();
+            assert_eq!(reason.code, "config_failed");
+            assert!(reason.message.contains(name), "{}", reason.message);
+        }
+    }
+}

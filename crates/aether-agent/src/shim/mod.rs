@@ -1,0 +1,79 @@
+//! The shim: one small process per instance, between agent and slice.
+//!
+//! It is a hidden subcommand of the binary that the agent lives in. It leads a
+//! session of its own, so that neither the agent's end nor a terminal's
+//! reaches the slice, and owns what must outlive an agent:
+//!
+//! - the slice's process group, its exit status, and its restarts (backoff
+//!   included, so that a slice is restarted while no agent runs);
+//! - the pipes and log files of the slice;
+//! - two locks, inherited as open files: standard input is the lock of the
+//!   port, standard output the lock of the instance. They fall when the shim
+//!   ends, however it ends.
+//!
+//! It tells what it sees in a state file and on a unix socket, and takes one
+//! command, `stop`. It knows nothing of probes, desired states or the network.
+//! There is no async runtime here: it spends its life blocked in a few threads.
+
+mod control;
+mod log_file;
+pub(crate) mod spec;
+mod supervise;
+
+use std::ffi::OsString;
+use std::io::{Seek, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
+
+pub(crate) use control::{STOP, socket_address};
+pub use log_file::{LINE_BYTES_MAX, LogLimits};
+pub(crate) use log_file::rotated_path;
+#[cfg(test)]
+pub(crate) use log_file::LogFile;
+
+use crate::fsio;
+use spec::{Layout, ShimSpec};
+
+/// Body of the hidden subcommand. `args` are the arguments after it: the
+/// directory of the instance. Returns when the instance was stopped.
+///
+/// Call it before any thread or async runtime is started.
+pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let (Some(dir), None) = (args.next(), args.next()) else {
+        eprintln!("the shim is started by the agent, with the directory of an instance");
+        return ExitCode::from(2);
+    };
+    match run(PathBuf::from(dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is a file beside the state file; the agent shows it.
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: PathBuf) -> io::Result<()> {
+    // Fails only for a session's leader, which needs no other session.
+    let _ = nix::unistd::setsid();
+    // Whatever the slice leaves behind becomes a child of this process, to be
+    // found and ended with the slice.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let layout = Layout::new(dir);
+    let spec: ShimSpec = serde_json::from_slice(&fs::read(layout.spec())?)?;
+    supervise::Supervisor::new(layout, spec)?.run();
+    release_port()
+}
+
+/// Notes in the port's lock file, our standard input, when the port was last
+/// used, so that no agent of this machine gives it out again too early.
+fn release_port() -> io::Result<()> {
+    let mut lock = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    lock.rewind()?;
+    let text = format!("free {}\n", fsio::wall_ms());
+    lock.write_all(text.as_bytes())?;
+    lock.set_len(text.len() as u64)
+}

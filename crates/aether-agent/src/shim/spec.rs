@@ -1,0 +1,153 @@
+//! What agent and shim tell each other: the specification of an instance, and
+//! the state that the shim keeps of it. Both are JSON files; a newer agent
+//! reads what an older shim writes, so fields are only ever added.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aether_core::ids::InstanceId;
+use aether_core::manifest::{Manifest, StopSignal};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::LogLimits;
+use crate::procfs::Process;
+use crate::restart::RestartPolicy;
+
+/// Where the files of one instance are.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+    /// What the shim is to run, written by the agent.
+    pub fn spec(&self) -> PathBuf {
+        self.dir.join("spec.json")
+    }
+    /// What the shim sees, written by the shim.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+    /// Whether the slice was last seen ready, written by the agent.
+    pub fn readiness(&self) -> PathBuf {
+        self.dir.join("readiness.json")
+    }
+    /// Locked for as long as the shim lives.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("shim.lock")
+    }
+    /// The shim's own standard error.
+    pub fn shim_errors(&self) -> PathBuf {
+        self.dir.join("shim.err")
+    }
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+    /// Working directory of the slice: `${INSTANCE_DIR}`.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+}
+
+/// Everything the shim needs, and what an agent needs to take it over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShimSpec {
+    pub instance: InstanceId,
+    /// For people.
+    pub slice: String,
+    pub artifact: String,
+    pub digest: String,
+    pub manifest: Manifest,
+    /// Program and arguments, substituted.
+    pub command: Vec<String>,
+    /// The complete environment, substituted.
+    pub env: BTreeMap<String, String>,
+    pub work_dir: PathBuf,
+    /// Where the slice has to listen.
+    pub listen: SocketAddr,
+    pub restart: RestartPolicy,
+    pub logs: LogLimits,
+    /// How often it was started again before this shim.
+    pub restarts: u32,
+    /// How often it ended in a row before this shim.
+    pub ends_in_a_row: u32,
+}
+
+impl ShimSpec {
+    pub fn grace(&self) -> Duration {
+        self.manifest.run.grace.duration()
+    }
+
+    pub fn stop_signal(&self) -> Signal {
+        match self.manifest.run.stop_signal {
+            StopSignal::Term => Signal::SIGTERM,
+            StopSignal::Int => Signal::SIGINT,
+            StopSignal::Quit => Signal::SIGQUIT,
+            StopSignal::Hup => Signal::SIGHUP,
+            StopSignal::Usr1 => Signal::SIGUSR1,
+            StopSignal::Usr2 => Signal::SIGUSR2,
+        }
+    }
+}
+
+/// What the shim is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// The slice's process runs.
+    Running,
+    /// It ended, or could not be started; the shim waits before the next start.
+    Waiting,
+    /// It was asked to stop.
+    Stopping,
+    /// It and everything it started is gone; the shim ends. Final.
+    Stopped,
+}
+
+/// How the slice's process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// It exited with this status.
+    Status(i32),
+    /// This signal ended it.
+    Signal(String),
+    /// It could not be started.
+    NotStarted(String),
+    /// Another process listens on its port.
+    PortTaken(SocketAddr),
+    /// Its shim was gone: killed, or the machine restarted.
+    ShimLost,
+}
+
+/// What the shim sees; also sent on its socket, one line per change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShimState {
+    /// Which run of the kernel the process ids belong to.
+    pub boot_id: String,
+    pub shim: Process,
+    pub child: Option<Process>,
+    pub phase: Phase,
+    /// How often the slice ended by itself and was started again.
+    pub restarts: u32,
+    /// How often it ended without having been up for long in between.
+    pub ends_in_a_row: u32,
+    /// How it ended last.
+    pub last_end: Option<End>,
+    /// The last line it wrote to standard error before that, shortened.
+    pub last_error_line: String,
+}
+
+/// Whether something else listens where the slice is to listen.
+pub(crate) fn port_is_free(ip: IpAddr, port: u16) -> bool {
+    std::net::TcpListener::bind((ip, port)).is_ok()
+}
