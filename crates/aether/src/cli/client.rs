@@ -158,7 +158,7 @@ impl Client {
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut last = String::new();
-        let mut left_open = false;
+        let (mut left_open, mut reached) = (false, false);
         loop {
             let mut anyone = false;
             for nth in 0..self.addresses.len() {
@@ -177,35 +177,32 @@ impl Client {
                     Try::Open(why) => (anyone, left_open, last) = (true, true, why),
                 }
             }
+            reached |= anyone;
             // Another round makes sense only where somebody may recover, or
             // where an earlier try has to be made certain.
             let again = anyone || left_open;
             if !again || Instant::now() + ROUND_PAUSE >= deadline {
-                return Err(self.give_up(kind, left_open, &last));
+                return Err(match (kind, left_open) {
+                    (Kind::Write, true) => outcome_unknown(&last),
+                    _ => self.unreachable(reached, &last),
+                });
             }
             tokio::time::sleep(ROUND_PAUSE).await;
         }
     }
 
-    fn give_up(&self, kind: Kind, left_open: bool, last: &str) -> Failure {
-        if kind == Kind::Write && left_open {
-            return Failure::new(
-                Exit::Unknown,
-                format!(
-                    "it is not known whether this was carried out ({last}); \
-                     look with a read before you repeat it"
-                ),
-            );
-        }
-        let tried: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
-        Failure::new(
-            Exit::Unreachable,
+    fn unreachable(&self, reached: bool, last: &str) -> Failure {
+        let message = if reached {
+            format!("the cluster cannot serve this now ({last}); try again, or with another --addr")
+        } else {
+            let tried: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
             format!(
-                "no node at {} serves this ({last}); check 'aether status', name other nodes \
-                 with --addr, or start a cluster with 'aether dev'",
+                "no node answers at {} ({last}); name others with --addr, or start a cluster \
+                 with 'aether dev'",
                 tried.join(", ")
-            ),
-        )
+            )
+        };
+        Failure::new(Exit::Unreachable, message)
     }
 
     async fn attempt<M, T>(
@@ -228,6 +225,15 @@ impl Client {
             Err(_) => Try::Open(format!("{address}: no answer in time")),
         }
     }
+}
+
+fn outcome_unknown(last: &str) -> Failure {
+    Failure::new(
+        Exit::Unknown,
+        format!(
+            "it is not known whether this was carried out ({last}); look before you repeat it"
+        ),
+    )
 }
 
 /// What an error means for the next address.
@@ -372,5 +378,54 @@ mod tests {
         assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);
         let write = client.call(Kind::Write, &|| Request::new(()), &call).await;
         assert_eq!(write.unwrap_err().exit(), Exit::Unknown);
+    }
+
+    use super::super::fake::{self, Fake, update};
+    use super::super::update::updates;
+    use aether_proto::v1;
+
+    async fn complete(client: &Client) -> Result<v1::Update, Failure> {
+        let message = v1::CompleteRequest {
+            update_id: "u1".into(),
+            request_id: client.request_id(),
+            ..Default::default()
+        };
+        client.write(message, async |c, request| updates(c).complete(request).await).await
+    }
+
+    #[tokio::test]
+    async fn a_write_that_one_node_lost_is_repeated_at_another_under_the_same_id() {
+        let mut lost = Status::unavailable("leadership moved");
+        lost.metadata_mut().insert("aether-outcome", "unknown".parse().unwrap());
+        let (first, second) = (Fake::default(), Fake::default());
+        first.will_refuse(lost);
+        let client = fake::client(&[first.serve().await, second.serve().await]);
+        assert_eq!(complete(&client).await.unwrap(), update("u1", "COMPLETING"));
+        let (first, second) = (first.asked(), second.asked());
+        assert_eq!(first, second, "the same request, id included");
+        assert!(first[0].starts_with("complete u1 cli-"), "{first:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_leaves_a_write_open_and_a_read_unreachable() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // Takes every connection, waits for the request, and hangs up.
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut some = [0; 16];
+                    drop(tokio::io::AsyncReadExt::read(&mut stream, &mut some).await);
+                });
+            }
+        });
+        let timeout = Duration::from_millis(700);
+        let client =
+            Client::new(vec![address.parse().unwrap()], timeout, "test".into()).unwrap();
+        assert_eq!(complete(&client).await.unwrap_err().exit(), Exit::Unknown);
+        let message = v1::ListUpdatesRequest::default();
+        let read = client.read(message, async |c, request| updates(c).list(request).await).await;
+        assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);
     }
 }

@@ -175,4 +175,58 @@ mod tests {
         assert_eq!(failure.exit(), Exit::Failed);
         assert!(failure.message().contains("ROLLED_BACK (crash_loop: exit 1)"));
     }
+
+    use crate::cli::fake::{self, Fake, update};
+    use tonic::Status;
+
+    #[tokio::test]
+    async fn a_broken_stream_goes_on_at_another_node_with_the_same_update() {
+        let first = Fake::default();
+        first.will_tell(vec![Ok(update("u1", "ROUTING")), Err(Status::unavailable("going down"))]);
+        let second = Fake::default();
+        second.will_tell(vec![Ok(update("u1", "COMPLETED"))]);
+        let client = fake::client(&[first.serve().await, second.serve().await]);
+        let mut states = Vec::new();
+        let ended = follow(&client, "current", |update| {
+            states.push(update.state.clone());
+            Ok(ControlFlow::Continue(()))
+        });
+        assert_eq!(ended.await.unwrap().state, "COMPLETED");
+        assert_eq!(states, ["ROUTING", "COMPLETED"]);
+        assert_eq!(first.asked(), ["watch current"]);
+        assert_eq!(second.asked(), ["watch u1"]);
+    }
+
+    #[tokio::test]
+    async fn an_update_that_is_not_there_is_not_asked_for_again() {
+        let node = Fake::default();
+        node.will_refuse(Status::not_found("update u9 does not exist"));
+        let client = fake::client(&[node.serve().await]);
+        let failure =
+            follow(&client, "u9", |_| Ok(ControlFlow::Continue(()))).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::NotFound);
+        assert_eq!(node.asked(), ["watch u9"]);
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_what_it_waits_for_or_fails() {
+        let wait = |text: &str| Wait { wait: true, wait_timeout: text.parse().unwrap() };
+        let judge = |state| match state {
+            UpdateState::Deployed => Verdict::Done,
+            UpdateState::RollingBack => Verdict::Missed,
+            _ => Verdict::Waiting,
+        };
+        for (last, exit) in [("DEPLOYED", None), ("ROLLING_BACK", Some(Exit::Failed))] {
+            let node = Fake::default();
+            node.will_tell(vec![Ok(update("u1", "DEPLOYING")), Ok(update("u1", last))]);
+            let client = fake::client(&[node.serve().await]);
+            let result = wait_for(&client, "u1", &wait("1m"), judge).await;
+            assert_eq!(result.map_err(|failure| failure.exit()).err(), exit, "{last}");
+        }
+        let node = Fake::default();
+        node.will_tell(vec![Ok(update("u1", "DEPLOYING"))]);
+        let client = fake::client(&[node.serve().await]);
+        let late = wait_for(&client, "u1", &wait("200ms"), judge).await.unwrap_err();
+        assert!(late.message().contains("not there after 200ms"), "{}", late.message());
+    }
 }

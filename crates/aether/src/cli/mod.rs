@@ -9,6 +9,8 @@ mod deploy;
 mod dev;
 mod example_slice;
 mod exit;
+#[cfg(test)]
+mod fake;
 mod follow;
 mod kv;
 mod logs;

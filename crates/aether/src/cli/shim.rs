@@ -1,6 +1,7 @@
 //! Hidden `aether shim …`: the parent process of one instance.
 //!
-//! Not a clap verb: everything after it belongs to the shim.
+//! Not a clap verb: everything after it belongs to the shim, which must run
+//! before any thread is started.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

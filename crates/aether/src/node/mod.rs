@@ -1,0 +1,10 @@
+//! What `aether node` is made of: configuration, listeners, and the parts that
+//! the roles of a node call for.
+
+pub mod config;
+mod forward;
+mod metrics;
+mod remote;
+mod run;
+
+pub use run::run;
