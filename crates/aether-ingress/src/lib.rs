@@ -1,1 +1,32 @@
-//! skeleton
+//! An HTTP/1.1 reverse proxy in front of all slices that have ingress rules.
+//!
+//! Which slice a request is for follows from the rules in the routing tables;
+//! which version and instance takes it is the embedded invoker's exact split.
+//! Bodies are streamed in both directions and never held.
+//!
+//! ```no_run
+//! # async fn example(invoker: aether_invoker::Invoker) -> std::io::Result<()> {
+//! use aether_ingress::{Config, Ingress};
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8070").await?;
+//! let ingress = Ingress::start(listener, invoker, Config::default())?;
+//! // ... until the process is asked to stop:
+//! ingress.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What is deliberately absent: TLS, HTTP/2, protocol upgrades (they are
+//! answered as plain requests), and caching.
+
+mod body;
+mod config;
+mod headers;
+mod io;
+mod problem;
+mod proxy;
+mod routes;
+mod server;
+
+pub use config::Config;
+pub use server::Ingress;

@@ -1,9 +1,9 @@
 //! Bodies of requests and responses, streamed in both directions.
 
 use std::error::Error;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,8 +24,26 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// body is still being sent that the instance did not wait for.
 const READY_WAIT: Duration = Duration::from_secs(1);
 
+/// Whether a request waits for more of its body from the caller. Tells a slow
+/// caller from a slow instance.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Starved(Arc<AtomicBool>);
+
+impl Starved {
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Streamed {
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    starved: Starved,
+}
+
 /// The body of a request on its way to an instance.
-pub struct RequestBody(Option<UnsyncBoxBody<Bytes, BoxError>>);
+#[derive(Debug)]
+pub struct RequestBody(Option<Streamed>);
 
 impl RequestBody {
     /// Without any content.
@@ -42,18 +60,17 @@ impl RequestBody {
         if body.is_end_stream() {
             return Self(None);
         }
-        Self(Some(UnsyncBoxBody::new(body.map_err(Into::into))))
+        let body = UnsyncBoxBody::new(body.map_err(Into::into));
+        Self(Some(Streamed { body, starved: Starved::default() }))
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
-}
 
-impl fmt::Debug for RequestBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestBody").field("empty", &self.is_empty()).finish()
+    pub(crate) fn starved(&self) -> Option<Starved> {
+        self.0.as_ref().map(|streamed| streamed.starved.clone())
     }
 }
 
@@ -65,18 +82,19 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
-            None => Poll::Ready(None),
-            Some(body) => Pin::new(body).poll_frame(context),
-        }
+        let Some(Streamed { body, starved }) = &mut self.0 else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(context);
+        starved.0.store(polled.is_pending(), Ordering::Relaxed);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|streamed| streamed.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let known = |streamed: &Streamed| streamed.body.size_hint();
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), known)
     }
 }
 

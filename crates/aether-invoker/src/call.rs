@@ -15,11 +15,11 @@ use std::time::Duration;
 use aether_core::ids::InstanceId;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
-use http::{Method, Request, Response, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
-use crate::body::{BoxError, RequestBody, ResponseBody};
+use crate::body::{BoxError, RequestBody, ResponseBody, Starved};
 use crate::endpoint::Endpoint;
 use crate::error::CallError;
 use crate::pick::{Outcome, Pick};
@@ -38,6 +38,9 @@ pub struct CallOptions {
     pub idempotent: bool,
     /// How long the response head may take, over all attempts.
     pub timeout: Option<Duration>,
+    /// Put a [`CallTarget`](crate::CallTarget) that names the instance into the
+    /// extensions of the response.
+    pub describe: bool,
 }
 
 /// Bounds retries of calls that may have been carried out to a fifth of all
@@ -83,10 +86,7 @@ enum Replay {
 
 impl Replay {
     fn of(request: &Request<RequestBody>, options: CallOptions) -> Self {
-        let safe = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-        );
+        let safe = request.method().is_safe();
         match (request.body().is_empty(), options.idempotent, safe) {
             (false, ..) => Self::Never,
             (true, true, _) => Self::Always,
@@ -102,6 +102,8 @@ enum Failure {
     Unsent { request: Request<RequestBody>, refused: bool, error: BoxError },
     /// It may have been carried out. The copy is there if it may be sent again.
     Lost { copy: Option<Request<RequestBody>>, error: BoxError },
+    /// The caller's request body failed.
+    Body { error: BoxError },
 }
 
 impl SliceHandle {
@@ -157,6 +159,7 @@ impl SliceHandle {
         let replay = Replay::of(&request, options);
         let mut tried: Vec<InstanceId> = Vec::new();
         let mut may_have_arrived = false;
+        let starved = request.body().starved();
         loop {
             let in_flight = pick.endpoint().in_flight();
             if in_flight > config.in_flight_max {
@@ -167,6 +170,10 @@ impl SliceHandle {
                 None => attempt.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
                     Ok(result) => result,
+                    Err(elapsed) if starved.as_ref().is_some_and(Starved::get) => {
+                        let (target, source) = (pick.endpoint().target(), elapsed.into());
+                        return Err(CallError::RequestBody { target, source });
+                    }
                     Err(_) => {
                         pick.record(Outcome::Error);
                         let after = options.timeout.unwrap_or_default();
@@ -175,7 +182,13 @@ impl SliceHandle {
                 },
             };
             let failure = match result {
-                Ok((response, sender)) => return Ok(finish(pick, response, sender)),
+                Ok((response, sender)) => {
+                    return Ok(finish(pick, response, sender, options.describe));
+                }
+                Err(Failure::Body { error: source }) => {
+                    let target = pick.endpoint().target();
+                    return Err(CallError::RequestBody { target, source });
+                }
                 Err(failure) => failure,
             };
             pick.record(Outcome::Error);
@@ -211,6 +224,7 @@ impl SliceHandle {
                 }
                 (error, Some(request))
             }
+            Failure::Body { error } => (error, None),
             Failure::Lost { copy, error } => {
                 *may_have_arrived = true;
                 (error, copy.filter(|_| self.invoker.shared().budget.withdraw()))
@@ -241,9 +255,13 @@ fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBod
 /// Records the outcome and hands on the response.
 fn finish(
     mut pick: Pick,
-    response: Response<Incoming>,
+    mut response: Response<Incoming>,
     sender: Sender,
+    describe: bool,
 ) -> Response<ResponseBody> {
+    if describe {
+        response.extensions_mut().insert(pick.endpoint().target());
+    }
     let is_error = response.status().is_server_error();
     pick.record(if is_error { Outcome::Error } else { Outcome::Success });
     response.map(|incoming| ResponseBody::new(incoming, pick, sender))
@@ -272,7 +290,7 @@ async fn attempt(
             }
             (None, spare) => {
                 let copy = spare.filter(|_| replay == Replay::Always);
-                return Err(Failure::Lost { copy, error: error.into_error().into() });
+                return Err(lost(error.into_error(), copy));
             }
         }
     }
@@ -290,8 +308,17 @@ async fn attempt(
             Some(request) => {
                 Failure::Unsent { request, refused: false, error: error.into_error().into() }
             }
-            None => Failure::Lost { copy: spare, error: error.into_error().into() },
+            None => lost(error.into_error(), spare),
         }),
+    }
+}
+
+/// What a request came to that was at least partly sent.
+fn lost(error: hyper::Error, copy: Option<Request<RequestBody>>) -> Failure {
+    if error.is_user() {
+        Failure::Body { error: error.into() }
+    } else {
+        Failure::Lost { copy, error: error.into() }
     }
 }
 
@@ -326,6 +353,8 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     #[test]
@@ -345,7 +374,7 @@ mod tests {
             Request::builder().method(method).body(body).unwrap()
         };
         let (plain, idempotent) =
-            (CallOptions::default(), CallOptions { idempotent: true, timeout: None });
+            (CallOptions::default(), CallOptions { idempotent: true, ..CallOptions::default() });
         let full = || RequestBody::new(http_body_util::Full::new(Bytes::from_static(b"x")));
         let of = |method, body, options| Replay::of(&request(method, body), options);
         assert_eq!(of(Method::GET, RequestBody::empty(), plain), Replay::OnStaleConnection);

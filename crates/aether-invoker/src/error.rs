@@ -122,6 +122,15 @@ pub enum CallError {
         /// The time that the call was given.
         after: Duration,
     },
+    /// The caller's own request body failed, or did not come in time. No fault
+    /// of the instance; it may have seen a part of the request.
+    #[error("{target}: the request body did not come to its end")]
+    RequestBody {
+        /// The instance.
+        target: CallTarget,
+        /// What the body failed with.
+        source: BoxError,
+    },
     /// The instance has as many calls in flight as are allowed: not sent.
     #[error("{target}: {in_flight} calls are in flight already")]
     Overloaded {
@@ -140,6 +149,7 @@ impl CallError {
             Self::Unreachable { target, .. }
             | Self::Broken { target, .. }
             | Self::Timeout { target, .. }
+            | Self::RequestBody { target, .. }
             | Self::Overloaded { target, .. } => Some(target),
         }
     }

@@ -18,7 +18,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
@@ -30,6 +30,7 @@ pub struct Counters {
     pub connections: AtomicU64,
     pub open: AtomicU64,
     slow: watch::Sender<bool>,
+    crash: watch::Sender<bool>,
 }
 
 pub struct Backend {
@@ -45,7 +46,8 @@ impl Backend {
     }
 
     /// Closes each connection in order after a time that varies below
-    /// `lifetime`, without telling the client before.
+    /// `lifetime`, counted from its first request, without telling the client
+    /// before.
     pub async fn start_closing(name: &str, lifetime: Duration) -> Self {
         Self::start_with(name, Some(lifetime)).await
     }
@@ -58,6 +60,7 @@ impl Backend {
             connections: AtomicU64::new(0),
             open: AtomicU64::new(0),
             slow: watch::Sender::new(false),
+            crash: watch::Sender::new(false),
         });
         let (shared, owner) = (Arc::clone(&counters), name.to_owned());
         let accepting = tokio::spawn(async move {
@@ -86,6 +89,16 @@ impl Backend {
         self.counters.slow.send_replace(true);
     }
 
+    /// Refuses further connections, and drops those that are open where they
+    /// stand.
+    pub async fn crash(&mut self) {
+        self.refuse().await;
+        self.counters.crash.send_replace(true);
+        while self.counters.open.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Refuses further connections; those that are open go on.
     pub async fn refuse(&mut self) {
         self.accepting.abort();
@@ -100,18 +113,28 @@ async fn serve(
     lifetime: Option<Duration>,
 ) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| answer(request, &name, &counters));
+    let used = Notify::new();
+    let service = service_fn(|request| {
+        used.notify_one();
+        answer(request, &name, &counters)
+    });
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let end = async {
         match lifetime {
-            Some(lifetime) => tokio::time::sleep(lifetime).await,
+            Some(lifetime) => {
+                used.notified().await;
+                tokio::time::sleep(lifetime).await;
+            }
             None => std::future::pending().await,
         }
     };
+    let mut crash = counters.crash.subscribe();
+    let crashed = async move { drop(crash.wait_for(|crash| *crash).await) };
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = crashed => {}
         () = end => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

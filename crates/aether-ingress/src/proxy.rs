@@ -1,0 +1,104 @@
+//! One request: from the client to an instance and back.
+
+use std::sync::Arc;
+
+use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody};
+use arc_swap::ArcSwap;
+use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::body::IngressBody;
+use crate::config::Config;
+use crate::headers::{Client, host_of, strip_hop_by_hop};
+use crate::problem::{of_call, problem};
+use crate::routes::Routes;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) invoker: Invoker,
+    pub(crate) config: Config,
+    pub(crate) routes: ArcSwap<Routes>,
+}
+
+impl Proxy {
+    /// Answers one request, in any case.
+    pub(crate) async fn answer(
+        &self,
+        client: &Client,
+        mut request: Request<Incoming>,
+    ) -> Response<IngressBody> {
+        if request.method() == Method::CONNECT {
+            let mut refused = problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this is a reverse proxy: CONNECT is not offered",
+            );
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            refused.headers_mut().insert(ALLOW, allowed);
+            return refused;
+        }
+        if request.uri().scheme_str().is_some_and(|scheme| scheme != "http") {
+            return problem(StatusCode::BAD_REQUEST, "only http is spoken here");
+        }
+        let host = match host_of(&request) {
+            Ok(host) => host,
+            Err(bad) => return problem(StatusCode::BAD_REQUEST, bad.0),
+        };
+        let Some(slice) = self.routes.load().find(&host, request.uri().path()).map(Arc::clone)
+        else {
+            return self.no_route(&host, request.uri().path());
+        };
+        drop(host);
+        client.rewrite(&mut request);
+        let options = CallOptions {
+            timeout: Some(self.config.request_timeout),
+            describe: self.config.debug,
+            idempotent: self.config.retry_safe && request.method().is_safe(),
+        };
+        match slice.send_with(request, options).await {
+            Ok(response) => self.hand_on(response),
+            Err(error) => refuse(&error),
+        }
+    }
+
+    #[cold]
+    fn no_route(&self, host: &str, path: &str) -> Response<IngressBody> {
+        if self.invoker.status().applied.is_none() {
+            let detail = "routing tables have not arrived yet";
+            return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+        }
+        let path: String = path.chars().take(200).collect();
+        let detail = format!("no ingress rule matches host '{host}' and path '{path}'");
+        problem(StatusCode::NOT_FOUND, &detail)
+    }
+
+    fn hand_on(&self, mut response: Response<ResponseBody>) -> Response<IngressBody> {
+        if response.status().is_informational() {
+            // Upgrades are never asked for.
+            let detail = format!("an instance answered with status {}", response.status());
+            return problem(StatusCode::BAD_GATEWAY, &detail);
+        }
+        strip_hop_by_hop(response.headers_mut());
+        if let Some(target) = response.extensions_mut().remove::<CallTarget>() {
+            describe(response.headers_mut(), &target);
+        }
+        response.map(IngressBody::Instance)
+    }
+}
+
+fn refuse(error: &CallError) -> Response<IngressBody> {
+    tracing::debug!(%error, "a call failed");
+    of_call(error)
+}
+
+fn describe(headers: &mut HeaderMap, target: &CallTarget) {
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    set("x-aether-slice", target.slice.to_string());
+    set("x-aether-version", target.version.to_string());
+    set("x-aether-instance", target.instance.to_string());
+}
