@@ -24,7 +24,7 @@ use crate::decide::{Action, Known, decide};
 use crate::directive::{Directive, DirectiveError, Keeper, Verdict};
 use crate::fetch::Fetcher;
 use crate::fsio;
-use crate::instance::{Instance, Shared, Told};
+use crate::instance::{Instance, Link, Shared, Told};
 use crate::logs::LogsService;
 use crate::ports::{PortError, Ports};
 use crate::prepare::Preparer;
@@ -156,6 +156,19 @@ impl Agent {
         self.tasks.shutdown().await;
     }
 
+    /// Stops the agent and then every instance, each with its stop signal and
+    /// grace. For a node that is put away as a whole; the next agent starts the
+    /// instances anew.
+    pub async fn shutdown_with_instances(mut self) {
+        self.tasks.shutdown().await;
+        let Ok(entries) = fs::read_dir(self.data_dir.join("instances")) else { return };
+        let mut stops = JoinSet::new();
+        for entry in entries.flatten() {
+            stops.spawn(async move { stop_shim(&entry.path()).await });
+        }
+        stops.join_all().await;
+    }
+
     /// The gRPC service that reads the logs of this node's instances.
     pub fn logs_service(
         &self,
@@ -166,6 +179,15 @@ impl Agent {
     /// The archives that this node holds.
     pub fn artifacts(&self) -> Arc<ArtifactStore> {
         self.store.clone()
+    }
+}
+
+/// Asks one shim to stop its slice, and waits until it has ended. One that
+/// cannot be reached is gone already.
+async fn stop_shim(dir: &Path) {
+    let Ok(mut link) = Link::connect(dir).await else { return };
+    if link.stop().await.is_ok() {
+        while let Ok(Some(_)) = link.next().await {}
     }
 }
 

@@ -12,7 +12,7 @@ use crate::shim::{STOP, socket_address};
 
 /// A connection to a shim.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
 }

@@ -12,6 +12,9 @@ use crate::shim::{LINE_BYTES_MAX, rotated_path};
 /// the search.
 const ROTATED_MAX: u32 = 16;
 
+/// Attempts to find the next file while files are being rotated.
+const ATTEMPTS_MAX: usize = 5;
+
 /// Takes a line, and tells whether more are wanted.
 pub(super) type Emit<'a> = dyn FnMut(&[u8]) -> bool + 'a;
 
@@ -89,19 +92,27 @@ impl Follower {
             let inode = file.metadata().ok()?.ino();
             Some((file, inode))
         };
-        let Some((_, reading)) = &self.file else { return open(0) };
-        if fs::metadata(&self.path).is_ok_and(|meta| meta.ino() == *reading) {
-            return None;
-        }
-        let age = (1..=ROTATED_MAX).find(|age| {
+        let oldest = || (0..=ROTATED_MAX).rev().find_map(open);
+        // There was no log when this began: all of it is new.
+        let Some((_, reading)) = &self.file else { return oldest() };
+        let is_reading = |age: &u32| {
             let meta = fs::metadata(rotated_path(&self.path, *age));
             meta.is_ok_and(|meta| meta.ino() == *reading)
-        });
-        match age {
-            Some(age) => open(age - 1),
-            // It was removed: lines are lost, and the oldest left comes next.
-            None => (0..=ROTATED_MAX).rev().find_map(open),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let age = match (0..=ROTATED_MAX).find(is_reading) {
+                Some(0) => return None,
+                Some(age) => age,
+                // It was removed: lines are lost, and the oldest left comes next.
+                None => return oldest(),
+            };
+            let next = open(age - 1);
+            if is_reading(&age) {
+                return next;
+            }
+            // They were rotated in between, so that was another file.
         }
+        None
     }
 
     /// Emits the rest of the file being read.

@@ -159,7 +159,7 @@ async fn without_a_control_plane_all_goes_on_and_another_voter_is_found() {
     other.want(5, assign("RUN"));
     other.observed("a-1-0", "READY").await;
     let pids = world.pids("a-1-0");
-    other.stop().await;
+    drop(other);
     let seen = world.plane.observed("a-1-0", "READY").await;
     assert_eq!((seen.restarts, world.pids("a-1-0")), (0, pids), "nothing happened to it");
     world.plane.want(6, assign("STOP"));

@@ -25,7 +25,8 @@ pub struct Plane {
     reports: watch::Receiver<(u64, v1::AgentReport)>,
     hello: watch::Receiver<v1::AgentHello>,
     archives: Arc<Mutex<HashMap<String, Vec<u8>>>>,
-    server: tokio::task::JoinHandle<()>,
+    /// Of its own, so that ending it closes every connection at once.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 #[derive(Clone)]
@@ -48,18 +49,23 @@ impl Plane {
         let archives = Arc::<Mutex<HashMap<_, _>>>::default();
         let service =
             Service { wanted: wanted.clone(), reports, hello, archives: archives.clone() };
-        let server = tonic::transport::Server::builder()
-            .add_service(AgentsServer::new(service.clone()))
-            .add_service(ArtifactsServer::new(service))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let server = tokio::spawn(async move { server.await.unwrap() });
-        Self { address, wanted, reports: heard, hello: greeted, archives, server }
-    }
-
-    /// Goes away; agents lose their streams.
-    pub async fn stop(self) {
-        self.server.abort();
-        let _ = self.server.await;
+        let listener = listener.into_std().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            tonic::transport::Server::builder()
+                .add_service(AgentsServer::new(service.clone()))
+                .add_service(ArtifactsServer::new(service))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        let runtime = Some(runtime);
+        Self { address, wanted, reports: heard, hello: greeted, archives, runtime }
     }
 
     /// Sends a complete desired set at a log index.
@@ -68,7 +74,7 @@ impl Plane {
             incarnation: 0,
             term: 1,
             index,
-            lease_ms: 3_000,
+            lease_ms: 300,
             assignments,
         });
     }
@@ -132,6 +138,14 @@ impl Plane {
         let mut reports = self.reports.clone();
         let later = reports.wait_for(|(count, _)| *count >= now + more);
         tokio::time::timeout(LIMIT, later).await.expect("no further report").unwrap().1.clone()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
