@@ -1,0 +1,128 @@
+//! How a cluster comes into being, once.
+//!
+//! The first listed founding voter asks the others who they are. When all of
+//! them answer, and none has a log, it writes the founding membership, which
+//! names every voter's data directory. Everybody else waits for that. A node
+//! whose directory was emptied later finds its name taken by the directory it
+//! lost and refuses to take part: its votes and its log are gone, so under the
+//! old id it could undo what the cluster has acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_proto::raft as pb;
+use aether_proto::raft::raft_client::RaftClient;
+use tonic::Request;
+
+use crate::node::Node;
+use crate::peers::Lane;
+use crate::types::Member;
+
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs on a node without a log until there is a membership, or a reason to
+/// give up.
+pub(crate) async fn run(node: Arc<Node>) {
+    let mut reported = String::new();
+    while node.members().is_empty() {
+        match step(&node).await {
+            Ok(()) => {}
+            Err(Obstacle::Final(reason)) => return node.fail(reason),
+            Err(Obstacle::Wait(reason)) => {
+                if reason != reported {
+                    tracing::info!(
+                        node = node.identity.node,
+                        reason,
+                        "the cluster can't form yet"
+                    );
+                    reported = reason;
+                }
+            }
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+enum Obstacle {
+    /// May pass.
+    Wait(String),
+    Final(String),
+}
+
+async fn step(node: &Node) -> Result<(), Obstacle> {
+    let me = &node.identity;
+    let mut members = BTreeMap::new();
+    let mut missing = Vec::new();
+    for (at, voter) in node.config.voters.iter().enumerate() {
+        let id = at as u64 + 1;
+        let mut member = Member {
+            name: voter.name.clone(),
+            peer_addr: voter.peer_addr.clone(),
+            dir_id: me.dir_id.clone(),
+        };
+        if id != me.raft_id {
+            match ask(node, &voter.peer_addr).await {
+                Err(reason) => missing.push(format!("{}: {reason}", voter.name)),
+                Ok(answer) if (&answer.node, answer.raft_id) != (&voter.name, id) => {
+                    missing.push(format!(
+                        "{} answers as {} with id {}: the founding lists differ",
+                        voter.peer_addr, answer.node, answer.raft_id
+                    ));
+                }
+                Ok(answer) if answer.formed => check_formed(node, &answer)?,
+                Ok(answer) => member.dir_id = answer.dir_id,
+            }
+        }
+        members.insert(id, member);
+    }
+    if me.raft_id != 1 {
+        return Err(Obstacle::Wait(format!(
+            "waiting for {} to form it",
+            node.config.voters.first().map_or("nobody", |v| &v.name)
+        )));
+    }
+    if !missing.is_empty() {
+        return Err(Obstacle::Wait(missing.join("; ")));
+    }
+    let formed = node.raft.initialize(members).await;
+    formed.map_err(|e| Obstacle::Final(format!("the cluster can't be formed: {e}")))
+}
+
+/// Somebody is in a cluster already. Is this node, with this directory, a
+/// founding member whose log is still on its way?
+fn check_formed(node: &Node, answer: &pb::IdentifyResponse) -> Result<(), Obstacle> {
+    let me = &node.identity;
+    let known = answer.members.iter().find(|m| m.raft_id == me.raft_id);
+    if me.raft_id != 1 && known.is_some_and(|m| m.dir_id == me.dir_id) {
+        return Err(Obstacle::Wait(
+            "the founding membership is on its way".to_owned(),
+        ));
+    }
+    Err(Obstacle::Final(format!(
+        "{} says that cluster {:?} is formed already, and {} is empty: node {} can't rejoin under \
+         its old id {}, because what it acknowledged is gone. Restore the directory, or remove the \
+         node from the cluster and let it join under a new id",
+        answer.node,
+        me.cluster,
+        node.config.data_dir.display(),
+        me.node,
+        me.raft_id,
+    )))
+}
+
+async fn ask(node: &Node, address: &str) -> Result<pb::IdentifyResponse, String> {
+    let channel = node.peers.channel(address, Lane::Shared)?;
+    let me = &node.identity;
+    let mut request = Request::new(pb::IdentifyRequest {
+        cluster: me.cluster.clone(),
+        node: me.node.clone(),
+        dir_id: me.dir_id.clone(),
+    });
+    request.set_timeout(ASK_TIMEOUT);
+    let answer = RaftClient::new(channel).identify(request).await;
+    answer
+        .map(|r| r.into_inner())
+        .map_err(|s| s.message().to_owned())
+}

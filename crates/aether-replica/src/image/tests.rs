@@ -1,0 +1,139 @@
+//! An image is used only if it is whole and fits the log.
+
+use super::*;
+use crate::machine::{Machine, Stamp};
+use crate::toy::{Toy, set};
+use crate::types::log_id;
+
+fn position(index: u64) -> Position {
+    Position {
+        applied: Some(log_id(1, index)),
+        log_time_ms: index,
+        ..Position::default()
+    }
+}
+
+fn open(dir: &Path, machine: &mut Toy) -> (Image, Option<Position>) {
+    Image::open(dir, "test", machine, |_| Ok(()))
+}
+
+/// An image with three rows at index 7.
+fn written(dir: &Path) {
+    let mut toy = Toy::default();
+    let (image, found) = open(dir, &mut toy);
+    assert_eq!(found, None);
+    for key in ["a", "b", "c"] {
+        Machine::apply(&mut toy, Stamp::default(), &set(key, "1"));
+    }
+    image.advance(
+        Machine::drain_changes(&mut toy),
+        &position(6),
+        Machine::hash(&toy),
+    );
+    Machine::apply(&mut toy, Stamp::default(), b"-b");
+    Machine::apply(&mut toy, Stamp::default(), &set("d", "2"));
+    image.advance(
+        Machine::drain_changes(&mut toy),
+        &position(7),
+        Machine::hash(&toy),
+    );
+    image.close();
+    assert_eq!(image.status().index, Some(7));
+}
+
+fn keys(toy: &Toy) -> Vec<String> {
+    Machine::image(toy).map(|(key, _)| key).collect()
+}
+
+#[test]
+fn rows_and_position_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("image");
+    written(&dir);
+    let mut toy = Toy::default();
+    assert_eq!(open(&dir, &mut toy).1, Some(position(7)));
+    assert_eq!(keys(&toy), ["a", "c", "d"]);
+}
+
+#[test]
+fn an_image_that_does_not_fit_the_log_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("image");
+    written(&dir);
+    let mut toy = Toy::default();
+    let stale = |found: &Position| Err(format!("{} is stale", found.index()));
+    let (image, found) = Image::open(&dir, "test", &mut toy, stale);
+    assert_eq!(found, None);
+    assert_eq!(
+        image.status().rebuilt_because.as_deref(),
+        Some("7 is stale")
+    );
+    image.close();
+    assert_eq!(open(&dir, &mut toy).1, None, "nothing of it is left");
+}
+
+#[test]
+fn a_hash_that_does_not_match_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("image");
+    written(&dir);
+    {
+        let db = sled::open(&dir).unwrap();
+        db.insert(row_key("c"), b"9").unwrap();
+        db.flush().unwrap();
+    }
+    let (image, found) = open(&dir, &mut Toy::default());
+    assert_eq!(found, None);
+    let reason = image.status().rebuilt_because.unwrap();
+    assert!(reason.contains("hash"), "{reason}");
+}
+
+/// Garbage in any of sled's files: whatever sled makes of it, the image is
+/// either right or not used.
+#[test]
+fn garbage_is_replaced_without_an_operator() {
+    for seed in 0..8u8 {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("image");
+        written(&dir);
+        let garbage: Vec<u8> = (0..4_096u32)
+            .map(|i| (i as u8).wrapping_mul(31) ^ seed)
+            .collect();
+        for name in ["db", "conf"] {
+            let file = dir.join(name);
+            let mut bytes = std::fs::read(&file).unwrap();
+            let at = bytes.len().min(usize::from(seed) * 64);
+            let end = bytes.len().min(at + garbage.len());
+            bytes[at..end].copy_from_slice(&garbage[..end - at]);
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let mut toy = Toy::default();
+        let (image, found) = open(&dir, &mut toy);
+        if found.is_some() {
+            assert_eq!(keys(&toy), ["a", "c", "d"], "seed {seed}");
+        }
+        image.replace(
+            Box::new([("z".to_owned(), vec![1])].into_iter()),
+            &position(8),
+            {
+                let mut one = Toy::default();
+                Machine::apply(&mut one, Stamp::default(), b"z=\x01");
+                Machine::hash(&one)
+            },
+        );
+        image.close();
+        assert_eq!(image.status().off_because, None, "seed {seed}");
+        assert_eq!(open(&dir, &mut toy).1, Some(position(8)), "seed {seed}");
+        assert_eq!(keys(&toy), ["z"]);
+    }
+}
+
+#[test]
+fn a_file_where_the_folder_should_be_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, b"not a folder").unwrap();
+    let (image, found) = open(&path, &mut Toy::default());
+    assert_eq!(found, None);
+    assert_eq!(image.status().off_because, None);
+}

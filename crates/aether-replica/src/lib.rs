@@ -1,0 +1,58 @@
+//! The replicated log under Aether: consensus (openraft), a durable log
+//! (raft-log), snapshots, a KV image for quick restarts (sled), and the peer
+//! protocol over tonic. The only crate that names any of them.
+//!
+//! It knows nothing of updates: bytes go in through [`Handle::propose`], come
+//! out in the same order on every voter's [`Machine`], and the machine's
+//! answer goes back to whoever proposed them.
+//!
+//! ```text
+//!  Handle ── propose, read_barrier, leadership, status
+//!    │  leader                     │ follower
+//!    v                             v
+//!  openraft <── PeerService <── forward / read index   (peers, network, wire)
+//!    │   └── log_store ── raft-log files
+//!    └────── state ────── Machine ──> image (sled), snapshot files
+//! ```
+//!
+//! Deliberately absent: listeners (the binary owns them), membership changes
+//! after the founding, and any clock inside what the machine sees other than
+//! the log time of [`Stamp`].
+
+mod clock;
+mod codec;
+mod config;
+mod data_dir;
+mod error;
+mod files;
+mod formation;
+mod forward;
+mod handle;
+mod image;
+mod leadership;
+mod log_store;
+mod machine;
+mod network;
+mod node;
+mod peers;
+mod position;
+mod reads;
+mod replica;
+mod service;
+mod snapshot;
+mod state;
+mod status;
+#[cfg(test)]
+mod toy;
+mod types;
+mod wire;
+
+pub use config::{Config, Voter};
+pub use error::{OpenError, ProposeError, ReadError};
+pub use handle::{COMMAND_BYTES_MAX, Handle};
+pub use leadership::{LeaderInfo, Leadership};
+pub use machine::{Machine, Row, RowChange, Stamp};
+pub use node::Applied;
+pub use replica::{PeerServer, Replica};
+pub use service::PeerService;
+pub use status::{ImageStatus, MemberStatus, Status};

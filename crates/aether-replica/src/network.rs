@@ -1,0 +1,349 @@
+//! How openraft talks to the other voters: votes, replication, heartbeats and
+//! snapshots over the peer protocol. Every call has a deadline; a replication
+//! stream has one for each unanswered request.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aether_proto::raft as pb;
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapshot};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::peers::{Client, Lane, Peers};
+use crate::snapshot::SnapshotFile;
+use crate::types::{Member, TypeConfig, Vote};
+use crate::wire;
+
+type Failure = RPCError<TypeConfig>;
+
+/// A replication request that is not answered for this long ends its stream.
+/// Generous, because the follower syncs its disk in between; a dead connection
+/// is found sooner by its keep-alive.
+const UNANSWERED_MAX: Duration = Duration::from_secs(5);
+const UNANSWERED_CHECK: Duration = Duration::from_millis(500);
+pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks read ahead of the connection.
+const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
+
+/// Makes the connections that openraft asks for.
+pub(crate) struct Network {
+    pub peers: Arc<Peers>,
+    pub my_id: u64,
+}
+
+impl Network {
+    fn connect(&self, target: u64, node: &Member, kind: Kind) -> PeerNetwork {
+        PeerNetwork {
+            peers: self.peers.clone(),
+            my_id: self.my_id,
+            target,
+            member: node.clone(),
+            kind,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.connect(target, node, Kind::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.connect(target, node, Kind::Heartbeat)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Log,
+    /// Sends streams of one request: a plain call is cheaper.
+    Heartbeat,
+}
+
+/// One peer, as openraft sees it.
+pub(crate) struct PeerNetwork {
+    peers: Arc<Peers>,
+    my_id: u64,
+    target: u64,
+    member: Member,
+    kind: Kind,
+}
+
+impl PeerNetwork {
+    fn client(&self, lane: Lane) -> Result<Client, Failure> {
+        self.peers
+            .client(self.target, &self.member, lane)
+            .map_err(|e| RPCError::Unreachable(Unreachable::from_string(e)))
+    }
+
+    fn failure(&self, status: &Status, action: RPCTypes, timeout: Duration) -> Failure {
+        failure(status, action, timeout, self.my_id, self.target)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> Result<StreamAppendResult<TypeConfig>, Failure> {
+        let mut client = self.client(Lane::Control)?;
+        let response = client
+            .heartbeat(with_deadline(wire::append_out(request), timeout))
+            .await
+            .and_then(|r| wire::appended_in(r.into_inner()));
+        response.map_err(|s| self.failure(&s, RPCTypes::AppendEntries, timeout))
+    }
+}
+
+fn with_deadline<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+fn failure(status: &Status, action: RPCTypes, timeout: Duration, id: u64, target: u64) -> Failure {
+    match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => RPCError::Timeout(Timeout {
+            action,
+            id,
+            target,
+            timeout,
+        }),
+        // Nobody there, or somebody else: don't retry at once.
+        Code::Unavailable | Code::FailedPrecondition => {
+            RPCError::Unreachable(Unreachable::from_string(status.message()))
+        }
+        _ => RPCError::Network(NetworkError::from_string(status)),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Failure> {
+        Ok(self.heartbeat(request, option.hard_ttl()).await?.into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Failure>>, Failure>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let session = async move {
+            if self.kind == Kind::Heartbeat {
+                let answer = match input.next().await {
+                    Some(request) => Some(self.heartbeat(request, option.hard_ttl()).await?),
+                    None => None,
+                };
+                return Ok(futures::stream::iter(answer.map(Ok)).boxed());
+            }
+            let unanswered = Arc::new(Unanswered::default());
+            let mut client = self.client(Lane::Log)?;
+            let requests = {
+                let unanswered = unanswered.clone();
+                input.map(move |request| {
+                    unanswered.sent();
+                    wire::append_out(request)
+                })
+            };
+            let fail = |s: &Status| self.failure(s, RPCTypes::AppendEntries, UNANSWERED_MAX);
+            let responses = tokio::time::timeout(UNANSWERED_MAX, client.append(requests))
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer to a new stream")))
+                .map_err(|s| fail(&s))?
+                .into_inner();
+            let ids = (self.my_id, self.target);
+            Ok(answers(responses, unanswered, ids).boxed())
+        };
+        session.boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failure> {
+        let timeout = option.hard_ttl();
+        let mut client = self.client(Lane::Control)?;
+        let response = client
+            .vote(with_deadline(wire::vote_request_out(request), timeout))
+            .await
+            .and_then(|r| wire::vote_response_in(r.into_inner()));
+        response.map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failure> {
+        let timeout = option.hard_ttl();
+        let mut client = self.client(Lane::Control)?;
+        let response = client
+            .pre_vote(with_deadline(wire::vote_request_out(request), timeout))
+            .await
+            .and_then(|r| wire::vote_response_in(r.into_inner()));
+        response.map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<
+            openraft::alias::CommittedLeaderIdOf<TypeConfig>,
+            u64,
+            Member,
+            SnapshotFile,
+        >,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let timeout = option.hard_ttl();
+        let mut client = self.client(Lane::Bulk)?;
+        let chunks = snapshot_chunks(&vote, snapshot.snapshot);
+        let call = client.install_snapshot(with_deadline(chunks, timeout));
+        let response = tokio::select! {
+            response = call => response,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        let answered = response.and_then(|r| wire::vote_in(r.into_inner().ballot));
+        match answered {
+            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Err(status) => Err(self
+                .failure(&status, RPCTypes::InstallSnapshot, timeout)
+                .into()),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Failure> {
+        let timeout = option.hard_ttl();
+        let mut client = self.client(Lane::Control)?;
+        let response = client
+            .transfer_leader(with_deadline(wire::transfer_out(&request), timeout))
+            .await
+            .map_err(|s| self.failure(&s, RPCTypes::TransferLeader, timeout))?;
+        let refused = response.into_inner().refused;
+        if refused.is_empty() {
+            return Ok(Ok(()));
+        }
+        match serde_json::from_str(&refused) {
+            Ok(reason) => Ok(Err(reason)),
+            Err(_) => Err(RPCError::Network(NetworkError::from_string(refused))),
+        }
+    }
+}
+
+/// When the requests of a stream were sent that have no answer yet.
+#[derive(Default)]
+struct Unanswered(Mutex<VecDeque<Instant>>);
+
+impl Unanswered {
+    fn sent(&self) {
+        self.0
+            .lock()
+            .expect("no panic while held")
+            .push_back(Instant::now());
+    }
+
+    fn answered(&self) {
+        self.0.lock().expect("no panic while held").pop_front();
+    }
+
+    fn oldest(&self) -> Duration {
+        let sent = self.0.lock().expect("no panic while held");
+        sent.front().map_or(Duration::ZERO, Instant::elapsed)
+    }
+}
+
+/// The answers of a replication stream; ends after the first failure.
+fn answers(
+    responses: Streaming<pb::AppendResponse>,
+    unanswered: Arc<Unanswered>,
+    (id, target): (u64, u64),
+) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Failure>> + Send {
+    futures::stream::unfold(Some(responses), move |responses| {
+        let unanswered = unanswered.clone();
+        async move {
+            let mut responses = responses?;
+            let received = loop {
+                match tokio::time::timeout(UNANSWERED_CHECK, responses.message()).await {
+                    Ok(received) => break received,
+                    Err(_) if unanswered.oldest() < UNANSWERED_MAX => {}
+                    Err(_) => break Err(Status::deadline_exceeded("the stream stands still")),
+                }
+            };
+            unanswered.answered();
+            match received.and_then(|r| r.map(wire::appended_in).transpose()) {
+                Ok(None) => None,
+                Ok(Some(answer)) => Some((Ok(answer), Some(responses))),
+                Err(status) => {
+                    let error =
+                        failure(&status, RPCTypes::AppendEntries, UNANSWERED_MAX, id, target);
+                    Some((Err(error), None))
+                }
+            }
+        }
+    })
+}
+
+/// Reads a snapshot file ahead of the connection, off the runtime.
+fn snapshot_chunks(vote: &Vote, file: SnapshotFile) -> ReceiverStream<pb::SnapshotChunk> {
+    let (tx, rx) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+    let start = pb::SnapshotStart {
+        ballot: Some(wire::vote_out(vote)),
+        bytes: file.bytes,
+    };
+    tokio::task::spawn_blocking(move || {
+        let first = pb::SnapshotChunk {
+            start: Some(start),
+            data: Bytes::new(),
+        };
+        let mut offset = 0;
+        let mut sent = tx.blocking_send(first);
+        while sent.is_ok() && offset < file.bytes {
+            let part = (file.bytes - offset).min(SNAPSHOT_CHUNK_BYTES as u64) as usize;
+            let mut data = vec![0u8; part];
+            if let Err(error) = file.read_at(offset, &mut data) {
+                // The receiver sees a short file and refuses it.
+                tracing::error!(snapshot = %file.path.display(), %error, "can't be read");
+                return;
+            }
+            offset += part as u64;
+            sent = tx.blocking_send(pb::SnapshotChunk {
+                start: None,
+                data: data.into(),
+            });
+        }
+    });
+    ReceiverStream::new(rx)
+}

@@ -1,0 +1,208 @@
+//! One running replica: what its tasks, its peer service and its handles share.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aether_proto::raft as pb;
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::impls::ProgressResponder;
+use openraft::{LinearizerOption, ReadPolicy};
+use tokio::sync::{Semaphore, watch};
+use tonic::Request;
+
+use crate::clock::{LogClock, Readings};
+use crate::config::Config;
+use crate::data_dir::{DataDir, Identity};
+use crate::forward::Links;
+use crate::image::Image;
+use crate::leadership::{LeaderInfo, Leadership};
+use crate::log_store::LogStore;
+use crate::peers::{Lane, Peers};
+use crate::reads::ReadHub;
+use crate::snapshot::SnapshotDir;
+use crate::state::Progresses;
+use crate::types::{Command, CommittedLeaderId, Member, Raft};
+
+/// A committed and applied proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Index of its entry.
+    pub index: u64,
+    /// What the machine answered.
+    pub response: Bytes,
+}
+
+/// Why one attempt to propose has no result.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// Not in the log, and it won't be: may be tried again.
+    NotDone(String),
+    /// Not in the log, and trying again is useless.
+    Stopped(String),
+    Unknown(String),
+}
+
+/// What keeps the data directory in use.
+pub(crate) struct Stores {
+    pub log: LogStore,
+    pub data: DataDir,
+}
+
+pub(crate) struct Node {
+    pub config: Config,
+    pub identity: Identity,
+    pub raft: Raft,
+    pub peers: Arc<Peers>,
+    pub progress: Arc<Progresses>,
+    pub snapshots: Arc<SnapshotDir>,
+    pub image: Arc<Image>,
+    pub leadership: watch::Sender<Leadership>,
+    /// The log clock of a leadership of this node, with its term.
+    pub clock: Mutex<Option<(u64, LogClock)>>,
+    pub fatal: watch::Sender<Option<String>>,
+    /// Places for proposals of this node's callers.
+    pub proposals: Semaphore,
+    pub links: Links,
+    pub reads: ReadHub,
+    /// Gone after the shutdown.
+    pub stores: Mutex<Option<Stores>>,
+}
+
+impl Node {
+    /// Reports why this node can't go on. The first reason stays.
+    pub fn fail(&self, reason: String) {
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                tracing::error!(reason, "the replica can't go on");
+                *fatal = Some(reason);
+            }
+            first
+        });
+    }
+
+    pub fn leader(&self) -> Leadership {
+        self.leadership.borrow().clone()
+    }
+
+    /// A member of the present membership, by id.
+    pub fn member(&self, id: u64) -> Option<Member> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
+    }
+
+    /// All members: id, and who it is.
+    pub fn members(&self) -> Vec<(u64, Member)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(id, member)| (*id, member.clone())).collect()
+    }
+
+    pub fn clock_of(&self, term: u64) -> Option<LogClock> {
+        let clock = self.clock.lock().expect("no panic while held");
+        clock.filter(|(of, _)| *of == term).map(|(_, clock)| clock)
+    }
+
+    /// Proposes on this node as the leader of `term`.
+    pub async fn propose_here(&self, term: u64, body: Bytes) -> Result<Applied, Attempt> {
+        let rx = self.submit_here(term, body).await?;
+        rx.outcome().await
+    }
+
+    /// The first half of [`propose_here`](Self::propose_here): when it returns,
+    /// the proposal has its place in line.
+    pub async fn submit_here(&self, term: u64, body: Bytes) -> Result<Submitted, Attempt> {
+        let Some(clock) = self.clock_of(term) else {
+            return Err(Attempt::NotDone(format!(
+                "this node doesn't lead term {term}"
+            )));
+        };
+        let now = Readings::now();
+        let command = Command {
+            log_time_ms: clock.at(now),
+            wall_ms: now.wall_ms,
+            body,
+        };
+        let (responder, answer) = ProgressResponder::complete_only();
+        self.raft
+            .write(command)
+            .with_leader(CommittedLeaderId::new(term))
+            .responder(responder)
+            .await
+            .map_err(|fatal| Attempt::Stopped(fatal.to_string()))?;
+        Ok(Submitted(answer))
+    }
+
+    /// One attempt at the index that a linearizable read has to wait for.
+    pub async fn read_index(&self, timeout: Duration) -> Result<u64, String> {
+        let leadership = self.leader();
+        if leadership.is_leader {
+            return self.read_index_here(timeout).await;
+        }
+        let leader = leadership.leader.ok_or("there is no leader")?;
+        let member = self
+            .member(leader.raft_id)
+            .ok_or("the leader is no member")?;
+        let mut client = self.peers.client(leader.raft_id, &member, Lane::Shared)?;
+        let mut request = Request::new(pb::ReadIndexRequest {});
+        request.set_timeout(timeout);
+        let response = client.read_index(request).await;
+        response
+            .map(|r| r.into_inner().index)
+            .map_err(|s| format!("leader: {}", s.message()))
+    }
+
+    /// As the leader: confirmed by a quorum after the call.
+    pub async fn read_index_here(&self, timeout: Duration) -> Result<u64, String> {
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
+        match self.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub fn leader_info(&self, id: u64, member: &Member) -> LeaderInfo {
+        LeaderInfo {
+            raft_id: id,
+            name: member.name.clone(),
+            peer_addr: self.peers.address(member).to_owned(),
+        }
+    }
+
+    pub fn stopped(fatal: &Fatal<crate::types::TypeConfig>) -> bool {
+        matches!(fatal, Fatal::Stopped)
+    }
+}
+
+/// A proposal in line for the log.
+pub(crate) struct Submitted(
+    openraft::alias::OneshotReceiverOf<
+        crate::types::TypeConfig,
+        openraft::raft::ClientWriteResult<crate::types::TypeConfig>,
+    >,
+);
+
+impl Submitted {
+    pub async fn outcome(self) -> Result<Applied, Attempt> {
+        match self.0.await {
+            Ok(Ok(done)) => Ok(Applied {
+                index: done.log_id.index,
+                response: done.data,
+            }),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => Err(Attempt::NotDone(format!(
+                "the leadership moved ({:?})",
+                to.reason
+            ))),
+            Ok(Err(error)) => Err(Attempt::Unknown(error.to_string())),
+            Err(_) => Err(Attempt::Unknown("the replica stopped".to_owned())),
+        }
+    }
+}

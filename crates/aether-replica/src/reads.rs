@@ -1,0 +1,68 @@
+//! Linearizable reads: many waiting readers share one round to the quorum.
+//!
+//! A reader may use any round that began after it arrived. So readers gather
+//! while a round is under way and all of them share the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::node::Node;
+
+/// Readers waiting for a round; more of them wait for a place.
+const WAITING_MAX: usize = 4_096;
+/// Rounds under way at once: a second one keeps a late reader from waiting for
+/// almost two.
+const ROUNDS_MAX: usize = 2;
+/// A round that takes longer failed: the leader may be gone.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Reply = oneshot::Sender<Result<u64, String>>;
+
+/// Where readers line up.
+pub(crate) struct ReadHub {
+    waiting: mpsc::Sender<Reply>,
+}
+
+impl ReadHub {
+    /// The hub, and the line that [`run`] serves.
+    pub fn new() -> (Self, mpsc::Receiver<Reply>) {
+        let (waiting, line) = mpsc::channel(WAITING_MAX);
+        (ReadHub { waiting }, line)
+    }
+
+    /// An index confirmed after this call began.
+    pub async fn index(&self) -> Result<u64, String> {
+        let (tx, rx) = oneshot::channel();
+        self.waiting
+            .send(tx)
+            .await
+            .map_err(|_| "the replica stopped")?;
+        rx.await
+            .unwrap_or_else(|_| Err("the replica stopped".to_owned()))
+    }
+}
+
+/// Serves readers until the hub is gone.
+pub(crate) async fn run(node: Arc<Node>, mut line: mpsc::Receiver<Reply>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(ROUNDS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let mut readers = Vec::new();
+        if line.recv_many(&mut readers, WAITING_MAX).await == 0 {
+            return;
+        }
+        let node = node.clone();
+        tokio::spawn(async move {
+            let index = node.read_index(ROUND_TIMEOUT).await;
+            for reader in readers {
+                // A reader that gave up is gone.
+                let _ = reader.send(index.clone());
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,278 @@
+//! The peer service: what other voters call on this node.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_proto::raft as pb;
+use aether_proto::raft::raft_server::Raft as RaftRpc;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::Snapshot;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::forward;
+use crate::node::Node;
+use crate::peers::check_route;
+use crate::snapshot::SnapshotFile;
+use crate::wire;
+
+/// A round to the quorum for a follower's reads.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves `aether.raft.v1.Raft` for one replica.
+#[derive(Clone)]
+pub struct PeerService {
+    node: Arc<Node>,
+    /// One snapshot is received at a time: there is one leader.
+    receiving: Arc<Semaphore>,
+}
+
+type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl PeerService {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        PeerService {
+            node,
+            receiving: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    fn checked<T>(&self, request: Request<T>) -> Result<T, Status> {
+        check_route(request.metadata(), &self.node.identity)?;
+        Ok(request.into_inner())
+    }
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("the replica has stopped: {error}"))
+}
+
+#[tonic::async_trait]
+impl RaftRpc for PeerService {
+    type AppendStream = Outbound<pb::AppendResponse>;
+    type ForwardStream = Outbound<pb::ForwardResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let inbound = self.checked(request)?;
+        // A message that makes no sense ends the stream; openraft backs off.
+        let requests = inbound
+            .map(|r| r.and_then(wire::append_in))
+            .scan((), |(), request| {
+                let usable = request.inspect_err(|status| {
+                    tracing::debug!(%status, "a replication stream has ended");
+                });
+                futures::future::ready(usable.ok())
+            });
+        let answers = self.node.raft.stream_append(requests);
+        let answers = answers.map(|answer| answer.map(wire::appended_out).map_err(stopped));
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
+        let request = wire::append_in(self.checked(request)?)?;
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|e| e.log_id).or(previous);
+        let answer = self
+            .node
+            .raft
+            .append_entries(request)
+            .await
+            .map_err(stopped)?;
+        let answer = answer.into_stream_result(previous, last);
+        Ok(Response::new(wire::appended_out(answer)))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = wire::vote_request_in(self.checked(request)?)?;
+        let answer = self.node.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(Response::new(wire::vote_response_out(answer)))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = wire::vote_request_in(self.checked(request)?)?;
+        let answer = self.node.raft.vote(request).await.map_err(stopped)?;
+        Ok(Response::new(wire::vote_response_out(answer)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let mut chunks = self.checked(request)?;
+        let Ok(_place) = self.receiving.try_acquire() else {
+            return Err(Status::resource_exhausted(
+                "another snapshot is being received",
+            ));
+        };
+        let first = chunks.message().await?.and_then(|chunk| chunk.start);
+        let start = first.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
+        let vote = wire::vote_in(start.ballot)?;
+        let snapshot = receive(&self.node, chunks, start.bytes).await?;
+        let meta = snapshot.position.meta();
+        let snapshot = Snapshot { meta, snapshot };
+        let answer = self
+            .node
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(stopped)?;
+        let ballot = Some(wire::vote_out(&answer.vote));
+        Ok(Response::new(pb::SnapshotResponse { ballot }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let request = wire::transfer_in(self.checked(request)?)?;
+        let answer = self
+            .node
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map_err(stopped)?;
+        let refused = match answer {
+            Ok(()) => String::new(),
+            Err(reason) => {
+                serde_json::to_string(&reason).map_err(|e| Status::internal(e.to_string()))?
+            }
+        };
+        Ok(Response::new(pb::TransferLeaderResponse { refused }))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let inbound = self.checked(request)?;
+        Ok(Response::new(
+            forward::serve(self.node.clone(), inbound).boxed(),
+        ))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.checked(request)?;
+        // Never on to another node: two that take each other for the leader
+        // would play ball.
+        if !self.node.leader().is_leader {
+            let me = &self.node.identity.node;
+            return Err(Status::unavailable(format!("{me} is not the leader")));
+        }
+        let index = self
+            .node
+            .read_index_here(READ_TIMEOUT)
+            .await
+            .map_err(Status::unavailable)?;
+        Ok(Response::new(pb::ReadIndexResponse { index }))
+    }
+
+    async fn identify(
+        &self,
+        request: Request<pb::IdentifyRequest>,
+    ) -> Result<Response<pb::IdentifyResponse>, Status> {
+        let request = request.into_inner();
+        let me = &self.node.identity;
+        if request.cluster != me.cluster {
+            return Err(Status::failed_precondition(format!(
+                "{} belongs to cluster {:?}, the caller to {:?}",
+                me.node, me.cluster, request.cluster
+            )));
+        }
+        let members = self.node.members();
+        let members: Vec<_> = members
+            .into_iter()
+            .map(|(raft_id, m)| pb::Member {
+                raft_id,
+                name: m.name,
+                peer_addr: m.peer_addr,
+                dir_id: m.dir_id,
+            })
+            .collect();
+        Ok(Response::new(pb::IdentifyResponse {
+            node: me.node.clone(),
+            raft_id: me.raft_id,
+            dir_id: me.dir_id.clone(),
+            formed: !members.is_empty(),
+            members,
+        }))
+    }
+}
+
+/// Receives a snapshot file and verifies it. It is not in place yet.
+async fn receive(
+    node: &Node,
+    mut chunks: Streaming<pb::SnapshotChunk>,
+    bytes: u64,
+) -> Result<SnapshotFile, Status> {
+    let disk = |e: io::Error| Status::internal(format!("a snapshot can't be received: {e}"));
+    let (path, mut file) = node.snapshots.create_tmp().map_err(disk)?;
+    let mut unfinished = RemoveUnlessKept {
+        path: Some(path.clone()),
+    };
+    let mut received = 0;
+    while let Some(chunk) = chunks.message().await? {
+        received += chunk.data.len() as u64;
+        if received > bytes {
+            return Err(Status::invalid_argument(
+                "the snapshot is longer than announced",
+            ));
+        }
+        file = write_chunk(file, chunk.data).await.map_err(disk)?;
+    }
+    if received != bytes {
+        let text = format!("the snapshot ended after {received} of {bytes} bytes");
+        return Err(Status::data_loss(text));
+    }
+    let snapshots = node.snapshots.clone();
+    let verified = tokio::task::spawn_blocking(move || {
+        file.sync_all()?;
+        snapshots.open_received(&path)
+    });
+    let snapshot = verified
+        .await
+        .map_err(|e| Status::internal(e.to_string()))?
+        .map_err(disk)?;
+    unfinished.path = None;
+    Ok(snapshot)
+}
+
+async fn write_chunk(mut file: File, data: Bytes) -> io::Result<File> {
+    let written = tokio::task::spawn_blocking(move || {
+        file.write_all(&data)?;
+        Ok(file)
+    });
+    written.await.map_err(io::Error::other)?
+}
+
+/// Removes a file that was not received completely.
+struct RemoveUnlessKept {
+    path: Option<std::path::PathBuf>,
+}
+
+impl Drop for RemoveUnlessKept {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What stays is removed at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

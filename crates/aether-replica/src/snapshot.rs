@@ -1,0 +1,516 @@
+//! Snapshot files: all rows at one position, durable and checksummed.
+//!
+//! ```text
+//! "AETHSNAP"  format u32  header length u32  header (JSON)
+//! rows:       key length u32  value length u32  key  value
+//! end:        u32::MAX  number of rows u64
+//! SHA-256 of everything before it
+//! ```
+//!
+//! Numbers are big-endian. A file gets its name only after it is complete and
+//! synced, and it is read only after its checksum has been verified. The last
+//! two are kept: should the newest turn out damaged, the one before it and the
+//! log still reach the present.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::files::{TMP_SUFFIX, rename_durably, sync_dir};
+use crate::machine::Row;
+use crate::position::Position;
+
+const MAGIC: &[u8; 8] = b"AETHSNAP";
+const FORMAT: u32 = 1;
+const SUFFIX: &str = ".snap";
+const END: u32 = u32::MAX;
+const CHECKSUM_BYTES: u64 = 32;
+/// The header holds a membership of a few voters.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+const FILES_KEPT: usize = 2;
+const BUFFER_BYTES: usize = 256 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    cluster: String,
+    position: Position,
+}
+
+/// A complete snapshot file. It stays readable while this exists, even if it
+/// is pruned meanwhile.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotFile {
+    pub path: PathBuf,
+    pub position: Position,
+    pub bytes: u64,
+    file: Arc<File>,
+    rows_at: u64,
+}
+
+impl SnapshotFile {
+    /// Opens a file and verifies all of it.
+    fn open(path: &Path, cluster: &str) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        verify_checksum(&file, bytes)?;
+        let mut reader = BufReader::new(&file);
+        reader.seek(SeekFrom::Start(0))?;
+        let (header, rows_at) = read_header(&mut reader)?;
+        if header.cluster != cluster {
+            return Err(damaged(format!("it is of cluster {:?}", header.cluster)));
+        }
+        Ok(SnapshotFile {
+            path: path.to_owned(),
+            position: header.position,
+            bytes,
+            file: Arc::new(file),
+            rows_at,
+        })
+    }
+
+    /// The rows in the order they were written.
+    pub fn rows(&self) -> Rows {
+        let file = At {
+            file: self.file.clone(),
+            offset: self.rows_at,
+        };
+        Rows {
+            reader: BufReader::with_capacity(BUFFER_BYTES, file),
+            read: 0,
+            end: None,
+        }
+    }
+
+    /// A part of the file, for sending it.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+fn damaged(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+fn verify_checksum(file: &File, bytes: u64) -> io::Result<()> {
+    let content = bytes
+        .checked_sub(CHECKSUM_BYTES)
+        .ok_or_else(|| damaged("it is cut off"))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; BUFFER_BYTES];
+    let mut offset = 0;
+    while offset < content {
+        let part = (content - offset).min(BUFFER_BYTES as u64) as usize;
+        file.read_exact_at(&mut buffer[..part], offset)?;
+        hasher.update(&buffer[..part]);
+        offset += part as u64;
+    }
+    let mut stored = [0u8; CHECKSUM_BYTES as usize];
+    file.read_exact_at(&mut stored, content)?;
+    if hasher.finalize()[..] != stored[..] {
+        return Err(damaged("its checksum does not match"));
+    }
+    Ok(())
+}
+
+fn read_header(reader: &mut impl Read) -> io::Result<(Header, u64)> {
+    let mut magic = [0u8; 8];
+    reader.read_exact(&mut magic)?;
+    if &magic != MAGIC {
+        return Err(damaged("it is no snapshot"));
+    }
+    let format = read_u32(reader)?;
+    if format > FORMAT {
+        return Err(damaged(format!(
+            "its format {format} is newer than this release"
+        )));
+    }
+    let length = read_u32(reader)?;
+    if length > HEADER_BYTES_MAX {
+        return Err(damaged(format!("its header claims {length} bytes")));
+    }
+    let mut json = vec![0u8; length as usize];
+    reader.read_exact(&mut json)?;
+    let header = serde_json::from_slice(&json).map_err(|e| damaged(format!("its header: {e}")))?;
+    Ok((header, 16 + u64::from(length)))
+}
+
+fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0u8; 4];
+    reader.read_exact(&mut bytes)?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+/// Reads a shared file from an offset of its own.
+struct At {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buffer, self.offset)?;
+        self.offset += n as u64;
+        Ok(n)
+    }
+}
+
+/// The rows of a snapshot. Ask [`Rows::finish`] whether it was all of them.
+pub(crate) struct Rows {
+    reader: BufReader<At>,
+    read: u64,
+    end: Option<io::Result<()>>,
+}
+
+impl Rows {
+    fn read_row(&mut self) -> io::Result<Option<Row>> {
+        let key_bytes = read_u32(&mut self.reader)?;
+        if key_bytes == END {
+            let mut count = [0u8; 8];
+            self.reader.read_exact(&mut count)?;
+            let count = u64::from_be_bytes(count);
+            if count != self.read {
+                return Err(damaged(format!("it holds {} rows of {count}", self.read)));
+            }
+            return Ok(None);
+        }
+        let value_bytes = read_u32(&mut self.reader)?;
+        let mut key = vec![0u8; key_bytes as usize];
+        self.reader.read_exact(&mut key)?;
+        let mut value = vec![0u8; value_bytes as usize];
+        self.reader.read_exact(&mut value)?;
+        let key = String::from_utf8(key).map_err(|e| damaged(format!("a key: {e}")))?;
+        self.read += 1;
+        Ok(Some((key, value)))
+    }
+
+    pub fn finish(self) -> io::Result<()> {
+        self.end
+            .unwrap_or_else(|| Err(damaged("it was not read to its end")))
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Row;
+
+    fn next(&mut self) -> Option<Row> {
+        if self.end.is_some() {
+            return None;
+        }
+        match self.read_row() {
+            Ok(Some(row)) => Some(row),
+            Ok(None) => {
+                self.end = Some(Ok(()));
+                None
+            }
+            Err(error) => {
+                self.end = Some(Err(error));
+                None
+            }
+        }
+    }
+}
+
+/// Hashes what it writes.
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn write_snapshot(
+    file: &File,
+    cluster: &str,
+    position: &Position,
+    rows: impl Iterator<Item = Row>,
+) -> io::Result<()> {
+    let header = Header {
+        cluster: cluster.to_owned(),
+        position: position.clone(),
+    };
+    let header = serde_json::to_vec(&header)?;
+    let hashing = Hashing {
+        inner: file,
+        hasher: Sha256::new(),
+    };
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, hashing);
+    out.write_all(MAGIC)?;
+    out.write_all(&FORMAT.to_be_bytes())?;
+    out.write_all(&(header.len() as u32).to_be_bytes())?;
+    out.write_all(&header)?;
+    let mut count = 0u64;
+    for (key, value) in rows {
+        out.write_all(&(key.len() as u32).to_be_bytes())?;
+        out.write_all(&(value.len() as u32).to_be_bytes())?;
+        out.write_all(key.as_bytes())?;
+        out.write_all(&value)?;
+        count += 1;
+    }
+    out.write_all(&END.to_be_bytes())?;
+    out.write_all(&count.to_be_bytes())?;
+    let hashing = out.into_inner().map_err(|e| e.into_error())?;
+    let mut file = hashing.inner;
+    file.write_all(&hashing.hasher.finalize())?;
+    file.sync_all()
+}
+
+/// A snapshot that can't be used, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct DamagedSnapshot {
+    pub path: PathBuf,
+    pub detail: String,
+}
+
+/// The folder of snapshots.
+pub(crate) struct SnapshotDir {
+    dir: PathBuf,
+    cluster: String,
+    current: Mutex<Option<SnapshotFile>>,
+    /// Number of the next unfinished file.
+    next_tmp: AtomicU64,
+}
+
+impl SnapshotDir {
+    /// Opens the folder, which exists. The newest snapshot that is whole
+    /// becomes the current one; what is damaged is reported and left alone.
+    pub fn open(dir: &Path, cluster: &str) -> io::Result<(Self, Vec<DamagedSnapshot>)> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.to_str() {
+                Some(name) if name.ends_with(TMP_SUFFIX) => fs::remove_file(&path)?,
+                Some(name) if name.ends_with(SUFFIX) => names.push(path),
+                _ => {}
+            }
+        }
+        names.sort();
+        let mut damaged = Vec::new();
+        let mut current = None;
+        while let Some(path) = names.pop() {
+            match SnapshotFile::open(&path, cluster) {
+                Ok(snapshot) => {
+                    current = Some(snapshot);
+                    break;
+                }
+                Err(error) => damaged.push(DamagedSnapshot {
+                    path,
+                    detail: error.to_string(),
+                }),
+            }
+        }
+        let this = SnapshotDir {
+            dir: dir.to_owned(),
+            cluster: cluster.to_owned(),
+            current: Mutex::new(current),
+            next_tmp: AtomicU64::new(0),
+        };
+        Ok((this, damaged))
+    }
+
+    pub fn current(&self) -> Option<SnapshotFile> {
+        self.current.lock().expect("no panic while held").clone()
+    }
+
+    /// A file for a snapshot that is being written or received.
+    pub fn create_tmp(&self) -> io::Result<(PathBuf, File)> {
+        let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{n}{TMP_SUFFIX}"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        Ok((path, file))
+    }
+
+    /// Verifies a received file, which is complete but not yet in place.
+    pub fn open_received(&self, path: &Path) -> io::Result<SnapshotFile> {
+        SnapshotFile::open(path, &self.cluster)
+    }
+
+    /// Writes a snapshot and makes it the current one.
+    pub fn write(
+        &self,
+        position: &Position,
+        rows: impl Iterator<Item = Row>,
+    ) -> io::Result<SnapshotFile> {
+        let (tmp, file) = self.create_tmp()?;
+        let written = write_snapshot(&file, &self.cluster, position, rows)
+            .and_then(|()| self.open_received(&tmp))
+            .and_then(|snapshot| self.put_in_place(snapshot));
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    /// Gives a verified file its name, durably. It becomes the current one
+    /// unless a newer one already is.
+    pub fn put_in_place(&self, mut snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
+        let position = &snapshot.position;
+        let name = format!("{:020}-{}{SUFFIX}", position.index(), position.term());
+        let path = self.dir.join(name);
+        snapshot.file.sync_all()?;
+        rename_durably(&snapshot.path, &path)?;
+        snapshot.path = path;
+        {
+            let mut current = self.current.lock().expect("no panic while held");
+            if current
+                .as_ref()
+                .is_none_or(|c| c.position.applied <= snapshot.position.applied)
+            {
+                *current = Some(snapshot.clone());
+            }
+        }
+        self.prune()?;
+        Ok(snapshot)
+    }
+
+    fn prune(&self) -> io::Result<()> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == &SUFFIX[1..]) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.truncate(paths.len().saturating_sub(FILES_KEPT));
+        if paths.is_empty() {
+            return Ok(());
+        }
+        for path in paths {
+            fs::remove_file(path)?;
+        }
+        sync_dir(&self.dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::log_id;
+
+    fn position(index: u64) -> Position {
+        Position {
+            applied: Some(log_id(1, index)),
+            log_time_ms: 77,
+            ..Position::default()
+        }
+    }
+
+    fn rows(n: usize) -> Vec<Row> {
+        (0..n)
+            .map(|i| (format!("key/{i:04}"), vec![i as u8; i % 50]))
+            .collect()
+    }
+
+    fn open(dir: &Path) -> (SnapshotDir, Vec<DamagedSnapshot>) {
+        SnapshotDir::open(dir, "test").expect("the folder opens")
+    }
+
+    #[test]
+    fn rows_and_position_come_back_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path())
+            .0
+            .write(&position(9), rows(300).into_iter())
+            .unwrap();
+        let (reopened, damaged) = open(dir.path());
+        assert!(damaged.is_empty());
+        let snapshot = reopened.current().unwrap();
+        assert_eq!(snapshot.position, position(9));
+        let mut read = snapshot.rows();
+        assert_eq!(read.by_ref().collect::<Vec<_>>(), rows(300));
+        read.finish().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_snapshot_yields_to_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, _) = open(dir.path());
+        snapshots.write(&position(5), rows(3).into_iter()).unwrap();
+        let newest = snapshots.write(&position(9), rows(4).into_iter()).unwrap();
+        let mut bytes = fs::read(&newest.path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        fs::write(&newest.path, bytes).unwrap();
+        let (reopened, damaged) = open(dir.path());
+        assert_eq!(reopened.current().unwrap().position, position(5));
+        assert_eq!(damaged.len(), 1);
+        assert!(
+            damaged[0].detail.contains("checksum"),
+            "{}",
+            damaged[0].detail
+        );
+    }
+
+    #[test]
+    fn a_cut_snapshot_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = open(dir.path())
+            .0
+            .write(&position(9), rows(40).into_iter())
+            .unwrap();
+        for bytes in [0, 10, 31, 32, 100, written.bytes - 1] {
+            OpenOptions::new()
+                .write(true)
+                .open(&written.path)
+                .unwrap()
+                .set_len(bytes)
+                .unwrap();
+            assert!(
+                SnapshotFile::open(&written.path, "test").is_err(),
+                "{bytes} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn unfinished_files_are_removed_and_two_finished_ones_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("0.tmp"), b"half").unwrap();
+        let (snapshots, _) = open(dir.path());
+        for index in 1..=4 {
+            snapshots
+                .write(&position(index), rows(1).into_iter())
+                .unwrap();
+        }
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            ["00000000000000000003-1.snap", "00000000000000000004-1.snap"]
+        );
+    }
+
+    #[test]
+    fn a_snapshot_of_another_cluster_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = open(dir.path())
+            .0
+            .write(&position(1), rows(1).into_iter())
+            .unwrap();
+        let error = SnapshotFile::open(&written.path, "other").unwrap_err();
+        assert!(error.to_string().contains("cluster \"test\""), "{error}");
+    }
+}

@@ -1,0 +1,231 @@
+//! Between the messages of `raft.proto` and openraft's types.
+
+use aether_proto::raft as pb;
+use openraft::EntryPayload;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use tonic::Status;
+
+use crate::types::{Command, Entry, LogId, Payload, TypeConfig, Vote, log_id, term_of, vote};
+
+/// Largest message on the peer listener: a batch of entries holds at least one
+/// entry, however large, and more only up to 2 MiB.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
+
+/// No cluster holds so many elections; a higher term in a message would leave
+/// no room for the next one.
+const TERM_MAX: u64 = 1 << 62;
+
+pub(crate) fn log_id_out(id: &LogId) -> pb::LogId {
+    pb::LogId {
+        term: term_of(id),
+        index: id.index,
+    }
+}
+
+pub(crate) fn log_id_in(id: pb::LogId) -> LogId {
+    log_id(id.term, id.index)
+}
+
+pub(crate) fn vote_out(vote: &Vote) -> pb::Ballot {
+    pb::Ballot {
+        term: vote.leader_id.term,
+        node_id: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
+}
+
+pub(crate) fn vote_in(ballot: Option<pb::Ballot>) -> Result<Vote, Status> {
+    let ballot = ballot.ok_or_else(|| Status::invalid_argument("the ballot is missing"))?;
+    if ballot.term > TERM_MAX {
+        return Err(Status::invalid_argument(format!(
+            "term {} is out of range",
+            ballot.term
+        )));
+    }
+    Ok(vote(ballot.term, ballot.node_id, ballot.committed))
+}
+
+fn entry_out(entry: Entry) -> pb::Entry {
+    let payload = match entry.payload {
+        EntryPayload::Blank => None,
+        EntryPayload::Normal(command) => Some(pb::entry::Payload::Command(pb::Command {
+            log_time_ms: command.log_time_ms,
+            wall_ms: command.wall_ms,
+            body: command.body,
+        })),
+        EntryPayload::Membership(membership) => {
+            let json = serde_json::to_vec(&membership).expect("maps of strings and numbers");
+            Some(pb::entry::Payload::Membership(json.into()))
+        }
+    };
+    pb::Entry {
+        log_id: Some(log_id_out(&entry.log_id)),
+        payload,
+    }
+}
+
+fn entry_in(entry: pb::Entry) -> Result<Entry, Status> {
+    let id = entry
+        .log_id
+        .ok_or_else(|| Status::invalid_argument("an entry has no log id"))?;
+    let payload: Payload = match entry.payload {
+        None => EntryPayload::Blank,
+        Some(pb::entry::Payload::Command(c)) => EntryPayload::Normal(Command {
+            log_time_ms: c.log_time_ms,
+            wall_ms: c.wall_ms,
+            body: c.body,
+        }),
+        Some(pb::entry::Payload::Membership(json)) => {
+            let membership = serde_json::from_slice(&json)
+                .map_err(|e| Status::invalid_argument(format!("membership of an entry: {e}")))?;
+            EntryPayload::Membership(membership)
+        }
+    };
+    Ok(Entry {
+        log_id: log_id_in(id),
+        payload,
+    })
+}
+
+pub(crate) fn append_out(request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
+    pb::AppendRequest {
+        ballot: Some(vote_out(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(log_id_out),
+        entries: request.entries.into_iter().map(entry_out).collect(),
+        committed: request.leader_commit.as_ref().map(log_id_out),
+    }
+}
+
+pub(crate) fn append_in(
+    request: pb::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    Ok(AppendEntriesRequest {
+        vote: vote_in(request.ballot)?,
+        prev_log_id: request.previous.map(log_id_in),
+        entries: request
+            .entries
+            .into_iter()
+            .map(entry_in)
+            .collect::<Result<_, _>>()?,
+        leader_commit: request.committed.map(log_id_in),
+    })
+}
+
+pub(crate) fn appended_out(result: StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
+    use pb::append_response::Result as R;
+    let result = match result {
+        Ok(matched) => R::Matched(pb::Matched {
+            log_id: matched.as_ref().map(log_id_out),
+        }),
+        Err(StreamAppendError::Conflict(id)) => R::Conflict(log_id_out(&id)),
+        Err(StreamAppendError::HigherVote(vote)) => R::HigherBallot(vote_out(&vote)),
+    };
+    pb::AppendResponse {
+        result: Some(result),
+    }
+}
+
+pub(crate) fn appended_in(
+    response: pb::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, Status> {
+    use pb::append_response::Result as R;
+    match response.result {
+        Some(R::Matched(matched)) => Ok(Ok(matched.log_id.map(log_id_in))),
+        Some(R::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(log_id_in(id)))),
+        Some(R::HigherBallot(b)) => Ok(Err(StreamAppendError::HigherVote(vote_in(Some(b))?))),
+        None => Err(Status::internal("an append response without a result")),
+    }
+}
+
+pub(crate) fn vote_request_out(request: VoteRequest<TypeConfig>) -> pb::VoteRequest {
+    pb::VoteRequest {
+        ballot: Some(vote_out(&request.vote)),
+        last: request.last_log_id.as_ref().map(log_id_out),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+pub(crate) fn vote_request_in(request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
+    Ok(VoteRequest {
+        vote: vote_in(request.ballot)?,
+        last_log_id: request.last.map(log_id_in),
+        leadership_transfer: request.leadership_transfer,
+    })
+}
+
+pub(crate) fn vote_response_out(response: VoteResponse<TypeConfig>) -> pb::VoteResponse {
+    pb::VoteResponse {
+        ballot: Some(vote_out(&response.vote)),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(log_id_out),
+    }
+}
+
+pub(crate) fn vote_response_in(
+    response: pb::VoteResponse,
+) -> Result<VoteResponse<TypeConfig>, Status> {
+    Ok(VoteResponse {
+        vote: vote_in(response.ballot)?,
+        vote_granted: response.granted,
+        last_log_id: response.last.map(log_id_in),
+    })
+}
+
+pub(crate) fn transfer_out(
+    request: &TransferLeaderRequest<TypeConfig>,
+) -> pb::TransferLeaderRequest {
+    pb::TransferLeaderRequest {
+        from: Some(vote_out(request.from_leader())),
+        to: *request.to_node_id(),
+        last: request.last_log_id().map(log_id_out),
+    }
+}
+
+pub(crate) fn transfer_in(
+    request: pb::TransferLeaderRequest,
+) -> Result<TransferLeaderRequest<TypeConfig>, Status> {
+    let last = request.last.map(log_id_in);
+    Ok(TransferLeaderRequest::new(
+        vote_in(request.from)?,
+        request.to,
+        last,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_that_leaves_no_room_for_elections_is_refused() {
+        let ballot = |term| {
+            Some(pb::Ballot {
+                term,
+                node_id: 1,
+                committed: false,
+            })
+        };
+        assert!(vote_in(ballot(u64::MAX)).is_err());
+        assert!(vote_in(None).is_err());
+        assert_eq!(vote_in(ballot(7)).unwrap(), vote(7, 1, false));
+    }
+
+    #[test]
+    fn every_kind_of_entry_survives_the_wire() {
+        let command = Command {
+            log_time_ms: 3,
+            wall_ms: 4,
+            body: "x".into(),
+        };
+        for payload in [EntryPayload::Blank, EntryPayload::Normal(command)] {
+            let entry = Entry {
+                log_id: log_id(2, 9),
+                payload,
+            };
+            assert_eq!(entry_in(entry_out(entry.clone())).unwrap(), entry);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Replicas over real connections on the loopback device, in one process.
+
+use aether_replica::{Machine, Row, RowChange, Stamp};
+
+mod cluster;
+mod failover;
+mod formation;
+mod recovery;
+#[path = "../../src/toy.rs"]
+mod toy;
+mod writes;
