@@ -55,9 +55,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_hangs_is_given_up() {
-        for (kind, code) in
-            [(Kind::Read, "deadline_exceeded"), (Kind::Write, "outcome_unknown")]
-        {
+        for (kind, code) in [(Kind::Read, "deadline_exceeded"), (Kind::Write, "outcome_unknown")] {
             let never = std::future::pending::<Result<Response<()>, Status>>();
             let problem = answer_within(Duration::from_millis(1), kind, never).await.unwrap_err();
             assert_eq!(problem.code(), code);

@@ -203,8 +203,7 @@ async fn approve<U: Updates>(
     OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
 ) -> Result<Response, Problem> {
     let caller = caller.without_precondition()?;
-    let message =
-        v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
+    let message = v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
     let changed = answer(Kind::Write, updates.approve(request(message))).await?;
     Ok(update(StatusCode::OK, &changed))
 }
@@ -216,8 +215,7 @@ async fn resume<U: Updates>(
     OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
 ) -> Result<Response, Problem> {
     let caller = caller.without_precondition()?;
-    let message =
-        v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
+    let message = v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
     let changed = answer(Kind::Write, updates.resume(request(message))).await?;
     Ok(update(StatusCode::OK, &changed))
 }

@@ -1,8 +1,8 @@
 //! Every error is a typed problem, and nothing malformed reaches a service.
 
+use crate::support::Gateway;
 use axum::body::Body;
 use http::Request;
-use crate::support::Gateway;
 use tonic::{Code, Status};
 
 const ROUTING: &str = "/rolling-update/u1f/routing";
@@ -156,7 +156,8 @@ async fn ids_that_are_none_are_refused_before_the_service() {
 #[tokio::test]
 async fn unknown_paths_methods_and_queries_are_problems() {
     let gateway = Gateway::new();
-    for path in ["/", "/nothing", "/api", "/api/nothing", "/rolling-update/", "/rolling-update/u/x/y"]
+    for path in
+        ["/", "/nothing", "/api", "/api/nothing", "/rolling-update/", "/rolling-update/u/x/y"]
     {
         assert_eq!(gateway.get(path).await.problem(404), "unknown_path", "{path}");
     }
@@ -170,7 +171,8 @@ async fn unknown_paths_methods_and_queries_are_problems() {
     for path in ["/rolling-updates", "/metrics", "/health/live", "/api/status"] {
         assert_eq!(gateway.post(path, "").await.problem(405), "wrong_method", "{path}");
     }
-    for path in ["/rolling-updates?colour=red", "/rolling-update/u1f?stale=maybe", "/api/slices?x"] {
+    for path in ["/rolling-updates?colour=red", "/rolling-update/u1f?stale=maybe", "/api/slices?x"]
+    {
         assert_eq!(gateway.get(path).await.problem(400), "bad_query", "{path}");
     }
     assert_eq!(gateway.fake.asked(), None);

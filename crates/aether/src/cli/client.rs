@@ -79,11 +79,7 @@ pub struct Client {
 
 impl Client {
     /// A client over these addresses, of which there must be one.
-    pub fn new(
-        addresses: Vec<Address>,
-        timeout: Duration,
-        actor: String,
-    ) -> Result<Self, Failure> {
+    pub fn new(addresses: Vec<Address>, timeout: Duration, actor: String) -> Result<Self, Failure> {
         if addresses.is_empty() {
             return Err(Failure::usage("--addr names no node"));
         }
@@ -230,9 +226,7 @@ impl Client {
 fn outcome_unknown(last: &str) -> Failure {
     Failure::new(
         Exit::Unknown,
-        format!(
-            "it is not known whether this was carried out ({last}); look before you repeat it"
-        ),
+        format!("it is not known whether this was carried out ({last}); look before you repeat it"),
     )
 }
 
@@ -290,7 +284,8 @@ mod tests {
         for text in ["127.0.0.1:8090", "localhost:1", "[::1]:8090", "http://a.b:65535"] {
             assert!(text.parse::<Address>().is_ok(), "{text}");
         }
-        for text in ["", "localhost", "a:70000", "a:0", ":1", "a b:1", "https://a:1", "a:x", "a/b:1"]
+        for text in
+            ["", "localhost", "a:70000", "a:0", ":1", "a b:1", "https://a:1", "a:x", "a/b:1"]
         {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
@@ -298,8 +293,7 @@ mod tests {
 
     /// A client over `n` addresses where somebody accepts, without serving.
     fn client(n: usize, timeout_ms: u64) -> (Client, Vec<TcpListener>) {
-        let listeners: Vec<_> =
-            (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |l: &TcpListener| l.local_addr().unwrap().to_string().parse().unwrap();
         let addresses = listeners.iter().map(address).collect();
         let timeout = Duration::from_millis(timeout_ms);
@@ -421,8 +415,7 @@ mod tests {
             }
         });
         let timeout = Duration::from_millis(700);
-        let client =
-            Client::new(vec![address.parse().unwrap()], timeout, "test".into()).unwrap();
+        let client = Client::new(vec![address.parse().unwrap()], timeout, "test".into()).unwrap();
         assert_eq!(complete(&client).await.unwrap_err().exit(), Exit::Unknown);
         let message = v1::ListUpdatesRequest::default();
         let read = client.read(message, async |c, request| updates(c).list(request).await).await;

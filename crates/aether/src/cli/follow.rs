@@ -202,8 +202,7 @@ mod tests {
         let node = Fake::default();
         node.will_refuse(Status::not_found("update u9 does not exist"));
         let client = fake::client(&[node.serve().await]);
-        let failure =
-            follow(&client, "u9", |_| Ok(ControlFlow::Continue(()))).await.unwrap_err();
+        let failure = follow(&client, "u9", |_| Ok(ControlFlow::Continue(()))).await.unwrap_err();
         assert_eq!(failure.exit(), Exit::NotFound);
         assert_eq!(node.asked(), ["watch u9"]);
     }

@@ -36,8 +36,7 @@ impl Logs {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let output = global.output();
-        let message =
-            v1::LogsRequest { target: self.target, follow: self.follow, tail: self.tail };
+        let message = v1::LogsRequest { target: self.target, follow: self.follow, tail: self.tail };
         let mut lines =
             client.open(message, async |c, request| slices(c).logs(request).await).await?;
         loop {
@@ -54,7 +53,8 @@ impl Logs {
             };
             let next = next.map_err(|status| Failure::from_status(&status, Kind::Read))?;
             let Some(line) = next else { return Ok(()) };
-            output.show_one_of_many(&line, |line| format!("{} | {}", line.instance_id, line.line))?;
+            output
+                .show_one_of_many(&line, |line| format!("{} | {}", line.instance_id, line.line))?;
         }
     }
 }

@@ -93,7 +93,10 @@ mod tests {
         });
         assert!(text.contains("leader        none known\n"), "{text}");
         assert!(text.contains("quorum        no: "), "{text}");
-        assert!(text.contains("VOTER  ID  PEER ADDRESS    ROLE\nn1     1   127.0.0.1:8091"), "{text}");
+        assert!(
+            text.contains("VOTER  ID  PEER ADDRESS    ROLE\nn1     1   127.0.0.1:8091"),
+            "{text}"
+        );
     }
 
     #[test]

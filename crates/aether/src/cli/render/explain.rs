@@ -42,7 +42,10 @@ mod tests {
                 since_ms: 2_500,
                 unblock: "it acks, or --force".into(),
             }],
-            next: vec!["aether update complete u1 --force".into(), "aether update rollback u1".into()],
+            next: vec![
+                "aether update complete u1 --force".into(),
+                "aether update rollback u1".into(),
+            ],
             ..Default::default()
         };
         assert_eq!(

@@ -24,8 +24,16 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
     let old = health.old_version.iter().map(|version| row("old", version));
     let new = health.new_version.iter().map(|version| row("new", version));
     let header = [
-        "SIDE", "VERSION", "REQUESTS", "ERRORS", "RATE", "AVERAGE", "P99", "10S REQUESTS",
-        "10S RATE", "10S P99",
+        "SIDE",
+        "VERSION",
+        "REQUESTS",
+        "ERRORS",
+        "RATE",
+        "AVERAGE",
+        "P99",
+        "10S REQUESTS",
+        "10S RATE",
+        "10S P99",
     ];
     let mut text = table(&header, old.chain(new).collect());
     text.push_str(&format!("\n\nverdict  {}", or_dash(&health.verdict)));

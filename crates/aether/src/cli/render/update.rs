@@ -116,8 +116,7 @@ pub fn list(updates: &[v1::Update]) -> String {
             or_dash(update.pause.as_ref().map_or("", |pause| &pause.code)),
         ]
     };
-    let header =
-        ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED"];
+    let header = ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED"];
     table(&header, updates.iter().map(row).collect())
 }
 
@@ -280,7 +279,8 @@ my-slice-5-1   1.0.0    n1    UNREADY  1m 1s   1         127.0.0.1:10001  probe_
 
 INDEX  STATE    ROUTING  BY     EVENT
 99     ROUTING  1:3      alice  routing set";
-        let squeezed = |text: &str| text.replace("SINCE   ", "SINCE  ").replace("1m 1s   ", "1m 1s  ");
+        let squeezed =
+            |text: &str| text.replace("SINCE   ", "SINCE  ").replace("1m 1s   ", "1m 1s  ");
         assert_eq!(squeezed(&whole(&routing_update())), squeezed(expected));
     }
 

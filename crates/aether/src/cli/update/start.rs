@@ -133,9 +133,7 @@ fn judge(state: UpdateState) -> Verdict {
         | UpdateState::Routing
         | UpdateState::Completing
         | UpdateState::Completed => Verdict::Done,
-        UpdateState::RollingBack | UpdateState::RolledBack | UpdateState::Failed => {
-            Verdict::Missed
-        }
+        UpdateState::RollingBack | UpdateState::RolledBack | UpdateState::Failed => Verdict::Missed,
     }
 }
 

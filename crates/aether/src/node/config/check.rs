@@ -137,6 +137,7 @@ fn agent(file: file::Agent, max_table_age: Millis) -> Result<Agent, ConfigError>
         ports: file.ports.map_or(10_000..=29_999, |ports| ports.0),
         bind_ip: file.bind_ip.unwrap_or(LOOPBACK),
         port_reuse_after: file.port_reuse_after.map_or(max_table_age, |span| span.0),
+        stop_instances_on_exit: file.stop_instances_on_exit,
     };
     let ports = u32::from(agent.ports.end() - agent.ports.start()) + 1;
     if agent.instances_max == 0 || agent.instances_max > ports {
@@ -196,10 +197,7 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
             return bad("voters", format!("'{}' is listed twice", voter.name));
         }
         if voter.peer.port() == 0 || voter.peer.ip().is_unspecified() {
-            return bad(
-                "voters",
-                format!("'{}' cannot be reached at {}", voter.name, voter.peer),
-            );
+            return bad("voters", format!("'{}' cannot be reached at {}", voter.name, voter.peer));
         }
         if !peers.insert(voter.peer) {
             return bad(
@@ -219,7 +217,8 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
         );
     };
     let bound = config.listen.peer;
-    if bound.port() != own.peer.port() || !(bound.ip().is_unspecified() || bound.ip() == own.peer.ip())
+    if bound.port() != own.peer.port()
+        || !(bound.ip().is_unspecified() || bound.ip() == own.peer.ip())
     {
         return bad(
             "peer",
@@ -228,10 +227,7 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
     }
     let count = config.voters.len();
     let even = count.is_multiple_of(2).then(|| {
-        format!(
-            "{count} voters survive no more failures than {}; use an odd number",
-            count - 1
-        )
+        format!("{count} voters survive no more failures than {}; use an odd number", count - 1)
     });
     Ok(even.into_iter().collect())
 }

@@ -13,15 +13,15 @@ const PREFIX: &str = "AETHER_NODE_";
 
 /// The variables of this process that are meant for a node.
 pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
-    let ours = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    let ours = std::env::vars_os()
+        .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
     ours.map(|(name, value)| {
         let name = name.to_string_lossy().into_owned();
         match value.into_string() {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(ConfigError::Environment {
-                variable: name,
-                problem: "is not UTF-8".to_owned(),
-            }),
+            Err(_) => {
+                Err(ConfigError::Environment { variable: name, problem: "is not UTF-8".to_owned() })
+            }
         }
     })
     .collect()
@@ -29,20 +29,13 @@ pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
 
 /// Sets each variable in the table of the file, and reads it again each time,
 /// so that an error names the variable that made it.
-pub fn overlay(
-    mut table: Table,
-    variables: BTreeMap<String, String>,
-) -> Result<File, ConfigError> {
+pub fn overlay(mut table: Table, variables: BTreeMap<String, String>) -> Result<File, ConfigError> {
     let mut file = File::default();
     for (variable, text) in variables {
-        let path: Vec<String> = variable[PREFIX.len()..]
-            .split("__")
-            .map(str::to_ascii_lowercase)
-            .collect();
-        let error = |problem: String| ConfigError::Environment {
-            variable: variable.clone(),
-            problem,
-        };
+        let path: Vec<String> =
+            variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let error =
+            |problem: String| ConfigError::Environment { variable: variable.clone(), problem };
         (table, file) = set(&table, &path, &text).map_err(error)?;
     }
     Ok(file)

@@ -58,6 +58,8 @@ pub struct Agent {
     pub ports: Option<Ports>,
     pub bind_ip: Option<IpAddr>,
     pub port_reuse_after: Option<Span>,
+    #[serde(default)]
+    pub stop_instances_on_exit: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

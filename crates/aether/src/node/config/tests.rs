@@ -103,7 +103,11 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[agent]\nports = '10000-10001'\ninstances_max = 3", &["agent.instances_max"]),
         ("", "[agent]\ninstances_max = 0", &["agent.instances_max"]),
         ("", "[agent]\nlabels = { '' = 'x' }", &["agent.labels"]),
-        ("", "[[voters]]\nname = 'n1'\npeer = '127.0.0.1:9091'", &["voters", "'n1' is listed twice"]),
+        (
+            "",
+            "[[voters]]\nname = 'n1'\npeer = '127.0.0.1:9091'",
+            &["voters", "'n1' is listed twice"],
+        ),
         ("", "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:8091'", &["voters", "another voter"]),
         ("", "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:0'", &["voters", "cannot be reached"]),
         ("", "[[voters]]\nname = '../x'\npeer = '127.0.0.1:1'", &["node name"]),

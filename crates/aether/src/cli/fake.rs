@@ -1,0 +1,146 @@
+//! A fake node for tests: the update service over a real connection, which
+//! notes what it is asked and answers with what the test gave it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aether_proto::v1;
+use aether_proto::v1::updates_server::{Updates, UpdatesServer};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::codegen::async_trait;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::client::Client;
+
+#[derive(Default)]
+struct Inner {
+    asked: Vec<String>,
+    refusal: Option<Status>,
+    story: Vec<Result<v1::Update, Status>>,
+}
+
+/// The node; clones are the same.
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<Inner>>);
+
+/// An update of which only id and state matter.
+pub fn update(id: &str, state: &str) -> v1::Update {
+    v1::Update { update_id: id.into(), state: state.into(), ..Default::default() }
+}
+
+/// A client over these addresses.
+pub fn client(addresses: &[String]) -> Client {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Client::new(addresses, Duration::from_secs(20), "test".into()).unwrap()
+}
+
+impl Fake {
+    /// What a watch tells, one message after the other, and then nothing more.
+    pub fn will_tell(&self, story: Vec<Result<v1::Update, Status>>) {
+        self.0.lock().unwrap().story = story;
+    }
+
+    /// What every request is answered with.
+    pub fn will_refuse(&self, status: Status) {
+        self.0.lock().unwrap().refusal = Some(status);
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.0.lock().unwrap().asked.clone()
+    }
+
+    /// Serves on a port of its own until the runtime ends; gives the address.
+    pub async fn serve(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let service = UpdatesServer::new(self.clone());
+        let serving = Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        address
+    }
+
+    fn note(&self, asked: String) -> Result<(), Status> {
+        let mut inner = self.0.lock().unwrap();
+        inner.asked.push(asked);
+        inner.refusal.clone().map_or(Ok(()), Err)
+    }
+
+    fn not_here<T>() -> Result<Response<T>, Status> {
+        Err(Status::unimplemented("not part of this fake"))
+    }
+}
+
+#[async_trait]
+impl Updates for Fake {
+    async fn complete(
+        &self,
+        request: Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let request = request.into_inner();
+        self.note(format!("complete {} {}", request.update_id, request.request_id))?;
+        Ok(Response::new(update(&request.update_id, "COMPLETING")))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Update, Status>> + Send>>;
+    async fn watch(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.note(format!("watch {}", request.into_inner().update_id))?;
+        let story = self.0.lock().unwrap().story.clone();
+        Ok(Response::new(Box::pin(tokio_stream::iter(story).chain(tokio_stream::pending()))))
+    }
+
+    async fn start(
+        &self,
+        _: Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn get(&self, _: Request<v1::GetUpdateRequest>) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn list(
+        &self,
+        _: Request<v1::ListUpdatesRequest>,
+    ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
+        Self::not_here()
+    }
+    async fn set_routing(
+        &self,
+        _: Request<v1::SetRoutingRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn approve(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn rollback(
+        &self,
+        _: Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn resume(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn health(
+        &self,
+        _: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHealth>, Status> {
+        Self::not_here()
+    }
+    async fn explain(
+        &self,
+        _: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        Self::not_here()
+    }
+}
