@@ -48,8 +48,8 @@ impl Topology {
     }
 }
 
-/// A cluster of node processes on this machine. Dropping it kills all of them
-/// and every instance they started.
+/// A cluster of node processes on this machine. Dropping it kills all of them,
+/// and, if its directory is a temporary one, every instance they started.
 pub struct Cluster {
     /// The nodes, in the order of the topology.
     pub nodes: Vec<Node>,
@@ -169,6 +169,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Leaves the directory where it is when the cluster ends.
+    pub fn keep_directory(&mut self) {
+        if let Some(temp) = &mut self._temp {
+            temp.disable_cleanup(true);
+        }
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -255,7 +262,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.nodes.iter_mut().for_each(Node::kill);
-        kill_all_below(&self.dir);
+        // Only a directory of our own making is in nobody else's command line.
+        if self._temp.is_some() {
+            kill_all_below(&self.dir);
+        }
     }
 }
 

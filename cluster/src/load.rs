@@ -181,7 +181,7 @@ impl Shared {
         phase.requests += 1;
         phase
             .latency_us
-            .saturating_record(started.elapsed().as_micros() as u64);
+            .saturating_record(due.elapsed().as_micros() as u64);
         match ending {
             Ending::Answered { version, error } => {
                 let count = phase.versions.entry(version).or_default();

@@ -159,6 +159,15 @@ impl Node {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Whether its process runs: exists, and is not only waiting to be reaped.
+    pub fn is_alive(&self) -> bool {
+        let Some(pid) = self.pid() else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // "pid (name) state …"; the name may hold anything but ends at the last ')'.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
     /// Starts the process. It ends when this process does.
     ///
     /// # Errors

@@ -24,10 +24,11 @@ use crate::decide::{Action, Known, decide};
 use crate::directive::{Directive, DirectiveError, Keeper, Verdict};
 use crate::fetch::Fetcher;
 use crate::fsio;
-use crate::instance::{Instance, Link, Shared, Told};
+use crate::instance::{Instance, Shared, Told, end};
 use crate::logs::LogsService;
 use crate::ports::{PortError, Ports};
 use crate::prepare::Preparer;
+use crate::shim::spec::Layout;
 
 /// How long the instances of an earlier agent are looked for before the first
 /// report. Each takes milliseconds; one that hangs must not hold up the rest.
@@ -71,7 +72,10 @@ pub enum AgentError {
 
 impl From<PortError> for AgentError {
     fn from(error: PortError) -> Self {
-        Self::Setting { setting: "ports", problem: error.to_string() }
+        Self::Setting {
+            setting: "ports",
+            problem: error.to_string(),
+        }
     }
 }
 
@@ -117,7 +121,10 @@ impl Agent {
         let instances_dir = config.data_dir.join("instances");
         fsio::create_private_dir(&instances_dir).map_err(io(&instances_dir))?;
         // Slices get absolute paths: their working directory is another one.
-        let data_dir = config.data_dir.canonicalize().map_err(io(&config.data_dir))?;
+        let data_dir = config
+            .data_dir
+            .canonicalize()
+            .map_err(io(&config.data_dir))?;
         config.data_dir.clone_from(&data_dir);
         let lock = fsio::try_lock(&data_dir.join("agent.lock")).map_err(io(&data_dir))?;
         let lock = lock.ok_or_else(|| AgentError::Locked(data_dir.clone()))?;
@@ -125,12 +132,20 @@ impl Agent {
         let start = rand::rng().random_range(config.ports.clone());
         let (ports, rest) = (config.ports.clone(), config.port_reuse_after);
         let ports = Ports::open(&data_dir, ports, rest, config.bind_ip, start)?;
-        let fetcher = Fetcher::new(store.clone(), config.advertise, config.control_plane.clone());
-        let preparer =
-            Preparer::open(&data_dir, store.clone(), fetcher).map_err(io(&data_dir))?;
+        let fetcher = Fetcher::new(
+            store.clone(),
+            config.advertise,
+            config.control_plane.clone(),
+        );
+        let preparer = Preparer::open(&data_dir, store.clone(), fetcher).map_err(io(&data_dir))?;
         let keeper = Keeper::open(&data_dir)?;
         let node = config.node.to_string();
-        let shared = Arc::new(Shared { config, ports, preparer, board: Board::new() });
+        let shared = Arc::new(Shared {
+            config,
+            ports,
+            preparer,
+            board: Board::new(),
+        });
 
         let mut reconciler = Reconciler {
             shared: shared.clone(),
@@ -138,7 +153,9 @@ impl Agent {
             instances: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
-        reconciler.find_again(&data_dir.join("instances")).map_err(io(&data_dir))?;
+        reconciler
+            .find_again(&data_dir.join("instances"))
+            .map_err(io(&data_dir))?;
         reconciler.reconcile();
         reconciler.wait_until_looked_at().await;
 
@@ -147,7 +164,13 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.run(accepted));
         tasks.spawn(attachment.run());
-        Ok(Self { store, data_dir, node, tasks, _lock: lock })
+        Ok(Self {
+            store,
+            data_dir,
+            node,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Stops the agent. Its instances go on, and the next agent on this data
@@ -161,10 +184,12 @@ impl Agent {
     /// instances anew.
     pub async fn shutdown_with_instances(mut self) {
         self.tasks.shutdown().await;
-        let Ok(entries) = fs::read_dir(self.data_dir.join("instances")) else { return };
+        let Ok(entries) = fs::read_dir(self.data_dir.join("instances")) else {
+            return;
+        };
         let mut stops = JoinSet::new();
         for entry in entries.flatten() {
-            stops.spawn(async move { stop_shim(&entry.path()).await });
+            stops.spawn(async move { end(&Layout::new(entry.path())).await });
         }
         stops.join_all().await;
     }
@@ -182,17 +207,13 @@ impl Agent {
     }
 }
 
-/// Asks one shim to stop its slice, and waits until it has ended. One that
-/// cannot be reached is gone already.
-async fn stop_shim(dir: &Path) {
-    let Ok(mut link) = Link::connect(dir).await else { return };
-    if link.stop().await.is_ok() {
-        while let Ok(Some(_)) = link.next().await {}
-    }
-}
-
 fn check(config: &Config) -> Result<(), AgentError> {
-    let bad = |setting, problem: &str| Err(AgentError::Setting { setting, problem: problem.into() });
+    let bad = |setting, problem: &str| {
+        Err(AgentError::Setting {
+            setting,
+            problem: problem.into(),
+        })
+    };
     if config.ports.is_empty() || *config.ports.start() == 0 {
         return bad("ports", "the range must hold at least one port above 0");
     }
@@ -226,7 +247,13 @@ impl Reconciler {
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();
             match name.to_string_lossy().parse::<InstanceId>() {
-                Ok(id) => self.create(id, Told { desired: Desired::Drain, work: None }),
+                Ok(id) => self.create(
+                    id,
+                    Told {
+                        desired: Desired::Drain,
+                        work: None,
+                    },
+                ),
                 Err(_) => tracing::warn!(?name, "not the directory of an instance; left alone"),
             }
         }
@@ -244,7 +271,10 @@ impl Reconciler {
         let mut changes = self.shared.board.changes();
         let until = Instant::now() + LOOK_MAX;
         while !self.instances.keys().all(|id| self.shared.board.has(id)) {
-            if tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            if tokio::time::timeout_at(until, changes.changed())
+                .await
+                .is_err()
+            {
                 tracing::warn!("some instances do not answer; reporting without them");
                 return;
             }
@@ -291,11 +321,19 @@ impl Reconciler {
         let directive = self.keeper.accepted().cloned();
         let wanted = directive.as_ref().map(|directive| {
             let assignments = directive.assignments.iter();
-            assignments.map(|(id, assignment)| (id.clone(), assignment.desired)).collect()
+            assignments
+                .map(|(id, assignment)| (id.clone(), assignment.desired))
+                .collect()
         });
         let known = self.instances.iter().map(|(id, existing)| {
             let stopped = self.shared.board.is_stopped(id);
-            (id.clone(), Known { told: existing.told.borrow().desired, stopped })
+            (
+                id.clone(),
+                Known {
+                    told: existing.told.borrow().desired,
+                    stopped,
+                },
+            )
         });
         let work = |id: &InstanceId| {
             let assignment = directive.as_ref()?.assignments.get(id)?;
@@ -313,7 +351,10 @@ impl Reconciler {
                         tracing::warn!(instance = %id, "nobody wants it: stopping it");
                     }
                     if let Some(existing) = self.instances.get(&id) {
-                        existing.told.send_replace(Told { desired, work: work(&id) });
+                        existing.told.send_replace(Told {
+                            desired,
+                            work: work(&id),
+                        });
                     }
                 }
                 Action::Forget(id) => self.forget(&id),
@@ -356,7 +397,9 @@ fn put_away(dir: &Path, kept: &Path) -> io::Result<()> {
     }
     all.sort();
     let surplus = all.len().saturating_sub(KEPT_LOGS_MAX);
-    all.iter().take(surplus).try_for_each(|(_, path)| fsio::remove_tree(path))
+    all.iter()
+        .take(surplus)
+        .try_for_each(|(_, path)| fsio::remove_tree(path))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! node. Domain logic is in the libraries.
 
 mod cli;
+mod demo;
 mod node;
 
 fn main() -> std::process::ExitCode {

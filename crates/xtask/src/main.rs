@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask …`: what is done to this repository.
+//!
+//! `test` is what CI runs. `lint` checks the rules that no compiler knows.
+
+mod lint;
+mod test;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "usage: cargo xtask <command>
+
+  test [FILTER…]   format, lint, clippy, all tests; FILTER goes to the test runner
+  lint             the rules of this repository only
+  soak             the long run of the main job: 200,000 requests through one update
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.first().map(String::as_str) {
+        Some("test") => test::run(&arguments[1..]),
+        Some("lint") => lint::run(),
+        Some("soak") => test::soak(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).map(PathBuf::from).unwrap_or(own)
+}
+
+/// Runs a command in the workspace's folder and shows it.
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    eprintln!("$ {program} {}", arguments.join(" "));
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("'{program} {}' failed: {status}", arguments.join(" "));
+    }
+    Ok(())
+}

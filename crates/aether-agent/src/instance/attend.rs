@@ -56,7 +56,9 @@ struct Attended {
 impl Instance {
     /// Watches until the shim ends or its socket breaks.
     pub(super) async fn attend(&mut self) {
-        let Some((mut link, mut now)) = self.meet().await else { return };
+        let Some((mut link, mut now)) = self.meet().await else {
+            return;
+        };
         self.told.mark_changed(); // So that an order to stop is seen at once.
         loop {
             self.note_attended(&now);
@@ -97,7 +99,8 @@ impl Instance {
                 Ok(link) => break link,
                 // It just started, or it just ended: look again now and then.
                 Err(error) if Instant::now() >= until => {
-                    let reason = Reason::new("shim_failed", format!("its shim does not answer: {error}"));
+                    let reason =
+                        Reason::new("shim_failed", format!("its shim does not answer: {error}"));
                     self.note(Stage::Launching(Some(&reason)));
                     return None;
                 }
@@ -110,7 +113,10 @@ impl Instance {
                 }
             }
         };
-        let state = tokio::time::timeout(CONNECT_MAX, link.next()).await.ok()?.ok()??;
+        let state = tokio::time::timeout(CONNECT_MAX, link.next())
+            .await
+            .ok()?
+            .ok()??;
         let spec: ShimSpec = serde_json::from_slice(&fs::read(self.layout.spec()).ok()?).ok()?;
         self.listen = Some(spec.listen);
         self.restarts = state.restarts;
@@ -163,11 +169,17 @@ impl Instance {
     /// Writes down whether the process is ready, so that the next agent does
     /// not report a serving instance as starting.
     fn keep(&self, now: &Attended) {
-        let Some(process) = now.state.child else { return };
+        let Some(process) = now.state.child else {
+            return;
+        };
         let (ready, was_ready) = (now.tally.ready, now.tally.was_ready);
-        let written = serde_json::to_vec(&Remembered { process, ready, was_ready })
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| write_atomic(&self.layout.readiness(), &bytes, Survives::Process));
+        let written = serde_json::to_vec(&Remembered {
+            process,
+            ready,
+            was_ready,
+        })
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| write_atomic(&self.layout.readiness(), &bytes, Survives::Process));
         if let Err(error) = written {
             tracing::warn!(instance = %self.id, %error, "its readiness cannot be kept");
         }

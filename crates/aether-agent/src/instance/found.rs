@@ -60,12 +60,19 @@ fn look_blocking(layout: &Layout) -> Found {
     }
     let spec: Option<ShimSpec> = read(&layout.spec());
     let state: Option<ShimState> = read(&layout.state());
-    let Some(spec) = spec else { return Found::Gone(Past { state, ..Past::default() }) };
+    let Some(spec) = spec else {
+        return Found::Gone(Past {
+            state,
+            ..Past::default()
+        });
+    };
     let listen = Some(spec.listen);
     match state {
-        Some(state) if state.phase == Phase::Stopped => {
-            Found::Stopped(Past { restarts: state.restarts, listen, ..Past::default() })
-        }
+        Some(state) if state.phase == Phase::Stopped => Found::Stopped(Past {
+            restarts: state.restarts,
+            listen,
+            ..Past::default()
+        }),
         Some(state) => Found::Gone(Past {
             restarts: state.restarts.saturating_add(1),
             ends_in_a_row: state.ends_in_a_row.saturating_add(1),

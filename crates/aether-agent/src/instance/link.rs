@@ -12,7 +12,7 @@ use crate::shim::{STOP, socket_address};
 
 /// A connection to a shim.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(super) struct Link {
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
 }
@@ -24,7 +24,10 @@ impl Link {
         let stream = UnixStream::connect(path).await?;
         drop(open);
         let (reader, writer) = stream.into_split();
-        Ok(Self { lines: BufReader::new(reader).lines(), writer })
+        Ok(Self {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        })
     }
 
     /// The next state; the present one first. `None`: the shim ended. May be

@@ -5,9 +5,12 @@
 //! see the instance: it looks first.
 
 mod attend;
+mod end;
 mod found;
 mod launch;
 mod link;
+
+pub(crate) use end::end;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -64,7 +67,14 @@ pub(crate) struct Instance {
 impl Instance {
     pub fn new(id: InstanceId, shared: Arc<Shared>, told: watch::Receiver<Told>) -> Self {
         let layout = shared.layout(&id);
-        Self { id, shared, layout, told, listen: None, restarts: 0 }
+        Self {
+            id,
+            shared,
+            layout,
+            told,
+            listen: None,
+            restarts: 0,
+        }
     }
 
     /// Looks, acts, and looks again, until the instance is stopped.
@@ -100,7 +110,9 @@ impl Instance {
 
     /// Kills what a killed shim left behind. Returns when all of it is gone.
     async fn clean_up(&self, past: &Past) {
-        let Some(state) = past.state.clone() else { return };
+        let Some(state) = past.state.clone() else {
+            return;
+        };
         loop {
             let (state, id) = (state.clone(), self.id.clone());
             let left = tokio::task::spawn_blocking(move || found::kill_remains(&state, &id)).await;
@@ -124,13 +136,19 @@ impl Instance {
         if let Some(reason) = &lost {
             self.note(Stage::Lost(reason));
             let wait = self.shared.config.restart.wait(past.ends_in_a_row);
-            if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
+            if self
+                .unless_stopped(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
                 return Started::NotWanted;
             }
         }
         let mut failures = 0;
         loop {
-            let Some(work) = self.wanted_work().await else { return Started::NotWanted };
+            let Some(work) = self.wanted_work().await else {
+                return Started::NotWanted;
+            };
             self.note(Stage::Preparing(None));
             let shared = self.shared.clone();
             let Some(prepared) = self.unless_stopped(shared.preparer.prepare(&work)).await else {
@@ -140,16 +158,29 @@ impl Instance {
                 Err(reason) => Some((true, reason)),
                 Ok(dir) => {
                     self.note(Stage::Launching(None));
-                    self.launch(&work, dir, &past).await.err().map(|reason| (false, reason))
+                    self.launch(&work, dir, &past)
+                        .await
+                        .err()
+                        .map(|reason| (false, reason))
                 }
             };
-            let Some((preparing, reason)) = failed else { return Started::Launched };
+            let Some((preparing, reason)) = failed else {
+                return Started::Launched;
+            };
             tracing::warn!(instance = %self.id, code = reason.code, reason.message, "not started");
             let reason = Some(&reason);
-            self.note(if preparing { Stage::Preparing(reason) } else { Stage::Launching(reason) });
+            self.note(if preparing {
+                Stage::Preparing(reason)
+            } else {
+                Stage::Launching(reason)
+            });
             failures += 1;
             let wait = shared.config.restart.wait(failures);
-            if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
+            if self
+                .unless_stopped(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
                 return Started::NotWanted;
             }
         }

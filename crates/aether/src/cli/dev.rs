@@ -1,14 +1,29 @@
 //! `aether dev`
 
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use aether_cluster::{Addresses, Cluster, Topology};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Failure;
+use super::output::say;
+
+/// Distance of the ports of two neighbouring nodes.
+const PORT_STEP: u16 = 100;
+/// How long a node may take to end, its instances included.
+const STOP_MAX: Duration = Duration::from_secs(45);
+/// How often the nodes are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a first leader may take.
+const LEADER_MAX: Duration = Duration::from_secs(60);
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
-#[allow(dead_code)] // Read by the call site below, which is not written yet.
 pub struct Dev {
     /// Number of nodes, each voter, agent and ingress
     #[arg(long, value_name = "N", default_value_t = 1,
@@ -21,7 +36,7 @@ pub struct Dev {
     #[arg(long, value_name = "PORT", default_value_t = 8080,
           value_parser = clap::value_parser!(u16).range(1..))]
     http: u16,
-    /// gRPC port of the first node
+    /// gRPC port of the first node; voters speak with each other one port above
     #[arg(long, value_name = "PORT", default_value_t = 8090,
           value_parser = clap::value_parser!(u16).range(1..))]
     grpc: u16,
@@ -33,7 +48,139 @@ pub struct Dev {
 
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
-        // CALL SITE (lead): start the nodes here.
-        Err(Failure::failed("this build has no development cluster to run"))
+        let addresses = self.addresses()?;
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+            .block_on(self.run_nodes(&addresses))
+            .map_err(|error| Failure::failed(format!("{error:#}")))
+    }
+
+    /// Where each node listens.
+    fn addresses(&self) -> Result<Vec<Addresses>, Failure> {
+        let mut taken = Vec::new();
+        let mut address = |base: u16, node: u16, more: u16| {
+            let port = node
+                .checked_mul(PORT_STEP)
+                .and_then(|step| base.checked_add(step));
+            let port = port
+                .and_then(|port| port.checked_add(more))
+                .ok_or_else(|| {
+                    Failure::usage(format!(
+                        "node {node} would need a port above 65535; choose lower ports"
+                    ))
+                })?;
+            if taken.contains(&port) {
+                return Err(Failure::usage(format!(
+                    "port {port} would be needed twice; choose --http, --grpc and --ingress further apart"
+                )));
+            }
+            taken.push(port);
+            Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        };
+        let mut of_node = |node| {
+            Ok(Addresses {
+                grpc: address(self.grpc, node, 0)?,
+                http: address(self.http, node, 0)?,
+                peer: address(self.grpc, node, 1)?,
+                ingress: address(self.ingress, node, 0)?,
+            })
+        };
+        (0..self.nodes).map(&mut of_node).collect()
+    }
+
+    async fn run_nodes(self, addresses: &[Addresses]) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let temporary = match &self.data_dir {
+            Some(_) => None,
+            None => Some(TempDir::with_prefix("aether-dev-")?),
+        };
+        let dir = match (&self.data_dir, &temporary) {
+            (Some(dir), _) => dir.as_path(),
+            (None, Some(temporary)) => temporary.path(),
+            (None, None) => Path::new("."),
+        };
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let binary = std::env::current_exe().context("cannot find the path of this program")?;
+        let topology = Topology {
+            name: "dev".to_owned(),
+            extra: "\n[agent]\nstop_instances_on_exit = true\n".to_owned(),
+            ..Topology::all_in_one(self.nodes.into())
+        };
+        let mut cluster = Cluster::prepare(&binary, &topology, &dir, addresses)?;
+        cluster.start_all()?;
+        let supervised = tokio::select! {
+            ended = supervise(&mut cluster) => ended,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        say("stopping");
+        let clean = cluster.stop_all(STOP_MAX).await;
+        supervised?;
+        match clean {
+            true => Ok(()),
+            false => bail!(
+                "a node did not end in order; its output is in {}",
+                dir.display()
+            ),
+        }
+    }
+}
+
+/// Says where everything is, and starts a node again that ended.
+async fn supervise(cluster: &mut Cluster) -> Result<()> {
+    announce(cluster).await?;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for node in &mut cluster.nodes {
+            if node.exited().is_some() {
+                say(&format!(
+                    "node {} ended; starting it again (see {})",
+                    node.name,
+                    node.log().display()
+                ));
+                node.start()?;
+            }
+        }
+    }
+}
+
+async fn announce(cluster: &mut Cluster) -> Result<()> {
+    let leader = tokio::select! {
+        leader = cluster.leader(LEADER_MAX) => leader?,
+        name = first_to_end(&cluster.nodes) => {
+            let log = cluster.dir().join(&name).join("node.log");
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let last: Vec<&str> = text.lines().rev().take(5).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            bail!("node {name} ended at once; the end of {}:\n{}", log.display(), last.join("\n"));
+        }
+    };
+    for (k, node) in cluster.nodes.iter().enumerate() {
+        let at = &node.addresses;
+        let leads = if k == leader { "  (leads)" } else { "" };
+        say(&format!(
+            "node {}: REST http://{}  gRPC {}  ingress http://{}{leads}",
+            node.name, at.http, at.grpc, at.ingress
+        ));
+    }
+    say(&format!(
+        "data and logs in {}; Ctrl-C stops everything",
+        cluster.dir().display()
+    ));
+    Ok(())
+}
+
+/// The name of the first node whose process is gone.
+async fn first_to_end(nodes: &[aether_cluster::Node]) -> String {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let gone = nodes.iter().find(|node| !node.is_alive());
+        if let Some(node) = gone {
+            return node.name.clone();
+        }
     }
 }

@@ -31,7 +31,9 @@ impl Remote {
 
     async fn channel(&self) -> Result<Channel, Status> {
         let channel = self.voters.reachable().await;
-        channel.ok_or_else(|| Status::unavailable("no voter can be reached from this worker; try again"))
+        channel.ok_or_else(|| {
+            Status::unavailable("no voter can be reached from this worker; try again")
+        })
     }
 }
 
@@ -39,48 +41,101 @@ impl Remote {
 impl Updates for Remote {
     type WatchStream = Streamed<v1::Update>;
 
-    async fn start(&self, request: Request<v1::StartUpdateRequest>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).start(request).await
+    async fn start(
+        &self,
+        request: Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .start(request)
+            .await
     }
 
-    async fn get(&self, request: Request<v1::GetUpdateRequest>) -> Result<Response<v1::Update>, Status> {
+    async fn get(
+        &self,
+        request: Request<v1::GetUpdateRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
         UpdatesClient::new(self.channel().await?).get(request).await
     }
 
-    async fn list(&self, request: Request<v1::ListUpdatesRequest>) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        UpdatesClient::new(self.channel().await?).list(request).await
+    async fn list(
+        &self,
+        request: Request<v1::ListUpdatesRequest>,
+    ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .list(request)
+            .await
     }
 
-    async fn set_routing(&self, request: Request<v1::SetRoutingRequest>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).set_routing(request).await
+    async fn set_routing(
+        &self,
+        request: Request<v1::SetRoutingRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .set_routing(request)
+            .await
     }
 
-    async fn approve(&self, request: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).approve(request).await
+    async fn approve(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .approve(request)
+            .await
     }
 
-    async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).complete(request).await
+    async fn complete(
+        &self,
+        request: Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .complete(request)
+            .await
     }
 
-    async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).rollback(request).await
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .rollback(request)
+            .await
     }
 
-    async fn resume(&self, request: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?).resume(request).await
+    async fn resume(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .resume(request)
+            .await
     }
 
-    async fn health(&self, request: Request<v1::UpdateRef>) -> Result<Response<v1::UpdateHealth>, Status> {
-        UpdatesClient::new(self.channel().await?).health(request).await
+    async fn health(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHealth>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .health(request)
+            .await
     }
 
-    async fn explain(&self, request: Request<v1::UpdateRef>) -> Result<Response<v1::Explanation>, Status> {
-        UpdatesClient::new(self.channel().await?).explain(request).await
+    async fn explain(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        UpdatesClient::new(self.channel().await?)
+            .explain(request)
+            .await
     }
 
-    async fn watch(&self, request: Request<v1::UpdateRef>) -> Result<Response<Self::WatchStream>, Status> {
-        let answer = UpdatesClient::new(self.channel().await?).watch(request).await?;
+    async fn watch(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let answer = UpdatesClient::new(self.channel().await?)
+            .watch(request)
+            .await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }
@@ -89,41 +144,77 @@ impl Updates for Remote {
 impl Slices for Remote {
     type LogsStream = Streamed<v1::LogLine>;
 
-    async fn deploy(&self, request: Request<v1::DeployRequest>) -> Result<Response<v1::Slice>, Status> {
-        SlicesClient::new(self.channel().await?).deploy(request).await
+    async fn deploy(
+        &self,
+        request: Request<v1::DeployRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        SlicesClient::new(self.channel().await?)
+            .deploy(request)
+            .await
     }
 
-    async fn scale(&self, request: Request<v1::ScaleRequest>) -> Result<Response<v1::Slice>, Status> {
-        SlicesClient::new(self.channel().await?).scale(request).await
+    async fn scale(
+        &self,
+        request: Request<v1::ScaleRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        SlicesClient::new(self.channel().await?)
+            .scale(request)
+            .await
     }
 
-    async fn undeploy(&self, request: Request<v1::UndeployRequest>) -> Result<Response<v1::UndeployResponse>, Status> {
-        SlicesClient::new(self.channel().await?).undeploy(request).await
+    async fn undeploy(
+        &self,
+        request: Request<v1::UndeployRequest>,
+    ) -> Result<Response<v1::UndeployResponse>, Status> {
+        SlicesClient::new(self.channel().await?)
+            .undeploy(request)
+            .await
     }
 
-    async fn list(&self, request: Request<v1::ListSlicesRequest>) -> Result<Response<v1::ListSlicesResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<v1::ListSlicesRequest>,
+    ) -> Result<Response<v1::ListSlicesResponse>, Status> {
         SlicesClient::new(self.channel().await?).list(request).await
     }
 
-    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
-        let answer = SlicesClient::new(self.channel().await?).logs(request).await?;
+    async fn logs(
+        &self,
+        request: Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let answer = SlicesClient::new(self.channel().await?)
+            .logs(request)
+            .await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }
 
 #[tonic::async_trait]
 impl Cluster for Remote {
-
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::ClusterStatus>, Status> {
-        ClusterClient::new(self.channel().await?).status(request).await
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        ClusterClient::new(self.channel().await?)
+            .status(request)
+            .await
     }
 
-    async fn nodes(&self, request: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
-        ClusterClient::new(self.channel().await?).nodes(request).await
+    async fn nodes(
+        &self,
+        request: Request<v1::NodesRequest>,
+    ) -> Result<Response<v1::NodesResponse>, Status> {
+        ClusterClient::new(self.channel().await?)
+            .nodes(request)
+            .await
     }
 
-    async fn kv_get(&self, request: Request<v1::KvGetRequest>) -> Result<Response<v1::KvEntry>, Status> {
-        ClusterClient::new(self.channel().await?).kv_get(request).await
+    async fn kv_get(
+        &self,
+        request: Request<v1::KvGetRequest>,
+    ) -> Result<Response<v1::KvEntry>, Status> {
+        ClusterClient::new(self.channel().await?)
+            .kv_get(request)
+            .await
     }
-
 }

@@ -1,0 +1,76 @@
+//! `cargo xtask test` and the longer runs.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::{lint, root};
+
+/// Format, the repository's rules, clippy, and all tests, fast things first.
+/// All of it in one profile, so that dependencies are built once.
+pub fn run(filters: &[String]) -> Result<()> {
+    install();
+    run_cargo(&["fmt", "--all", "--check"])?;
+    lint::run()?;
+    run_cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ])?;
+    // The end-to-end tests spawn this binary; `cargo test` does not build it.
+    run_cargo(&["build", "--package", "aether"])?;
+    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    let has_nextest = succeeds("cargo", &["nextest", "--version"]);
+    let runner: &[&str] = if has_nextest {
+        &["nextest", "run", "--no-fail-fast"]
+    } else {
+        &["test", "--no-fail-fast"]
+    };
+    run_cargo(&[runner, &["--workspace"], &filters].concat())?;
+    if has_nextest && filters.is_empty() {
+        run_cargo(&["test", "--workspace", "--doc"])?;
+    }
+    Ok(())
+}
+
+/// The main job with ten times the requests.
+pub fn soak() -> Result<()> {
+    run_cargo(&["build", "--package", "aether"])?;
+    let binary = root().join("target/debug/aether");
+    let binary = binary.to_str().unwrap_or("target/debug/aether");
+    crate::run(binary, &["demo", "--requests", "200000"])
+}
+
+fn run_cargo(arguments: &[&str]) -> Result<()> {
+    crate::run("cargo", arguments)
+}
+
+/// What tests need beyond Rust and a C compiler, where it may be installed. A
+/// test that finds its program missing says that it was skipped.
+fn install() {
+    let nginx = Path::new("/usr/sbin/nginx").exists();
+    if nginx || !succeeds("apt-get", &["--version"]) {
+        return;
+    }
+    eprintln!("$ apt-get install nginx-light (for the test with a server that nobody here wrote)");
+    let install =
+        "apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light";
+    if !succeeds("sh", &["-c", install]) {
+        eprintln!("xtask: nginx could not be installed; the test that updates it will be skipped");
+    }
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let quiet = Command::new(program)
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    quiet.is_ok_and(|status| status.success())
+}
