@@ -120,9 +120,9 @@ pub async fn wait_for(
     let began = Instant::now();
     let mut shown = String::new();
     let following = follow(client, update_id, |update| {
-        let gist = render::update::gist(update);
+        let gist = render::change::gist(update);
         if gist != shown {
-            say(&render::update::change(
+            say(&render::change::change(
                 update,
                 began.elapsed().as_millis() as u64,
             ));

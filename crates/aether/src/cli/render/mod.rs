@@ -2,6 +2,7 @@
 //! Pure, so that the tests compare whole texts.
 
 pub mod artifact;
+pub mod change;
 pub mod cluster;
 pub mod explain;
 pub mod health;

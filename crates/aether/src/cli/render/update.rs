@@ -1,10 +1,12 @@
-//! One update: the whole of it for `status`, a few lines for `watch`, a row
-//! for `list`.
+//! One update: the whole of it for `status`, a row for `list`.
+
+use std::collections::BTreeMap;
 
 use aether_core::weights::Weights;
 use aether_proto::v1;
 
 use super::{fields, or_dash, percent, percent_of_ppm, slice, span, table};
+use crate::cli::follow::is_terminal;
 
 /// History entries shown; `-o json` has them all.
 const HISTORY_SHOWN: usize = 10;
@@ -78,75 +80,6 @@ fn history(entries: &[v1::HistoryEntry]) -> String {
     table(&["INDEX", "STATE", "ROUTING", "BY", "EVENT"], rows)
 }
 
-/// What `watch` prints for a change, under how long it has been watching.
-pub fn change(update: &v1::Update, watched_ms: u64) -> String {
-    let mut text = format!(
-        "[{:>7}] {} {} {}",
-        format!("{}.{}s", watched_ms / 1_000, watched_ms % 1_000 / 100),
-        update.update_id,
-        update.state,
-        requested(update)
-    );
-    let pending = update.pending_routing.as_ref();
-    let details = fields(&[
-        ("actual", actual(update)),
-        ("instances", instances(update)),
-        (
-            "pending",
-            pending
-                .map(|p| format!("{p}, waits for approval"))
-                .unwrap_or_default(),
-        ),
-        (
-            "paused",
-            update.pause.as_ref().map(reason).unwrap_or_default(),
-        ),
-        (
-            "deadline",
-            update.deadline.as_ref().map(deadline).unwrap_or_default(),
-        ),
-        ("waits for", update.waits_for.join("\n")),
-        (
-            "outcome",
-            update.outcome.as_ref().map(reason).unwrap_or_default(),
-        ),
-    ]);
-    for line in details.lines() {
-        text.push_str("\n          ");
-        text.push_str(line);
-    }
-    text
-}
-
-/// What makes one message of a watch differ from the one before. Times and
-/// shares move all the while and do not count.
-pub fn gist(update: &v1::Update) -> String {
-    let instance = |i: &v1::Instance| format!("{} {} {}", i.instance_id, i.state, i.restarts);
-    let code = |r: &Option<v1::Reason>| r.as_ref().map(|r| r.code.clone());
-    let all = update
-        .new_instances_state
-        .iter()
-        .chain(&update.old_instances_state);
-    format!(
-        "{:?}",
-        (
-            (
-                &update.state,
-                &update.routing,
-                &update.pending_routing,
-                &update.effective_routing
-            ),
-            (
-                code(&update.pause),
-                code(&update.outcome),
-                &update.waits_for,
-                update.modified
-            ),
-            all.map(instance).collect::<Vec<_>>(),
-        )
-    )
-}
-
 /// Rows of `list`.
 pub fn list(updates: &[v1::Update]) -> String {
     let row = |update: &v1::Update| {
@@ -175,13 +108,15 @@ fn versions(update: &v1::Update) -> String {
 }
 
 /// The committed ratio as a share, and what of it holds now, if that differs.
-fn requested(update: &v1::Update) -> String {
+pub fn requested(update: &v1::Update) -> String {
     let Ok(weights) = update.routing.parse::<Weights>() else {
         return update.routing.clone();
     };
     let share = f64::from(weights.new_side()) / f64::from(weights.total());
     let mut text = format!("{weights} ({} new)", percent(share));
-    if update.effective_routing.is_empty() {
+    if is_terminal(update) {
+        // Its ratio is history; the slice has a route of its own again.
+    } else if update.effective_routing.is_empty() {
         text.push_str(", but no version has a ready instance");
     } else if update.effective_routing != update.routing {
         text.push_str(&format!(
@@ -192,37 +127,44 @@ fn requested(update: &v1::Update) -> String {
     text
 }
 
-fn actual(update: &v1::Update) -> String {
+/// Where calls really went; nothing once the update has ended.
+pub fn actual(update: &v1::Update) -> String {
     match update.actual_new_ppm {
+        _ if is_terminal(update) => String::new(),
         Some(ppm) => format!(
             "{} new of {} calls in the last 10 s",
             percent_of_ppm(ppm),
             update.actual_requests
         ),
-        None => "no calls seen in the last 10 s".to_owned(),
+        None => "no calls seen lately".to_owned(),
     }
 }
 
-fn instances(update: &v1::Update) -> String {
-    let ready = |instances: &[v1::Instance]| {
-        instances
-            .iter()
-            .filter(|instance| instance.state == "READY")
-            .count()
-    };
-    let new = format!(
-        "new {}/{}",
-        ready(&update.new_instances_state),
-        update.instances
-    );
+/// Instances of both sides: ready ones, wanted ones, and what the others do.
+pub fn instances(update: &v1::Update) -> String {
+    let new = side("new", &update.new_instances_state, update.instances);
     if update.old_version.is_none() {
         return new;
     }
-    format!(
-        "{new}, old {}/{}",
-        ready(&update.old_instances_state),
-        update.old_instances
-    )
+    let old = side("old", &update.old_instances_state, update.old_instances);
+    format!("{new}, {old}")
+}
+
+fn side(name: &str, instances: &[v1::Instance], wanted: u32) -> String {
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for instance in instances {
+        *states.entry(&instance.state).or_default() += 1;
+    }
+    let ready = states.remove("READY").unwrap_or_default();
+    let others: Vec<String> = states
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", others.join(", ")),
+    };
+    format!("{name} {ready}/{wanted}{others}")
 }
 
 fn thresholds(update: &v1::Update) -> String {
@@ -336,7 +278,7 @@ versions    1.0.0 -> 2.0.0
 state       ROUTING
 requested   1:3 (25 % new)
 actual      24.98 % new of 1203 calls in the last 10 s
-instances   new 1/1, old 1/2
+instances   new 1/1, old 1/2 (1 UNREADY)
 deadline    ALERT in 23h 59m 59s
 thresholds  error rate 1 %, p99 500 ms
 cleanup     IMMEDIATE
@@ -382,7 +324,7 @@ INDEX  STATE    ROUTING  BY     EVENT
         for part in [
             "requested   1:3 (25 % new), but 0:1 by the instances that are ready",
             "pending     1:1, waits for 'aether update approve u1f'",
-            "actual      no calls seen in the last 10 s",
+            "actual      no calls seen lately",
             "paused      threshold_exceeded: error rate 4 % is above 1 %",
             "deadline    ROLLBACK overdue by 1s",
             "waits for   one thing\n            another",
@@ -404,29 +346,15 @@ INDEX  STATE    ROUTING  BY     EVENT
     }
 
     #[test]
-    fn watch_prints_a_block_that_starts_with_the_time() {
+    fn the_ratio_of_an_ended_update_is_history() {
         let update = v1::Update {
-            deadline: None,
+            state: "COMPLETED".into(),
+            effective_routing: "0:1".into(),
             ..routing_update()
         };
-        assert_eq!(
-            change(&update, 12_345),
-            "[  12.3s] u1f ROUTING 1:3 (25 % new)\n          \
-             actual     24.98 % new of 1203 calls in the last 10 s\n          \
-             instances  new 1/1, old 1/2"
-        );
-    }
-
-    #[test]
-    fn only_a_change_changes_the_gist() {
-        let update = routing_update();
-        let mut later = update.clone();
-        later.actual_new_ppm = Some(1);
-        later.deadline = None;
-        later.new_instances_state[0].since_ms += 1;
-        assert_eq!(gist(&update), gist(&later));
-        later.new_instances_state[0].state = "CRASHED".into();
-        assert_ne!(gist(&update), gist(&later));
+        let text = whole(&update);
+        assert!(text.contains("requested   1:3 (25 % new)\n"), "{text}");
+        assert!(!text.contains("actual"), "{text}");
     }
 
     #[test]
@@ -447,7 +375,7 @@ INDEX  STATE    ROUTING  BY     EVENT
                 "ROUTING",
                 "1:3",
                 "24.98 %",
-                "new 1/1, old 1/2",
+                "new 1/1, old 1/2 (1 UNREADY)",
                 "-"
             ]
         );

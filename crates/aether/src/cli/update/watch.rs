@@ -28,10 +28,10 @@ impl Watch {
         let began = Instant::now();
         let mut shown = String::new();
         let ended = follow(&client, &self.which.id(), |update| {
-            let gist = render::update::gist(update);
+            let gist = render::change::gist(update);
             if gist != shown {
                 let watched_ms = began.elapsed().as_millis() as u64;
-                output.show_one_of_many(update, |u| render::update::change(u, watched_ms))?;
+                output.show_one_of_many(update, |u| render::change::change(u, watched_ms))?;
                 shown = gist;
             }
             Ok(ControlFlow::Continue(()))
