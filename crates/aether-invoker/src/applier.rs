@@ -22,6 +22,13 @@ use crate::slice::{Plan, SliceState};
 /// instance waiting between two routes.
 const METER_KEPT: Duration = Duration::from_secs(600);
 
+/// Beyond this many, figures of instances that left are dropped at once.
+const METERS_MAX: usize = 50_000;
+
+/// Instances in one report; the others follow in the next. A row takes about
+/// half a kilobyte.
+const TELEMETRY_ROWS_MAX: usize = 4_000;
+
 /// Between two looks at a plan that has not settled. Only a pick whose thread
 /// the system interrupted within a few instructions makes this wait at all.
 const SETTLE_POLL: Duration = Duration::from_micros(200);
@@ -72,11 +79,20 @@ impl Applier {
 
     /// Applies one message. When this returns, no call will start by an older
     /// table any more.
+    ///
+    /// A change that is older than what is applied is passed over: tables come
+    /// whole, so all it could say is known already, and later ones still fit. A
+    /// snapshot that is older is an error: its node has not caught up.
     pub(crate) async fn apply(&mut self, message: &v1::RoutingDown) -> Result<(), ApplyError> {
         let got = Applied { incarnation: message.incarnation, revision: message.revision };
         if let Some(applied) = self.shared.applied() {
-            if got < applied {
+            let says_nothing =
+                !message.snapshot && message.tables.is_empty() && message.removed.is_empty();
+            if got < applied && message.snapshot {
                 return Err(ApplyError::Older { got, applied });
+            }
+            if got < applied || (says_nothing && got.incarnation != applied.incarnation) {
+                return Ok(());
             }
             if got.incarnation != applied.incarnation && !message.snapshot {
                 let (got, applied) = (got.incarnation, applied.incarnation);
@@ -231,7 +247,7 @@ impl Applier {
     /// Closes connections that were idle for too long.
     pub(crate) fn sweep_connections(&self) {
         for endpoint in self.endpoints.values().chain(self.departed.values()) {
-            endpoint.sweep(self.shared.config.idle_timeout);
+            endpoint.pool.sweep();
         }
     }
 
@@ -240,9 +256,13 @@ impl Applier {
     pub(crate) fn telemetry(&mut self) -> Vec<v1::EndpointTelemetry> {
         let mut changed = Vec::new();
         let now = Instant::now();
+        let kept = if self.meters.len() > METERS_MAX { Duration::ZERO } else { METER_KEPT };
         self.meters.retain(|(slice, revision, instance), entry| {
             let totals = entry.meter.totals();
             if totals != (0, 0) && entry.reported != Some(totals) {
+                if changed.len() == TELEMETRY_ROWS_MAX {
+                    return true;
+                }
                 let reading = entry.meter.read();
                 entry.reported = Some((reading.requests, reading.errors));
                 let (bucket_index, bucket_count) = reading.buckets.into_iter().unzip();
@@ -262,7 +282,7 @@ impl Applier {
                 entry.unused_since = None;
                 return true;
             }
-            now - *entry.unused_since.get_or_insert(now) < METER_KEPT
+            now - *entry.unused_since.get_or_insert(now) < kept
         });
         changed
     }

@@ -103,6 +103,8 @@ impl Body for RequestBody {
 struct Held {
     pick: Pick,
     sender: Sender,
+    /// How long the connection may be kept afterwards.
+    keep_for: Duration,
 }
 
 /// The body of a response. The call counts as in flight until it has ended or
@@ -114,8 +116,13 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(incoming: Incoming, pick: Pick, sender: Sender) -> Self {
-        let mut body = Self { incoming, held: Some(Held { pick, sender }) };
+    pub(crate) fn new(
+        incoming: Incoming,
+        pick: Pick,
+        sender: Sender,
+        keep_for: Duration,
+    ) -> Self {
+        let mut body = Self { incoming, held: Some(Held { pick, sender, keep_for }) };
         body.release_at_end();
         body
     }
@@ -128,21 +135,21 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
-        if let Some(Held { pick, sender }) = self.held.take() {
-            give_back(pick.endpoint(), sender);
+        if let Some(Held { pick, sender, keep_for }) = self.held.take() {
+            give_back(pick.endpoint(), sender, keep_for);
         }
     }
 }
 
 /// Puts a connection back into its pool once it is ready.
-fn give_back(endpoint: &Arc<Endpoint>, mut sender: Sender) {
+fn give_back(endpoint: &Arc<Endpoint>, mut sender: Sender, keep_for: Duration) {
     if sender.is_ready() {
-        endpoint.pool.put(sender);
+        endpoint.pool.put(sender, keep_for);
     } else if !sender.is_closed() {
         let endpoint = Arc::clone(endpoint);
         tokio::spawn(async move {
             if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, sender.ready()).await {
-                endpoint.pool.put(sender);
+                endpoint.pool.put(sender, keep_for);
             }
         });
     }

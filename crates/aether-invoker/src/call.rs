@@ -23,7 +23,7 @@ use crate::body::{BoxError, RequestBody, ResponseBody, Starved};
 use crate::endpoint::Endpoint;
 use crate::error::CallError;
 use crate::pick::{Outcome, Pick};
-use crate::pool::{Sender, connect};
+use crate::pool::{Sender, connect, keep_for};
 use crate::slice::SliceHandle;
 
 /// How many pooled connections one attempt may find closed before it opens a
@@ -183,7 +183,7 @@ impl SliceHandle {
             };
             let failure = match result {
                 Ok((response, sender)) => {
-                    return Ok(finish(pick, response, sender, options.describe));
+                    return Ok(finish(pick, response, sender, options, config.idle_timeout));
                 }
                 Err(Failure::Body { error: source }) => {
                     let target = pick.endpoint().target();
@@ -257,14 +257,16 @@ fn finish(
     mut pick: Pick,
     mut response: Response<Incoming>,
     sender: Sender,
-    describe: bool,
+    options: CallOptions,
+    idle_timeout: Duration,
 ) -> Response<ResponseBody> {
-    if describe {
+    if options.describe {
         response.extensions_mut().insert(pick.endpoint().target());
     }
     let is_error = response.status().is_server_error();
     pick.record(if is_error { Outcome::Error } else { Outcome::Success });
-    response.map(|incoming| ResponseBody::new(incoming, pick, sender))
+    let keep_for = keep_for(response.headers(), idle_timeout);
+    response.map(|incoming| ResponseBody::new(incoming, pick, sender, keep_for))
 }
 
 /// One attempt at one endpoint: on a pooled connection, or on a fresh one.

@@ -47,8 +47,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Most idle connections kept to one instance (256).
     pub idle_connections_max: usize,
-    /// Idle connections are closed after this long (30 s). Keep it below the
-    /// time after which the instances close theirs.
+    /// Idle connections are closed after this long (30 s), or earlier if the
+    /// instance announces in `Keep-Alive` that it will. Keep it below the time
+    /// after which instances close theirs.
     pub idle_timeout: Duration,
     /// Most calls at a time to one instance (4,096). A pick above it fails
     /// with [`CallError::Overloaded`](crate::CallError::Overloaded) when sent.

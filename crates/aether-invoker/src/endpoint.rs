@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
@@ -156,11 +156,6 @@ impl Endpoint {
             version: self.info.version.clone(),
             instance: self.instance.clone(),
         }
-    }
-
-    /// Closes connections that were idle for longer than `idle_max`.
-    pub(crate) fn sweep(&self, idle_max: Duration) {
-        self.pool.sweep(idle_max);
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -33,7 +34,7 @@ pub(crate) enum ConnectError {
 #[derive(Debug)]
 struct Idle {
     sender: Sender,
-    since: Instant,
+    until: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -60,20 +61,23 @@ impl Pool {
 
     /// The connection that was used last and is still open.
     pub(crate) fn take(&self) -> Option<Sender> {
+        let now = Instant::now();
         let mut state = self.state();
         while let Some(idle) = state.idle.pop() {
-            if idle.sender.is_ready() {
+            if idle.sender.is_ready() && now < idle.until {
                 return Some(idle.sender);
             }
         }
         None
     }
 
-    /// Keeps a connection that is ready for the next request, if there is room.
-    pub(crate) fn put(&self, sender: Sender) {
+    /// Keeps a connection that is ready for the next request, if there is room,
+    /// for as long as `keep_for`.
+    pub(crate) fn put(&self, sender: Sender, keep_for: Duration) {
+        let until = Instant::now() + keep_for;
         let mut state = self.state();
         if !state.closed && state.idle.len() < self.idle_max {
-            state.idle.push(Idle { sender, since: Instant::now() });
+            state.idle.push(Idle { sender, until });
         }
     }
 
@@ -91,12 +95,30 @@ impl Pool {
         self.state().closed = false;
     }
 
-    /// Closes connections that were idle for longer than `idle_max`, and
-    /// forgets those that the instance closed.
-    pub(crate) fn sweep(&self, idle_max: Duration) {
-        let keep = |idle: &Idle| idle.since.elapsed() <= idle_max && !idle.sender.is_closed();
-        self.state().idle.retain(keep);
+    /// Closes connections that were idle for long enough, and forgets those
+    /// that the instance closed.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.state().idle.retain(|idle| now < idle.until && !idle.sender.is_closed());
     }
+}
+
+/// How long a connection may be kept idle after a response: not up to the time
+/// that the instance announced, after which it closes it. A request that meets
+/// a connection just being closed may be lost, and only a safe one may be sent
+/// again.
+pub(crate) fn keep_for(headers: &HeaderMap, idle_timeout: Duration) -> Duration {
+    let announced = headers
+        .get("keep-alive")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")))
+        .and_then(|seconds| seconds.trim().parse::<u32>().ok());
+    // Half of a short time, all but a second of a long one.
+    let safe = |seconds: u32| {
+        let announced = Duration::from_secs(seconds.into());
+        (announced / 2).max(announced.saturating_sub(Duration::from_secs(1)))
+    };
+    announced.map_or(idle_timeout, |seconds| safe(seconds).min(idle_timeout))
 }
 
 /// Opens a connection. It is driven by a task of its own and ends with its
@@ -122,4 +144,24 @@ pub(crate) async fn connect(
         }
     });
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_not_kept_as_long_as_the_instance_would() {
+        let keep = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", value.parse().unwrap());
+            keep_for(&headers, Duration::from_secs(30)).as_millis()
+        };
+        assert_eq!(keep("timeout=5, max=1000"), 4_000);
+        assert_eq!(keep("max=1, timeout=1"), 500);
+        assert_eq!(keep("timeout=0"), 0);
+        assert_eq!(keep("timeout=600"), 30_000);
+        assert_eq!(keep("max=5"), 30_000);
+        assert_eq!(keep_for(&HeaderMap::new(), Duration::from_secs(30)).as_secs(), 30);
+    }
 }

@@ -24,7 +24,7 @@ thread_local! {
 /// Lets other threads run between a ticket and its announcement, so that the
 /// window is hit in seconds and not in days. Only in threads that ask for it.
 pub(crate) fn pause(ticket: u64) {
-    if ticket % 61 == 0 && PAUSES.get() {
+    if ticket.is_multiple_of(61) && PAUSES.get() {
         std::thread::yield_now();
     }
 }
@@ -239,5 +239,29 @@ proptest! {
                 prop_assert!(side.iter().max().unwrap() - side.iter().min().unwrap() <= 1);
             }
         }
+    }
+}
+
+/// `cargo nextest run -p aether-invoker --run-ignored only --no-capture cost`
+#[test]
+#[ignore = "a measurement, for a quiet machine"]
+fn cost_of_a_pick() {
+    const PICKS: u32 = 4_000_000;
+    let (new, old) = (instances(2, 16), instances(1, 16));
+    let slice = SliceState::new("org.example:a".parse().unwrap(), 1);
+    slice.swap(Some(table(1, "3:17", &new, &old)), endpoints(&new), endpoints(&old));
+    let add = AtomicU64::new(0);
+    let measure = |threads: u32, what: &str, work: &(dyn Fn() + Sync)| {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            (0..threads).for_each(|_| drop(scope.spawn(|| (0..PICKS).for_each(|_| work()))));
+        });
+        let ns = began.elapsed().as_nanos() as f64 / f64::from(PICKS * threads);
+        println!("{what:24} {threads} threads: {ns:6.1} ns");
+    };
+    for threads in [1, 2] {
+        measure(threads, "one atomic add", &|| drop(add.fetch_add(1, Ordering::Relaxed)));
+        measure(threads, "pick + drop", &|| drop(slice.pick().unwrap()));
+        measure(threads, "pick + finish", &|| slice.pick().unwrap().finish(Outcome::Success));
     }
 }

@@ -71,16 +71,24 @@ async fn an_older_revision_is_refused_and_a_higher_incarnation_needs_a_snapshot(
 
     let mut older = current.clone();
     older.old = set(1, &[("a-stale", dead_address())]);
-    control.send(v1::RoutingDown {
+    let stale = v1::RoutingDown {
         incarnation: 1,
         revision: 9,
         tables: wire(&older),
         ..Default::default()
-    });
+    };
+    // An older change is passed over; one without content acknowledges itself.
+    control.send(stale.clone());
+    control.send(v1::RoutingDown { incarnation: 1, revision: 11, ..Default::default() });
+    until("ack of 11", || control.acked() == 11).await;
+    assert_eq!(invoker.table(&a()).as_deref(), Some(&current));
+    // An older snapshot comes from a node that has not caught up.
+    control.set_revision(1, 11);
+    control.send(v1::RoutingDown { snapshot: true, ..stale });
     until("the stream is opened again", || control.hellos().len() == 2).await;
     assert_eq!(invoker.table(&a()).as_deref(), Some(&current));
     // A reconnect says what is applied.
-    assert_eq!((control.hellos()[1].incarnation, control.hellos()[1].revision), (1, 10));
+    assert_eq!((control.hellos()[1].incarnation, control.hellos()[1].revision), (1, 11));
 
     let mut restored = current.clone();
     restored.old = set(1, &[("a-restored", dead_address())]);
@@ -172,6 +180,7 @@ async fn calls_go_on_by_the_last_table_and_the_next_node_takes_over() {
     })
     .await;
     assert!(picks > 0);
+    until("hello", || !second.hellos().is_empty()).await;
     let hello = second.hellos().remove(0);
     assert_eq!(hello.session_id, invoker.session().as_str());
     assert_eq!((hello.incarnation, hello.revision), (1, 2));

@@ -68,10 +68,9 @@ impl Control {
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(lease / 3).await;
-                let script = heart.script.lock().unwrap();
-                let (incarnation, revision) = (script.incarnation, script.revision);
-                drop(script);
-                heart.broadcast(v1::RoutingDown { incarnation, revision, ..Default::default() });
+                // As the real one: a sign of life that names no revision.
+                let incarnation = heart.script.lock().unwrap().incarnation;
+                heart.broadcast(v1::RoutingDown { incarnation, ..Default::default() });
             }
         });
         Self { address, state, runtime: Some(runtime) }
@@ -202,12 +201,15 @@ impl Routing for Node {
                 lease_ms: state.lease.as_millis() as u64,
             };
             sender.try_send(Ok(first)).unwrap();
-            script.streams.push(sender);
+            script.streams.push(sender.clone());
         }
         tokio::spawn(async move {
             while let Some(Ok(message)) = up.next().await {
                 state.script.lock().unwrap().heard.extend(message.message);
             }
+            // The client has said all it had to say: its stream ends.
+            let mut script = state.script.lock().unwrap();
+            script.streams.retain(|stream| !stream.same_channel(&sender));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
