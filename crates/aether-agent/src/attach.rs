@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use aether_core::command::Observation;
 use aether_core::records::Observed;
+use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_client::AgentsClient;
 use aether_proto::v1::{AgentDown, AgentHello, AgentReport, AgentUp, InstanceObservation};
-use aether_proto::MESSAGE_BYTES_MAX;
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -60,7 +60,12 @@ impl Attachment {
         directives: mpsc::Sender<Directive>,
     ) -> Self {
         let lease = Directive::default().lease();
-        Self { shared, store, directives, lease }
+        Self {
+            shared,
+            store,
+            directives,
+            lease,
+        }
     }
 
     /// Attaches, again and again, to one voter after the other.
@@ -73,7 +78,10 @@ impl Attachment {
                     failures = 0;
                     "the voter ended the stream".to_owned()
                 }
-                Err(Ended { was_attached, problem }) => {
+                Err(Ended {
+                    was_attached,
+                    problem,
+                }) => {
                     failures = if was_attached { 0 } else { failures + 1 };
                     problem
                 }
@@ -85,7 +93,10 @@ impl Attachment {
     }
 
     async fn attach(&mut self, voter: SocketAddr) -> Result<(), Ended> {
-        let failed = |problem: String| Ended { was_attached: false, problem };
+        let failed = |problem: String| Ended {
+            was_attached: false,
+            problem,
+        };
         let channel = Endpoint::from_shared(format!("http://{voter}"))
             .map_err(|error| failed(error.to_string()))?
             .connect_timeout(CONNECT_MAX)
@@ -100,7 +111,9 @@ impl Attachment {
         // newest when it does.
         let (up, messages) = mpsc::channel(2);
         let hello = Message::Hello(self.hello());
-        let _ = up.try_send(AgentUp { message: Some(hello) }); // The channel is empty.
+        let _ = up.try_send(AgentUp {
+            message: Some(hello),
+        }); // The channel is empty.
         let mut client = AgentsClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -207,10 +220,7 @@ struct Ended {
 }
 
 /// Room for a report, but not too early. `None`: the stream is closed.
-async fn ready(
-    up: &mpsc::Sender<AgentUp>,
-    earliest: Instant,
-) -> Option<mpsc::Permit<'_, AgentUp>> {
+async fn ready(up: &mpsc::Sender<AgentUp>, earliest: Instant) -> Option<mpsc::Permit<'_, AgentUp>> {
     tokio::time::sleep_until(earliest).await;
     up.reserve().await.ok()
 }
@@ -220,16 +230,23 @@ async fn ready(
 fn retry_wait(failures: u32, voters: usize, jitter: f64) -> Duration {
     let rounds = failures as usize / voters.max(1);
     let doublings = u32::try_from(rounds.min(16)).unwrap_or(16);
-    RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_MOST).mul_f64(jitter)
+    RETRY_FIRST
+        .saturating_mul(1 << doublings)
+        .min(RETRY_MOST)
+        .mul_f64(jitter)
 }
 
 fn to_wire(observation: Observation) -> InstanceObservation {
-    let (reason_code, reason_message) =
-        observation.reason.map_or_else(Default::default, |reason| (reason.code, reason.message));
+    let (reason_code, reason_message) = observation
+        .reason
+        .map_or_else(Default::default, |reason| (reason.code, reason.message));
     InstanceObservation {
         instance_id: observation.instance.to_string(),
         observed: observed_text(observation.observed).to_owned(),
-        endpoint: observation.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+        endpoint: observation
+            .endpoint
+            .map(|e| e.to_string())
+            .unwrap_or_default(),
         restarts: observation.restarts,
         reason_code,
         reason_message,

@@ -36,7 +36,9 @@ pub(crate) fn decide(
     wanted: Option<&BTreeMap<InstanceId, Desired>>,
     known: &BTreeMap<InstanceId, Known>,
 ) -> Vec<Action> {
-    let Some(wanted) = wanted else { return Vec::new() };
+    let Some(wanted) = wanted else {
+        return Vec::new();
+    };
     let mut actions = Vec::new();
     for (id, desired) in wanted {
         match known.get(id) {
@@ -64,7 +66,17 @@ mod tests {
     }
 
     fn known(list: &[(&str, Desired, bool)]) -> BTreeMap<InstanceId, Known> {
-        list.iter().map(|(name, told, stopped)| (id(name), Known { told: *told, stopped: *stopped })).collect()
+        list.iter()
+            .map(|(name, told, stopped)| {
+                (
+                    id(name),
+                    Known {
+                        told: *told,
+                        stopped: *stopped,
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -72,19 +84,46 @@ mod tests {
         use Desired::{Drain, Run, Stop};
         let cases = [
             (vec![("a", Run)], vec![], vec![Action::Create(id("a"), Run)]),
-            (vec![("a", Stop)], vec![], vec![Action::Create(id("a"), Stop)]),
+            (
+                vec![("a", Stop)],
+                vec![],
+                vec![Action::Create(id("a"), Stop)],
+            ),
             (vec![("a", Run)], vec![("a", Run, false)], vec![]),
-            (vec![("a", Drain)], vec![("a", Run, false)], vec![Action::Tell(id("a"), Drain)]),
-            (vec![("a", Run)], vec![("a", Drain, false)], vec![Action::Tell(id("a"), Run)]),
+            (
+                vec![("a", Drain)],
+                vec![("a", Run, false)],
+                vec![Action::Tell(id("a"), Drain)],
+            ),
+            (
+                vec![("a", Run)],
+                vec![("a", Drain, false)],
+                vec![Action::Tell(id("a"), Run)],
+            ),
             (vec![("a", Run)], vec![("a", Stop, true)], vec![]),
             (vec![("a", Stop)], vec![("a", Stop, true)], vec![]),
-            (vec![], vec![("a", Run, false)], vec![Action::Tell(id("a"), Stop)]),
+            (
+                vec![],
+                vec![("a", Run, false)],
+                vec![Action::Tell(id("a"), Stop)],
+            ),
             (vec![], vec![("a", Stop, false)], vec![]),
-            (vec![], vec![("a", Stop, true)], vec![Action::Forget(id("a"))]),
+            (
+                vec![],
+                vec![("a", Stop, true)],
+                vec![Action::Forget(id("a"))],
+            ),
         ];
         for (wanted, has, expected) in cases {
-            let wanted = wanted.iter().map(|(name, desired)| (id(name), *desired)).collect();
-            assert_eq!(decide(Some(&wanted), &known(&has)), expected, "{wanted:?} {has:?}");
+            let wanted = wanted
+                .iter()
+                .map(|(name, desired)| (id(name), *desired))
+                .collect();
+            assert_eq!(
+                decide(Some(&wanted), &known(&has)),
+                expected,
+                "{wanted:?} {has:?}"
+            );
         }
     }
 

@@ -66,10 +66,17 @@ impl Directive {
         let mut assignments = BTreeMap::new();
         for wire in message.assignments {
             let id: InstanceId = wire.instance_id.parse().map_err(|e| format!("{e}"))?;
-            let assignment = Assignment { desired: desired(&wire.desired)?, work: work(wire) };
+            let assignment = Assignment {
+                desired: desired(&wire.desired)?,
+                work: work(wire),
+            };
             assignments.insert(id, assignment);
         }
-        Ok(Self { fence, lease_ms: message.lease_ms, assignments })
+        Ok(Self {
+            fence,
+            lease_ms: message.lease_ms,
+            assignments,
+        })
     }
 
     /// How long the control plane waits for a report before it counts the node
@@ -87,7 +94,9 @@ fn desired(text: &str) -> Result<Desired, String> {
         "RUN" => Ok(Desired::Run),
         "DRAIN" => Ok(Desired::Drain),
         "STOP" => Ok(Desired::Stop),
-        other => Err(format!("desired state '{other}' is none of RUN, DRAIN and STOP")),
+        other => Err(format!(
+            "desired state '{other}' is none of RUN, DRAIN and STOP"
+        )),
     }
 }
 
@@ -95,7 +104,9 @@ fn work(wire: v1::Assignment) -> Result<Arc<Work>, String> {
     let manifest: Manifest = serde_json::from_str(&wire.manifest_json)
         .map_err(|error| format!("the manifest cannot be read: {error}"))?;
     manifest.check().map_err(|error| error.to_string())?;
-    wire.sha256.parse::<Digest>().map_err(|error| error.to_string())?;
+    wire.sha256
+        .parse::<Digest>()
+        .map_err(|error| error.to_string())?;
     Ok(Arc::new(Work {
         slice: wire.slice.parse().map_err(|e| format!("{e}"))?,
         artifact: wire.artifact.parse().map_err(|e| format!("{e}"))?,
@@ -107,7 +118,9 @@ fn work(wire: v1::Assignment) -> Result<Arc<Work>, String> {
 
 /// The kept directive cannot be read or written.
 #[derive(Debug, Error)]
-#[error("{path}: {source}; without it the agent could follow a deposed leader. Restore it, or remove it together with the node's instances")]
+#[error(
+    "{path}: {source}; without it the agent could follow a deposed leader. Restore it, or remove it together with the node's instances"
+)]
 pub struct DirectiveError {
     path: PathBuf,
     source: io::Error,
@@ -135,8 +148,10 @@ impl Keeper {
     pub fn open(data_dir: &Path) -> Result<Self, DirectiveError> {
         let path = data_dir.join("directive.json");
         let accepted = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| DirectiveError { path: path.clone(), source: e.into() })?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| DirectiveError {
+                path: path.clone(),
+                source: e.into(),
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(DirectiveError { path, source }),
         };
@@ -158,7 +173,10 @@ impl Keeper {
                 return Ok(Verdict::Known);
             }
         }
-        let cannot = |source| DirectiveError { path: self.path.clone(), source };
+        let cannot = |source| DirectiveError {
+            path: self.path.clone(),
+            source,
+        };
         let bytes = serde_json::to_vec(&directive).map_err(|e| cannot(e.into()))?;
         fsio::write_atomic(&self.path, &bytes, Survives::PowerCut).map_err(cannot)?;
         self.accepted = Some(Arc::new(directive));
@@ -176,11 +194,17 @@ mod tests {
             slice: "org.example:a".to_owned(),
             artifact: "org.example:a:1.0.0".to_owned(),
             sha256: Digest::of(b"").to_string(),
-            manifest_json: r#"{"artifact":"org.example:a:1.0.0","run":{"command":["x"]}}"#.to_owned(),
+            manifest_json: r#"{"artifact":"org.example:a:1.0.0","run":{"command":["x"]}}"#
+                .to_owned(),
             desired: "RUN".to_owned(),
             ..Default::default()
         });
-        v1::AgentDown { incarnation, index, assignments: assignments.collect(), ..Default::default() }
+        v1::AgentDown {
+            incarnation,
+            index,
+            assignments: assignments.collect(),
+            ..Default::default()
+        }
     }
 
     fn read(incarnation: u64, index: u64, ids: &[&str]) -> Directive {
@@ -195,10 +219,17 @@ mod tests {
         assert_eq!(keeper.offer(read(0, 7, &["a"])).unwrap(), Verdict::Accepted);
         let mut keeper = Keeper::open(dir.path()).unwrap();
         assert_eq!(keeper.offer(read(0, 7, &["a"])).unwrap(), Verdict::Known);
-        let seen = Fence { incarnation: 0, term: 0, index: 7 };
+        let seen = Fence {
+            incarnation: 0,
+            term: 0,
+            index: 7,
+        };
         assert_eq!(keeper.offer(read(0, 6, &[])).unwrap(), Verdict::Older(seen));
         assert_eq!(keeper.offer(read(1, 1, &["b"])).unwrap(), Verdict::Accepted);
-        assert!(matches!(keeper.offer(read(0, 99, &[])).unwrap(), Verdict::Older(_)));
+        assert!(matches!(
+            keeper.offer(read(0, 99, &[])).unwrap(),
+            Verdict::Older(_)
+        ));
         assert_eq!(**keeper.accepted().unwrap(), read(1, 1, &["b"]));
     }
 

@@ -42,7 +42,11 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     pub fn new(store: Arc<ArtifactStore>, own: SocketAddr, control_plane: Vec<SocketAddr>) -> Self {
-        Self { store, own, control_plane }
+        Self {
+            store,
+            own,
+            control_plane,
+        }
     }
 
     /// Stores the archive, from a holder if one answers, from the control
@@ -54,7 +58,11 @@ impl Fetcher {
         let sources = holders
             .map(|holder| (holder.clone(), true))
             .chain(control_plane.map(|node| (node.to_string(), false)));
-        let mut error = FetchError { digest, tried: Vec::new(), differs: false };
+        let mut error = FetchError {
+            digest,
+            tried: Vec::new(),
+            differs: false,
+        };
         for (source, local_only) in sources {
             match self.fetch_from(digest, &source, local_only).await {
                 Ok(()) => return Ok(()),
@@ -79,7 +87,10 @@ impl Fetcher {
     ) -> Result<(), (String, bool)> {
         let plain = |problem: String| (problem, false);
         let channel = connect(source).await.map_err(plain)?;
-        let request = FetchRequest { sha256: digest.to_string(), local_only };
+        let request = FetchRequest {
+            sha256: digest.to_string(),
+            local_only,
+        };
         let mut client = ArtifactsClient::new(channel);
         let stream = tokio::time::timeout(PIECE_MAX, client.fetch(request))
             .await

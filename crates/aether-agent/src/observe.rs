@@ -75,7 +75,12 @@ pub(crate) fn observe(view: &View<'_>) -> Observation {
 }
 
 fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reason>) {
-    let Shimmed { state, tally, up, readiness } = shimmed;
+    let Shimmed {
+        state,
+        tally,
+        up,
+        readiness,
+    } = shimmed;
     let probed = || {
         let last = tally.last.as_ref().zip(view.listen);
         last.and_then(|(probed, listen)| probed.reason(listen, readiness))
@@ -91,7 +96,13 @@ fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reas
         Phase::Running if tally.was_ready => (Observed::Unready, probed()),
         Phase::Running => {
             let ended = end_reason(state);
-            let slow = || if *up >= PROBE_REASON_AFTER { probed() } else { None };
+            let slow = || {
+                if *up >= PROBE_REASON_AFTER {
+                    probed()
+                } else {
+                    None
+                }
+            };
             (Observed::Starting, ended.or_else(slow))
         }
     }
@@ -127,7 +138,10 @@ fn end_reason(state: &ShimState) -> Option<Reason> {
 
 /// The shim of an instance was killed, or the machine restarted.
 pub(crate) fn lost_reason() -> Reason {
-    Reason::new("shim_lost", "its supervisor was killed or the machine restarted; it is started again")
+    Reason::new(
+        "shim_lost",
+        "its supervisor was killed or the machine restarted; it is started again",
+    )
 }
 
 #[cfg(test)]
@@ -139,7 +153,10 @@ mod tests {
     fn state(phase: Phase, ends_in_a_row: u32, last_end: Option<End>) -> ShimState {
         ShimState {
             boot_id: String::new(),
-            shim: Process { pid: 1, start_ticks: 1 },
+            shim: Process {
+                pid: 1,
+                start_ticks: 1,
+            },
             child: None,
             phase,
             restarts: ends_in_a_row,
@@ -152,7 +169,10 @@ mod tests {
     fn tally(results: &[Probed]) -> Tally {
         let mut tally = Tally::default();
         for result in results {
-            let readiness = Readiness { failures: 1, ..Readiness::default() };
+            let readiness = Readiness {
+                failures: 1,
+                ..Readiness::default()
+            };
             tally.add(result.clone(), &readiness);
         }
         tally
@@ -161,9 +181,19 @@ mod tests {
     fn say(told: Desired, stage: Stage<'_>) -> String {
         let instance = "a-1-0".parse().unwrap();
         let listen = Some("127.0.0.1:1".parse().unwrap());
-        let view = View { instance: &instance, told, stage, listen, endpoint: listen, restarts: 0 };
+        let view = View {
+            instance: &instance,
+            told,
+            stage,
+            listen,
+            endpoint: listen,
+            restarts: 0,
+        };
         let said = observe(&view);
-        let reason = said.reason.map(|r| format!(" {}: {}", r.code, r.message)).unwrap_or_default();
+        let reason = said
+            .reason
+            .map(|r| format!(" {}: {}", r.code, r.message))
+            .unwrap_or_default();
         format!("{:?}{reason}", said.observed)
     }
 
@@ -180,11 +210,16 @@ mod tests {
         let failed = Reason::new("fetch_failed", "nobody has it");
         let status = || Some(End::Status(3));
         let (ok, closed) = (Probed::Passed, Probed::Closed);
-        let closed_text = "the process runs, but nothing listens on 127.0.0.1:1; it must listen on its PORT";
+        let closed_text =
+            "the process runs, but nothing listens on 127.0.0.1:1; it must listen on its PORT";
         let cases = [
             (Run, Stage::Idle(None), "Assigned".to_owned()),
             (Run, Stage::Preparing(None), "Fetching".to_owned()),
-            (Run, Stage::Preparing(Some(&failed)), "Fetching fetch_failed: nobody has it".to_owned()),
+            (
+                Run,
+                Stage::Preparing(Some(&failed)),
+                "Fetching fetch_failed: nobody has it".to_owned(),
+            ),
             (Stop, Stage::Preparing(Some(&failed)), "Stopping".to_owned()),
             (Run, Stage::Launching(None), "Starting".to_owned()),
             (Stop, Stage::Stopped, "Stopped".to_owned()),

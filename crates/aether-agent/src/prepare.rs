@@ -48,32 +48,51 @@ impl Preparer {
             }
         }
         let (busy, number) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { store, fetcher, unpacked, busy, number })
+        Ok(Self {
+            store,
+            fetcher,
+            unpacked,
+            busy,
+            number,
+        })
     }
 
     /// Makes sure that the verified archive is here and unpacked; gives the
     /// directory.
     pub async fn prepare(&self, work: &Work) -> Result<PathBuf, Reason> {
         let failed = |code, error: &dyn std::fmt::Display| Reason::new(code, error.to_string());
-        let digest = work.digest().map_err(|error| failed("fetch_failed", &error))?;
+        let digest = work
+            .digest()
+            .map_err(|error| failed("fetch_failed", &error))?;
         // A held archive that turns out damaged is dropped and fetched again.
         let mut damaged = false;
         loop {
             let guard = self.lock_of(digest).lock_owned().await;
             if self.store.size_bytes(&digest).is_none() {
-                self.fetcher.fetch(digest, &work.holders).await.map_err(|error| {
-                    let code = if error.differs { "digest_mismatch" } else { "fetch_failed" };
-                    failed(code, &error)
-                })?;
+                self.fetcher
+                    .fetch(digest, &work.holders)
+                    .await
+                    .map_err(|error| {
+                        let code = if error.differs {
+                            "digest_mismatch"
+                        } else {
+                            "fetch_failed"
+                        };
+                        failed(code, &error)
+                    })?;
             }
             let (store, dir) = (self.store.clone(), self.unpacked.join(digest.to_string()));
             let number = self.number.fetch_add(1, Ordering::Relaxed);
-            let fresh = self.unpacked.join(format!(".new-{}-{number}", std::process::id()));
+            let fresh = self
+                .unpacked
+                .join(format!(".new-{}-{number}", std::process::id()));
             // Goes on when the instance is stopped meanwhile, hence with the
             // guard: nobody else may unpack the same archive until it is done.
             let unpacking = tokio::task::spawn_blocking(move || {
                 let _guard = guard;
-                store.open_blocking(&digest).map(|file| unpack_once(file, &dir, &fresh))
+                store
+                    .open_blocking(&digest)
+                    .map(|file| unpack_once(file, &dir, &fresh))
             });
             match unpacking.await {
                 Ok(Ok(unpacked)) => {
@@ -106,15 +125,18 @@ fn unpack_once(archive: File, dir: &Path, fresh: &Path) -> Result<PathBuf, Strin
     if whole && dir.is_dir() {
         return Ok(dir.to_owned());
     }
-    let result = fsio::remove_tree(dir).map_err(|e| e.to_string()).and_then(|()| {
-        let contents =
-            unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
-        for warning in &contents.warnings {
-            tracing::warn!(archive = %dir.display(), warning);
-        }
-        fs::rename(fresh, dir).map_err(|e| e.to_string())?;
-        fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process).map_err(|e| e.to_string())
-    });
+    let result = fsio::remove_tree(dir)
+        .map_err(|e| e.to_string())
+        .and_then(|()| {
+            let contents =
+                unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
+            for warning in &contents.warnings {
+                tracing::warn!(archive = %dir.display(), warning);
+            }
+            fs::rename(fresh, dir).map_err(|e| e.to_string())?;
+            fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process)
+                .map_err(|e| e.to_string())
+        });
     if result.is_err() {
         let _ = fsio::remove_tree(fresh); // Else removed at the next start.
     }
@@ -149,11 +171,16 @@ pub(crate) fn outfit(
         ("INSTANCE_DIR", work_dir.display().to_string()),
     ]);
     for name in &work.manifest.run.config_files {
-        copy_config(name, artifact_dir, &work_dir, &variables)
-            .map_err(|problem| Reason::new("config_failed", format!("config file '{name}' {problem}")))?;
+        copy_config(name, artifact_dir, &work_dir, &variables).map_err(|problem| {
+            Reason::new("config_failed", format!("config file '{name}' {problem}"))
+        })?;
     }
     let run = &work.manifest.run;
-    let mut command: Vec<String> = run.command.iter().map(|text| variables.apply(text)).collect();
+    let mut command: Vec<String> = run
+        .command
+        .iter()
+        .map(|text| variables.apply(text))
+        .collect();
     if let Some(program) = command.first_mut()
         && program.contains('/')
         && !program.starts_with('/')
@@ -161,7 +188,11 @@ pub(crate) fn outfit(
         *program = artifact_dir.join(&*program).display().to_string();
     }
     let mut env = BTreeMap::from([("PATH".to_owned(), default_path())]);
-    env.extend(run.env.iter().map(|(name, text)| (name.clone(), variables.apply(text))));
+    env.extend(
+        run.env
+            .iter()
+            .map(|(name, text)| (name.clone(), variables.apply(text))),
+    );
     for (name, value) in [
         ("PORT", port),
         ("HOST", ip),
@@ -182,7 +213,9 @@ fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Res
     }
     let mut content = String::new();
     let file = File::open(source).map_err(text)?;
-    file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut content).map_err(text)?;
+    file.take(CONFIG_BYTES_MAX + 1)
+        .read_to_string(&mut content)
+        .map_err(text)?;
     if content.len() as u64 > CONFIG_BYTES_MAX {
         return Err(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
     }
@@ -221,7 +254,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let artifact = dir.path().join("artifact");
         fs::create_dir_all(artifact.join("etc")).unwrap();
-        fs::write(artifact.join("etc/a.conf"), "listen ${HOST}:${PORT} as ${INSTANCE}").unwrap();
+        fs::write(
+            artifact.join("etc/a.conf"),
+            "listen ${HOST}:${PORT} as ${INSTANCE}",
+        )
+        .unwrap();
         let layout = Layout::new(dir.path().join("instance"));
         let work = work(
             "command=['bin/a','-p','${PORT}','-c','${INSTANCE_DIR}/etc/a.conf']\n\
@@ -231,7 +268,10 @@ mod tests {
         let listen = "127.0.0.1:12345".parse().unwrap();
         let outfit = outfit(&instance, &work, listen, &artifact, &layout).unwrap();
         let config = layout.work().join("etc/a.conf");
-        assert_eq!(fs::read_to_string(&config).unwrap(), "listen 127.0.0.1:12345 as a-1-0");
+        assert_eq!(
+            fs::read_to_string(&config).unwrap(),
+            "listen 127.0.0.1:12345 as a-1-0"
+        );
         let program = artifact.join("bin/a").display().to_string();
         assert_eq!(
             outfit.command,
@@ -242,7 +282,16 @@ mod tests {
         assert_eq!(outfit.env["AETHER_SLICE"], "org.example:a@blue");
         assert_eq!(outfit.env["D"], artifact.display().to_string());
         let names: Vec<_> = outfit.env.keys().map(String::as_str).collect();
-        let expected = ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "D", "HOST", "PATH", "PORT", "V"];
+        let expected = [
+            "AETHER_INSTANCE",
+            "AETHER_SLICE",
+            "AETHER_VERSION",
+            "D",
+            "HOST",
+            "PATH",
+            "PORT",
+            "V",
+        ];
         assert_eq!(names, expected, "nothing of the agent's own environment");
     }
 

@@ -45,7 +45,9 @@ impl Probed {
             Self::Passed => None,
             Self::Closed => Some(Reason::new(
                 "port_closed",
-                format!("the process runs, but nothing listens on {address}; it must listen on its PORT"),
+                format!(
+                    "the process runs, but nothing listens on {address}; it must listen on its PORT"
+                ),
             )),
             Self::Status(status) => failed(format!("http status {status}")),
             Self::TimedOut(after) => failed(format!("no answer within {} ms", after.as_millis())),
@@ -71,7 +73,11 @@ pub(crate) struct Tally {
 impl Tally {
     /// Goes on where another agent stopped watching.
     pub fn resume(ready: bool, was_ready: bool) -> Self {
-        Self { ready, was_ready, ..Self::default() }
+        Self {
+            ready,
+            was_ready,
+            ..Self::default()
+        }
     }
 
     /// Counts a result.
@@ -124,7 +130,9 @@ pub(crate) async fn probe(address: SocketAddr, readiness: Readiness) -> Probed {
             },
         }
     };
-    tokio::time::timeout(most, attempt).await.unwrap_or(Probed::TimedOut(most))
+    tokio::time::timeout(most, attempt)
+        .await
+        .unwrap_or(Probed::TimedOut(most))
 }
 
 async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<u16, String> {
@@ -160,7 +168,11 @@ mod tests {
     use super::*;
 
     fn readiness(successes: u32, failures: u32) -> Readiness {
-        Readiness { successes, failures, ..Readiness::default() }
+        Readiness {
+            successes,
+            failures,
+            ..Readiness::default()
+        }
     }
 
     #[test]
@@ -169,7 +181,14 @@ mod tests {
         let mut tally = Tally::default();
         let mut run = |results: &str| {
             for result in results.chars() {
-                tally.add(if result == '+' { Probed::Passed } else { Probed::Closed }, &readiness);
+                tally.add(
+                    if result == '+' {
+                        Probed::Passed
+                    } else {
+                        Probed::Closed
+                    },
+                    &readiness,
+                );
             }
             tally.ready
         };
@@ -194,7 +213,10 @@ mod tests {
         assert_eq!(waits, [10, 20, 40, 80, 100, 100]);
         tally.add(Probed::Passed, &readiness);
         assert_eq!(tally.wait(&readiness), readiness.interval.duration());
-        let quick = Readiness { interval: Millis(5), ..readiness };
+        let quick = Readiness {
+            interval: Millis(5),
+            ..readiness
+        };
         assert_eq!(Tally::default().wait(&quick), Duration::from_millis(5));
     }
 
@@ -228,12 +250,25 @@ mod tests {
         assert_eq!(probed, Probed::Status(503));
         let reason = probed.reason(busy, &readiness).unwrap();
         assert_eq!(reason.code, "probe_failed");
-        assert!(reason.message.ends_with("/ready: http status 503"), "{}", reason.message);
+        assert!(
+            reason.message.ends_with("/ready: http status 503"),
+            "{}",
+            reason.message
+        );
         let garbage = answering("hello\r\n\r\n").await;
-        assert!(matches!(probe(garbage, readiness.clone()).await, Probed::Broken(_)));
+        assert!(matches!(
+            probe(garbage, readiness.clone()).await,
+            Probed::Broken(_)
+        ));
         let silent = answering("").await;
-        assert!(matches!(probe(silent, readiness.clone()).await, Probed::TimedOut(_)));
-        let tcp = Readiness { http: None, ..readiness.clone() };
+        assert!(matches!(
+            probe(silent, readiness.clone()).await,
+            Probed::TimedOut(_)
+        ));
+        let tcp = Readiness {
+            http: None,
+            ..readiness.clone()
+        };
         assert_eq!(probe(silent, tcp).await, Probed::Passed);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = listener.local_addr().unwrap();

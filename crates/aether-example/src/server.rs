@@ -53,11 +53,15 @@ impl Slice {
     /// A slice that started now.
     pub fn new(options: &Options) -> Self {
         // Names that are no header values are left out of headers only.
-        let header = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+        let header =
+            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
         let (version, instance) = (&options.version, &options.instance);
         let json = |text: &str| serde_json::Value::from(text).to_string();
-        let prefix =
-            format!("{{\"version\":{},\"instance\":{},\"n\":", json(version), json(instance));
+        let prefix = format!(
+            "{{\"version\":{},\"instance\":{},\"n\":",
+            json(version),
+            json(instance)
+        );
         Self {
             version: header(version),
             instance: header(instance),
@@ -107,7 +111,10 @@ impl Slice {
 
     fn ready(&self) -> (StatusCode, Body) {
         match self.ready_at.is_some_and(|at| at <= Instant::now()) {
-            true => (StatusCode::OK, Either::Left(Full::new(Bytes::from_static(b"{\"ready\":true}")))),
+            true => (
+                StatusCode::OK,
+                Either::Left(Full::new(Bytes::from_static(b"{\"ready\":true}"))),
+            ),
             false => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Either::Left(Full::new(Bytes::from_static(b"{\"ready\":false}"))),
@@ -134,7 +141,10 @@ fn fails(n: u64, fail_ppm: u64) -> bool {
 }
 
 fn slow_time(query: Option<&str>) -> Duration {
-    let ms = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("ms="));
+    let ms = query
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("ms="));
     let ms = ms.and_then(|text| text.parse().ok()).unwrap_or(1_000);
     Duration::from_millis(ms).min(SLOW_MAX)
 }
@@ -180,9 +190,7 @@ fn close(listener: TcpListener) -> std::io::Result<Vec<TcpStream>> {
 
 async fn converse(stream: TcpStream, slice: Arc<Slice>, mut stopping: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true); // Slower answers, nothing worse.
-    let service = service_fn(|request| async {
-        Ok::<_, Infallible>(slice.answer(request).await)
-    });
+    let service = service_fn(|request| async { Ok::<_, Infallible>(slice.answer(request).await) });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
@@ -195,9 +203,7 @@ async fn converse(stream: TcpStream, slice: Arc<Slice>, mut stopping: watch::Rec
 
 /// One call, which has to come soon. The receiver only counts the connection.
 async fn converse_once(stream: TcpStream, slice: Arc<Slice>, _open: watch::Receiver<bool>) {
-    let service = service_fn(|request| async {
-        Ok::<_, Infallible>(slice.answer(request).await)
-    });
+    let service = service_fn(|request| async { Ok::<_, Infallible>(slice.answer(request).await) });
     let _ = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())

@@ -31,7 +31,11 @@ pub(super) struct Follower {
 impl Follower {
     /// A reader of the log at `path`, which need not exist yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, partial: Vec::new() }
+        Self {
+            path,
+            file: None,
+            partial: Vec::new(),
+        }
     }
 
     /// Emits the last `lines` lines; false when no more are wanted.
@@ -42,7 +46,9 @@ impl Follower {
         let mut missing = lines;
         let mut parts = Vec::new();
         for age in 0..=ROTATED_MAX {
-            let Ok(mut file) = File::open(rotated_path(&self.path, age)) else { break };
+            let Ok(mut file) = File::open(rotated_path(&self.path, age)) else {
+                break;
+            };
             let Ok(meta) = file.metadata() else { break };
             let start = match missing {
                 0 => Ok((meta.len(), 0)),
@@ -94,7 +100,9 @@ impl Follower {
         };
         let oldest = || (0..=ROTATED_MAX).rev().find_map(open);
         // There was no log when this began: all of it is new.
-        let Some((_, reading)) = &self.file else { return oldest() };
+        let Some((_, reading)) = &self.file else {
+            return oldest();
+        };
         let is_reading = |age: &u32| {
             let meta = fs::metadata(rotated_path(&self.path, *age));
             meta.is_ok_and(|meta| meta.ino() == *reading)
@@ -117,7 +125,9 @@ impl Follower {
 
     /// Emits the rest of the file being read.
     fn drain(&mut self, emit: &mut Emit<'_>) -> bool {
-        let Some((file, _)) = &mut self.file else { return true };
+        let Some((file, _)) = &mut self.file else {
+            return true;
+        };
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = match file.read(&mut buffer) {
@@ -153,7 +163,10 @@ mod tests {
 
     fn log(dir: &Path) -> (LogFile, Follower) {
         let path = dir.join("out.log");
-        let limits = LogLimits { file_bytes_max: 40, rotated_max: 3 };
+        let limits = LogLimits {
+            file_bytes_max: 40,
+            rotated_max: 3,
+        };
         (LogFile::new(path.clone(), limits), Follower::new(path))
     }
 
@@ -179,9 +192,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = log(dir.path());
         numbers(&mut log, 0..12);
-        for (tail, expected) in [(0, lines(12..12)), (1, lines(11..12)), (9, lines(3..12)), (99, lines(0..12))] {
+        for (tail, expected) in [
+            (0, lines(12..12)),
+            (1, lines(11..12)),
+            (9, lines(3..12)),
+            (99, lines(0..12)),
+        ] {
             let mut follower = Follower::new(dir.path().join("out.log"));
-            assert_eq!(collect(|emit| follower.tail(tail, emit)), expected, "{tail}");
+            assert_eq!(
+                collect(|emit| follower.tail(tail, emit)),
+                expected,
+                "{tail}"
+            );
         }
     }
 
@@ -189,7 +211,10 @@ mod tests {
     fn following_misses_nothing_over_rotations() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, mut follower) = log(dir.path());
-        assert!(collect(|emit| follower.tail(5, emit)).is_empty(), "not there yet");
+        assert!(
+            collect(|emit| follower.tail(5, emit)).is_empty(),
+            "not there yet"
+        );
         let mut seen = Vec::new();
         for step in 0..20 {
             // From none to two rotations between two looks.

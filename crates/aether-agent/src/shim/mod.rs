@@ -28,10 +28,10 @@ use std::process::ExitCode;
 use std::{fs, io};
 
 pub(crate) use control::{STOP, socket_address};
-pub use log_file::{LINE_BYTES_MAX, LogLimits};
-pub(crate) use log_file::rotated_path;
 #[cfg(test)]
 pub(crate) use log_file::LogFile;
+pub(crate) use log_file::rotated_path;
+pub use log_file::{LINE_BYTES_MAX, LogLimits};
 
 use crate::fsio;
 use spec::{Layout, ShimSpec};

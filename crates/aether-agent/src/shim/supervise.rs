@@ -1,5 +1,6 @@
 //! Runs a slice's process: start, wait, restart with backoff, stop.
 
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,7 +8,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::fs;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -66,7 +66,10 @@ impl Supervisor {
         fs::create_dir_all(layout.logs())?;
         fs::create_dir_all(&spec.work_dir)?;
         let log = |name| {
-            Arc::new(Mutex::new(LogFile::new(layout.logs().join(name), spec.logs)))
+            Arc::new(Mutex::new(LogFile::new(
+                layout.logs().join(name),
+                spec.logs,
+            )))
         };
         let state = ShimState {
             boot_id: fsio::boot_id(),
@@ -79,7 +82,15 @@ impl Supervisor {
             last_error_line: String::new(),
         };
         let (stdout, stderr) = (log("stdout.log"), log("stderr.log"));
-        Ok(Self { spec, board, state, events, sender, stdout, stderr })
+        Ok(Self {
+            spec,
+            board,
+            state,
+            events,
+            sender,
+            stdout,
+            stderr,
+        })
     }
 
     /// Runs the slice until it was asked to stop and is gone.
@@ -137,7 +148,10 @@ impl Supervisor {
 
     fn spawn(&self) -> io::Result<Child> {
         let Some((program, arguments)) = self.spec.command.split_first() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program is named"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no program is named",
+            ));
         };
         Command::new(program)
             .args(arguments)
@@ -158,7 +172,10 @@ impl Supervisor {
         self.state.last_end = Some(end);
         self.state.last_error_line = lock(&self.stderr).last_line();
         self.show(Phase::Waiting);
-        match self.events.recv_timeout(self.spec.restart.wait(self.state.ends_in_a_row)) {
+        match self
+            .events
+            .recv_timeout(self.spec.restart.wait(self.state.ends_in_a_row))
+        {
             Err(RecvTimeoutError::Timeout) => {
                 self.state.restarts = self.state.restarts.saturating_add(1);
                 Go::On
@@ -185,7 +202,10 @@ impl Supervisor {
     fn ended_within(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
-            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .events
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(Event::Ended(_)) => return true,
                 Ok(Event::Stop) => {} // Asked again.
                 Err(_) => return false,
