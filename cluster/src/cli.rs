@@ -34,11 +34,7 @@ impl Cluster {
     /// # Errors
     /// When the binary cannot be run.
     pub async fn cli(&self, arguments: &[&str]) -> Result<Said> {
-        let addresses: Vec<String> = self
-            .control_plane()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let addresses: Vec<String> = self.control_plane().iter().map(ToString::to_string).collect();
         let output = tokio::process::Command::new(self.binary())
             .args(arguments)
             .env("AETHER_ADDR", addresses.join(","))
@@ -55,16 +51,9 @@ impl Cluster {
     /// # Errors
     /// When it fails; says what it said.
     pub async fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let said = self
-            .cli(&[arguments, &["--output", "json"]].concat())
-            .await?;
+        let said = self.cli(&[arguments, &["--output", "json"]].concat()).await?;
         if said.code != Some(0) {
-            bail!(
-                "'aether {}' ended with {:?}: {}",
-                arguments.join(" "),
-                said.code,
-                said.stderr
-            );
+            bail!("'aether {}' ended with {:?}: {}", arguments.join(" "), said.code, said.stderr);
         }
         serde_json::from_str(&said.stdout)
             .with_context(|| format!("'aether {}' printed {}", arguments.join(" "), said.stdout))

@@ -31,20 +31,12 @@ impl Topology {
     pub fn split(voters: usize, workers: usize) -> Self {
         let mut nodes = vec![Roles::VOTER; voters];
         nodes.extend(vec![Roles::WORKER; workers]);
-        Self {
-            name: "test".to_owned(),
-            nodes,
-            extra: String::new(),
-        }
+        Self { name: "test".to_owned(), nodes, extra: String::new() }
     }
 
     /// Nodes that do everything.
     pub fn all_in_one(nodes: usize) -> Self {
-        Self {
-            name: "test".to_owned(),
-            nodes: vec![Roles::ALL; nodes],
-            extra: String::new(),
-        }
+        Self { name: "test".to_owned(), nodes: vec![Roles::ALL; nodes], extra: String::new() }
     }
 }
 
@@ -120,19 +112,13 @@ impl Cluster {
     ) -> Result<Self> {
         let mut names = Vec::new();
         for (position, roles) in topology.nodes.iter().enumerate() {
-            let workers = topology.nodes[..position]
-                .iter()
-                .filter(|r| !r.voter)
-                .count();
+            let workers = topology.nodes[..position].iter().filter(|r| !r.voter).count();
             names.push(name_of(*roles, position, workers));
         }
-        let voters: Vec<usize> = (0..topology.nodes.len())
-            .filter(|k| topology.nodes[*k].voter)
-            .collect();
-        let founding: Vec<(String, SocketAddr)> = voters
-            .iter()
-            .map(|k| (names[*k].clone(), addresses[*k].peer))
-            .collect();
+        let voters: Vec<usize> =
+            (0..topology.nodes.len()).filter(|k| topology.nodes[*k].voter).collect();
+        let founding: Vec<(String, SocketAddr)> =
+            voters.iter().map(|k| (names[*k].clone(), addresses[*k].peer)).collect();
         let join: Vec<SocketAddr> = voters.iter().map(|k| addresses[*k].grpc).collect();
         let common = Common {
             cluster: &topology.name,
@@ -144,18 +130,10 @@ impl Cluster {
         for (position, roles) in topology.nodes.iter().enumerate() {
             let (name, addresses) = (&names[position], addresses[position]);
             let dir = dir.join(name);
-            nodes.push(Node::prepare(
-                name, *roles, addresses, &dir, binary, &common,
-            )?);
+            nodes.push(Node::prepare(name, *roles, addresses, &dir, binary, &common)?);
         }
         let (dir, binary) = (dir.to_owned(), binary.to_owned());
-        Ok(Self {
-            nodes,
-            dir,
-            binary,
-            _temp: None,
-            _leases: Vec::new(),
-        })
+        Ok(Self { nodes, dir, binary, _temp: None, _leases: Vec::new() })
     }
 
     /// Starts every node that does not run.
@@ -188,20 +166,12 @@ impl Cluster {
 
     /// Client addresses of the voters.
     pub fn control_plane(&self) -> Vec<SocketAddr> {
-        self.nodes
-            .iter()
-            .filter(|n| n.roles.voter)
-            .map(|n| n.addresses.grpc)
-            .collect()
+        self.nodes.iter().filter(|n| n.roles.voter).map(|n| n.addresses.grpc).collect()
     }
 
     /// Ingress addresses.
     pub fn ingresses(&self) -> Vec<SocketAddr> {
-        self.nodes
-            .iter()
-            .filter(|n| n.roles.ingress)
-            .map(|n| n.addresses.ingress)
-            .collect()
+        self.nodes.iter().filter(|n| n.roles.ingress).map(|n| n.addresses.ingress).collect()
     }
 
     /// A channel to a node's client gRPC; connects when it is used.
@@ -229,10 +199,7 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!(
-            "no leader within {patience:?}; the nodes' output is in {}",
-            self.dir.display()
-        )
+        bail!("no leader within {patience:?}; the nodes' output is in {}", self.dir.display())
     }
 
     /// Position of the node with a name.

@@ -11,9 +11,11 @@ pub mod load;
 mod node;
 mod ports;
 mod processes;
+mod stage;
 
 pub use cli::Said;
 pub use cluster::{Cluster, Topology, free_address};
 pub use node::{Addresses, Node, Roles};
 pub use ports::Lease;
 pub use processes::kill_all_below;
+pub use stage::{PATIENCE, Stage, Versions};

@@ -146,11 +146,7 @@ impl Load {
     /// Waits until the present phase has this many requests.
     pub async fn until_requests(&self, requests: u64) {
         loop {
-            let sent = self
-                .shared
-                .phases()
-                .last()
-                .map_or(0, |phase| phase.requests);
+            let sent = self.shared.phases().last().map_or(0, |phase| phase.requests);
             if sent >= requests {
                 return;
             }
@@ -168,9 +164,7 @@ impl Load {
 
 impl Shared {
     fn phases(&self) -> std::sync::MutexGuard<'_, Vec<Phase>> {
-        self.phases
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.phases.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Latency counts from when the request was due, so that a stall is seen in
@@ -179,9 +173,7 @@ impl Shared {
         let mut phases = self.phases();
         let phase = &mut phases[phase];
         phase.requests += 1;
-        phase
-            .latency_us
-            .saturating_record(due.elapsed().as_micros() as u64);
+        phase.latency_us.saturating_record(due.elapsed().as_micros() as u64);
         match ending {
             Ending::Answered { version, error } => {
                 let count = phase.versions.entry(version).or_default();
@@ -242,20 +234,10 @@ where
 {
     let status = response.status();
     let version = response.headers().get("x-aether-version");
-    let version = version
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .context("body")?
-        .to_bytes();
+    let version = version.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = response.into_body().collect().await.context("body")?.to_bytes();
     Ok(match version {
-        Some(version) => Ending::Answered {
-            version,
-            error: status.is_server_error(),
-        },
+        Some(version) => Ending::Answered { version, error: status.is_server_error() },
         None => {
             let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
             Ending::Failed(format!("{status}: {text}"))

@@ -24,34 +24,15 @@ pub struct Roles {
 
 impl Roles {
     /// A node of the control plane only.
-    pub const VOTER: Self = Self {
-        voter: true,
-        agent: false,
-        ingress: false,
-    };
+    pub const VOTER: Self = Self { voter: true, agent: false, ingress: false };
     /// A node that runs and serves instances.
-    pub const WORKER: Self = Self {
-        voter: false,
-        agent: true,
-        ingress: true,
-    };
+    pub const WORKER: Self = Self { voter: false, agent: true, ingress: true };
     /// Everything at once.
-    pub const ALL: Self = Self {
-        voter: true,
-        agent: true,
-        ingress: true,
-    };
+    pub const ALL: Self = Self { voter: true, agent: true, ingress: true };
 
     fn toml(self) -> String {
-        let names = [
-            ("voter", self.voter),
-            ("agent", self.agent),
-            ("ingress", self.ingress),
-        ];
-        let names = names
-            .into_iter()
-            .filter(|(_, is)| *is)
-            .map(|(name, _)| format!("\"{name}\""));
+        let names = [("voter", self.voter), ("agent", self.agent), ("ingress", self.ingress)];
+        let names = names.into_iter().filter(|(_, is)| *is).map(|(name, _)| format!("\"{name}\""));
         names.collect::<Vec<_>>().join(", ")
     }
 }
@@ -164,8 +145,7 @@ impl Node {
         let Some(pid) = self.pid() else { return false };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // "pid (name) state …"; the name may hold anything but ends at the last ')'.
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     }
 
     /// Starts the process. It ends when this process does.

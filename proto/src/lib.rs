@@ -23,10 +23,10 @@ mod aether {
     }
 }
 
-/// The Raft protocol between voters. Internal to `aether-replica`.
-pub use aether::raft::v1 as raft;
 /// What voters say to each other beside Raft. Internal to `aether-server`.
 pub use aether::peer::v1 as peer;
+/// The Raft protocol between voters. Internal to `aether-replica`.
+pub use aether::raft::v1 as raft;
 /// The public protocol, package `aether.v1`.
 pub use aether::v1;
 

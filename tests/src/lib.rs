@@ -1,1 +1,44 @@
-//! skeleton
+//! What the end-to-end tests share. Every test runs real processes of the
+//! `aether` binary, on free ports and in temporary directories.
+
+use std::path::PathBuf;
+
+pub use aether_cluster::{Cluster, PATIENCE, Roles, Stage, Topology, Versions};
+
+/// The `aether` binary of this build. `cargo xtask test` builds it first.
+///
+/// # Panics
+/// When it is not there; says how to build it.
+pub fn binary() -> PathBuf {
+    // target/<profile>/deps/<test> -> target/<profile>/aether
+    let test = std::env::current_exe().expect("a running test has a path");
+    let profile = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps");
+    let binary = profile.join("aether");
+    assert!(
+        binary.is_file(),
+        "{} is missing: run 'cargo build --package aether', or 'cargo xtask test'",
+        binary.display()
+    );
+    binary
+}
+
+/// A demo-like cluster, three voters and two workers, with these versions of
+/// the example slice pushed and the first one deployed on three instances.
+///
+/// # Panics
+/// When it cannot be set up.
+pub async fn stage(versions: Versions<'_>) -> Stage {
+    stage_with(&Topology::split(3, 2), versions).await
+}
+
+/// Likewise with another topology.
+///
+/// # Panics
+/// When it cannot be set up.
+pub async fn stage_with(topology: &Topology, versions: Versions<'_>) -> Stage {
+    let stage = Stage::set(&binary(), topology, versions).await.expect("the cluster starts");
+    if let Some((first, _)) = versions.first() {
+        stage.deploy(first, 3).await.expect("the first version is deployed");
+    }
+    stage
+}

@@ -316,16 +316,9 @@ pub enum Refusal {
     #[error(
         "artifact {artifact} was already pushed with digest {known}, not {given}; a pushed version is immutable, push another version"
     )]
-    ArtifactDiffers {
-        artifact: Artifact,
-        known: String,
-        given: String,
-    },
+    ArtifactDiffers { artifact: Artifact, known: String, given: String },
     #[error("the manifest says {manifest}, but {artifact} was to be registered")]
-    ArtifactMismatch {
-        artifact: Artifact,
-        manifest: Artifact,
-    },
+    ArtifactMismatch { artifact: Artifact, manifest: Artifact },
     #[error("the manifest of {artifact} is not valid: {problem}")]
     BadManifest { artifact: Artifact, problem: String },
     #[error(
@@ -335,32 +328,19 @@ pub enum Refusal {
     #[error(
         "update {update} of {slice} is live in state {state}; complete it or roll it back first"
     )]
-    UpdateLive {
-        slice: SliceName,
-        update: UpdateId,
-        state: UpdateState,
-    },
+    UpdateLive { slice: SliceName, update: UpdateId, state: UpdateState },
     #[error("slice {slice} already runs version {version} (same revision); nothing to update")]
     SameRevision { slice: SliceName, version: Version },
     #[error("the number of instances must be 1 to {most}; {given} was asked for")]
     BadInstances { given: u32, most: u32 },
     #[error("{what} must be {expected}; {given} was given")]
-    BadOption {
-        what: String,
-        given: String,
-        expected: String,
-    },
+    BadOption { what: String, given: String, expected: String },
     #[error(
         "the nodes that report have room for {room} more instances, {needed} are needed; add a node, or scale something down"
     )]
     NoCapacity { needed: u32, room: u32 },
     #[error("update {update} is in state {state}; {action} is possible in {allowed}")]
-    WrongState {
-        update: UpdateId,
-        state: UpdateState,
-        action: String,
-        allowed: String,
-    },
+    WrongState { update: UpdateId, state: UpdateState, action: String, allowed: String },
     #[error(
         "update {update} routes {weights}; 'complete' needs a committed 1:0: run 'aether update routing {update} -r 1:0' first"
     )]
@@ -368,31 +348,17 @@ pub enum Refusal {
     #[error(
         "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; scale it, wait, or use --force"
     )]
-    CapacityGuard {
-        weights: Weights,
-        side: String,
-        version: Version,
-        needed: u32,
-        ready: u32,
-    },
+    CapacityGuard { weights: Weights, side: String, version: Version, needed: u32, ready: u32 },
     #[error(
         "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' or --force before a higher weight"
     )]
-    Paused {
-        update: UpdateId,
-        code_of_pause: String,
-        message: String,
-    },
+    Paused { update: UpdateId, code_of_pause: String, message: String },
     #[error("update {update} is not paused; nothing to resume")]
     NotPaused { update: UpdateId },
     #[error("update {update} has no routing change that waits for approval")]
     NothingToApprove { update: UpdateId },
     #[error("update {update} was modified at index {actual}, not {expected}; read it again")]
-    Modified {
-        update: UpdateId,
-        expected: u64,
-        actual: u64,
-    },
+    Modified { update: UpdateId, expected: u64, actual: u64 },
     #[error(
         "version {version} of {slice} takes traffic or is not part of a live update at weight 0; roll the update back instead"
     )]

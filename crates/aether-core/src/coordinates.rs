@@ -69,10 +69,7 @@ fn is_group(text: &str) -> bool {
 
 fn is_dashed(text: &str) -> bool {
     text.split('-').all(|word| {
-        !word.is_empty()
-            && word
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
     })
 }
 
@@ -153,10 +150,7 @@ impl ArtifactBase {
     }
     /// This base at a version.
     pub fn at(&self, version: Version) -> Artifact {
-        Artifact {
-            base: self.clone(),
-            version,
-        }
+        Artifact { base: self.clone(), version }
     }
 }
 
@@ -166,10 +160,7 @@ impl FromStr for ArtifactBase {
         if text.len() > COORDINATE_BYTES_MAX {
             return Err(CoordinateError::TooLong(text.len()));
         }
-        let form = || CoordinateError::Form {
-            text: quote(text),
-            form: "group:artifact",
-        };
+        let form = || CoordinateError::Form { text: quote(text), form: "group:artifact" };
         let (group, artifact) = text.split_once(':').ok_or_else(form)?;
         if artifact.contains(':') {
             return Err(form());
@@ -180,10 +171,7 @@ impl FromStr for ArtifactBase {
         if !is_dashed(artifact) {
             return Err(CoordinateError::Artifact(quote(artifact)));
         }
-        Ok(Self {
-            group: group.to_owned(),
-            artifact: artifact.to_owned(),
-        })
+        Ok(Self { group: group.to_owned(), artifact: artifact.to_owned() })
     }
 }
 
@@ -209,17 +197,11 @@ impl FromStr for Artifact {
         if text.len() > COORDINATE_BYTES_MAX {
             return Err(CoordinateError::TooLong(text.len()));
         }
-        let (base, version) = text
-            .rsplit_once(':')
-            .filter(|(base, _)| base.contains(':'))
-            .ok_or_else(|| CoordinateError::Form {
-                text: quote(text),
-                form: "group:artifact:version",
+        let (base, version) =
+            text.rsplit_once(':').filter(|(base, _)| base.contains(':')).ok_or_else(|| {
+                CoordinateError::Form { text: quote(text), form: "group:artifact:version" }
             })?;
-        Ok(Self {
-            base: base.parse()?,
-            version: version.parse()?,
-        })
+        Ok(Self { base: base.parse()?, version: version.parse()? })
     }
 }
 
@@ -264,9 +246,7 @@ impl FromStr for SliceName {
         };
         Ok(Self {
             base: base.parse()?,
-            environment: environment
-                .filter(|name| *name != "default")
-                .map(str::to_owned),
+            environment: environment.filter(|name| *name != "default").map(str::to_owned),
         })
     }
 }
@@ -325,11 +305,7 @@ mod tests {
 
     #[test]
     fn full_grammar_round_trips() {
-        for text in [
-            "org.example:my-slice",
-            "org.example:my-slice@staging",
-            "a.b_c-d:x1",
-        ] {
+        for text in ["org.example:my-slice", "org.example:my-slice@staging", "a.b_c-d:x1"] {
             let name: SliceName = text.parse().unwrap();
             assert_eq!(name.to_string(), text);
         }
@@ -356,16 +332,7 @@ mod tests {
         assert!(matches!(slice("org.example:a@"), E::Environment(_)));
         assert!(matches!(slice("org.ex\0ample:a"), E::Group(_)));
         assert!(matches!(slice(&"a".repeat(1 << 20)), E::TooLong(_)));
-        for text in [
-            "1",
-            "1.2",
-            "01.2.3",
-            "v1.2.3",
-            "1.2.3.4.5",
-            "",
-            "1.2.3.04",
-            "1.2.3.+4",
-        ] {
+        for text in ["1", "1.2", "01.2.3", "v1.2.3", "1.2.3.4.5", "", "1.2.3.04", "1.2.3.+4"] {
             assert!(text.parse::<Version>().is_err(), "{text}");
         }
     }

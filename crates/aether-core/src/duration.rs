@@ -34,10 +34,8 @@ impl Millis {
 impl FromStr for Millis {
     type Err = DurationError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = |reason: String| DurationError {
-            text: text.chars().take(40).collect(),
-            reason,
-        };
+        let error =
+            |reason: String| DurationError { text: text.chars().take(40).collect(), reason };
         let span = humantime::parse_duration(text).map_err(|e| error(e.to_string()))?;
         match u64::try_from(span.as_millis()) {
             Ok(ms) if ms <= MILLIS_MAX => Ok(Self(ms)),

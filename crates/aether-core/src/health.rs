@@ -128,10 +128,7 @@ mod tests {
         let Verdict::Exceeded { detail } = judge(&tally(100, 2, 1), &thresholds) else {
             panic!("2 % must exceed 1 %")
         };
-        assert!(
-            detail.contains("2.00 %") && detail.contains("threshold 1 %"),
-            "{detail}"
-        );
+        assert!(detail.contains("2.00 %") && detail.contains("threshold 1 %"), "{detail}");
         let Verdict::Exceeded { detail } = judge(&tally(100, 0, 600), &thresholds) else {
             panic!("600 ms must exceed 500 ms")
         };

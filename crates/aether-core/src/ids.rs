@@ -25,10 +25,7 @@ fn check(what: &'static str, text: &str) -> Result<(), IdError> {
     if fits && !text.starts_with('.') {
         return Ok(());
     }
-    Err(IdError {
-        what,
-        text: text.chars().take(80).collect(),
-    })
+    Err(IdError { what, text: text.chars().take(80).collect() })
 }
 
 macro_rules! text_id {
@@ -177,11 +174,7 @@ mod tests {
 
     #[test]
     fn fences_order_by_incarnation_then_index() {
-        let fence = |incarnation, term, index| Fence {
-            incarnation,
-            term,
-            index,
-        };
+        let fence = |incarnation, term, index| Fence { incarnation, term, index };
         assert!(fence(0, 1, 5).is_older_than(&fence(0, 1, 6)));
         assert!(fence(0, 9, 900).is_older_than(&fence(1, 1, 1)));
         assert!(!fence(0, 1, 6).is_older_than(&fence(0, 1, 6)));

@@ -49,9 +49,7 @@ pub fn quantile_us(
     if total == 0 {
         return None;
     }
-    let rank = (u128::from(total) * u128::from(quantile_ppm))
-        .div_ceil(1_000_000)
-        .max(1);
+    let rank = (u128::from(total) * u128::from(quantile_ppm)).div_ceil(1_000_000).max(1);
     let mut seen = 0u128;
     for (bucket, count) in counts {
         seen += u128::from(count);
@@ -71,10 +69,7 @@ mod tests {
         let mut value = 0u64;
         while value < 1 << 32 {
             let bound = upper_bound_us(bucket_of(value));
-            assert!(
-                bound >= value && bound - value <= value / 16 + 1,
-                "{value} -> {bound}"
-            );
+            assert!(bound >= value && bound - value <= value / 16 + 1, "{value} -> {bound}");
             value += 1 + value / 97;
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);

@@ -12,20 +12,12 @@ pub fn lint(state: &State) -> Vec<String> {
     updates(state, &mut findings);
     routes(state, &mut findings);
     for instance in state.instances.values() {
-        let target = state
-            .targets
-            .get(&(instance.slice.clone(), instance.revision));
+        let target = state.targets.get(&(instance.slice.clone(), instance.revision));
         if instance.desired == Desired::Run && target.is_none() {
             findings.push(format!("instance {} runs without a target", instance.id));
         }
-        if !state
-            .revisions
-            .contains_key(&(instance.slice.clone(), instance.revision))
-        {
-            findings.push(format!(
-                "instance {} is of a forgotten revision",
-                instance.id
-            ));
+        if !state.revisions.contains_key(&(instance.slice.clone(), instance.revision)) {
+            findings.push(format!("instance {} is of a forgotten revision", instance.id));
         }
     }
     findings
@@ -33,39 +25,24 @@ pub fn lint(state: &State) -> Vec<String> {
 
 fn updates(state: &State, findings: &mut Vec<String>) {
     for update in state.updates.values() {
-        let live = state
-            .slices
-            .get(&update.slice)
-            .and_then(|s| s.live_update.as_ref());
+        let live = state.slices.get(&update.slice).and_then(|s| s.live_update.as_ref());
         let is_live = live == Some(&update.id);
         if is_live == update.state.is_terminal() {
-            findings.push(format!(
-                "update {} is {} and live: {is_live}",
-                update.id, update.state
-            ));
+            findings.push(format!("update {} is {} and live: {is_live}", update.id, update.state));
         }
         if update.state.is_terminal() != update.deadline.is_none() {
-            findings.push(format!(
-                "update {} is {} with a wrong deadline",
-                update.id, update.state
-            ));
+            findings
+                .push(format!("update {} is {} with a wrong deadline", update.id, update.state));
         }
         let last = update.history.last();
         if last.is_none_or(|entry| entry.state != update.state || entry.weights != update.weights) {
             findings.push(format!("update {}: its history ends elsewhere", update.id));
         }
-        if update
-            .history
-            .windows(2)
-            .any(|pair| pair[0].index > pair[1].index)
-        {
+        if update.history.windows(2).any(|pair| pair[0].index > pair[1].index) {
             findings.push(format!("update {}: its history goes backwards", update.id));
         }
         if update.state == UpdateState::RolledBack && update.weights != Weights::ALL_OLD {
-            findings.push(format!(
-                "update {} was rolled back to {}",
-                update.id, update.weights
-            ));
+            findings.push(format!("update {} was rolled back to {}", update.id, update.weights));
         }
         let route = state.routes.get(&update.slice);
         if is_live
@@ -73,10 +50,7 @@ fn updates(state: &State, findings: &mut Vec<String>) {
             && route.new.is_some()
             && route.weights != update.weights
         {
-            findings.push(format!(
-                "update {} and its route differ in weights",
-                update.id
-            ));
+            findings.push(format!("update {} and its route differ in weights", update.id));
         }
     }
 }
@@ -85,20 +59,11 @@ fn routes(state: &State, findings: &mut Vec<String>) {
     for route in state.routes.values() {
         let live = state.live_update(&route.slice);
         if route.new.is_some() && live.is_none() {
-            findings.push(format!(
-                "route of {} has a new side without an update",
-                route.slice
-            ));
+            findings.push(format!("route of {} has a new side without an update", route.slice));
         }
         for side in route.new.iter().chain(&route.old) {
-            if !state
-                .revisions
-                .contains_key(&(route.slice.clone(), side.revision))
-            {
-                findings.push(format!(
-                    "route of {} names a forgotten revision",
-                    route.slice
-                ));
+            if !state.revisions.contains_key(&(route.slice.clone(), side.revision)) {
+                findings.push(format!("route of {} names a forgotten revision", route.slice));
             }
         }
         if route.table_revision > state.meta.index || route.route_revision > route.table_revision {

@@ -181,49 +181,26 @@ impl Manifest {
     /// # Errors
     /// Names the first field whose value cannot work.
     pub fn check(&self) -> Result<(), ManifestError> {
-        let bad = |field, problem: &str| {
-            Err(ManifestError::Value {
-                field,
-                problem: problem.to_owned(),
-            })
-        };
-        if self
-            .run
-            .command
-            .first()
-            .is_none_or(|program| program.is_empty())
-        {
+        let bad =
+            |field, problem: &str| Err(ManifestError::Value { field, problem: problem.to_owned() });
+        if self.run.command.first().is_none_or(|program| program.is_empty()) {
             return bad("run.command", "names no program");
         }
         let texts = self.run.command.iter().chain(self.run.env.values());
-        if texts
-            .chain(self.run.env.keys())
-            .any(|text| text.contains('\0'))
-        {
+        if texts.chain(self.run.env.keys()).any(|text| text.contains('\0')) {
             return bad("run", "a command or environment text holds a NUL byte");
         }
-        if self
-            .run
-            .env
-            .keys()
-            .any(|key| key.is_empty() || key.contains('='))
-        {
+        if self.run.env.keys().any(|key| key.is_empty() || key.contains('=')) {
             return bad("run.env", "a name is empty or holds '='");
         }
         let leaves = |path: &String| {
             path.is_empty() || path.starts_with('/') || path.split('/').any(|part| part == "..")
         };
         if self.run.config_files.iter().any(leaves) {
-            return bad(
-                "run.config_files",
-                "a path is empty, absolute, or leaves the artifact",
-            );
+            return bad("run.config_files", "a path is empty, absolute, or leaves the artifact");
         }
         if self.ready.http.as_ref().is_some_and(|path| !is_path(path)) {
-            return bad(
-                "ready.http",
-                "must be a path that starts with '/', without spaces",
-            );
+            return bad("ready.http", "must be a path that starts with '/', without spaces");
         }
         if self.ready.interval.0 == 0 || self.ready.timeout.0 == 0 {
             return bad("ready", "interval and timeout must be above zero");
@@ -234,15 +211,8 @@ impl Manifest {
         if self.ingress.iter().any(|rule| !is_path(&rule.path)) {
             return bad("ingress.path", "must start with '/', without spaces");
         }
-        if self
-            .ingress
-            .iter()
-            .any(|rule| rule.host.as_ref().is_some_and(|host| !is_host(host)))
-        {
-            return bad(
-                "ingress.host",
-                "must be a lower-case host name without a port",
-            );
+        if self.ingress.iter().any(|rule| rule.host.as_ref().is_some_and(|host| !is_host(host))) {
+            return bad("ingress.host", "must be a lower-case host name without a port");
         }
         Ok(())
     }
@@ -254,9 +224,7 @@ fn is_path(path: &str) -> bool {
 
 fn is_host(host: &str) -> bool {
     !host.is_empty()
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
 }
 
 #[cfg(test)]
@@ -277,11 +245,7 @@ mod tests {
 
     #[test]
     fn bad_manifests_name_the_field() {
-        let with = |more: &str| {
-            Manifest::parse(&format!("{SMALL}{more}"))
-                .unwrap_err()
-                .to_string()
-        };
+        let with = |more: &str| Manifest::parse(&format!("{SMALL}{more}")).unwrap_err().to_string();
         assert!(with("grace = '10'").contains("unit"));
         assert!(with("colour = 'red'").contains("colour"));
         assert!(with("config_files = ['../etc/passwd']").contains("run.config_files"));

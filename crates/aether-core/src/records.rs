@@ -177,10 +177,7 @@ pub struct Reason {
 impl Reason {
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self {
-            code: code.to_owned(),
-            message: message.into(),
-        }
+        Self { code: code.to_owned(), message: message.into() }
     }
 }
 
@@ -393,11 +390,7 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self {
-            error_rate_ppm: 10_000,
-            p99_ms: 500,
-            requests_min: 100,
-        }
+        Self { error_rate_ppm: 10_000, p99_ms: 500, requests_min: 100 }
     }
 }
 

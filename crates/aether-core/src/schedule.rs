@@ -101,13 +101,7 @@ impl Schedule {
         let phase = Fraction(fraction).units_of(total);
         // Rounded up like `Fraction::of`, so it can exceed the fraction by one.
         let held = (u64::from(phase) << FRACTION_BITS).div_ceil(u64::from(total));
-        Self {
-            weights,
-            phase,
-            residual: fraction.saturating_sub(held),
-            first_ticket,
-            ranks,
-        }
+        Self { weights, phase, residual: fraction.saturating_sub(held), first_ticket, ranks }
     }
 
     /// The weights it splits by.
@@ -130,10 +124,7 @@ impl Schedule {
     fn position(&self, ticket: u64) -> (u64, u32) {
         debug_assert!(ticket >= self.first_ticket, "ticket of an earlier schedule");
         let ticket = ticket.wrapping_sub(self.first_ticket);
-        let (new, total) = (
-            u64::from(self.weights.new_side()),
-            u64::from(self.weights.total()),
-        );
+        let (new, total) = (u64::from(self.weights.new_side()), u64::from(self.weights.total()));
         let (cycles, within) = (ticket / total, ticket % total);
         // At most 20,000 * 10,000 + 20,000; `cycles * new` is at most `ticket`.
         let sum = within * new + u64::from(self.phase);
@@ -145,16 +136,10 @@ impl Schedule {
     pub fn slot(&self, ticket: u64) -> Slot {
         let (new_before, accumulator) = self.position(ticket);
         if accumulator + self.weights.new_side() >= self.weights.total() {
-            Slot {
-                side: Side::New,
-                rank: self.ranks[0].wrapping_add(new_before),
-            }
+            Slot { side: Side::New, rank: self.ranks[0].wrapping_add(new_before) }
         } else {
             let old_before = ticket.wrapping_sub(self.first_ticket) - new_before;
-            Slot {
-                side: Side::Old,
-                rank: self.ranks[1].wrapping_add(old_before),
-            }
+            Slot { side: Side::Old, rank: self.ranks[1].wrapping_add(old_before) }
         }
     }
 
@@ -173,10 +158,8 @@ impl Schedule {
     pub fn carried(&self, ticket: u64, weights: Weights) -> Self {
         let (new_before, accumulator) = self.position(ticket);
         let old_before = ticket.wrapping_sub(self.first_ticket) - new_before;
-        let ranks = [
-            self.ranks[0].wrapping_add(new_before),
-            self.ranks[1].wrapping_add(old_before),
-        ];
+        let ranks =
+            [self.ranks[0].wrapping_add(new_before), self.ranks[1].wrapping_add(old_before)];
         let owed = (u64::from(accumulator) << FRACTION_BITS)
             .div_ceil(u64::from(self.weights.total()))
             .saturating_add(self.residual)
@@ -309,9 +292,8 @@ mod tests {
     #[test]
     fn a_spread_fleet_reaches_a_light_side_within_one_cycle() {
         let weights = Weights::new(1, 99).unwrap();
-        let fleet: Vec<_> = (0..10)
-            .map(|j| Schedule::starting(weights, Fraction::of(j, 10)))
-            .collect();
+        let fleet: Vec<_> =
+            (0..10).map(|j| Schedule::starting(weights, Fraction::of(j, 10))).collect();
         // Ten invokers, ten calls each, all at the same pace.
         let calls = (0..10u64).flat_map(|ticket| fleet.iter().map(move |s| s.slot(ticket)));
         assert_eq!(calls.filter(|slot| slot.side == Side::New).count(), 1);

@@ -39,13 +39,7 @@ pub struct Meta {
 
 impl Default for Meta {
     fn default() -> Self {
-        Self {
-            incarnation: 1,
-            feature_level: 1,
-            index: 0,
-            log_time_ms: 0,
-            wall_ms: 0,
-        }
+        Self { incarnation: 1, feature_level: 1, index: 0, log_time_ms: 0, wall_ms: 0 }
     }
 }
 
@@ -122,32 +116,14 @@ macro_rules! tables {
             r.artifact.version
         ));
         $each!(slices, |r: &SliceRecord| format!("slice/{}", r.slice));
-        $each!(revisions, |r: &RevisionRecord| format!(
-            "revision/{}/{}",
-            r.slice, r.no.0
-        ));
-        $each!(routes, |r: &RouteRecord| format!(
-            "version-routing/{}",
-            r.slice
-        ));
-        $each!(targets, |r: &TargetRecord| format!(
-            "slice-target/{}/{}",
-            r.slice, r.revision.0
-        ));
-        $each!(retained, |r: &RetainedRecord| format!(
-            "retained/{}",
-            r.slice
-        ));
-        $each!(instances, |r: &InstanceRecord| format!(
-            "instances/{}/{}",
-            r.node, r.id
-        ));
+        $each!(revisions, |r: &RevisionRecord| format!("revision/{}/{}", r.slice, r.no.0));
+        $each!(routes, |r: &RouteRecord| format!("version-routing/{}", r.slice));
+        $each!(targets, |r: &TargetRecord| format!("slice-target/{}/{}", r.slice, r.revision.0));
+        $each!(retained, |r: &RetainedRecord| format!("retained/{}", r.slice));
+        $each!(instances, |r: &InstanceRecord| format!("instances/{}/{}", r.node, r.id));
         $each!(nodes, |r: &NodeRecord| format!("nodes/{}", r.name));
         $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
-        $each!(updates, |r: &UpdateRecord| format!(
-            "rolling-update/{}",
-            r.id
-        ));
+        $each!(updates, |r: &UpdateRecord| format!("rolling-update/{}", r.id));
         $each!(audit, |r: &AuditRecord| format!("audit/{:020}", r.index));
         $each!(requests, |r: &RequestRecord| format!("request/{}", r.id));
     };
@@ -160,10 +136,7 @@ fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
     serde_json::from_slice(value)
         .map(Arc::new)
-        .map_err(|e| RowError {
-            key: key.to_owned(),
-            problem: e.to_string(),
-        })
+        .map_err(|e| RowError { key: key.to_owned(), problem: e.to_string() })
 }
 
 impl State {
@@ -195,20 +168,13 @@ impl State {
             ($field:ident, $key:expr) => {
                 for item in before.$field.diff(&after.$field) {
                     rows.push(match item {
-                        DiffItem::Add(_, r) => RowDiff {
-                            key: ($key)(r),
-                            before: None,
-                            after: Some(encode(&**r)),
-                        },
-                        DiffItem::Remove(_, r) => RowDiff {
-                            key: ($key)(r),
-                            before: Some(encode(&**r)),
-                            after: None,
-                        },
-                        DiffItem::Update {
-                            old: (_, old),
-                            new: (_, new),
-                        } => RowDiff {
+                        DiffItem::Add(_, r) => {
+                            RowDiff { key: ($key)(r), before: None, after: Some(encode(&**r)) }
+                        }
+                        DiffItem::Remove(_, r) => {
+                            RowDiff { key: ($key)(r), before: Some(encode(&**r)), after: None }
+                        }
+                        DiffItem::Update { old: (_, old), new: (_, new) } => RowDiff {
                             key: ($key)(new),
                             before: Some(encode(&**old)),
                             after: Some(encode(&**new)),
@@ -322,19 +288,13 @@ impl State {
 
     /// How many instances of a revision take calls now.
     pub fn ready_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
-        let ready = self
-            .instances_of(slice)
-            .filter(|i| i.revision == revision && i.is_routable());
+        let ready = self.instances_of(slice).filter(|i| i.revision == revision && i.is_routable());
         u32::try_from(ready.count()).unwrap_or(u32::MAX)
     }
 
     /// The live update of a slice.
     pub fn live_update(&self, slice: &SliceName) -> Option<&Arc<UpdateRecord>> {
-        self.slices
-            .get(slice)?
-            .live_update
-            .as_ref()
-            .and_then(|id| self.updates.get(id))
+        self.slices.get(slice)?.live_update.as_ref().and_then(|id| self.updates.get(id))
     }
 
     /// The routing table of a slice, as invokers get it. `None` without a route.
@@ -346,19 +306,11 @@ impl State {
             endpoints: self
                 .instances_of(slice)
                 .filter(|i| i.revision == side.revision && i.is_routable())
-                .filter_map(|i| {
-                    Some(Endpoint {
-                        instance: i.id.clone(),
-                        address: i.endpoint?,
-                    })
-                })
+                .filter_map(|i| Some(Endpoint { instance: i.id.clone(), address: i.endpoint? }))
                 .collect(),
         };
         let serving = route.old.as_ref().or(route.new.as_ref())?;
-        let manifest = &self
-            .revisions
-            .get(&(slice.clone(), serving.revision))?
-            .manifest;
+        let manifest = &self.revisions.get(&(slice.clone(), serving.revision))?.manifest;
         Some(SliceTable {
             slice: slice.clone(),
             table_revision: route.table_revision,
@@ -372,8 +324,7 @@ impl State {
 
     /// Inserts or replaces an instance, and keeps the derived index true.
     pub(crate) fn put_instance(&mut self, record: InstanceRecord) {
-        self.by_slice
-            .insert((record.slice.clone(), record.id.clone()));
+        self.by_slice.insert((record.slice.clone(), record.id.clone()));
         self.instances.insert(record.id.clone(), Arc::new(record));
     }
 
@@ -387,22 +338,12 @@ impl State {
     /// Removes every target and revision of a slice.
     pub(crate) fn remove_revisions(&mut self, slice: &SliceName) {
         let all = (slice.clone(), RevisionNo(0))..=(slice.clone(), RevisionNo(u32::MAX));
-        let targets: Vec<RevisionKey> = self
-            .targets
-            .range(all.clone())
-            .map(|(key, _)| key.clone())
-            .collect();
-        targets
-            .iter()
-            .for_each(|key| drop(self.targets.remove(key)));
-        let revisions: Vec<RevisionKey> = self
-            .revisions
-            .range(all)
-            .map(|(key, _)| key.clone())
-            .collect();
-        revisions
-            .iter()
-            .for_each(|key| drop(self.revisions.remove(key)));
+        let targets: Vec<RevisionKey> =
+            self.targets.range(all.clone()).map(|(key, _)| key.clone()).collect();
+        targets.iter().for_each(|key| drop(self.targets.remove(key)));
+        let revisions: Vec<RevisionKey> =
+            self.revisions.range(all).map(|(key, _)| key.clone()).collect();
+        revisions.iter().for_each(|key| drop(self.revisions.remove(key)));
     }
 
     /// Remembers an answer; forgets the oldest beyond `REQUESTS_MAX`.

@@ -41,11 +41,7 @@ pub fn deadline(state: UpdateState, options: &UpdateOptions, now_ms: u64) -> Opt
         UpdateState::Completing | UpdateState::RollingBack => (STALL_MS, DeadlineAction::Alert),
         UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => return None,
     };
-    Some(Deadline {
-        at_ms: now_ms.saturating_add(span_ms),
-        span_ms,
-        action,
-    })
+    Some(Deadline { at_ms: now_ms.saturating_add(span_ms), span_ms, action })
 }
 
 #[cfg(test)]

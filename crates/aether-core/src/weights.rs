@@ -53,10 +53,7 @@ impl Weights {
             return Err(RatioError::TooLarge(format!("{new}:{old}")));
         }
         // Both fit: they are at most WEIGHT_MAX.
-        Ok(Self {
-            new: new as u32,
-            old: old as u32,
-        })
+        Ok(Self { new: new as u32, old: old as u32 })
     }
 
     /// Weight of the new side.
@@ -94,8 +91,7 @@ impl FromStr for Weights {
             if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(form());
             }
-            part.parse::<u64>()
-                .map_err(|_| RatioError::TooLarge(text.chars().take(40).collect()))
+            part.parse::<u64>().map_err(|_| RatioError::TooLarge(text.chars().take(40).collect()))
         };
         let (new, old) = text.split_once(':').ok_or_else(form)?;
         Self::new(side(new)?, side(old)?)
@@ -126,19 +122,11 @@ mod tests {
     #[test]
     fn bad_ratios_are_refused() {
         assert_eq!("0:0".parse::<Weights>(), Err(RatioError::Zero));
-        for text in [
-            "", "101", "-1:2", "1:x", "NaN", "1e309", "1:2:3", " 1:2", "1:", "+1:2",
-        ] {
-            assert!(
-                matches!(text.parse::<Weights>(), Err(RatioError::Form(_))),
-                "{text}"
-            );
+        for text in ["", "101", "-1:2", "1:x", "NaN", "1e309", "1:2:3", " 1:2", "1:", "+1:2"] {
+            assert!(matches!(text.parse::<Weights>(), Err(RatioError::Form(_))), "{text}");
         }
         for text in ["10001:1", "1:99999999999999999999999"] {
-            assert!(
-                matches!(text.parse::<Weights>(), Err(RatioError::TooLarge(_))),
-                "{text}"
-            );
+            assert!(matches!(text.parse::<Weights>(), Err(RatioError::TooLarge(_))), "{text}");
         }
     }
 

@@ -39,11 +39,7 @@ pub struct Control {
 impl Control {
     /// Over a replica and the states that its machine publishes.
     pub fn new(replica: Handle, published: watch::Receiver<Arc<Published>>, node: &str) -> Self {
-        Self {
-            replica,
-            published,
-            node: node.into(),
-        }
+        Self { replica, published, node: node.into() }
     }
 
     /// The replica behind it.
@@ -65,10 +61,7 @@ impl Control {
     /// own copy, marked so, if the leader cannot be asked or `stale` is wanted.
     pub async fn read(&self, stale: bool) -> Read {
         let fresh = !stale && self.replica.read_barrier(READ_MAX).await.is_ok();
-        Read {
-            published: self.local(),
-            stale: !fresh,
-        }
+        Read { published: self.local(), stale: !fresh }
     }
 
     /// How fresh an answer from `read` is.
@@ -107,26 +100,15 @@ impl Control {
         if actor.len() > ACTOR_BYTES_MAX {
             return Err(status::invalid(
                 "actor",
-                format!(
-                    "is {} bytes long, at most {ACTOR_BYTES_MAX} are accepted",
-                    actor.len()
-                ),
+                format!("is {} bytes long, at most {ACTOR_BYTES_MAX} are accepted", actor.len()),
             ));
         }
         let request = Request {
             request_id: Some(request_id.to_owned()).filter(|id| !id.is_empty()),
-            actor: if actor.is_empty() {
-                "anonymous".to_owned()
-            } else {
-                actor.to_owned()
-            },
+            actor: if actor.is_empty() { "anonymous".to_owned() } else { actor.to_owned() },
             command,
         };
-        match self
-            .replica
-            .propose(encode_request(&request), WRITE_MAX)
-            .await
-        {
+        match self.replica.propose(encode_request(&request), WRITE_MAX).await {
             Ok(applied) => {
                 decode_outcome(&applied.response).map_err(|refusal| status::refused(&refusal))
             }

@@ -89,9 +89,9 @@ async fn pass(
         table_age_max_ms: table_age_max.as_millis() as u64,
     });
     leader.set_waits(plan.waits);
-    let wake_in = plan.wake_at_ms.map_or(LOOK_EVERY, |at_ms| {
-        Duration::from_millis(at_ms.saturating_sub(now_ms).max(1))
-    });
+    let wake_in = plan
+        .wake_at_ms
+        .map_or(LOOK_EVERY, |at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)));
     if !plan.commands.is_empty() {
         propose_all(control, term, plan.commands).await;
     }
@@ -127,12 +127,7 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
     });
     if !same {
         let node = node.clone();
-        news.push(Command::RegisterNode {
-            node,
-            address,
-            labels,
-            instances_max,
-        });
+        news.push(Command::RegisterNode { node, address, labels, instances_max });
     }
     let observations: Vec<Observation> = agent
         .report
@@ -145,10 +140,7 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
         })
         .collect();
     if !observations.is_empty() {
-        news.push(Command::Observe {
-            node: node.clone(),
-            observations,
-        });
+        news.push(Command::Observe { node: node.clone(), observations });
     }
     for artifact in state.artifacts.values() {
         let held = agent.report.holds_sha256.contains(&artifact.digest);
@@ -189,22 +181,13 @@ fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
 
 /// Proposes independent commands side by side.
 async fn propose_all(control: &Control, term: u64, commands: Vec<Command>) {
-    let proposals = commands
-        .into_iter()
-        .map(|command| propose(control, term, command));
+    let proposals = commands.into_iter().map(|command| propose(control, term, command));
     join_all(proposals).await;
 }
 
 async fn propose(control: &Control, term: u64, command: Command) {
-    let request = Request {
-        request_id: None,
-        actor: "coordinator".to_owned(),
-        command,
-    };
-    let applied = control
-        .replica()
-        .propose_as_leader(term, encode_request(&request))
-        .await;
+    let request = Request { request_id: None, actor: "coordinator".to_owned(), command };
+    let applied = control.replica().propose_as_leader(term, encode_request(&request)).await;
     match applied.map(|applied| decode_outcome(&applied.response)) {
         Ok(Ok(answer)) => debug!(command = ?request.command, index = answer.index, "carried out"),
         // The state moved on since the plan was made; the next pass looks again.

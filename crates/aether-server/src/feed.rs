@@ -35,10 +35,7 @@ impl Feed {
     /// A feed that has sent nothing.
     pub fn new() -> Self {
         let (changes, _) = broadcast::channel(BEHIND_MAX);
-        Self {
-            sent: Mutex::new(State::default()),
-            changes,
-        }
+        Self { sent: Mutex::new(State::default()), changes }
     }
 
     /// Runs until the process ends.
@@ -54,10 +51,7 @@ impl Feed {
     }
 
     fn advance(&self, state: State) {
-        let mut sent = self
-            .sent
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut sent = self.sent.lock().expect("nothing panics while it holds this lock");
         if state.meta.index <= sent.meta.index {
             return;
         }
@@ -71,14 +65,8 @@ impl Feed {
     /// Everything as of `state` or later, and every change after it.
     pub fn subscribe(&self, state: State) -> Subscription {
         self.advance(state);
-        let sent = self
-            .sent
-            .lock()
-            .expect("nothing panics while it holds this lock");
-        Subscription {
-            snapshot: snapshot(&sent),
-            changes: self.changes.subscribe(),
-        }
+        let sent = self.sent.lock().expect("nothing panics while it holds this lock");
+        Subscription { snapshot: snapshot(&sent), changes: self.changes.subscribe() }
     }
 }
 
@@ -91,11 +79,7 @@ fn snapshot(state: &State) -> RoutingDown {
         incarnation: state.meta.incarnation,
         revision: state.meta.index,
         snapshot: true,
-        tables: state
-            .routes
-            .keys()
-            .filter_map(|slice| wire(state, slice))
-            .collect(),
+        tables: state.routes.keys().filter_map(|slice| wire(state, slice)).collect(),
         removed: Vec::new(),
         lease_ms: 0,
     }
@@ -107,10 +91,7 @@ fn change(before: &State, after: &State) -> Option<RoutingDown> {
     for item in before.routes.diff(&after.routes) {
         match item {
             DiffItem::Add(slice, _) => tables.extend(wire(after, slice)),
-            DiffItem::Update {
-                old: (_, old),
-                new: (slice, new),
-            } => {
+            DiffItem::Update { old: (_, old), new: (slice, new) } => {
                 if old.table_revision != new.table_revision {
                     tables.extend(wire(after, slice));
                 }

@@ -75,10 +75,7 @@ impl Hub {
 
     /// A session reported. `false` if its stream is void.
     pub fn session_report(&self, id: &str, connection: u64, report: v1::SessionReport) -> bool {
-        let Some(mut entry) = self
-            .sessions
-            .get_mut(id)
-            .filter(|e| e.connection == connection)
+        let Some(mut entry) = self.sessions.get_mut(id).filter(|e| e.connection == connection)
         else {
             return false;
         };
@@ -88,11 +85,7 @@ impl Hub {
         entry.applied = report.applied;
         entry.busy = report.busy;
         for telemetry in report.telemetry {
-            let key = (
-                telemetry.slice.clone(),
-                telemetry.revision,
-                telemetry.instance_id.clone(),
-            );
+            let key = (telemetry.slice.clone(), telemetry.revision, telemetry.instance_id.clone());
             if entry.telemetry.len() < COUNTERS_MAX || entry.telemetry.contains_key(&key) {
                 entry.telemetry_dirty.insert(key.clone());
                 entry.telemetry.insert(key, telemetry);
@@ -105,11 +98,7 @@ impl Hub {
 
     /// A session ended in order.
     pub fn session_goodbye(&self, id: &str, connection: u64) {
-        if let Some(mut entry) = self
-            .sessions
-            .get_mut(id)
-            .filter(|e| e.connection == connection)
-        {
+        if let Some(mut entry) = self.sessions.get_mut(id).filter(|e| e.connection == connection) {
             entry.goodbye = true;
             entry.dirty = true;
         }
@@ -119,30 +108,21 @@ impl Hub {
     /// A session's stream ended without a goodbye: what the leader heard last
     /// stands until the lease is over.
     pub fn session_lost(&self, id: &str, connection: u64) {
-        self.sessions
-            .remove_if(id, |_, e| e.connection == connection && !e.goodbye);
+        self.sessions.remove_if(id, |_, e| e.connection == connection && !e.goodbye);
     }
 
     /// An agent said hello on a new stream.
     pub fn agent_hello(&self, hello: v1::AgentHello) -> u64 {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        let entry = AgentEntry {
-            connection,
-            heard: Instant::now(),
-            dirty: false,
-            report: None,
-            hello,
-        };
+        let entry =
+            AgentEntry { connection, heard: Instant::now(), dirty: false, report: None, hello };
         self.agents.insert(entry.hello.node.clone(), entry);
         connection
     }
 
     /// An agent reported. `false` if its stream is void.
     pub fn agent_report(&self, node: &str, connection: u64, report: v1::AgentReport) -> bool {
-        let Some(mut entry) = self
-            .agents
-            .get_mut(node)
-            .filter(|e| e.connection == connection)
+        let Some(mut entry) = self.agents.get_mut(node).filter(|e| e.connection == connection)
         else {
             return false;
         };
@@ -156,8 +136,7 @@ impl Hub {
 
     /// An agent's stream ended.
     pub fn agent_lost(&self, node: &str, connection: u64) {
-        self.agents
-            .remove_if(node, |_, e| e.connection == connection);
+        self.agents.remove_if(node, |_, e| e.connection == connection);
     }
 
     /// Everything has to be sent again: the leader is another one, or the last
@@ -176,16 +155,11 @@ impl Hub {
     /// What changed since the last call, as the report of `node`.
     pub fn take_changes(&self, node: &str) -> Option<peer::ReportRequest> {
         let silent_ms = |heard: Instant| heard.elapsed().as_millis() as u64;
-        let mut request = peer::ReportRequest {
-            node: node.to_owned(),
-            ..Default::default()
-        };
+        let mut request = peer::ReportRequest { node: node.to_owned(), ..Default::default() };
         for mut entry in self.sessions.iter_mut().filter(|e| e.dirty) {
             entry.dirty = false;
             let dirty = std::mem::take(&mut entry.telemetry_dirty);
-            let telemetry = dirty
-                .iter()
-                .filter_map(|key| entry.telemetry.get(key).cloned());
+            let telemetry = dirty.iter().filter_map(|key| entry.telemetry.get(key).cloned());
             let report = v1::SessionReport {
                 incarnation: entry.incarnation,
                 applied: entry.applied,
@@ -212,7 +186,6 @@ impl Hub {
 
     /// Forgets sessions whose goodbye the leader has committed.
     pub fn forget_ended(&self, is_open: impl Fn(&str) -> bool) {
-        self.sessions
-            .retain(|id, entry| !entry.goodbye || is_open(id));
+        self.sessions.retain(|id, entry| !entry.goodbye || is_open(id));
     }
 }

@@ -67,18 +67,11 @@ impl LeaderView {
             telemetry: Telemetry::default(),
             waits: BTreeMap::new(),
         };
-        Self {
-            inner: Mutex::new(inner),
-            session_lease,
-            agent_lease,
-            changed: Notify::new(),
-        }
+        Self { inner: Mutex::new(inner), session_lease, agent_lease, changed: Notify::new() }
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.inner.lock().expect("nothing panics while it holds this lock")
     }
 
     /// This node became the leader: what was heard before is void.
@@ -120,11 +113,7 @@ impl LeaderView {
     pub fn session_views(&self, state: &State, now_ms: u64) -> BTreeMap<SessionId, SessionView> {
         let inner = self.inner();
         let view = |id: &SessionId| inner.session_view(id, now_ms, self.session_lease);
-        state
-            .sessions
-            .keys()
-            .map(|id| (id.clone(), view(id)))
-            .collect()
+        state.sessions.keys().map(|id| (id.clone(), view(id))).collect()
     }
 
     /// Sessions that said goodbye.
@@ -137,10 +126,8 @@ impl LeaderView {
     /// Forgets sessions that are not committed any more.
     pub fn forget_sessions(&self, state: &State) {
         let mut inner = self.inner();
-        let gone = |id: &String| {
-            id.parse::<SessionId>()
-                .is_ok_and(|id| !state.sessions.contains_key(&id))
-        };
+        let gone =
+            |id: &String| id.parse::<SessionId>().is_ok_and(|id| !state.sessions.contains_key(&id));
         let ended: Vec<String> = inner
             .sessions
             .iter()
@@ -158,10 +145,7 @@ impl LeaderView {
         let inner = self.inner();
         let waited = inner.listening_since.elapsed();
         let silent = |node: &&NodeName| {
-            let heard = inner
-                .agents
-                .get(node.as_str())
-                .map(|agent| agent.heard.elapsed());
+            let heard = inner.agents.get(node.as_str()).map(|agent| agent.heard.elapsed());
             heard.unwrap_or(waited).min(waited) > self.agent_lease
         };
         state.nodes.keys().filter(silent).cloned().collect()
@@ -183,10 +167,7 @@ impl LeaderView {
             .filter(judged)
             .map(|update| {
                 let window = inner.window_of_new(update, now_ms);
-                (
-                    update.id.clone(),
-                    health::judge(&window, &update.options.thresholds),
-                )
+                (update.id.clone(), health::judge(&window, &update.options.thresholds))
             })
             .collect()
     }
@@ -205,11 +186,8 @@ impl LeaderView {
         now_ms: u64,
     ) -> peer::LeaderViewResponse {
         let inner = self.inner();
-        let mut response = peer::LeaderViewResponse {
-            index: state.meta.index,
-            now_ms,
-            ..Default::default()
-        };
+        let mut response =
+            peer::LeaderViewResponse { index: state.meta.index, now_ms, ..Default::default() };
         for id in state.sessions.keys() {
             let view = inner.session_view(id, now_ms, self.session_lease);
             let (connected, applied) = match view {
@@ -235,11 +213,7 @@ impl Inner {
         let report = state.report.unwrap_or_default();
         let heard = heard_at(state.silent_ms);
         // A node that lost the session may send what it said earlier.
-        if self
-            .sessions
-            .get(&hello.session_id)
-            .is_some_and(|known| known.heard > heard)
-        {
+        if self.sessions.get(&hello.session_id).is_some_and(|known| known.heard > heard) {
             return;
         }
         let of_today = report.incarnation == self.incarnation;
@@ -247,15 +221,10 @@ impl Inner {
             heard,
             goodbye: state.goodbye,
             applied: if of_today { report.applied } else { 0 },
-            busy: report
-                .busy
-                .iter()
-                .filter_map(|b| b.instance_id.parse().ok())
-                .collect(),
+            busy: report.busy.iter().filter_map(|b| b.instance_id.parse().ok()).collect(),
         };
         for telemetry in &report.telemetry {
-            self.telemetry
-                .absorb(&hello.session_id, telemetry, self.now_ms);
+            self.telemetry.absorb(&hello.session_id, telemetry, self.now_ms);
         }
         self.sessions.insert(hello.session_id, session);
     }
@@ -265,29 +234,17 @@ impl Inner {
             return;
         };
         let heard = heard_at(state.silent_ms);
-        if self
-            .agents
-            .get(&hello.node)
-            .is_none_or(|known| known.heard <= heard)
-        {
-            self.agents.insert(
-                hello.node.clone(),
-                HeardAgent {
-                    heard,
-                    hello,
-                    report,
-                },
-            );
+        if self.agents.get(&hello.node).is_none_or(|known| known.heard <= heard) {
+            self.agents.insert(hello.node.clone(), HeardAgent { heard, hello, report });
         }
     }
 
     fn session_view(&self, id: &SessionId, now_ms: u64, lease: Duration) -> SessionView {
         let waited = self.listening_since.elapsed();
         match self.sessions.get(id.as_str()) {
-            Some(session) if session.heard.elapsed() <= lease => SessionView::Connected {
-                applied: session.applied,
-                busy: session.busy.clone(),
-            },
+            Some(session) if session.heard.elapsed() <= lease => {
+                SessionView::Connected { applied: session.applied, busy: session.busy.clone() }
+            }
             known => {
                 let silent = known.map_or(waited, |session| session.heard.elapsed());
                 if silent.min(waited) <= lease {
@@ -302,8 +259,7 @@ impl Inner {
 
     fn window_of_new(&self, update: &UpdateRecord, now_ms: u64) -> Tally {
         let version = (update.slice.clone(), update.new.revision);
-        self.telemetry
-            .window(&version, update.health_from_ms, now_ms)
+        self.telemetry.window(&version, update.health_from_ms, now_ms)
     }
 
     fn describe(
@@ -314,18 +270,14 @@ impl Inner {
     ) {
         let window_of = |side: &aether_core::records::Side| {
             let version = (update.slice.clone(), side.revision);
-            self.telemetry
-                .window(&version, update.health_from_ms, now_ms)
+            self.telemetry.window(&version, update.health_from_ms, now_ms)
         };
         let health_of = |side: &aether_core::records::Side| {
             let total = self.telemetry.total(&(update.slice.clone(), side.revision));
             version_health(side, &total, &window_of(side))
         };
         let new = window_of(&update.new).requests;
-        let old = update
-            .old
-            .as_ref()
-            .map_or(0, |side| window_of(side).requests);
+        let old = update.old.as_ref().map_or(0, |side| window_of(side).requests);
         response.actual_requests = new + old;
         response.actual_new_ppm =
             (new + old > 0).then(|| (u128::from(new) * 1_000_000 / u128::from(new + old)) as u32);
@@ -343,11 +295,7 @@ impl Inner {
             verdict: verdict.to_owned(),
             detail,
         });
-        let waits = self
-            .waits
-            .get(&update.slice)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let waits = self.waits.get(&update.slice).map(Vec::as_slice).unwrap_or_default();
         response.waits = waits
             .iter()
             .map(|wait| v1::Wait {
@@ -362,8 +310,7 @@ impl Inner {
 
 fn heard_at(silent_ms: u64) -> Instant {
     let now = Instant::now();
-    now.checked_sub(Duration::from_millis(silent_ms))
-        .unwrap_or(now)
+    now.checked_sub(Duration::from_millis(silent_ms)).unwrap_or(now)
 }
 
 /// Wall clock in milliseconds, for display.

@@ -91,10 +91,7 @@ impl Server {
         store: Arc<ArtifactStore>,
     ) -> Self {
         let control = control::Control::new(replica, published, config.node.as_str());
-        let leader = Arc::new(leader::LeaderView::new(
-            config.session_lease,
-            config.agent_lease,
-        ));
+        let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
         let hub = Arc::new(hub::Hub::default());
         let feed = Arc::new(feed::Feed::new());
         let views = views::Views::new(control.clone(), Arc::clone(&leader));
@@ -107,11 +104,7 @@ impl Server {
             Arc::clone(&leader),
             config.node.to_string(),
         ));
-        tasks.spawn(coordinator::run(
-            control.clone(),
-            Arc::clone(&leader),
-            config.table_age_max,
-        ));
+        tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), config.table_age_max));
         tasks.spawn(artifacts.clone().replicate());
         Self {
             updates: UpdatesService::new(views.clone()),
@@ -164,12 +157,7 @@ impl Server {
 
     /// Whether this node can answer: a leader is known.
     pub fn is_ready(&self) -> bool {
-        self.control
-            .replica()
-            .leadership()
-            .borrow()
-            .leader
-            .is_some()
+        self.control.replica().leadership().borrow().leader.is_some()
     }
 
     /// The node's figures as Prometheus reads them.

@@ -65,28 +65,18 @@ fn hash_of(state: &State) -> u128 {
 }
 
 fn position(at: Stamp) -> Position {
-    Position {
-        term: at.term,
-        index: at.index,
-        log_time_ms: at.log_time_ms,
-        wall_ms: at.wall_ms,
-    }
+    Position { term: at.term, index: at.index, log_time_ms: at.log_time_ms, wall_ms: at.wall_ms }
 }
 
 /// The bytes of a request in the log.
 pub fn encode_request(request: &Request) -> Bytes {
-    serde_json::to_vec(request)
-        .expect("requests have text keys only")
-        .into()
+    serde_json::to_vec(request).expect("requests have text keys only").into()
 }
 
 /// Reads the answer of an applied entry.
 pub fn decode_outcome(response: &[u8]) -> Outcome {
-    serde_json::from_slice(response).unwrap_or_else(|e| {
-        Err(Refusal::Unreadable {
-            problem: e.to_string(),
-        })
-    })
+    serde_json::from_slice(response)
+        .unwrap_or_else(|e| Err(Refusal::Unreadable { problem: e.to_string() }))
 }
 
 impl Machine for StateMachine {
@@ -97,14 +87,10 @@ impl Machine for StateMachine {
             Ok(request) => self.state.apply(position(at), &request),
             Err(error) => {
                 self.state.skip(position(at));
-                Err(Refusal::Unreadable {
-                    problem: error.to_string(),
-                })
+                Err(Refusal::Unreadable { problem: error.to_string() })
             }
         };
-        serde_json::to_vec(&outcome)
-            .expect("answers have text keys only")
-            .into()
+        serde_json::to_vec(&outcome).expect("answers have text keys only").into()
     }
 
     fn skip(&mut self, at: Stamp) {
@@ -118,9 +104,7 @@ impl Machine for StateMachine {
         for change in std::mem::take(&mut self.changes) {
             last.insert(change.key, change.value);
         }
-        last.into_iter()
-            .map(|(key, value)| RowChange { key, value })
-            .collect()
+        last.into_iter().map(|(key, value)| RowChange { key, value }).collect()
     }
 
     fn hash(&self) -> u128 {
@@ -149,10 +133,7 @@ impl Machine for StateMachine {
 
     fn publish(&mut self) {
         self.catch_up();
-        let published = Published {
-            state: self.state.clone(),
-            hash: self.hash,
-        };
+        let published = Published { state: self.state.clone(), hash: self.hash };
         self.published.send_replace(Arc::new(published));
     }
 }
@@ -186,12 +167,7 @@ mod tests {
     use aether_core::command::Command;
 
     fn stamp(index: u64) -> Stamp {
-        Stamp {
-            term: 1,
-            index,
-            log_time_ms: index * 10,
-            wall_ms: 5,
-        }
+        Stamp { term: 1, index, log_time_ms: index * 10, wall_ms: 5 }
     }
 
     #[test]
@@ -204,11 +180,7 @@ mod tests {
                 labels: Default::default(),
                 instances_max: index as u32,
             };
-            let request = Request {
-                request_id: None,
-                actor: "t".into(),
-                command,
-            };
+            let request = Request { request_id: None, actor: "t".into(), command };
             let outcome = machine.apply(stamp(index), &encode_request(&request));
             assert!(decode_outcome(&outcome).is_ok());
         }

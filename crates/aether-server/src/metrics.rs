@@ -27,42 +27,18 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
         head(&mut out, name, "gauge", help);
         line(&mut out, name, "", value);
     };
-    gauge(
-        "aether_raft_term",
-        "Term of the replicated log.",
-        replica.term,
-    );
-    gauge(
-        "aether_raft_leader",
-        "1 if this node leads.",
-        replica.is_leader.into(),
-    );
+    gauge("aether_raft_term", "Term of the replicated log.", replica.term);
+    gauge("aether_raft_leader", "1 if this node leads.", replica.is_leader.into());
     gauge(
         "aether_raft_committed_index",
         "Highest committed index known here.",
         replica.committed.unwrap_or(0),
     );
-    gauge(
-        "aether_raft_applied_index",
-        "Highest applied index.",
-        state.meta.index,
-    );
-    gauge(
-        "aether_wal_bytes",
-        "Bytes of the log's files.",
-        replica.wal_bytes,
-    );
-    gauge(
-        "aether_sessions",
-        "Committed sessions.",
-        state.sessions.len() as u64,
-    );
+    gauge("aether_raft_applied_index", "Highest applied index.", state.meta.index);
+    gauge("aether_wal_bytes", "Bytes of the log's files.", replica.wal_bytes);
+    gauge("aether_sessions", "Committed sessions.", state.sessions.len() as u64);
     gauge("aether_nodes", "Known nodes.", state.nodes.len() as u64);
-    gauge(
-        "aether_instances",
-        "Instances of all slices.",
-        state.instances.len() as u64,
-    );
+    gauge("aether_instances", "Instances of all slices.", state.instances.len() as u64);
     updates(&mut out, state);
     health(&mut out, control, leader);
     out
@@ -72,11 +48,7 @@ fn updates(out: &mut String, state: &aether_core::state::State) {
     let name = "aether_updates";
     head(out, name, "gauge", "Updates that are kept, by state.");
     for wanted in UpdateState::ALL {
-        let count = state
-            .updates
-            .values()
-            .filter(|update| update.state == wanted)
-            .count();
+        let count = state.updates.values().filter(|update| update.state == wanted).count();
         line(out, name, &format!("{{state=\"{wanted}\"}}"), count);
     }
 }
@@ -88,32 +60,20 @@ fn health(out: &mut String, control: &Control, leader: &LeaderView) {
     };
     let published = control.local();
     let state = &published.state;
-    let live: Vec<_> = state
-        .slices
-        .values()
-        .filter_map(|s| state.live_update(&s.slice))
-        .collect();
+    let live: Vec<_> = state.slices.values().filter_map(|s| state.live_update(&s.slice)).collect();
     let views: Vec<_> = live
         .iter()
         .filter_map(|update| Some((update, leader.view(state, Some(update), now_ms).health?)))
         .collect();
     for (name, help) in [
-        (
-            "aether_requests_total",
-            "First attempts by version of a live update.",
-        ),
-        (
-            "aether_request_errors_total",
-            "Failed first attempts by version of a live update.",
-        ),
+        ("aether_requests_total", "First attempts by version of a live update."),
+        ("aether_request_errors_total", "Failed first attempts by version of a live update."),
     ] {
         head(out, name, "counter", help);
         for (update, health) in &views {
             for version in health.old_version.iter().chain(&health.new_version) {
-                let labels = format!(
-                    "{{slice=\"{}\",version=\"{}\"}}",
-                    update.slice, version.version
-                );
+                let labels =
+                    format!("{{slice=\"{}\",version=\"{}\"}}", update.slice, version.version);
                 let value = match name {
                     "aether_requests_total" => version.request_count,
                     _ => version.error_count,

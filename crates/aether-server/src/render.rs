@@ -18,27 +18,20 @@ fn name<T: serde::Serialize>(value: &T) -> String {
 }
 
 fn reason(reason: &Reason) -> v1::Reason {
-    v1::Reason {
-        code: reason.code.clone(),
-        message: reason.message.clone(),
-    }
+    v1::Reason { code: reason.code.clone(), message: reason.message.clone() }
 }
 
 /// One instance.
 pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Instance {
-    let silent = state
-        .nodes
-        .get(&record.node)
-        .is_some_and(|n| n.lifecycle == NodeLifecycle::Unreachable);
+    let silent =
+        state.nodes.get(&record.node).is_some_and(|n| n.lifecycle == NodeLifecycle::Unreachable);
     let shown = match record.desired {
         _ if silent => "UNREACHABLE".to_owned(),
         Desired::Drain => "DRAINING".to_owned(),
         Desired::Stop => "STOPPING".to_owned(),
         Desired::Run => name(&record.observed),
     };
-    let revision = state
-        .revisions
-        .get(&(record.slice.clone(), record.revision));
+    let revision = state.revisions.get(&(record.slice.clone(), record.revision));
     let since_ms = match record.desired {
         Desired::Run => record.observed_since_ms,
         Desired::Drain | Desired::Stop => record.desired_since_ms,
@@ -63,12 +56,8 @@ fn instances(
     revision: RevisionNo,
     now_ms: u64,
 ) -> Vec<v1::Instance> {
-    let of_revision = state
-        .instances_of(&update.slice)
-        .filter(|i| i.revision == revision);
-    of_revision
-        .map(|record| instance(state, record, now_ms))
-        .collect()
+    let of_revision = state.instances_of(&update.slice).filter(|i| i.revision == revision);
+    of_revision.map(|record| instance(state, record, now_ms)).collect()
 }
 
 /// One update; with the leader's view, what really happens and what it waits for.
@@ -82,10 +71,7 @@ pub fn update(
     let table = state.slice_table(&record.slice);
     let effective = table.as_ref().and_then(SliceTable::effective_weights);
     let old_target = record.old.as_ref().and_then(|side| {
-        state
-            .targets
-            .get(&(record.slice.clone(), side.revision))
-            .map(|t| t.instances)
+        state.targets.get(&(record.slice.clone(), side.revision)).map(|t| t.instances)
     });
     let thresholds = &record.options.thresholds;
     v1::Update {
@@ -140,10 +126,7 @@ pub fn update(
 fn deadline(record: &UpdateRecord, now_ms: u64) -> Option<v1::Deadline> {
     let deadline = record.deadline.as_ref()?;
     let in_ms = deadline.at_ms as i64 - now_ms as i64;
-    Some(v1::Deadline {
-        in_ms,
-        action: name::<DeadlineAction>(&deadline.action),
-    })
+    Some(v1::Deadline { in_ms, action: name::<DeadlineAction>(&deadline.action) })
 }
 
 /// What the leader says of an update, as an explanation.
@@ -153,22 +136,13 @@ pub fn explanation(
     now_ms: u64,
     as_of: v1::AsOf,
 ) -> v1::Explanation {
-    let mut next: Vec<String> = view
-        .iter()
-        .flat_map(|view| &view.waits)
-        .map(|wait| wait.unblock.clone())
-        .collect();
+    let mut next: Vec<String> =
+        view.iter().flat_map(|view| &view.waits).map(|wait| wait.unblock.clone()).collect();
     if record.pause.is_some() {
-        next.push(format!(
-            "'aether update resume {}' to go on all the same",
-            record.id
-        ));
+        next.push(format!("'aether update resume {}' to go on all the same", record.id));
     }
     use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
-    if matches!(
-        record.state,
-        Pending | Deploying | Deployed | Routing | Completing
-    ) {
+    if matches!(record.state, Pending | Deploying | Deployed | Routing | Completing) {
         next.push(format!("'aether update rollback {}' to go back", record.id));
     }
     v1::Explanation {
@@ -184,26 +158,15 @@ pub fn explanation(
 
 /// One slice.
 pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: u64) -> v1::Slice {
-    let revision = record
-        .current
-        .and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
+    let revision = record.current.and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
     v1::Slice {
         slice: record.slice.to_string(),
         version: revision.map(|r| r.version.to_string()),
         instances: record.instances,
-        ready: record
-            .current
-            .map_or(0, |no| state.ready_count(&record.slice, no)),
-        routing: state
-            .routes
-            .get(&record.slice)
-            .map(|r| r.weights.to_string())
-            .unwrap_or_default(),
+        ready: record.current.map_or(0, |no| state.ready_count(&record.slice, no)),
+        routing: state.routes.get(&record.slice).map(|r| r.weights.to_string()).unwrap_or_default(),
         live_update: record.live_update.as_ref().map(ToString::to_string),
-        retained_version: state
-            .retained
-            .get(&record.slice)
-            .map(|r| r.side.version.to_string()),
+        retained_version: state.retained.get(&record.slice).map(|r| r.side.version.to_string()),
         instances_state: state
             .instances_of(&record.slice)
             .map(|record| instance(state, record, now_ms))

@@ -32,11 +32,7 @@ pub fn refused(refusal: &Refusal) -> Status {
 
 /// A field of a request makes no sense.
 pub fn invalid(field: &str, problem: impl Display) -> Status {
-    with_code(
-        Code::InvalidArgument,
-        "invalid_argument",
-        format!("{field}: {problem}"),
-    )
+    with_code(Code::InvalidArgument, "invalid_argument", format!("{field}: {problem}"))
 }
 
 /// What was asked for does not exist.
@@ -54,8 +50,6 @@ pub fn unavailable(problem: impl Display) -> Status {
 pub fn unknown(problem: impl Display) -> Status {
     let message = format!("{problem}; look before you try again");
     let mut status = with_code(Code::Unknown, "outcome_unknown", message);
-    status
-        .metadata_mut()
-        .insert(OUTCOME_KEY, MetadataValue::from_static("unknown"));
+    status.metadata_mut().insert(OUTCOME_KEY, MetadataValue::from_static("unknown"));
     status
 }

@@ -58,10 +58,7 @@ impl Telemetry {
         let Ok(slice) = wire.slice.parse() else {
             return;
         };
-        let figures = self
-            .versions
-            .entry((slice, RevisionNo(wire.revision)))
-            .or_default();
+        let figures = self.versions.entry((slice, RevisionNo(wire.revision))).or_default();
         figures.touched_ms = now_ms;
         let key = (session.to_owned(), wire.instance_id.clone());
         let latest = tally(wire);
@@ -87,9 +84,7 @@ impl Telemetry {
     /// A session is gone for good: its figures become part of the totals.
     pub fn settle(&mut self, session: &str) {
         for figures in self.versions.values_mut() {
-            let Figures {
-                settled, latest, ..
-            } = figures;
+            let Figures { settled, latest, .. } = figures;
             latest.retain(|(owner, _), tally| {
                 let keep = owner != session;
                 if !keep {
@@ -116,10 +111,7 @@ impl Telemetry {
         let from_ms = from_ms.max(now_ms.saturating_sub(WINDOW_MS));
         let mut sum = Tally::default();
         if let Some(figures) = self.versions.get(version) {
-            let parts = figures
-                .window
-                .iter()
-                .filter(|(at, _)| *at >= from_ms && *at <= now_ms);
+            let parts = figures.window.iter().filter(|(at, _)| *at >= from_ms && *at <= now_ms);
             parts.for_each(|(_, tally)| sum.add(tally));
         }
         sum
@@ -162,16 +154,8 @@ mod tests {
         telemetry.absorb("s", &wire(1_300, 40), 6_200);
         let window = telemetry.window(&version, 0, 6_500);
         assert_eq!((window.requests, window.errors), (300, 30));
-        assert_eq!(
-            telemetry.window(&version, 6_100, 6_500).requests,
-            0,
-            "counted before"
-        );
-        assert_eq!(
-            telemetry.window(&version, 0, 17_000).requests,
-            0,
-            "too long ago"
-        );
+        assert_eq!(telemetry.window(&version, 6_100, 6_500).requests, 0, "counted before");
+        assert_eq!(telemetry.window(&version, 0, 17_000).requests, 0, "too long ago");
     }
 
     #[test]

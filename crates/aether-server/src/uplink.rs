@@ -51,34 +51,23 @@ pub async fn run(control: Control, hub: Arc<Hub>, leader: Arc<LeaderView>, node:
             send(&control, request).await
         };
         if let Err(problem) = delivered {
-            debug!(
-                problem,
-                "the report of connected clients did not reach the leader"
-            );
+            debug!(problem, "the report of connected clients did not reach the leader");
             hub.mark_all();
             tokio::time::sleep(RETRY).await;
         }
         let published = control.local();
         hub.forget_ended(|id| {
-            id.parse::<SessionId>()
-                .is_ok_and(|id| published.state.sessions.contains_key(&id))
+            id.parse::<SessionId>().is_ok_and(|id| published.state.sessions.contains_key(&id))
         });
     }
 }
 
 async fn send(control: &Control, report: ReportRequest) -> Result<(), String> {
-    let channel = control
-        .replica()
-        .leader_channel()
-        .ok_or("no leader is known")?;
+    let channel = control.replica().leader_channel().ok_or("no leader is known")?;
     let mut client = PeerClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let mut request = tonic::Request::new(report);
     request.set_timeout(REPORT_MAX);
-    client
-        .report(request)
-        .await
-        .map(drop)
-        .map_err(|status| status.to_string())
+    client.report(request).await.map(drop).map_err(|status| status.to_string())
 }

@@ -39,10 +39,7 @@ impl Views {
             let published = self.control.local();
             let record = update.and_then(|id| published.state.updates.get(id));
             let now_ms = replica.now_ms()?;
-            return Some(
-                self.leader
-                    .view(&published.state, record.map(|r| &**r), now_ms),
-            );
+            return Some(self.leader.view(&published.state, record.map(|r| &**r), now_ms));
         }
         let update_id = update.map(ToString::to_string).unwrap_or_default();
         let mut request = tonic::Request::new(LeaderViewRequest { update_id });
@@ -59,12 +56,7 @@ impl Views {
         record: &UpdateRecord,
         view: Option<&LeaderViewResponse>,
     ) -> v1::Update {
-        render::update(
-            &read.published.state,
-            record,
-            view,
-            self.control.as_of(read),
-        )
+        render::update(&read.published.state, record, view, self.control.as_of(read))
     }
 
     /// Why an update is where it is.

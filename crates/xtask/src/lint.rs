@@ -19,15 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("aether-agent", &["aether-core", "aether-proto"]),
     ("aether-invoker", &["aether-core", "aether-proto"]),
     ("aether-ingress", &["aether-core", "aether-invoker"]),
-    (
-        "aether-server",
-        &[
-            "aether-core",
-            "aether-proto",
-            "aether-replica",
-            "aether-agent",
-        ],
-    ),
+    ("aether-server", &["aether-core", "aether-proto", "aether-replica", "aether-agent"]),
     ("aether-gateway", &["aether-core", "aether-proto"]),
     ("aether-example", &[]),
     ("aether-cluster", &["aether-invoker", "aether-proto"]),
@@ -52,10 +44,7 @@ pub fn run() -> Result<()> {
     let files = tracked_files()?;
     let mut findings = Vec::new();
     edges(&files, &mut findings)?;
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|e| e == "rs"))
-    {
+    for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
         let text = std::fs::read_to_string(root().join(file))
             .with_context(|| format!("cannot read {}", file.display()))?;
         source(file, &text, &mut findings);
@@ -64,10 +53,7 @@ pub fn run() -> Result<()> {
         return Ok(());
     }
     findings.iter().for_each(|finding| eprintln!("{finding}"));
-    bail!(
-        "{} findings; see docs/architecture.md for the rules",
-        findings.len()
-    )
+    bail!("{} findings; see docs/architecture.md for the rules", findings.len())
 }
 
 fn tracked_files() -> Result<Vec<PathBuf>> {
@@ -77,11 +63,7 @@ fn tracked_files() -> Result<Vec<PathBuf>> {
         .output()
         .context("cannot run git")?;
     let names = String::from_utf8_lossy(&listed.stdout).into_owned();
-    Ok(names
-        .lines()
-        .map(PathBuf::from)
-        .filter(|path| root().join(path).is_file())
-        .collect())
+    Ok(names.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect())
 }
 
 fn edges(files: &[PathBuf], findings: &mut Vec<String>) -> Result<()> {
@@ -96,10 +78,7 @@ fn edges(files: &[PathBuf], findings: &mut Vec<String>) -> Result<()> {
         let named = normal.lines().filter(|line| line.starts_with("aether-"));
         for dependency in named.filter_map(|line| line.split(['.', ' ', '=']).next()) {
             if !allowed.contains(&dependency) {
-                findings.push(format!(
-                    "{}: must not depend on {dependency}",
-                    file.display()
-                ));
+                findings.push(format!("{}: must not depend on {dependency}", file.display()));
             }
         }
     }
@@ -119,10 +98,7 @@ fn source(file: &Path, text: &str, findings: &mut Vec<String>) {
     for (number, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         for word in IMPURE.iter().filter(|word| core && code.contains(**word)) {
-            findings.push(format!(
-                "{shown}:{}: the pure core names {word}",
-                number + 1
-            ));
+            findings.push(format!("{shown}:{}: the pure core names {word}", number + 1));
         }
         // Put together, so that this very file does not break the rule.
         for stub in [concat!("todo", "!("), concat!("unimplemented", "!(")] {
@@ -150,10 +126,7 @@ mod tests {
         assert_eq!(findings(core, "//! x\nlet t = Instant::now();\n").len(), 1);
         assert!(findings("crates/a/src/x.rs", "//! x\nlet t = Instant::now();\n").is_empty());
         assert_eq!(findings(core, "fn f() {}\n").len(), 1);
-        assert_eq!(
-            findings(core, &format!("//! x\n{}", "\n".repeat(FILE_LINES_MAX))).len(),
-            1
-        );
+        assert_eq!(findings(core, &format!("//! x\n{}", "\n".repeat(FILE_LINES_MAX))).len(), 1);
         assert_eq!(findings(core, concat!("//! x\ntodo", "!()\n")).len(), 1);
     }
 

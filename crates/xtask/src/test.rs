@@ -13,14 +13,7 @@ pub fn run(filters: &[String]) -> Result<()> {
     install();
     run_cargo(&["fmt", "--all", "--check"])?;
     lint::run()?;
-    run_cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ])?;
+    run_cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     // The end-to-end tests spawn this binary; `cargo test` does not build it.
     run_cargo(&["build", "--package", "aether"])?;
     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();

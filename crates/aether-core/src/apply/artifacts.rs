@@ -63,13 +63,8 @@ impl Tx<'_> {
             pushed_at_index: self.index(),
             pushed_wall_ms: self.state.meta.wall_ms,
         };
-        self.state
-            .artifacts
-            .insert(artifact.clone(), Arc::new(record));
-        self.audit(
-            format!("artifact {artifact}"),
-            format!("pushed with digest {digest}"),
-        );
+        self.state.artifacts.insert(artifact.clone(), Arc::new(record));
+        self.audit(format!("artifact {artifact}"), format!("pushed with digest {digest}"));
         Ok(Answer::default())
     }
 
@@ -80,9 +75,7 @@ impl Tx<'_> {
         holder: &NodeName,
     ) -> Outcome {
         let Some(known) = self.state.artifacts.get(artifact) else {
-            return Err(Refusal::UnknownArtifact {
-                artifact: artifact.clone(),
-            });
+            return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
         };
         if known.digest != digest {
             return Err(Refusal::ArtifactDiffers {
@@ -93,9 +86,7 @@ impl Tx<'_> {
         }
         let mut record = (**known).clone();
         if record.held_by.insert(holder.clone()) {
-            self.state
-                .artifacts
-                .insert(artifact.clone(), Arc::new(record));
+            self.state.artifacts.insert(artifact.clone(), Arc::new(record));
         }
         Ok(Answer::default())
     }

@@ -49,9 +49,7 @@ impl Tx<'_> {
     ) -> Outcome {
         let target = self.state.targets.get(&(slice.clone(), revision));
         let Some(target) = target.filter(|target| target.modified == target_modified) else {
-            return Err(Refusal::Stale {
-                what: format!("target of {slice} {revision}"),
-            });
+            return Err(Refusal::Stale { what: format!("target of {slice} {revision}") });
         };
         let running = self
             .state
@@ -65,10 +63,7 @@ impl Tx<'_> {
             });
         }
         let instances = self.make_instances(slice, revision, placements)?;
-        Ok(Answer {
-            instances,
-            ..Answer::default()
-        })
+        Ok(Answer { instances, ..Answer::default() })
     }
 
     fn decide(&mut self, id: &InstanceId, desired: Desired) {
@@ -114,14 +109,9 @@ impl Tx<'_> {
             let Some(record) = self.state.instances.get(id) else {
                 continue;
             };
-            let target = self
-                .state
-                .targets
-                .get(&(record.slice.clone(), record.revision));
+            let target = self.state.targets.get(&(record.slice.clone(), record.revision));
             if target.is_some_and(|target| target.modified != target_modified) {
-                return Err(Refusal::Stale {
-                    what: format!("target of instance {id}"),
-                });
+                return Err(Refusal::Stale { what: format!("target of instance {id}") });
             }
             if record.desired == Desired::Run {
                 self.decide(id, Desired::Drain);
@@ -135,9 +125,7 @@ impl Tx<'_> {
             match self.state.instances.get(id).map(|record| record.desired) {
                 // Revived meanwhile: it takes calls and must not be stopped.
                 Some(Desired::Run) => {
-                    return Err(Refusal::Stale {
-                        what: format!("instance {id}"),
-                    });
+                    return Err(Refusal::Stale { what: format!("instance {id}") });
                 }
                 Some(Desired::Drain) => self.decide(id, Desired::Stop),
                 Some(Desired::Stop) | None => {}
@@ -193,17 +181,8 @@ impl Tx<'_> {
     fn forget_instance(&mut self, record: &InstanceRecord) {
         self.state.remove_instance(&record.id);
         let key = (record.slice.clone(), record.revision);
-        let more = self
-            .state
-            .instances_of(&record.slice)
-            .any(|i| i.revision == record.revision);
-        if !more
-            && self
-                .state
-                .targets
-                .get(&key)
-                .is_some_and(|target| target.instances == 0)
-        {
+        let more = self.state.instances_of(&record.slice).any(|i| i.revision == record.revision);
+        if !more && self.state.targets.get(&key).is_some_and(|target| target.instances == 0) {
             self.state.targets.remove(&key);
         }
         self.forget_slice_if_empty(&record.slice);

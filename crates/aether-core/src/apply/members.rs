@@ -25,17 +25,11 @@ impl Tx<'_> {
         instances_max: u32,
     ) -> Outcome {
         if instances_max > INSTANCES_MAX {
-            return Err(Refusal::BadInstances {
-                given: instances_max,
-                most: INSTANCES_MAX,
-            });
+            return Err(Refusal::BadInstances { given: instances_max, most: INSTANCES_MAX });
         }
         let known = self.state.nodes.get(node);
         if known.is_none() && self.state.nodes.len() >= NODES_MAX {
-            return Err(Refusal::TooMany {
-                what: "nodes".to_owned(),
-                most: NODES_MAX as u64,
-            });
+            return Err(Refusal::TooMany { what: "nodes".to_owned(), most: NODES_MAX as u64 });
         }
         let since_ms = match known {
             Some(known) if known.lifecycle == NodeLifecycle::Ready => known.since_ms,
@@ -62,11 +56,7 @@ impl Tx<'_> {
             return Err(Refusal::UnknownNode { node: node.clone() });
         };
         if known.lifecycle != lifecycle {
-            let record = NodeRecord {
-                lifecycle,
-                since_ms: self.now_ms(),
-                ..(**known).clone()
-            };
+            let record = NodeRecord { lifecycle, since_ms: self.now_ms(), ..(**known).clone() };
             self.state.nodes.insert(node.clone(), Arc::new(record));
             let event = match lifecycle {
                 NodeLifecycle::Ready => "reports again",
@@ -105,9 +95,7 @@ impl Tx<'_> {
             name: name.to_owned(),
             opened: self.index(),
         };
-        self.state
-            .sessions
-            .insert(session.clone(), Arc::new(record));
+        self.state.sessions.insert(session.clone(), Arc::new(record));
         Ok(Answer::default())
     }
 

@@ -87,17 +87,10 @@ impl State {
                 if known.command_hash == hash {
                     return Ok(known.answer.clone());
                 }
-                return Err(Refusal::RequestReused {
-                    request_id: id.clone(),
-                });
+                return Err(Refusal::RequestReused { request_id: id.clone() });
             }
         }
-        let mut tx = Tx {
-            state: self,
-            term,
-            actor: &request.actor,
-            touched: BTreeSet::new(),
-        };
+        let mut tx = Tx { state: self, term, actor: &request.actor, touched: BTreeSet::new() };
         let mut answer = tx.carry_out(&request.command)?;
         tx.refresh_tables(before);
         answer.index = self.meta.index;
@@ -115,10 +108,7 @@ impl State {
 
 fn command_hash(command: &Command) -> String {
     let text = serde_json::to_vec(command).expect("commands have text keys only");
-    Sha256::digest(&text)[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(&text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One command being carried out. All writes go through it, so that routing
@@ -134,45 +124,28 @@ struct Tx<'a> {
 impl Tx<'_> {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         match command {
-            Command::RegisterArtifact {
-                artifact,
-                digest,
-                size_bytes,
-                manifest,
-                holder,
-            } => self.register_artifact(artifact, digest, *size_bytes, manifest, holder),
-            Command::ArtifactHeld {
-                artifact,
-                digest,
-                holder,
-            } => self.artifact_held(artifact, digest, holder),
-            Command::Deploy {
-                slice,
-                version,
-                instances,
-            } => self.deploy(slice, version, *instances),
+            Command::RegisterArtifact { artifact, digest, size_bytes, manifest, holder } => {
+                self.register_artifact(artifact, digest, *size_bytes, manifest, holder)
+            }
+            Command::ArtifactHeld { artifact, digest, holder } => {
+                self.artifact_held(artifact, digest, holder)
+            }
+            Command::Deploy { slice, version, instances } => {
+                self.deploy(slice, version, *instances)
+            }
             Command::Scale { slice, instances } => self.scale(slice, *instances),
             Command::Undeploy { slice, version } => self.undeploy(slice, version.as_ref()),
-            Command::StartUpdate {
-                slice,
-                version,
-                instances,
-                options,
-            } => self.start_update(slice, version, *instances, options),
-            Command::SetWeights {
-                update,
-                weights,
-                force,
-                if_modified,
-            } => self.set_weights(update, *weights, *force, *if_modified),
+            Command::StartUpdate { slice, version, instances, options } => {
+                self.start_update(slice, version, *instances, options)
+            }
+            Command::SetWeights { update, weights, force, if_modified } => {
+                self.set_weights(update, *weights, *force, *if_modified)
+            }
             Command::Approve { update } => self.approve(update),
             Command::Complete { update, force } => self.complete(update, *force),
-            Command::Rollback {
-                update,
-                now,
-                reason,
-                force,
-            } => self.rollback(update, *now, reason.as_ref(), *force),
+            Command::Rollback { update, now, reason, force } => {
+                self.rollback(update, *now, reason.as_ref(), *force)
+            }
             Command::Resume { update } => self.resume(update),
             Command::Pause { update, reason } => self.pause(update, reason),
             Command::BeginDeploy { update, placements } => self.begin_deploy(update, placements),
@@ -183,32 +156,21 @@ impl Tx<'_> {
             Command::Fail { update, reason } => self.fail(update, reason),
             Command::Rearm { update } => self.rearm(update),
             Command::Retire { slice } => self.retire(slice),
-            Command::Assign {
-                slice,
-                revision,
-                placements,
-                target_modified,
-            } => self.assign(slice, *revision, placements, *target_modified),
-            Command::Drain {
-                instances,
-                target_modified,
-            } => self.drain(instances, *target_modified),
+            Command::Assign { slice, revision, placements, target_modified } => {
+                self.assign(slice, *revision, placements, *target_modified)
+            }
+            Command::Drain { instances, target_modified } => {
+                self.drain(instances, *target_modified)
+            }
             Command::Stop { instances, waived } => self.stop(instances, waived.as_deref()),
             Command::Observe { node, observations } => self.observe(node, observations),
-            Command::RegisterNode {
-                node,
-                address,
-                labels,
-                instances_max,
-            } => self.register_node(node, *address, labels, *instances_max),
+            Command::RegisterNode { node, address, labels, instances_max } => {
+                self.register_node(node, *address, labels, *instances_max)
+            }
             Command::SetNodeLifecycle { node, lifecycle } => {
                 self.set_node_lifecycle(node, *lifecycle)
             }
-            Command::OpenSession {
-                session,
-                kind,
-                name,
-            } => self.open_session(session, *kind, name),
+            Command::OpenSession { session, kind, name } => self.open_session(session, *kind, name),
             Command::CloseSession { session, reason } => self.close_session(session, reason),
             Command::Tick => Ok(Answer::default()),
         }
@@ -231,32 +193,18 @@ impl Tx<'_> {
     }
 
     fn update(&self, id: &UpdateId) -> Result<UpdateRecord, Refusal> {
-        let unknown = || Refusal::UnknownUpdate {
-            update: id.to_string(),
-        };
-        self.state
-            .updates
-            .get(id)
-            .map(|record| (**record).clone())
-            .ok_or_else(unknown)
+        let unknown = || Refusal::UnknownUpdate { update: id.to_string() };
+        self.state.updates.get(id).map(|record| (**record).clone()).ok_or_else(unknown)
     }
 
     fn slice(&self, slice: &SliceName) -> Result<SliceRecord, Refusal> {
-        let unknown = || Refusal::UnknownSlice {
-            slice: slice.clone(),
-        };
-        self.state
-            .slices
-            .get(slice)
-            .map(|record| (**record).clone())
-            .ok_or_else(unknown)
+        let unknown = || Refusal::UnknownSlice { slice: slice.clone() };
+        self.state.slices.get(slice).map(|record| (**record).clone()).ok_or_else(unknown)
     }
 
     fn put_slice(&mut self, mut record: SliceRecord) {
         record.modified = self.index();
-        self.state
-            .slices
-            .insert(record.slice.clone(), Arc::new(record));
+        self.state.slices.insert(record.slice.clone(), Arc::new(record));
     }
 
     fn put_instance(&mut self, record: InstanceRecord) {
@@ -268,9 +216,7 @@ impl Tx<'_> {
         record.route_revision = self.index();
         record.table_revision = self.index();
         self.touched.insert(record.slice.clone());
-        self.state
-            .routes
-            .insert(record.slice.clone(), Arc::new(record));
+        self.state.routes.insert(record.slice.clone(), Arc::new(record));
     }
 
     fn remove_route(&mut self, slice: &SliceName) {
@@ -280,15 +226,8 @@ impl Tx<'_> {
 
     fn put_target(&mut self, slice: &SliceName, revision: RevisionNo, instances: u32) {
         let modified = self.index();
-        let record = TargetRecord {
-            slice: slice.clone(),
-            revision,
-            instances,
-            modified,
-        };
-        self.state
-            .targets
-            .insert((slice.clone(), revision), Arc::new(record));
+        let record = TargetRecord { slice: slice.clone(), revision, instances, modified };
+        self.state.targets.insert((slice.clone(), revision), Arc::new(record));
     }
 
     /// Writes an update's record with what happened to it: the one way in which
@@ -309,9 +248,7 @@ impl Tx<'_> {
             update.history.remove(1);
         }
         self.audit(format!("update {}", update.id), event);
-        self.state
-            .updates
-            .insert(update.id.clone(), Arc::new(update));
+        self.state.updates.insert(update.id.clone(), Arc::new(update));
     }
 
     /// Moves an update to another state and writes it.
@@ -396,20 +333,14 @@ impl Tx<'_> {
             let (before_set, after_set) = (endpoints(&old), endpoints(&new));
             for (id, _) in before_set.difference(&after_set) {
                 if let Some(record) = self.state.instances.get(id) {
-                    let record = InstanceRecord {
-                        left_table: index,
-                        ..(**record).clone()
-                    };
+                    let record = InstanceRecord { left_table: index, ..(**record).clone() };
                     self.state.put_instance(record);
                 }
             }
             if before_set != after_set
                 && let Some(route) = self.state.routes.get(&slice)
             {
-                let route = RouteRecord {
-                    table_revision: index,
-                    ..(**route).clone()
-                };
+                let route = RouteRecord { table_revision: index, ..(**route).clone() };
                 self.state.routes.insert(slice.clone(), Arc::new(route));
             }
         }

@@ -12,9 +12,7 @@ use crate::transition;
 use crate::weights::Weights;
 
 fn stale<T>(update: &UpdateRecord) -> Result<T, Refusal> {
-    Err(Refusal::Stale {
-        what: format!("update {} in state {}", update.id, update.state),
-    })
+    Err(Refusal::Stale { what: format!("update {} in state {}", update.id, update.state) })
 }
 
 impl Tx<'_> {
@@ -23,15 +21,8 @@ impl Tx<'_> {
         if update.state.is_terminal() || update.pause.is_some() {
             return stale(&update);
         }
-        update.pause = Some(Pause {
-            reason: reason.clone(),
-            since_ms: self.now_ms(),
-        });
-        if update
-            .deadline
-            .as_ref()
-            .is_some_and(|d| d.at_ms <= self.now_ms())
-        {
+        update.pause = Some(Pause { reason: reason.clone(), since_ms: self.now_ms() });
+        if update.deadline.as_ref().is_some_and(|d| d.at_ms <= self.now_ms()) {
             // The deadline that paused it is spent; a pause has one of its own.
             update.deadline = Some(Deadline {
                 at_ms: self.now_ms() + transition::STALL_MS,
@@ -39,10 +30,7 @@ impl Tx<'_> {
                 action: DeadlineAction::Alert,
             });
         }
-        self.put_update(
-            update,
-            format!("paused: {}: {}", reason.code, reason.message),
-        );
+        self.put_update(update, format!("paused: {}: {}", reason.code, reason.message));
         Ok(Answer::default())
     }
 
@@ -58,10 +46,7 @@ impl Tx<'_> {
         }
         let event = format!("deploying {} instances", instances.len());
         self.transition(update, UpdateState::Deploying, event);
-        Ok(Answer {
-            instances,
-            ..Answer::default()
-        })
+        Ok(Answer { instances, ..Answer::default() })
     }
 
     pub(super) fn mark_deployed(&mut self, id: &UpdateId) -> Outcome {
@@ -73,11 +58,7 @@ impl Tx<'_> {
         if update.old.is_none() {
             self.route_update(&update);
         }
-        self.transition(
-            update,
-            UpdateState::Deployed,
-            format!("{ready} instances are ready"),
-        );
+        self.transition(update, UpdateState::Deployed, format!("{ready} instances are ready"));
         Ok(Answer::default())
     }
 
@@ -106,10 +87,7 @@ impl Tx<'_> {
             _ => return stale(&update),
         };
         self.drain_revision(&update.slice, side.revision);
-        self.put_update(
-            update,
-            format!("removing the instances of {}", side.version),
-        );
+        self.put_update(update, format!("removing the instances of {}", side.version));
         Ok(Answer::default())
     }
 
@@ -123,9 +101,7 @@ impl Tx<'_> {
     }
 
     fn instances_left(&self, update: &UpdateRecord, side: &crate::records::Side) -> bool {
-        self.state
-            .instances_of(&update.slice)
-            .any(|i| i.revision == side.revision)
+        self.state.instances_of(&update.slice).any(|i| i.revision == side.revision)
     }
 
     fn finish_completing(&mut self, mut update: UpdateRecord) -> Outcome {
@@ -158,21 +134,11 @@ impl Tx<'_> {
         let (slice, event) = match &update.old {
             Some(old) => {
                 self.route_to(&update.slice, old.clone());
-                (
-                    update.slice.clone(),
-                    format!("{} serves alone", old.version),
-                )
+                (update.slice.clone(), format!("{} serves alone", old.version))
             }
-            None => (
-                update.slice.clone(),
-                "nothing is deployed, as before".to_owned(),
-            ),
+            None => (update.slice.clone(), "nothing is deployed, as before".to_owned()),
         };
-        let end = if update.ends_failed {
-            UpdateState::Failed
-        } else {
-            UpdateState::RolledBack
-        };
+        let end = if update.ends_failed { UpdateState::Failed } else { UpdateState::RolledBack };
         self.transition(update, end, event);
         self.forget_slice_if_empty(&slice);
         Ok(Answer::default())
@@ -209,18 +175,13 @@ impl Tx<'_> {
         deadline.at_ms = self.state.meta.log_time_ms.saturating_add(deadline.span_ms);
         let state = update.state;
         let minutes = deadline.span_ms / 60_000;
-        self.put_update(
-            update,
-            format!("still {state}; next reminder in {minutes} min"),
-        );
+        self.put_update(update, format!("still {state}; next reminder in {minutes} min"));
         Ok(Answer::default())
     }
 
     pub(super) fn retire(&mut self, slice: &SliceName) -> Outcome {
         let Some(record) = self.state.retained.remove(slice) else {
-            return Err(Refusal::NothingRetained {
-                slice: slice.clone(),
-            });
+            return Err(Refusal::NothingRetained { slice: slice.clone() });
         };
         self.drain_revision(slice, record.side.revision);
         self.audit(

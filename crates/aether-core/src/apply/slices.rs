@@ -16,10 +16,7 @@ impl Tx<'_> {
         if (1..=INSTANCES_MAX).contains(&instances) {
             return Ok(());
         }
-        Err(Refusal::BadInstances {
-            given: instances,
-            most: INSTANCES_MAX,
-        })
+        Err(Refusal::BadInstances { given: instances, most: INSTANCES_MAX })
     }
 
     /// Whether the nodes that report have room for this many more instances.
@@ -44,10 +41,7 @@ impl Tx<'_> {
         if room >= u64::from(needed) {
             return Ok(());
         }
-        Err(Refusal::NoCapacity {
-            needed,
-            room: u32::try_from(room).unwrap_or(u32::MAX),
-        })
+        Err(Refusal::NoCapacity { needed, room: u32::try_from(room).unwrap_or(u32::MAX) })
     }
 
     /// Refuses while an update of the slice is live.
@@ -97,10 +91,7 @@ impl Tx<'_> {
         let key = (record.slice.clone(), revision.no);
         self.state.revisions.insert(key, Arc::new(revision));
         self.forget_revisions(&record.slice);
-        Ok(Side {
-            revision: record.last_revision,
-            version: version.clone(),
-        })
+        Ok(Side { revision: record.last_revision, version: version.clone() })
     }
 
     /// Lets go of old revisions that nothing refers to.
@@ -114,11 +105,7 @@ impl Tx<'_> {
         let surplus = numbers.len().saturating_sub(REVISIONS_MAX);
         for no in numbers.into_iter().take(surplus) {
             let key = (slice.clone(), no);
-            let current = self
-                .state
-                .slices
-                .get(slice)
-                .and_then(|record| record.current);
+            let current = self.state.slices.get(slice).and_then(|record| record.current);
             let used = current == Some(no)
                 || self.state.targets.contains_key(&key)
                 || self.state.instances_of(slice).any(|i| i.revision == no);
@@ -175,18 +162,13 @@ impl Tx<'_> {
         let mut record = self.slice(slice)?;
         self.check_no_update(slice)?;
         let Some(current) = record.current else {
-            return Err(Refusal::UnknownSlice {
-                slice: slice.clone(),
-            });
+            return Err(Refusal::UnknownSlice { slice: slice.clone() });
         };
         self.check_room(instances.saturating_sub(record.instances))?;
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, current, instances);
-        self.audit(
-            format!("slice {slice}"),
-            format!("scaled to {instances} instances"),
-        );
+        self.audit(format!("slice {slice}"), format!("scaled to {instances} instances"));
         Ok(Answer::default())
     }
 
@@ -195,24 +177,15 @@ impl Tx<'_> {
         if let Some(update) = self.state.live_update(slice).cloned() {
             return self.undeploy_new_side(&update, version);
         }
-        let retained = self
-            .state
-            .retained
-            .get(slice)
-            .map(|r| r.side.version.clone());
+        let retained = self.state.retained.get(slice).map(|r| r.side.version.clone());
         if version.is_some() && version == retained.as_ref() {
             return self.retire(slice);
         }
         let Some(current) = record.current else {
-            return Err(Refusal::UnknownSlice {
-                slice: slice.clone(),
-            });
+            return Err(Refusal::UnknownSlice { slice: slice.clone() });
         };
-        let deployed = self
-            .state
-            .revisions
-            .get(&(slice.clone(), current))
-            .map(|r| r.version.clone());
+        let deployed =
+            self.state.revisions.get(&(slice.clone(), current)).map(|r| r.version.clone());
         if let (Some(version), Some(deployed)) = (version, &deployed)
             && version != deployed
         {

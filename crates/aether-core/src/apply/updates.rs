@@ -15,19 +15,11 @@ const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     let bad = |what: &str, given: String, expected: &str| {
-        Err(Refusal::BadOption {
-            what: what.to_owned(),
-            given,
-            expected: expected.to_owned(),
-        })
+        Err(Refusal::BadOption { what: what.to_owned(), given, expected: expected.to_owned() })
     };
     let thresholds = &options.thresholds;
     if thresholds.error_rate_ppm > 1_000_000 {
-        return bad(
-            "error rate",
-            format!("{} ppm", thresholds.error_rate_ppm),
-            "0 to 1",
-        );
+        return bad("error rate", format!("{} ppm", thresholds.error_rate_ppm), "0 to 1");
     }
     if thresholds.p99_ms == 0 {
         return bad("latency", "0 ms".to_owned(), "at least 1 ms");
@@ -45,11 +37,7 @@ fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
         return bad("deploy timeout", "0 ms".to_owned(), "above zero");
     }
     if options.on_deploy_failure == DeadlineAction::Alert {
-        return bad(
-            "action on deploy failure",
-            "ALERT".to_owned(),
-            "ROLLBACK, PAUSE or FAIL",
-        );
+        return bad("action on deploy failure", "ALERT".to_owned(), "ROLLBACK, PAUSE or FAIL");
     }
     Ok(())
 }
@@ -69,19 +57,11 @@ impl Tx<'_> {
         let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
             return Err(Refusal::UnknownArtifact { artifact });
         };
-        let current = record
-            .current
-            .and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
+        let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
         if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
-            return Err(Refusal::SameRevision {
-                slice: slice.clone(),
-                version: version.clone(),
-            });
+            return Err(Refusal::SameRevision { slice: slice.clone(), version: version.clone() });
         }
-        let old = current.map(|r| Side {
-            revision: r.no,
-            version: r.version.clone(),
-        });
+        let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
         self.check_room(wanted)?;
@@ -90,17 +70,12 @@ impl Tx<'_> {
         }
         let new = self.make_revision(&mut record, version)?;
         let id = UpdateId::from_index(self.index());
-        let base_instances = if old.is_some() {
-            record.instances
-        } else {
-            wanted
-        };
+        let base_instances = if old.is_some() { record.instances } else { wanted };
         record.live_update = Some(id.clone());
         self.put_slice(record);
         let now_ms = self.now_ms();
-        let from = old
-            .as_ref()
-            .map_or_else(|| "nothing".to_owned(), |side| side.version.to_string());
+        let from =
+            old.as_ref().map_or_else(|| "nothing".to_owned(), |side| side.version.to_string());
         let update = UpdateRecord {
             id: id.clone(),
             slice: slice.clone(),
@@ -130,10 +105,7 @@ impl Tx<'_> {
             update,
             format!("started: {slice} from {from} to {version}, {wanted} instances"),
         );
-        Ok(Answer {
-            update: Some(id),
-            ..Answer::default()
-        })
+        Ok(Answer { update: Some(id), ..Answer::default() })
     }
 
     fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
@@ -153,9 +125,7 @@ impl Tx<'_> {
         ];
         for (name, weight, side) in sides {
             let needed = instances_needed(weight, weights, update.base_instances);
-            let ready = side.map_or(0, |side| {
-                self.state.ready_count(&update.slice, side.revision)
-            });
+            let ready = side.map_or(0, |side| self.state.ready_count(&update.slice, side.revision));
             if needed > ready {
                 return Err(Refusal::CapacityGuard {
                     weights,
@@ -178,19 +148,11 @@ impl Tx<'_> {
     ) -> Outcome {
         let mut update = self.update(id)?;
         if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
-            return Err(Self::wrong_state(
-                &update,
-                "a routing change",
-                "DEPLOYED and ROUTING",
-            ));
+            return Err(Self::wrong_state(&update, "a routing change", "DEPLOYED and ROUTING"));
         }
         if let Some(expected) = if_modified.filter(|expected| *expected != update.modified) {
             let actual = update.modified;
-            return Err(Refusal::Modified {
-                update: id.clone(),
-                expected,
-                actual,
-            });
+            return Err(Refusal::Modified { update: id.clone(), expected, actual });
         }
         let raised = update.weights.is_raised_by(weights);
         if let (Some(pause), true, false) = (&update.pause, raised, force) {
@@ -204,11 +166,7 @@ impl Tx<'_> {
             self.check_capacity(&update, weights)?;
         }
         let answer = |note: Option<String>| {
-            Ok(Answer {
-                update: Some(id.clone()),
-                note,
-                ..Answer::default()
-            })
+            Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
         };
         if weights == update.weights && update.pending_weights.is_none() {
             return answer(Some(format!("the ratio already is {weights}")));
@@ -256,18 +214,12 @@ impl Tx<'_> {
         };
         self.check_capacity(&update, weights)?;
         self.commit_weights(update, weights);
-        Ok(Answer {
-            update: Some(id.clone()),
-            ..Answer::default()
-        })
+        Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 
     pub(super) fn complete(&mut self, id: &UpdateId, force: bool) -> Outcome {
         let mut update = self.update(id)?;
-        let answer = Answer {
-            update: Some(id.clone()),
-            ..Answer::default()
-        };
+        let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.state == UpdateState::Completing && force && !update.forced {
             update.forced = true;
             update.pause = None;
@@ -281,10 +233,7 @@ impl Tx<'_> {
             return Err(Self::wrong_state(&update, "'complete'", "ROUTING"));
         }
         if update.weights != Weights::ALL_NEW {
-            return Err(Refusal::NotAllNew {
-                update: id.clone(),
-                weights: update.weights,
-            });
+            return Err(Refusal::NotAllNew { update: id.clone(), weights: update.weights });
         }
         if !force {
             self.check_capacity(&update, Weights::ALL_NEW)?;
@@ -302,10 +251,7 @@ impl Tx<'_> {
         force: bool,
     ) -> Outcome {
         let mut update = self.update(id)?;
-        let mut answer = Answer {
-            update: Some(id.clone()),
-            ..Answer::default()
-        };
+        let mut answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.state == UpdateState::RollingBack && force && !update.forced {
             update.forced = true;
             update.pause = None;
@@ -325,17 +271,10 @@ impl Tx<'_> {
                 Reason::new("operator", format!("{} asked for it", self.actor))
             }));
         self.take_back(&mut update, now);
-        let text = update
-            .outcome
-            .as_ref()
-            .map_or("", |reason| reason.message.as_str());
+        let text = update.outcome.as_ref().map_or("", |reason| reason.message.as_str());
         let event = format!("rolling back, routing {}: {text}", update.weights);
-        answer.note = (update.weights != Weights::ALL_OLD).then(|| {
-            format!(
-                "routing is {} until restored instances are ready",
-                update.weights
-            )
-        });
+        answer.note = (update.weights != Weights::ALL_OLD)
+            .then(|| format!("routing is {} until restored instances are ready", update.weights));
         self.transition(update, UpdateState::RollingBack, event);
         Ok(answer)
     }
@@ -351,21 +290,14 @@ impl Tx<'_> {
         };
         self.revive_revision(&update.slice, old.revision);
         self.put_target(&update.slice, old.revision, update.base_instances);
-        let deployed = self
-            .state
-            .routes
-            .get(&update.slice)
-            .is_some_and(|r| r.new.is_some());
+        let deployed = self.state.routes.get(&update.slice).is_some_and(|r| r.new.is_some());
         if !deployed || update.weights == Weights::ALL_OLD {
             update.weights = Weights::ALL_OLD;
             return;
         }
         let ready = self.state.ready_count(&update.slice, old.revision);
-        let back = if now {
-            Weights::ALL_OLD
-        } else {
-            back_as_far_as(ready, update.base_instances)
-        };
+        let back =
+            if now { Weights::ALL_OLD } else { back_as_far_as(ready, update.base_instances) };
         if !update.weights.is_raised_by(back) {
             update.weights = back;
         }
@@ -381,10 +313,7 @@ impl Tx<'_> {
         update.health_from_ms = self.now_ms();
         update.deadline = transition::deadline(update.state, &update.options, self.now_ms());
         self.put_update(update, "resumed".to_owned());
-        Ok(Answer {
-            update: Some(id.clone()),
-            ..Answer::default()
-        })
+        Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 
     pub(super) fn retain_old_side(&mut self, update: &UpdateRecord, old: &Side) {
@@ -401,8 +330,6 @@ impl Tx<'_> {
             expires_at_ms,
             update: update.id.clone(),
         };
-        self.state
-            .retained
-            .insert(update.slice.clone(), record.into());
+        self.state.retained.insert(update.slice.clone(), record.into());
     }
 }

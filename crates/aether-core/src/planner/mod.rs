@@ -122,15 +122,10 @@ pub fn plan(view: &View<'_>) -> Plan {
 fn members(view: &View<'_>, plan: &mut Plan) {
     for node in view.state.nodes.values() {
         let silent = view.silent_nodes.contains(&node.name);
-        let lifecycle = if silent {
-            NodeLifecycle::Unreachable
-        } else {
-            NodeLifecycle::Ready
-        };
+        let lifecycle = if silent { NodeLifecycle::Unreachable } else { NodeLifecycle::Ready };
         if lifecycle != node.lifecycle {
             let node = node.name.clone();
-            plan.commands
-                .push(Command::SetNodeLifecycle { node, lifecycle });
+            plan.commands.push(Command::SetNodeLifecycle { node, lifecycle });
         }
     }
     for session in view.state.sessions.values() {

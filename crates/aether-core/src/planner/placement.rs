@@ -27,11 +27,7 @@ impl Placer {
             .values()
             .filter(|node| !view.silent_nodes.contains(&node.name))
             .map(|node| {
-                let load = Load {
-                    room: node.instances_max,
-                    total: 0,
-                    by_slice: BTreeMap::new(),
-                };
+                let load = Load { room: node.instances_max, total: 0, by_slice: BTreeMap::new() };
                 (node.name.clone(), load)
             })
             .collect();
@@ -51,11 +47,7 @@ impl Placer {
     /// # Errors
     /// The room that there is, when it is not enough.
     pub fn place(&mut self, slice: &SliceName, count: u32) -> Result<Vec<NodeName>, u32> {
-        let room = self
-            .nodes
-            .values()
-            .map(|load| load.room)
-            .fold(0, u32::saturating_add);
+        let room = self.nodes.values().map(|load| load.room).fold(0, u32::saturating_add);
         if room < count {
             return Err(room);
         }

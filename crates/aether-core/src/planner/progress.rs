@@ -44,12 +44,9 @@ fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command
         DeadlineAction::Alert => Command::Rearm { update: id },
         DeadlineAction::Pause => Command::Pause { update: id, reason },
         DeadlineAction::Fail => Command::Fail { update: id, reason },
-        DeadlineAction::Rollback => Command::Rollback {
-            update: id,
-            now: false,
-            reason: Some(reason),
-            force: false,
-        },
+        DeadlineAction::Rollback => {
+            Command::Rollback { update: id, now: false, reason: Some(reason), force: false }
+        }
     }
 }
 
@@ -73,30 +70,20 @@ pub(super) fn advance(
 
 /// A pause over unreachable sessions ends when they are back or gone.
 fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    let over_sessions = update
-        .pause
-        .as_ref()
-        .is_some_and(|p| p.reason.code == "session_unreachable");
+    let over_sessions =
+        update.pause.as_ref().is_some_and(|p| p.reason.code == "session_unreachable");
     let unreachable = |session| {
-        matches!(
-            view.sessions.get(session),
-            Some(super::SessionView::Unreachable { .. })
-        )
+        matches!(view.sessions.get(session), Some(super::SessionView::Unreachable { .. }))
     };
     if over_sessions && !view.state.sessions.keys().any(unreachable) {
-        plan.commands.push(Command::Resume {
-            update: update.id.clone(),
-        });
+        plan.commands.push(Command::Resume { update: update.id.clone() });
     }
 }
 
 fn pending(update: &UpdateRecord, placer: &mut Placer, plan: &mut Plan) {
     match placer.place(&update.slice, update.instances) {
         Ok(placements) => {
-            plan.commands.push(Command::BeginDeploy {
-                update: update.id.clone(),
-                placements,
-            });
+            plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });
         }
         Err(room) => plan.wait(
             &update.slice,
@@ -118,22 +105,15 @@ fn new_side<'a>(
     update: &'a UpdateRecord,
 ) -> impl Iterator<Item = &'a InstanceRecord> {
     let of_revision = |i: &&InstanceRecord| i.revision == update.new.revision;
-    view.state
-        .instances_of(&update.slice)
-        .map(|i| &**i)
-        .filter(of_revision)
+    view.state.instances_of(&update.slice).map(|i| &**i).filter(of_revision)
 }
 
 /// What the first instance of the new side that is not ready says of itself.
 fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
     let reason_of = |i: &InstanceRecord| {
-        i.reason
-            .as_ref()
-            .map(|reason| format!("{} on {}: {}", i.id, i.node, reason.message))
+        i.reason.as_ref().map(|reason| format!("{} on {}: {}", i.id, i.node, reason.message))
     };
-    new_side(view, update)
-        .filter(|i| !i.is_routable())
-        .find_map(reason_of)
+    new_side(view, update).filter(|i| !i.is_routable()).find_map(reason_of)
 }
 
 fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
@@ -142,23 +122,15 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if let Some(instance) = crashing
         && update.pause.is_none()
     {
-        let detail = instance
-            .reason
-            .as_ref()
-            .map_or("no reason given", |r| r.message.as_str());
+        let detail = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
         let message = format!("{} on {}: {detail}", instance.id, instance.node);
         let reason = Reason::new("crash_loop", message);
-        plan.commands
-            .push(act(update, update.options.on_deploy_failure, reason));
+        plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
     let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_routable()).collect();
     if ready.len() < update.instances as usize {
-        let mut message = format!(
-            "{} of {} instances are ready",
-            ready.len(),
-            update.instances
-        );
+        let mut message = format!("{} of {} instances are ready", ready.len(), update.instances);
         if let Some(reason) = not_ready(view, update) {
             message += &format!("; {reason}");
         }
@@ -176,16 +148,10 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         );
         return;
     }
-    let since_ms = ready
-        .iter()
-        .map(|i| i.observed_since_ms)
-        .max()
-        .unwrap_or(view.now_ms);
+    let since_ms = ready.iter().map(|i| i.observed_since_ms).max().unwrap_or(view.now_ms);
     let healthy_at_ms = since_ms.saturating_add(update.options.healthy_ms);
     if view.now_ms >= healthy_at_ms {
-        plan.commands.push(Command::MarkDeployed {
-            update: update.id.clone(),
-        });
+        plan.commands.push(Command::MarkDeployed { update: update.id.clone() });
         return;
     }
     plan.wake_at(healthy_at_ms);
@@ -210,10 +176,7 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     {
         let message = format!("version {}: {detail}", update.new.version);
         let reason = Reason::new("threshold_exceeded", message);
-        plan.commands.push(Command::Pause {
-            update: update.id.clone(),
-            reason,
-        });
+        plan.commands.push(Command::Pause { update: update.id.clone(), reason });
         return;
     }
     let next = if update.pending_weights.is_some() {
@@ -244,22 +207,12 @@ fn route_is_acked(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bo
         return true;
     }
     let what = format!("routing {}", update.weights);
-    outstanding.report(
-        view,
-        &update.slice,
-        Some(update),
-        &what,
-        update.state_since_ms,
-        plan,
-    );
+    outstanding.report(view, &update.slice, Some(update), &what, update.state_since_ms, plan);
     false
 }
 
 fn side_is_gone(view: &View<'_>, slice: &SliceName, side: &Side) -> bool {
-    !view
-        .state
-        .instances_of(slice)
-        .any(|i| i.revision == side.revision)
+    !view.state.instances_of(slice).any(|i| i.revision == side.revision)
 }
 
 /// Waits until the losing side is drained, stopped and gone; starts that first.
@@ -269,13 +222,9 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
         .instances_of(&update.slice)
         .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
     if wanted {
-        plan.commands.push(Command::RemoveLosingSide {
-            update: update.id.clone(),
-        });
+        plan.commands.push(Command::RemoveLosingSide { update: update.id.clone() });
     } else if side_is_gone(view, &update.slice, losing) {
-        plan.commands.push(Command::Finish {
-            update: update.id.clone(),
-        });
+        plan.commands.push(Command::Finish { update: update.id.clone() });
     } else {
         let stopping = view
             .state
@@ -287,11 +236,7 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
             &update.slice,
             Wait {
                 code: "instances_stopped",
-                message: format!(
-                    "instances of {} to end: {}",
-                    losing.version,
-                    stopping.join(", ")
-                ),
+                message: format!("instances of {} to end: {}", losing.version, stopping.join(", ")),
                 since_ms: update.state_since_ms,
                 unblock: "nothing to do while their nodes report".to_owned(),
             },
@@ -307,9 +252,7 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         Some(old) if update.options.cleanup == CleanupPolicy::Immediate => {
             remove_losing(view, update, old, plan);
         }
-        _ => plan.commands.push(Command::Finish {
-            update: update.id.clone(),
-        }),
+        _ => plan.commands.push(Command::Finish { update: update.id.clone() }),
     }
 }
 
@@ -324,10 +267,7 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let ready = view.state.ready_count(&update.slice, old.revision);
     let weights = back_as_far_as(ready, update.base_instances);
     if weights.is_raised_by(update.weights) {
-        plan.commands.push(Command::ShiftBack {
-            update: update.id.clone(),
-            weights,
-        });
+        plan.commands.push(Command::ShiftBack { update: update.id.clone(), weights });
         return;
     }
     plan.wait(
@@ -351,9 +291,7 @@ pub(super) fn retained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) {
     };
     match record.expires_at_ms {
         Some(at_ms) if view.now_ms >= at_ms => {
-            plan.commands.push(Command::Retire {
-                slice: slice.clone(),
-            });
+            plan.commands.push(Command::Retire { slice: slice.clone() });
         }
         Some(at_ms) => plan.wake_at(at_ms),
         None => {}

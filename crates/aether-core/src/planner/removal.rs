@@ -80,10 +80,7 @@ impl Outstanding {
                 view.table_age_max_ms / 1000,
                 update.id
             ),
-            None => format!(
-                "bring them back, or wait {} s",
-                view.table_age_max_ms / 1000
-            ),
+            None => format!("bring them back, or wait {} s", view.table_age_max_ms / 1000),
         };
         if let Some(update) = update.filter(|update| update.pause.is_none()) {
             plan.commands.push(Command::Pause {
@@ -91,15 +88,7 @@ impl Outstanding {
                 reason: Reason::new("session_unreachable", message.clone()),
             });
         }
-        plan.wait(
-            slice,
-            Wait {
-                code: "session_unreachable",
-                message,
-                since_ms,
-                unblock,
-            },
-        );
+        plan.wait(slice, Wait { code: "session_unreachable", message, since_ms, unblock });
     }
 }
 
@@ -117,11 +106,7 @@ fn named(view: &View<'_>, sessions: &BTreeSet<SessionId>) -> String {
     if sessions.len() > NAMED_MAX {
         names.push(format!("{} more", sessions.len() - NAMED_MAX));
     }
-    let noun = if sessions.len() == 1 {
-        "session"
-    } else {
-        "sessions"
-    };
+    let noun = if sessions.len() == 1 { "session" } else { "sessions" };
     format!("{noun} {}", names.join(", "))
 }
 
@@ -139,11 +124,7 @@ pub(super) fn stop_drained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) 
     let mut clear = Vec::new();
     let mut late: Vec<(InstanceId, String)> = Vec::new();
     let mut held: Option<(Outstanding, u64)> = None;
-    for record in view
-        .state
-        .instances_of(slice)
-        .filter(|i| i.desired == Desired::Drain)
-    {
+    for record in view.state.instances_of(slice).filter(|i| i.desired == Desired::Drain) {
         // Never in a table, or dead: there is nothing to protect it from.
         if record.left_table == 0 || record.observed == Observed::Stopped {
             clear.push(record.id.clone());
@@ -172,16 +153,10 @@ pub(super) fn stop_drained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) 
         );
     }
     if !clear.is_empty() {
-        plan.commands.push(Command::Stop {
-            instances: clear,
-            waived: None,
-        });
+        plan.commands.push(Command::Stop { instances: clear, waived: None });
     }
     for (instance, waived) in late {
-        plan.commands.push(Command::Stop {
-            instances: vec![instance],
-            waived: Some(waived),
-        });
+        plan.commands.push(Command::Stop { instances: vec![instance], waived: Some(waived) });
     }
 }
 
@@ -200,11 +175,8 @@ fn wait_for_calls(
         .map_or(0, |revision| revision.manifest.run.drain.0);
     let until_ms = record.desired_since_ms.saturating_add(drain_ms);
     if view.now_ms >= until_ms {
-        let waived = format!(
-            "{} had calls in flight after {} s",
-            named(view, busy),
-            drain_ms / 1000
-        );
+        let waived =
+            format!("{} had calls in flight after {} s", named(view, busy), drain_ms / 1000);
         late.push((record.id.clone(), waived));
         return;
     }
@@ -213,16 +185,9 @@ fn wait_for_calls(
         &record.slice,
         Wait {
             code: "drain",
-            message: format!(
-                "calls in flight on {} from {}",
-                record.id,
-                named(view, busy)
-            ),
+            message: format!("calls in flight on {} from {}", record.id, named(view, busy)),
             since_ms: record.desired_since_ms,
-            unblock: format!(
-                "they end, or the drain time of {} s is over",
-                drain_ms / 1000
-            ),
+            unblock: format!("they end, or the drain time of {} s is over", drain_ms / 1000),
         },
     );
 }

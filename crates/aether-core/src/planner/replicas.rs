@@ -68,17 +68,9 @@ fn drain(
 ) {
     running.sort_by_key(|i| {
         let fullest_first = u32::MAX - placer.total(&i.node);
-        (
-            i.is_routable(),
-            fullest_first,
-            u64::MAX - i.fence.index,
-            i.id.clone(),
-        )
+        (i.is_routable(), fullest_first, u64::MAX - i.fence.index, i.id.clone())
     });
     let surplus = running.len() - target.instances as usize;
     let instances: Vec<InstanceId> = running[..surplus].iter().map(|i| i.id.clone()).collect();
-    plan.commands.push(Command::Drain {
-        instances,
-        target_modified: target.modified,
-    });
+    plan.commands.push(Command::Drain { instances, target_modified: target.modified });
 }

@@ -48,16 +48,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn take(world: &mut World, step: &Step) {
-    let live = world
-        .state
-        .live_update(&SLICE.parse().unwrap())
-        .map(|u| u.id.clone());
+    let live = world.state.live_update(&SLICE.parse().unwrap()).map(|u| u.id.clone());
     match (step, live) {
         (Step::Start(version, cleanup), _) => {
-            let options = UpdateOptions {
-                cleanup: *cleanup,
-                ..UpdateOptions::default()
-            };
+            let options = UpdateOptions { cleanup: *cleanup, ..UpdateOptions::default() };
             drop(world.propose(start(&format!("{version}.0.0"), None, options)));
         }
         (Step::Routing(new, old), Some(id)) if new + old > 0 => {
@@ -67,12 +61,7 @@ fn take(world: &mut World, step: &Step) {
         (Step::Rollback(force), Some(id)) => {
             let reason = None;
             let command = if *force {
-                Command::Rollback {
-                    update: id,
-                    now: false,
-                    reason,
-                    force: true,
-                }
+                Command::Rollback { update: id, now: false, reason, force: true }
             } else {
                 rollback(&id)
             };
@@ -80,17 +69,11 @@ fn take(world: &mut World, step: &Step) {
         }
         (Step::Undeploy, None) => {
             let slice = SLICE.parse().unwrap();
-            drop(world.propose(Command::Undeploy {
-                slice,
-                version: None,
-            }));
+            drop(world.propose(Command::Undeploy { slice, version: None }));
         }
         (Step::Scale(instances), _) => {
             let slice = SLICE.parse().unwrap();
-            drop(world.propose(Command::Scale {
-                slice,
-                instances: *instances,
-            }));
+            drop(world.propose(Command::Scale { slice, instances: *instances }));
         }
         (Step::Round, _) => world.rounds(1),
         (Step::HalfRound(agents), _) => {
@@ -110,9 +93,7 @@ fn take(world: &mut World, step: &Step) {
         }
         (Step::Find, _) => {
             world.silent_nodes.clear();
-            world
-                .sessions
-                .insert("s2".parse().unwrap(), SessionView::Awaited);
+            world.sessions.insert("s2".parse().unwrap(), SessionView::Awaited);
         }
         (Step::Wait(ms), _) => world.now_ms += ms,
         _ => {}

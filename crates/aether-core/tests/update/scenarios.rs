@@ -11,11 +11,7 @@ use crate::world::{SLICE, World, complete, rollback, routing, start};
 
 fn history(world: &World, id: &aether_core::ids::UpdateId) -> String {
     let update = world.update(id);
-    update
-        .history
-        .iter()
-        .map(|e| format!("{} {} {}\n", e.state, e.weights, e.event))
-        .collect()
+    update.history.iter().map(|e| format!("{} {} {}\n", e.state, e.weights, e.event)).collect()
 }
 
 #[test]
@@ -46,11 +42,7 @@ fn the_guide_s_walk_ends_with_the_new_version_alone() {
          COMPLETING 1:0 removing the instances of 1.0.0\n\
          COMPLETED 1:0 2.0.0 is the current version\n"
     );
-    assert!(
-        world.started.values().all(|count| *count == 1),
-        "{:?}",
-        world.started
-    );
+    assert!(world.started.values().all(|count| *count == 1), "{:?}", world.started);
     assert_eq!(world.state.instances.len(), 3);
 }
 
@@ -128,11 +120,7 @@ fn rollback_from_every_state_ends_with_the_old_version_at_full_capacity() {
         assert_eq!(refused.kind(), RefusalKind::State);
         world.settle();
         assert_eq!(world.state_of(&id), S::RolledBack, "{state} {depth}");
-        assert_eq!(
-            (world.ready("1.0.0"), world.ready("2.0.0")),
-            (3, 0),
-            "{state} {depth}"
-        );
+        assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 0), "{state} {depth}");
         assert_eq!(world.state.instances.len(), 3);
         let table = world.state.slice_table(&SLICE.parse().unwrap()).unwrap();
         assert!(table.new.is_none());
@@ -144,20 +132,12 @@ fn nothing_is_stopped_before_every_session_acked() {
     let (mut world, id) = at(S::Completing, 0);
     world.sessions_work = false;
     world.rounds(20);
-    assert_eq!(
-        world.state.instances.len(),
-        6,
-        "1:0 is not acked: all of 1.0.0 stays"
-    );
+    assert_eq!(world.state.instances.len(), 6, "1:0 is not acked: all of 1.0.0 stays");
     assert_eq!(world.ready("1.0.0"), 3);
     world.sessions_ack();
     world.rounds(20);
     assert_eq!(world.ready("1.0.0"), 0, "drained after the ack of 1:0");
-    assert_eq!(
-        world.state.instances.len(),
-        6,
-        "but not stopped before the next ack"
-    );
+    assert_eq!(world.state.instances.len(), 6, "but not stopped before the next ack");
     let waits = &world.plan().waits[&SLICE.parse().unwrap()];
     assert!(waits.iter().any(|w| w.code == "session_ack"), "{waits:#?}");
     world.sessions_work = true;
@@ -168,19 +148,13 @@ fn nothing_is_stopped_before_every_session_acked() {
 #[test]
 fn a_session_that_cannot_be_reached_holds_the_last_old_instance() {
     let (mut world, id) = at(S::Completing, 0);
-    let silent = SessionView::Unreachable {
-        since_ms: world.now_ms,
-    };
+    let silent = SessionView::Unreachable { since_ms: world.now_ms };
     world.sessions.insert("s2".parse().unwrap(), silent.clone());
     world.rounds(50);
     assert_eq!(world.ready("1.0.0"), 3);
     let pause = world.update(&id).pause.clone().expect("paused");
     assert_eq!(pause.reason.code, "session_unreachable");
-    assert!(
-        pause.reason.message.contains("s2 (caller s2)"),
-        "{}",
-        pause.reason.message
-    );
+    assert!(pause.reason.message.contains("s2 (caller s2)"), "{}", pause.reason.message);
     // The same when the leader has just died.
     world.fail_over();
     world.sessions_work = false;
@@ -190,9 +164,7 @@ fn a_session_that_cannot_be_reached_holds_the_last_old_instance() {
     world.rounds(50);
     assert_eq!(world.ready("1.0.0"), 3);
     // It comes back: the pause ends by itself.
-    world
-        .sessions
-        .insert("s2".parse().unwrap(), SessionView::Awaited);
+    world.sessions.insert("s2".parse().unwrap(), SessionView::Awaited);
     world.settle();
     assert_eq!(world.state_of(&id), S::Completed);
     assert!(world.update(&id).pause.is_none());
@@ -203,16 +175,11 @@ fn force_or_age_ends_the_wait_for_a_session() {
     for forced in [true, false] {
         let (mut world, id) = at(S::Completing, 0);
         let since_ms = world.now_ms;
-        world
-            .sessions
-            .insert("s2".parse().unwrap(), SessionView::Unreachable { since_ms });
+        world.sessions.insert("s2".parse().unwrap(), SessionView::Unreachable { since_ms });
         world.rounds(50);
         assert_eq!(world.state_of(&id), S::Completing);
         if forced {
-            world.ok(Command::Complete {
-                update: id.clone(),
-                force: true,
-            });
+            world.ok(Command::Complete { update: id.clone(), force: true });
         } else {
             world.now_ms += 600_000;
             world.round();
@@ -226,13 +193,7 @@ fn force_or_age_ends_the_wait_for_a_session() {
 #[test]
 fn calls_in_flight_hold_an_instance_until_its_drain_time_is_over() {
     let (mut world, id) = at(S::Routing, 0);
-    let busy = world
-        .state
-        .slice_table(&SLICE.parse().unwrap())
-        .unwrap()
-        .old
-        .unwrap()
-        .endpoints[0]
+    let busy = world.state.slice_table(&SLICE.parse().unwrap()).unwrap().old.unwrap().endpoints[0]
         .instance
         .clone();
     world.stuck_calls.insert(busy.clone());
@@ -245,11 +206,7 @@ fn calls_in_flight_hold_an_instance_until_its_drain_time_is_over() {
     world.now_ms += 30_000;
     world.settle();
     assert_eq!(world.state_of(&id), S::Completed);
-    let said = world
-        .state
-        .audit
-        .values()
-        .any(|a| a.event.contains("calls in flight after 30 s"));
+    let said = world.state.audit.values().any(|a| a.event.contains("calls in flight after 30 s"));
     assert!(said, "a waived drain is reported");
 }
 
@@ -268,22 +225,14 @@ fn a_version_that_cannot_start_takes_the_action_of_the_deadline() {
             (DeadlineAction::Pause, S::Deploying),
         ] {
             let mut world = World::deployed(3);
-            world
-                .broken
-                .insert("2.0.0".to_owned(), (observed, restarts, reason(code)));
-            let options = UpdateOptions {
-                on_deploy_failure: action,
-                ..UpdateOptions::default()
-            };
+            world.broken.insert("2.0.0".to_owned(), (observed, restarts, reason(code)));
+            let options = UpdateOptions { on_deploy_failure: action, ..UpdateOptions::default() };
             let id = world.start("2.0.0", options);
             world.settle();
             if restarts == 0 {
                 assert_eq!(world.state_of(&id), S::Deploying);
                 let waits = &world.plan().waits[&SLICE.parse().unwrap()];
-                assert!(
-                    waits[0].message.contains(&format!("it says {code}")),
-                    "{waits:?}"
-                );
+                assert!(waits[0].message.contains(&format!("it says {code}")), "{waits:?}");
                 world.now_ms += 300_000;
             }
             world.settle();
@@ -294,10 +243,7 @@ fn a_version_that_cannot_start_takes_the_action_of_the_deadline() {
                 S::Deploying => update.pause.as_ref().map(|p| &p.reason),
                 _ => update.outcome.as_ref(),
             };
-            assert!(
-                named.unwrap().message.contains(&format!("it says {code}")),
-                "{named:?}"
-            );
+            assert!(named.unwrap().message.contains(&format!("it says {code}")), "{named:?}");
         }
     }
 }
@@ -306,12 +252,7 @@ fn a_version_that_cannot_start_takes_the_action_of_the_deadline() {
 fn an_exceeded_threshold_pauses_and_refuses_a_higher_weight() {
     let (mut world, id) = at(S::Routing, 0);
     let detail = "error rate 2.00 % over 100 requests, threshold 1 %".to_owned();
-    world.verdicts.insert(
-        id.clone(),
-        Verdict::Exceeded {
-            detail: detail.clone(),
-        },
-    );
+    world.verdicts.insert(id.clone(), Verdict::Exceeded { detail: detail.clone() });
     world.settle();
     let pause = world.update(&id).pause.clone().unwrap();
     assert_eq!(pause.reason.code, "threshold_exceeded");
@@ -327,10 +268,7 @@ fn an_exceeded_threshold_pauses_and_refuses_a_higher_weight() {
 #[test]
 fn the_grace_time_survives_a_failover_and_the_old_set_is_kept_until_then() {
     let mut world = World::deployed(3);
-    let options = UpdateOptions {
-        cleanup: CleanupPolicy::GracePeriod,
-        ..UpdateOptions::default()
-    };
+    let options = UpdateOptions { cleanup: CleanupPolicy::GracePeriod, ..UpdateOptions::default() };
     let id = world.start("2.0.0", options);
     world.settle();
     world.ok(routing(&id, "1:0"));
@@ -353,10 +291,7 @@ fn the_grace_time_survives_a_failover_and_the_old_set_is_kept_until_then() {
 fn a_first_deployment_by_update_has_no_route_until_ready_and_rolls_back_to_nothing() {
     let mut world = World::empty();
     let slice = SLICE.parse().unwrap();
-    let id = world
-        .ok(start("1.0.0", Some(2), UpdateOptions::default()))
-        .update
-        .unwrap();
+    let id = world.ok(start("1.0.0", Some(2), UpdateOptions::default())).update.unwrap();
     world.agents_work = false;
     world.round();
     assert!(world.state.slice_table(&slice).is_none());
@@ -364,26 +299,17 @@ fn a_first_deployment_by_update_has_no_route_until_ready_and_rolls_back_to_nothi
     world.settle();
     assert_eq!(world.state_of(&id), S::Deployed);
     let refused = world.propose(routing(&id, "1:1")).unwrap_err();
-    assert!(
-        matches!(refused, Refusal::CapacityGuard { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, Refusal::CapacityGuard { .. }), "{refused}");
     world.ok(rollback(&id));
     world.settle();
     assert_eq!(world.state_of(&id), S::RolledBack);
     assert!(world.state.instances.is_empty() && world.state.slices.is_empty());
-    let id = world
-        .ok(start("2.0.0", Some(2), UpdateOptions::default()))
-        .update
-        .unwrap();
+    let id = world.ok(start("2.0.0", Some(2), UpdateOptions::default())).update.unwrap();
     world.settle();
     world.ok(routing(&id, "1:0"));
     world.ok(complete(&id));
     world.settle();
-    assert_eq!(
-        (world.state_of(&id), world.ready("2.0.0")),
-        (S::Completed, 2)
-    );
+    assert_eq!((world.state_of(&id), world.ready("2.0.0")), (S::Completed, 2));
 }
 
 #[test]
@@ -391,57 +317,27 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
     let mut world = World::deployed(3);
     let refused = |world: &mut World, command: Command| world.propose(command).unwrap_err().code();
     let options = UpdateOptions::default;
-    assert_eq!(
-        refused(&mut world, start("9.9.9", None, options())),
-        "unknown_artifact"
-    );
-    assert_eq!(
-        refused(&mut world, start("1.0.0", None, options())),
-        "same_revision"
-    );
-    assert_eq!(
-        refused(&mut world, start("2.0.0", Some(0), options())),
-        "bad_instances"
-    );
-    assert_eq!(
-        refused(&mut world, start("2.0.0", Some(298), options())),
-        "no_capacity"
-    );
+    assert_eq!(refused(&mut world, start("9.9.9", None, options())), "unknown_artifact");
+    assert_eq!(refused(&mut world, start("1.0.0", None, options())), "same_revision");
+    assert_eq!(refused(&mut world, start("2.0.0", Some(0), options())), "bad_instances");
+    assert_eq!(refused(&mut world, start("2.0.0", Some(298), options())), "no_capacity");
     let id = world.ok(start("2.0.0", Some(1), options())).update.unwrap();
-    assert_eq!(
-        refused(&mut world, start("3.0.0", None, options())),
-        "update_live"
-    );
+    assert_eq!(refused(&mut world, start("3.0.0", None, options())), "update_live");
     assert_eq!(refused(&mut world, routing(&id, "1:1")), "wrong_state");
     world.settle();
     let slice: aether_core::coordinates::SliceName = SLICE.parse().unwrap();
-    let scale = Command::Scale {
-        slice: slice.clone(),
-        instances: 5,
-    };
+    let scale = Command::Scale { slice: slice.clone(), instances: 5 };
     assert_eq!(refused(&mut world, scale), "update_live");
-    let deploy = Command::Deploy {
-        slice: slice.clone(),
-        version: "3.0.0".parse().unwrap(),
-        instances: 1,
-    };
+    let deploy =
+        Command::Deploy { slice: slice.clone(), version: "3.0.0".parse().unwrap(), instances: 1 };
     assert_eq!(refused(&mut world, deploy), "update_live");
-    let undeploy = Command::Undeploy {
-        slice,
-        version: None,
-    };
+    let undeploy = Command::Undeploy { slice, version: None };
     assert_eq!(refused(&mut world, undeploy), "update_live");
     assert_eq!(refused(&mut world, routing(&id, "1:1")), "capacity_guard");
     world.ok(routing(&id, "1:9"));
     assert_eq!(refused(&mut world, complete(&id)), "not_all_new");
-    assert_eq!(
-        refused(&mut world, Command::Resume { update: id.clone() }),
-        "not_paused"
-    );
-    assert_eq!(
-        refused(&mut world, Command::Approve { update: id.clone() }),
-        "nothing_to_approve"
-    );
+    assert_eq!(refused(&mut world, Command::Resume { update: id.clone() }), "not_paused");
+    assert_eq!(refused(&mut world, Command::Approve { update: id.clone() }), "nothing_to_approve");
     let cas = Command::SetWeights {
         update: id.clone(),
         weights: "1:9".parse().unwrap(),
@@ -449,9 +345,7 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
         if_modified: Some(1),
     };
     assert_eq!(refused(&mut world, cas), "modified");
-    let unknown = Command::Resume {
-        update: "u0".parse().unwrap(),
-    };
+    let unknown = Command::Resume { update: "u0".parse().unwrap() };
     assert_eq!(refused(&mut world, unknown), "unknown_update");
     world.ok(rollback(&id));
     assert_eq!(refused(&mut world, rollback(&id)), "wrong_state");
@@ -461,16 +355,11 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
 fn undeploying_the_new_side_at_weight_0_is_the_way_out_of_a_stuck_rollback() {
     let (mut world, id) = at(S::Routing, 0);
     let slice: aether_core::coordinates::SliceName = SLICE.parse().unwrap();
-    let undeploy = Command::Undeploy {
-        slice,
-        version: Some("2.0.0".parse().unwrap()),
-    };
+    let undeploy = Command::Undeploy { slice, version: Some("2.0.0".parse().unwrap()) };
     let refused = world.propose(undeploy.clone()).unwrap_err();
     assert!(matches!(refused, Refusal::StillServing { .. }), "{refused}");
     let since_ms = world.now_ms;
-    world
-        .sessions
-        .insert("s1".parse().unwrap(), SessionView::Unreachable { since_ms });
+    world.sessions.insert("s1".parse().unwrap(), SessionView::Unreachable { since_ms });
     world.ok(rollback(&id));
     world.rounds(50);
     assert_eq!(world.state_of(&id), S::RollingBack);
@@ -483,10 +372,7 @@ fn undeploying_the_new_side_at_weight_0_is_the_way_out_of_a_stuck_rollback() {
 #[test]
 fn approval_holds_a_routing_change() {
     let mut world = World::deployed(3);
-    let options = UpdateOptions {
-        manual_approval: true,
-        ..UpdateOptions::default()
-    };
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
     let id = world.start("2.0.0", options);
     world.settle();
     let answer = world.ok(routing(&id, "1:3"));

@@ -99,11 +99,7 @@ impl World {
             wall_ms: self.now_ms,
         };
         let actor = "test".to_owned();
-        let request = Request {
-            request_id: None,
-            actor,
-            command: command.clone(),
-        };
+        let request = Request { request_id: None, actor, command: command.clone() };
         let outcome = self.state.apply(at, &request);
         let findings = lint(&self.state);
         assert!(findings.is_empty(), "after {command:?}: {findings:#?}");
@@ -111,11 +107,7 @@ impl World {
             Err(_) => {
                 let changed = State::diff(&before, &self.state);
                 let keys: Vec<_> = changed.iter().map(|row| row.key.as_str()).collect();
-                assert_eq!(
-                    keys,
-                    ["meta/cluster"],
-                    "a refused {command:?} changed something"
-                );
+                assert_eq!(keys, ["meta/cluster"], "a refused {command:?} changed something");
             }
             Ok(_) => self.check_guards(&before, &command),
         }
@@ -129,10 +121,7 @@ impl World {
             let stopped_now = instance.desired == Desired::Stop
                 && was.is_some_and(|was| was.desired != Desired::Stop);
             if stopped_now {
-                assert!(
-                    !was.unwrap().is_routable(),
-                    "{command:?} stops {id}, which takes calls"
-                );
+                assert!(!was.unwrap().is_routable(), "{command:?} stops {id}, which takes calls");
             }
         }
         let slice = SLICE.parse().unwrap();
@@ -141,17 +130,13 @@ impl World {
             && old.effective_weights().is_some()
             && !matches!(command, Command::Observe { .. })
         {
-            assert!(
-                new.effective_weights().is_some(),
-                "{command:?} left calls nowhere to go"
-            );
+            assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
         }
     }
 
     pub fn ok(&mut self, command: Command) -> Answer {
         let text = format!("{command:?}");
-        self.propose(command)
-            .unwrap_or_else(|refusal| panic!("{text} was refused: {refusal}"))
+        self.propose(command).unwrap_or_else(|refusal| panic!("{text} was refused: {refusal}"))
     }
 
     pub fn plan(&self) -> Plan {
@@ -173,10 +158,7 @@ impl World {
         for command in self.plan().commands {
             // A stale decision is refused and planned anew; nothing else may be.
             if let Err(refusal) = self.propose(command.clone()) {
-                assert!(
-                    matches!(refusal, Refusal::Stale { .. }),
-                    "{command:?}: {refusal}"
-                );
+                assert!(matches!(refusal, Refusal::Stale { .. }), "{command:?}: {refusal}");
             }
         }
         if self.agents_work {
@@ -197,10 +179,7 @@ impl World {
     pub fn settle(&mut self) {
         for _ in 0..1_000 {
             self.now_ms += 100;
-            let wakes_soon = self
-                .plan()
-                .wake_at_ms
-                .is_some_and(|at| at < self.now_ms + 10_000);
+            let wakes_soon = self.plan().wake_at_ms.is_some_and(|at| at < self.now_ms + 10_000);
             if !self.round() && !wakes_soon {
                 return;
             }
@@ -332,26 +311,15 @@ pub fn routing(id: &UpdateId, ratio: &str) -> Command {
 }
 
 pub fn rollback(id: &UpdateId) -> Command {
-    Command::Rollback {
-        update: id.clone(),
-        now: false,
-        reason: None,
-        force: false,
-    }
+    Command::Rollback { update: id.clone(), now: false, reason: None, force: false }
 }
 
 pub fn complete(id: &UpdateId) -> Command {
-    Command::Complete {
-        update: id.clone(),
-        force: false,
-    }
+    Command::Complete { update: id.clone(), force: false }
 }
 
 fn tables_since(state: &State, index: u64) -> usize {
-    let changed = state
-        .routes
-        .values()
-        .filter(|route| route.table_revision > index);
+    let changed = state.routes.values().filter(|route| route.table_revision > index);
     let left = state.instances.values().filter(|i| i.left_table > index);
     changed.count() + left.count()
 }

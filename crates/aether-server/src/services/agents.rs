@@ -34,11 +34,7 @@ pub struct AgentsService {
 impl AgentsService {
     /// Over the node's parts; `lease` is what agents are told.
     pub fn new(control: Control, hub: Arc<Hub>, lease: Duration) -> Self {
-        Self {
-            control,
-            hub,
-            lease,
-        }
+        Self { control, hub, lease }
     }
 
     async fn push(self, node: NodeName, to: mpsc::Sender<Result<v1::AgentDown, Status>>) {
@@ -49,11 +45,7 @@ impl AgentsService {
             let assignments = assignments(&state, &node);
             if last.as_ref() != Some(&assignments) {
                 last = Some(assignments.clone());
-                if to
-                    .send(Ok(self.directive(&state, assignments)))
-                    .await
-                    .is_err()
-                {
+                if to.send(Ok(self.directive(&state, assignments))).await.is_err() {
                     return;
                 }
             }
@@ -90,18 +82,12 @@ impl AgentsService {
 
 /// Everything that a node should run, ordered by instance.
 fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
-    let here = state
-        .instances
-        .values()
-        .filter(|instance| instance.node == *node);
-    here.filter_map(|instance| assignment(state, instance))
-        .collect()
+    let here = state.instances.values().filter(|instance| instance.node == *node);
+    here.filter_map(|instance| assignment(state, instance)).collect()
 }
 
 fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment> {
-    let revision = state
-        .revisions
-        .get(&(instance.slice.clone(), instance.revision))?;
+    let revision = state.revisions.get(&(instance.slice.clone(), instance.revision))?;
     let artifact = instance.slice.base().at(revision.version.clone());
     let known = state.artifacts.get(&artifact);
     let holders = known.iter().flat_map(|known| &known.held_by);
@@ -135,9 +121,7 @@ impl Agents for AgentsService {
         request: Request<Streaming<v1::AgentUp>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::AgentUp {
-            message: Some(Message::Hello(hello)),
-        }) = from.message().await?
+        let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) = from.message().await?
         else {
             return Err(status::invalid("message", "the first one must be 'hello'"));
         };

@@ -51,11 +51,7 @@ fn not_stored(error: StoreError) -> Status {
 impl ArtifactsService {
     /// Over the node's parts.
     pub fn new(control: Control, store: Arc<ArtifactStore>, node: NodeName) -> Self {
-        Self {
-            control,
-            store,
-            node,
-        }
+        Self { control, store, node }
     }
 
     /// Stores what arrives under the digest that was announced.
@@ -75,10 +71,7 @@ impl ArtifactsService {
         }
         let stored = incoming.finish(Some(expected)).await.map_err(not_stored)?;
         if size_bytes != stored.size_bytes {
-            let problem = format!(
-                "{size_bytes} bytes were announced, {} came",
-                stored.size_bytes
-            );
+            let problem = format!("{size_bytes} bytes were announced, {} came", stored.size_bytes);
             return Err(status::invalid("size_bytes", problem));
         }
         Ok(stored.size_bytes)
@@ -89,11 +82,7 @@ impl ArtifactsService {
         state: &aether_core::state::State,
         digest: &str,
     ) -> Option<Arc<ArtifactRecord>> {
-        state
-            .artifacts
-            .values()
-            .find(|record| record.digest == digest)
-            .cloned()
+        state.artifacts.values().find(|record| record.digest == digest).cloned()
     }
 
     /// Channels to whoever may hold an archive: known holders, then voters.
@@ -114,25 +103,17 @@ impl ArtifactsService {
 
     /// Gets an archive from another holder into this node's store.
     async fn obtain(&self, record: &ArtifactRecord) -> Result<(), Status> {
-        let digest: Digest = record
-            .digest
-            .parse()
-            .map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = record.digest.parse().map_err(|e| status::invalid("sha256", e))?;
         let mut problem = "no other node is known to hold it".to_owned();
         for channel in self.sources(record) {
             let mut client = ArtifactsClient::new(channel);
-            let request = v1::FetchRequest {
-                sha256: record.digest.clone(),
-                local_only: true,
-            };
+            let request = v1::FetchRequest { sha256: record.digest.clone(), local_only: true };
             match self.copy(&mut client, request, digest).await {
                 Ok(()) => return Ok(()),
                 Err(status) => problem = status.message().to_owned(),
             }
         }
-        Err(status::unavailable(format!(
-            "archive {digest} could not be fetched: {problem}"
-        )))
+        Err(status::unavailable(format!("archive {digest} could not be fetched: {problem}")))
     }
 
     async fn copy(
@@ -146,11 +127,7 @@ impl ArtifactsService {
         while let Some(part) = chunks.message().await? {
             incoming.write(&part.chunk).await.map_err(not_stored)?;
         }
-        incoming
-            .finish(Some(digest))
-            .await
-            .map(drop)
-            .map_err(not_stored)
+        incoming.finish(Some(digest)).await.map(drop).map_err(not_stored)
     }
 
     /// Copies every known archive that this voter does not hold, so that the
@@ -174,10 +151,7 @@ impl ArtifactsService {
     }
 
     async fn hold(&self, record: &ArtifactRecord) -> Result<(), Status> {
-        let digest: Digest = record
-            .digest
-            .parse()
-            .map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = record.digest.parse().map_err(|e| status::invalid("sha256", e))?;
         if self.store.size_bytes(&digest).is_none() {
             self.obtain(record).await?;
         }
@@ -186,10 +160,7 @@ impl ArtifactsService {
             digest: record.digest.clone(),
             holder: self.node.clone(),
         };
-        self.control
-            .write(self.node.as_str(), "", command)
-            .await
-            .map(drop)
+        self.control.write(self.node.as_str(), "", command).await.map(drop)
     }
 }
 
@@ -202,20 +173,13 @@ impl Artifacts for ArtifactsService {
         request: Request<Streaming<v1::PushRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::PushRequest {
-            part: Some(Part::Header(header)),
-        }) = from.message().await?
+        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) = from.message().await?
         else {
             return Err(status::invalid("part", "the first one must be the header"));
         };
-        let artifact: Artifact = header
-            .artifact
-            .parse()
-            .map_err(|e| status::invalid("artifact", e))?;
-        let digest: Digest = header
-            .sha256
-            .parse()
-            .map_err(|e| status::invalid("sha256", e))?;
+        let artifact: Artifact =
+            header.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let digest: Digest = header.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
         // Refused before the bytes are kept, where that can be known.
         let published = self.control.barrier().await?;
         let known = published.state.artifacts.get(&artifact);
@@ -257,10 +221,7 @@ impl Artifacts for ArtifactsService {
         let base = request.into_inner().artifact_base;
         let base: Option<ArtifactBase> = match base.as_str() {
             "" => None,
-            text => Some(
-                text.parse()
-                    .map_err(|e| status::invalid("artifact_base", e))?,
-            ),
+            text => Some(text.parse().map_err(|e| status::invalid("artifact_base", e))?),
         };
         let read = self.control.read(false).await;
         let all = read.published.state.artifacts.values();
@@ -278,9 +239,9 @@ impl Artifacts for ArtifactsService {
         let read = self.control.read(false).await;
         match read.published.state.artifacts.get(&artifact) {
             Some(record) => Ok(Response::new(render::artifact(record))),
-            None => Err(status::refused(
-                &aether_core::command::Refusal::UnknownArtifact { artifact },
-            )),
+            None => {
+                Err(status::refused(&aether_core::command::Refusal::UnknownArtifact { artifact }))
+            }
         }
     }
 
@@ -289,36 +250,22 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let request = request.into_inner();
-        let digest: Digest = request
-            .sha256
-            .parse()
-            .map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = request.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
         if self.store.size_bytes(&digest).is_none() && !request.local_only {
             let published = self.control.barrier().await?;
-            let record = self
-                .known(&published.state, &request.sha256)
-                .ok_or_else(|| {
-                    status::not_found(
-                        "unknown_artifact",
-                        format!("no artifact has digest {digest}"),
-                    )
-                })?;
+            let record = self.known(&published.state, &request.sha256).ok_or_else(|| {
+                status::not_found("unknown_artifact", format!("no artifact has digest {digest}"))
+            })?;
             self.obtain(&record).await?;
         }
-        let mut file = self
-            .store
-            .open_unverified(&digest)
-            .await
-            .map_err(not_stored)?;
+        let mut file = self.store.open_unverified(&digest).await.map_err(not_stored)?;
         let (to, stream) = mpsc::channel(QUEUED_MAX);
         tokio::spawn(async move {
             let mut chunk = vec![0; CHUNK_BYTES];
             loop {
                 let message = match file.read(&mut chunk).await {
                     Ok(0) => return,
-                    Ok(n) => Ok(v1::FetchResponse {
-                        chunk: chunk[..n].to_vec(),
-                    }),
+                    Ok(n) => Ok(v1::FetchResponse { chunk: chunk[..n].to_vec() }),
                     Err(error) => Err(Status::internal(error.to_string())),
                 };
                 let failed = message.is_err();

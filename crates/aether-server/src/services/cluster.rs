@@ -24,13 +24,7 @@ impl ClusterService {
 
     async fn sessions(&self, state: &aether_core::state::State) -> Vec<v1::Session> {
         let view = self.views.leader_view(None).await;
-        let seen = |id: &str| {
-            view.as_ref()?
-                .sessions
-                .iter()
-                .find(|s| s.session_id == id)
-                .cloned()
-        };
+        let seen = |id: &str| view.as_ref()?.sessions.iter().find(|s| s.session_id == id).cloned();
         let shown = |record: &std::sync::Arc<aether_core::records::SessionRecord>| {
             let seen = seen(record.id.as_str());
             let shown = match &seen {
@@ -60,21 +54,13 @@ impl Cluster for ClusterService {
         let state = &read.published.state;
         let replica = self.views.control.replica().status();
         let leader = replica.leader.as_ref();
-        let voters = replica
-            .members
-            .iter()
-            .filter(|member| member.voter)
-            .map(|member| v1::Voter {
-                name: member.name.clone(),
-                raft_id: member.raft_id,
-                peer_address: member.peer_addr.clone(),
-                leader: leader.is_some_and(|leader| leader.raft_id == member.raft_id),
-            });
-        let live = state
-            .slices
-            .values()
-            .filter(|slice| slice.live_update.is_some())
-            .count();
+        let voters = replica.members.iter().filter(|member| member.voter).map(|member| v1::Voter {
+            name: member.name.clone(),
+            raft_id: member.raft_id,
+            peer_address: member.peer_addr.clone(),
+            leader: leader.is_some_and(|leader| leader.raft_id == member.raft_id),
+        });
+        let live = state.slices.values().filter(|slice| slice.live_update.is_some()).count();
         Ok(Response::new(v1::ClusterStatus {
             cluster: replica.cluster_name.clone(),
             node: replica.name.clone(),
@@ -99,15 +85,9 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::NodesResponse>, Status> {
         let read = self.views.control.read(false).await;
         let state = &read.published.state;
-        let nodes = state
-            .nodes
-            .values()
-            .map(|r| render::node(state, r, state.meta.log_time_ms));
+        let nodes = state.nodes.values().map(|r| render::node(state, r, state.meta.log_time_ms));
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::NodesResponse {
-            nodes: nodes.collect(),
-            as_of,
-        }))
+        Ok(Response::new(v1::NodesResponse { nodes: nodes.collect(), as_of }))
     }
 
     async fn kv_get(
@@ -116,24 +96,14 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::KvEntry>, Status> {
         let key = request.into_inner().key;
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(status::invalid(
-                "key",
-                format!("must be 1 to {KEY_BYTES_MAX} bytes long"),
-            ));
+            return Err(status::invalid("key", format!("must be 1 to {KEY_BYTES_MAX} bytes long")));
         }
         let read = self.views.control.read(false).await;
         let Some(value) = read.published.state.row(&key) else {
-            return Err(status::not_found(
-                "unknown_key",
-                format!("no record has key '{key}'"),
-            ));
+            return Err(status::not_found("unknown_key", format!("no record has key '{key}'")));
         };
         let value_json = String::from_utf8_lossy(&value).into_owned();
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::KvEntry {
-            key,
-            value_json,
-            as_of,
-        }))
+        Ok(Response::new(v1::KvEntry { key, value_json, as_of }))
     }
 }

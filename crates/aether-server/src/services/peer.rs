@@ -50,18 +50,9 @@ impl Peer for PeerService {
         self.check_leader()?;
         let id = request.into_inner().update_id;
         let published = self.control.local();
-        let update = id
-            .parse::<UpdateId>()
-            .ok()
-            .and_then(|id| published.state.updates.get(&id));
-        let now_ms = self
-            .control
-            .replica()
-            .now_ms()
-            .unwrap_or(published.state.meta.log_time_ms);
-        let view = self
-            .leader
-            .view(&published.state, update.map(|update| &**update), now_ms);
+        let update = id.parse::<UpdateId>().ok().and_then(|id| published.state.updates.get(&id));
+        let now_ms = self.control.replica().now_ms().unwrap_or(published.state.meta.log_time_ms);
+        let view = self.leader.view(&published.state, update.map(|update| &**update), now_ms);
         Ok(Response::new(view))
     }
 }

@@ -36,12 +36,7 @@ pub struct RoutingService {
 impl RoutingService {
     /// Over the node's parts; `lease` is what sessions are told.
     pub fn new(control: Control, hub: Arc<Hub>, feed: Arc<Feed>, lease: Duration) -> Self {
-        Self {
-            control,
-            hub,
-            feed,
-            lease,
-        }
+        Self { control, hub, feed, lease }
     }
 
     /// Commits the session if it is new, and makes sure that what it is sent
@@ -51,10 +46,8 @@ impl RoutingService {
             let problem = format!("{} is not spoken here, 1 is", hello.protocol);
             return Err(status::invalid("protocol", problem));
         }
-        let session: SessionId = hello
-            .session_id
-            .parse()
-            .map_err(|e| status::invalid("session_id", e))?;
+        let session: SessionId =
+            hello.session_id.parse().map_err(|e| status::invalid("session_id", e))?;
         let kind = match hello.kind.as_str() {
             "INVOKER" => SessionKind::Invoker,
             "INGRESS" => SessionKind::Ingress,
@@ -69,11 +62,7 @@ impl RoutingService {
         let known = local.state.sessions.contains_key(&session);
         if !known {
             let name = hello.name.clone();
-            let open = Command::OpenSession {
-                session: session.clone(),
-                kind,
-                name,
-            };
+            let open = Command::OpenSession { session: session.clone(), kind, name };
             self.control.write("session", "", open).await?;
         }
         let meta = &local.state.meta;
@@ -161,9 +150,7 @@ impl Routing for RoutingService {
         request: Request<Streaming<v1::RoutingUp>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::RoutingUp {
-            message: Some(Message::Hello(hello)),
-        }) = from.message().await?
+        let Some(v1::RoutingUp { message: Some(Message::Hello(hello)) }) = from.message().await?
         else {
             return Err(status::invalid("message", "the first one must be 'hello'"));
         };

@@ -42,9 +42,7 @@ fn parse(field: &'static str, text: &str) -> Result<SliceReference, Status> {
 }
 
 fn unknown(slice: &SliceName) -> Status {
-    status::refused(&aether_core::command::Refusal::UnknownSlice {
-        slice: slice.clone(),
-    })
+    status::refused(&aether_core::command::Refusal::UnknownSlice { slice: slice.clone() })
 }
 
 impl SlicesService {
@@ -115,9 +113,7 @@ impl SlicesService {
 fn log_targets(state: &State, target: &str) -> Result<BTreeMap<NodeName, Vec<InstanceId>>, Status> {
     let mut targets: BTreeMap<NodeName, Vec<InstanceId>> = BTreeMap::new();
     if !target.contains(':') {
-        let id = target
-            .parse::<InstanceId>()
-            .map_err(|e| status::invalid("target", e))?;
+        let id = target.parse::<InstanceId>().map_err(|e| status::invalid("target", e))?;
         let record = state.instances.get(&id).ok_or_else(|| {
             status::not_found(
                 "unknown_instance",
@@ -132,15 +128,10 @@ fn log_targets(state: &State, target: &str) -> Result<BTreeMap<NodeName, Vec<Ins
         return Err(unknown(&reference.slice));
     }
     for record in state.instances_of(&reference.slice) {
-        let revision = state
-            .revisions
-            .get(&(record.slice.clone(), record.revision));
+        let revision = state.revisions.get(&(record.slice.clone(), record.revision));
         let version = revision.map(|r| &r.version);
         if reference.version.is_none() || reference.version.as_ref() == version {
-            targets
-                .entry(record.node.clone())
-                .or_default()
-                .push(record.id.clone());
+            targets.entry(record.node.clone()).or_default().push(record.id.clone());
         }
     }
     if targets.is_empty() {
@@ -163,22 +154,12 @@ impl Slices for SlicesService {
         let request = request.into_inner();
         let reference = parse("artifact", &request.artifact)?;
         let version = reference.version.ok_or_else(|| {
-            status::invalid(
-                "artifact",
-                "names no version; write group:artifact:version[@env]",
-            )
+            status::invalid("artifact", "names no version; write group:artifact:version[@env]")
         })?;
         let slice = reference.slice;
         let instances = request.instances.unwrap_or(1);
-        let command = Command::Deploy {
-            slice: slice.clone(),
-            version,
-            instances,
-        };
-        self.views
-            .control
-            .write(&request.actor, &request.request_id, command)
-            .await?;
+        let command = Command::Deploy { slice: slice.clone(), version, instances };
+        self.views.control.write(&request.actor, &request.request_id, command).await?;
         Ok(self.show(&slice))
     }
 
@@ -187,18 +168,9 @@ impl Slices for SlicesService {
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let request = request.into_inner();
-        let slice: SliceName = request
-            .slice
-            .parse()
-            .map_err(|e| status::invalid("slice", e))?;
-        let command = Command::Scale {
-            slice: slice.clone(),
-            instances: request.instances,
-        };
-        self.views
-            .control
-            .write(&request.actor, &request.request_id, command)
-            .await?;
+        let slice: SliceName = request.slice.parse().map_err(|e| status::invalid("slice", e))?;
+        let command = Command::Scale { slice: slice.clone(), instances: request.instances };
+        self.views.control.write(&request.actor, &request.request_id, command).await?;
         Ok(self.show(&slice))
     }
 
@@ -209,16 +181,9 @@ impl Slices for SlicesService {
         let request = request.into_inner();
         let SliceReference { slice, version } = parse("slice", &request.slice)?;
         let command = Command::Undeploy { slice, version };
-        let answer = self
-            .views
-            .control
-            .write(&request.actor, &request.request_id, command)
-            .await?;
+        let answer = self.views.control.write(&request.actor, &request.request_id, command).await?;
         let note = answer.note.unwrap_or_else(|| {
-            format!(
-                "{} is being removed; 'aether slices' shows what is left",
-                request.slice
-            )
+            format!("{} is being removed; 'aether slices' shows what is left", request.slice)
         });
         Ok(Response::new(v1::UndeployResponse { note }))
     }
@@ -234,19 +199,11 @@ impl Slices for SlicesService {
         };
         let read: Read = self.views.control.read(request.stale).await;
         let state = &read.published.state;
-        if let Some(slice) = only
-            .as_ref()
-            .filter(|slice| !state.slices.contains_key(*slice))
-        {
+        if let Some(slice) = only.as_ref().filter(|slice| !state.slices.contains_key(*slice)) {
             return Err(unknown(slice));
         }
-        let wanted = state
-            .slices
-            .values()
-            .filter(|r| only.as_ref().is_none_or(|s| r.slice == *s));
-        let slices = wanted
-            .map(|r| render::slice(state, r, state.meta.log_time_ms))
-            .collect();
+        let wanted = state.slices.values().filter(|r| only.as_ref().is_none_or(|s| r.slice == *s));
+        let slices = wanted.map(|r| render::slice(state, r, state.meta.log_time_ms)).collect();
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::ListSlicesResponse { slices, as_of }))
     }
@@ -258,10 +215,7 @@ impl Slices for SlicesService {
         let request = request.into_inner();
         let tail = request.tail.unwrap_or(TAIL);
         if tail > TAIL_MAX {
-            return Err(status::invalid(
-                "tail",
-                format!("{tail} is more than {TAIL_MAX}"),
-            ));
+            return Err(status::invalid("tail", format!("{tail} is more than {TAIL_MAX}")));
         }
         let read = self.views.control.read(false).await;
         let state = &read.published.state;

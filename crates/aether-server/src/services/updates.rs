@@ -38,12 +38,7 @@ fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
     if text.is_empty() {
         return Err(status::invalid("update_id", "is empty"));
     }
-    let live = || {
-        state
-            .slices
-            .values()
-            .filter_map(|s| state.live_update(&s.slice))
-    };
+    let live = || state.slices.values().filter_map(|s| state.live_update(&s.slice));
     let listed = |updates: Vec<&Arc<UpdateRecord>>| {
         let names = updates.iter().map(|u| format!("{} ({})", u.id, u.slice));
         names.collect::<Vec<_>>().join(", ")
@@ -62,18 +57,11 @@ fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
             )),
         };
     }
-    if let Some(update) = text
-        .parse::<UpdateId>()
-        .ok()
-        .and_then(|id| state.updates.get(&id))
-    {
+    if let Some(update) = text.parse::<UpdateId>().ok().and_then(|id| state.updates.get(&id)) {
         return Ok(Arc::clone(update));
     }
     let matching = |updates: &mut dyn Iterator<Item = &Arc<UpdateRecord>>| {
-        updates
-            .filter(|u| u.id.as_str().starts_with(text))
-            .cloned()
-            .collect::<Vec<_>>()
+        updates.filter(|u| u.id.as_str().starts_with(text)).cloned().collect::<Vec<_>>()
     };
     let mut found = matching(&mut live());
     if found.is_empty() {
@@ -92,10 +80,7 @@ fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
         }
         several => Err(status::invalid(
             "update_id",
-            format!(
-                "'{text}' is ambiguous, name one of {}",
-                listed(several.iter().collect())
-            ),
+            format!("'{text}' is ambiguous, name one of {}", listed(several.iter().collect())),
         )),
     }
 }
@@ -136,17 +121,12 @@ fn options(request: &v1::StartUpdateRequest) -> Result<UpdateOptions, Status> {
         _ => {
             return Err(status::invalid(
                 "on_deploy_failure",
-                format!(
-                    "'{}' is none of ROLLBACK, PAUSE, FAIL",
-                    short(&request.on_deploy_failure)
-                ),
+                format!("'{}' is none of ROLLBACK, PAUSE, FAIL", short(&request.on_deploy_failure)),
             ));
         }
     };
     options.grace_ms = request.grace_ms.unwrap_or(options.grace_ms);
-    options.deploy_timeout_ms = request
-        .deploy_timeout_ms
-        .unwrap_or(options.deploy_timeout_ms);
+    options.deploy_timeout_ms = request.deploy_timeout_ms.unwrap_or(options.deploy_timeout_ms);
     options.healthy_ms = request.healthy_ms.unwrap_or(options.healthy_ms);
     Ok(options)
 }
@@ -180,13 +160,8 @@ impl UpdatesService {
 
     /// The update as a write left it.
     async fn show(&self, answer: Answer) -> Result<Response<v1::Update>, Status> {
-        let read = Read {
-            published: self.views.control.local(),
-            stale: false,
-        };
-        let id = answer
-            .update
-            .ok_or_else(|| Status::internal("the answer names no update"))?;
+        let read = Read { published: self.views.control.local(), stale: false };
+        let id = answer.update.ok_or_else(|| Status::internal("the answer names no update"))?;
         let record = read.published.state.updates.get(&id).cloned();
         let record = record.ok_or_else(|| Status::internal(format!("update {id} is gone")))?;
         let view = self.views.leader_view(Some(&record.id)).await;
@@ -202,11 +177,7 @@ impl UpdatesService {
     ) -> Result<(Read, Arc<UpdateRecord>, Option<LeaderViewResponse>), Status> {
         let read = self.views.control.read(stale).await;
         let record = resolve(&read.published.state, text)?;
-        let view = if stale {
-            None
-        } else {
-            self.views.leader_view(Some(&record.id)).await
-        };
+        let view = if stale { None } else { self.views.leader_view(Some(&record.id)).await };
         Ok((read, record, view))
     }
 
@@ -215,16 +186,10 @@ impl UpdatesService {
         let mut states = self.views.control.watch();
         let mut last: Option<v1::Update> = None;
         loop {
-            let read = Read {
-                published: Arc::clone(&states.borrow_and_update()),
-                stale: false,
-            };
+            let read = Read { published: Arc::clone(&states.borrow_and_update()), stale: false };
             let Some(record) = read.published.state.updates.get(&id).cloned() else {
                 let _ = to
-                    .send(Err(status::not_found(
-                        "unknown_update",
-                        format!("update {id} is gone"),
-                    )))
+                    .send(Err(status::not_found("unknown_update", format!("update {id} is gone"))))
                     .await;
                 return;
             };
@@ -255,10 +220,7 @@ fn differs(before: &v1::Update, after: &v1::Update) -> bool {
         update.as_of = None;
         update.deadline = None;
         update.actual_requests = 0;
-        let all = update
-            .new_instances_state
-            .iter_mut()
-            .chain(&mut update.old_instances_state);
+        let all = update.new_instances_state.iter_mut().chain(&mut update.old_instances_state);
         all.for_each(|instance| instance.since_ms = 0);
         update
     };
@@ -274,23 +236,13 @@ impl Updates for UpdatesService {
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let slice: SliceName = request
-            .artifact_base
-            .parse()
-            .map_err(|e| status::invalid("artifact_base", e))?;
-        let version = request
-            .version
-            .parse()
-            .map_err(|e| status::invalid("version", e))?;
+        let slice: SliceName =
+            request.artifact_base.parse().map_err(|e| status::invalid("artifact_base", e))?;
+        let version = request.version.parse().map_err(|e| status::invalid("version", e))?;
         let options = options(&request)?;
-        let command = Command::StartUpdate {
-            slice,
-            version,
-            instances: request.instances,
-            options,
-        };
-        self.write(&request.actor, &request.request_id, command)
-            .await
+        let command =
+            Command::StartUpdate { slice, version, instances: request.instances, options };
+        self.write(&request.actor, &request.request_id, command).await
     }
 
     async fn get(
@@ -299,11 +251,7 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
         let (read, record, view) = self.look(&request.update_id, request.stale).await?;
-        Ok(Response::new(self.views.update(
-            &read,
-            &record,
-            view.as_ref(),
-        )))
+        Ok(Response::new(self.views.update(&read, &record, view.as_ref())))
     }
 
     async fn list(
@@ -313,15 +261,10 @@ impl Updates for UpdatesService {
         let request = request.into_inner();
         let read = self.views.control.read(request.stale).await;
         let state = &read.published.state;
-        let mut records: Vec<_> = state
-            .updates
-            .values()
-            .filter(|u| request.all || !u.state.is_terminal())
-            .collect();
+        let mut records: Vec<_> =
+            state.updates.values().filter(|u| request.all || !u.state.is_terminal()).collect();
         records.sort_by_key(|update| update.created_ms);
-        let updates = records
-            .into_iter()
-            .map(|record| self.views.update(&read, record, None));
+        let updates = records.into_iter().map(|record| self.views.update(&read, record, None));
         Ok(Response::new(v1::ListUpdatesResponse {
             updates: updates.collect(),
             as_of: Some(self.views.control.as_of(&read)),
@@ -333,20 +276,12 @@ impl Updates for UpdatesService {
         request: Request<v1::SetRoutingRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let weights: Weights = request
-            .routing
-            .parse()
-            .map_err(|e| status::invalid("routing", e))?;
+        let weights: Weights =
+            request.routing.parse().map_err(|e| status::invalid("routing", e))?;
         let update = self.target(&request.update_id).await?;
         let (force, if_modified) = (request.force, request.if_modified);
-        let command = Command::SetWeights {
-            update,
-            weights,
-            force,
-            if_modified,
-        };
-        self.write(&request.actor, &request.request_id, command)
-            .await
+        let command = Command::SetWeights { update, weights, force, if_modified };
+        self.write(&request.actor, &request.request_id, command).await
     }
 
     async fn approve(
@@ -355,12 +290,7 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
         let update = self.target(&request.update_id).await?;
-        self.write(
-            &request.actor,
-            &request.request_id,
-            Command::Approve { update },
-        )
-        .await
+        self.write(&request.actor, &request.request_id, Command::Approve { update }).await
     }
 
     async fn complete(
@@ -369,12 +299,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
         let update = self.target(&request.update_id).await?;
-        let command = Command::Complete {
-            update,
-            force: request.force,
-        };
-        self.write(&request.actor, &request.request_id, command)
-            .await
+        let command = Command::Complete { update, force: request.force };
+        self.write(&request.actor, &request.request_id, command).await
     }
 
     async fn rollback(
@@ -384,14 +310,8 @@ impl Updates for UpdatesService {
         let request = request.into_inner();
         let update = self.target(&request.update_id).await?;
         let (now, force) = (request.now, request.force);
-        let command = Command::Rollback {
-            update,
-            now,
-            reason: None,
-            force,
-        };
-        self.write(&request.actor, &request.request_id, command)
-            .await
+        let command = Command::Rollback { update, now, reason: None, force };
+        self.write(&request.actor, &request.request_id, command).await
     }
 
     async fn resume(
@@ -400,12 +320,7 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
         let update = self.target(&request.update_id).await?;
-        self.write(
-            &request.actor,
-            &request.request_id,
-            Command::Resume { update },
-        )
-        .await
+        self.write(&request.actor, &request.request_id, Command::Resume { update }).await
     }
 
     async fn health(
@@ -427,11 +342,7 @@ impl Updates for UpdatesService {
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
         let (read, record, view) = self.look(&request.into_inner().update_id, false).await?;
-        Ok(Response::new(self.views.explanation(
-            &read,
-            &record,
-            view.as_ref(),
-        )))
+        Ok(Response::new(self.views.explanation(&read, &record, view.as_ref())))
     }
 
     async fn watch(

@@ -86,12 +86,7 @@ impl Client {
         if timeout.is_zero() {
             return Err(Failure::usage("--timeout must be above zero"));
         }
-        Ok(Self {
-            addresses,
-            timeout,
-            actor,
-            first: Cell::new(0),
-        })
+        Ok(Self { addresses, timeout, actor, first: Cell::new(0) })
     }
 
     /// Who asks.
@@ -121,8 +116,7 @@ impl Client {
 
     /// Begins with another address next time.
     pub fn turn(&self) {
-        self.first
-            .set((self.first.get() + 1) % self.addresses.len());
+        self.first.set((self.first.get() + 1) % self.addresses.len());
     }
 
     /// Asks something that changes nothing.
@@ -131,12 +125,7 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(
-            Kind::Read,
-            &|| with_deadline(message.clone(), self.timeout),
-            &call,
-        )
-        .await
+        self.call(Kind::Read, &|| with_deadline(message.clone(), self.timeout), &call).await
     }
 
     /// Asks for a change.
@@ -145,12 +134,7 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(
-            Kind::Write,
-            &|| with_deadline(message.clone(), self.timeout),
-            &call,
-        )
-        .await
+        self.call(Kind::Write, &|| with_deadline(message.clone(), self.timeout), &call).await
     }
 
     /// Opens a stream of answers. Only its beginning has a deadline.
@@ -159,8 +143,7 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(Kind::Read, &|| Request::new(message.clone()), &call)
-            .await
+        self.call(Kind::Read, &|| Request::new(message.clone()), &call).await
     }
 
     async fn call<M, T>(
@@ -298,41 +281,23 @@ mod tests {
 
     #[test]
     fn addresses_need_a_host_and_a_port() {
-        for text in [
-            "127.0.0.1:8090",
-            "localhost:1",
-            "[::1]:8090",
-            "http://a.b:65535",
-        ] {
+        for text in ["127.0.0.1:8090", "localhost:1", "[::1]:8090", "http://a.b:65535"] {
             assert!(text.parse::<Address>().is_ok(), "{text}");
         }
-        for text in [
-            "",
-            "localhost",
-            "a:70000",
-            "a:0",
-            ":1",
-            "a b:1",
-            "https://a:1",
-            "a:x",
-            "a/b:1",
-        ] {
+        for text in
+            ["", "localhost", "a:70000", "a:0", ":1", "a b:1", "https://a:1", "a:x", "a/b:1"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }
 
     /// A client over `n` addresses where somebody accepts, without serving.
     fn client(n: usize, timeout_ms: u64) -> (Client, Vec<TcpListener>) {
-        let listeners: Vec<_> = (0..n)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
+        let listeners: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |l: &TcpListener| l.local_addr().unwrap().to_string().parse().unwrap();
         let addresses = listeners.iter().map(address).collect();
         let timeout = Duration::from_millis(timeout_ms);
-        (
-            Client::new(addresses, timeout, "test".into()).unwrap(),
-            listeners,
-        )
+        (Client::new(addresses, timeout, "test".into()).unwrap(), listeners)
     }
 
     /// Answers each try with the next of `answers`, the last one for ever, and
@@ -345,9 +310,7 @@ mod tests {
         let count = RefCell::new(0);
         let call = async |_: Channel, _: Request<()>| {
             let nth = count.replace_with(|n| *n + 1);
-            answers[nth.min(answers.len() - 1)]
-                .clone()
-                .map(Response::new)
+            answers[nth.min(answers.len() - 1)].clone().map(Response::new)
         };
         let result = client.call(kind, &|| Request::new(()), &call).await;
         (result, count.take())
@@ -360,11 +323,7 @@ mod tests {
         let (result, tried) = tries(&client, Kind::Write, &[Ok(1)]).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.exit(), tried), (Exit::Unreachable, 0));
-        assert!(
-            failure.message().contains("aether dev"),
-            "{}",
-            failure.message()
-        );
+        assert!(failure.message().contains("aether dev"), "{}", failure.message());
     }
 
     #[tokio::test]
@@ -386,12 +345,8 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_not_asked_again() {
         let (client, _listeners) = client(2, 60_000);
-        let (result, tried) = tries(
-            &client,
-            Kind::Write,
-            &[Err(Status::failed_precondition("no"))],
-        )
-        .await;
+        let (result, tried) =
+            tries(&client, Kind::Write, &[Err(Status::failed_precondition("no"))]).await;
         assert_eq!((result.unwrap_err().exit(), tried), (Exit::Refused, 1));
     }
 
@@ -399,10 +354,7 @@ mod tests {
     async fn a_write_left_open_is_made_certain_or_said_to_be_unknown() {
         let (client, _listeners) = client(1, 500);
         let lost = || Err(Status::unknown("connection lost"));
-        assert_eq!(
-            tries(&client, Kind::Write, &[lost(), Ok(5)]).await,
-            (Ok(5), 2)
-        );
+        assert_eq!(tries(&client, Kind::Write, &[lost(), Ok(5)]).await, (Ok(5), 2));
         let (result, _) = tries(&client, Kind::Write, &[lost()]).await;
         assert_eq!(result.unwrap_err().exit(), Exit::Unknown);
         let late = [Err(Status::unavailable("no leader"))];
@@ -432,18 +384,13 @@ mod tests {
             request_id: client.request_id(),
             ..Default::default()
         };
-        client
-            .write(message, async |c, request| {
-                updates(c).complete(request).await
-            })
-            .await
+        client.write(message, async |c, request| updates(c).complete(request).await).await
     }
 
     #[tokio::test]
     async fn a_write_that_one_node_lost_is_repeated_at_another_under_the_same_id() {
         let mut lost = Status::unavailable("leadership moved");
-        lost.metadata_mut()
-            .insert("aether-outcome", "unknown".parse().unwrap());
+        lost.metadata_mut().insert("aether-outcome", "unknown".parse().unwrap());
         let (first, second) = (Fake::default(), Fake::default());
         first.will_refuse(lost);
         let client = fake::client(&[first.serve().await, second.serve().await]);
@@ -471,9 +418,7 @@ mod tests {
         let client = Client::new(vec![address.parse().unwrap()], timeout, "test".into()).unwrap();
         assert_eq!(complete(&client).await.unwrap_err().exit(), Exit::Unknown);
         let message = v1::ListUpdatesRequest::default();
-        let read = client
-            .read(message, async |c, request| updates(c).list(request).await)
-            .await;
+        let read = client.read(message, async |c, request| updates(c).list(request).await).await;
         assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);
     }
 }

@@ -26,11 +26,7 @@ pub struct Demo {
 
 impl Demo {
     pub fn run(self) -> Result<(), Failure> {
-        let options = demo::Options {
-            rate: self.rate,
-            requests: self.requests,
-            keep: self.keep,
-        };
+        let options = demo::Options { rate: self.rate, requests: self.requests, keep: self.keep };
         let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
         let report = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -45,9 +41,7 @@ impl Demo {
         super::Output::new(super::Format::Table).text(&format!("{}\n", text.trim_end()))?;
         match report.ok {
             true => Ok(()),
-            false => Err(Failure::failed(
-                "requests failed or were not split as asked; see above",
-            )),
+            false => Err(Failure::failed("requests failed or were not split as asked; see above")),
         }
     }
 }

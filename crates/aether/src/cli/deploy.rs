@@ -50,9 +50,8 @@ impl Deploy {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let mut slice = client
-            .write(message, async |c, request| slices(c).deploy(request).await)
-            .await?;
+        let mut slice =
+            client.write(message, async |c, request| slices(c).deploy(request).await).await?;
         if self.wait.wait {
             slice = wait_until_ready(&client, &slice.slice, &self.wait).await?;
         }
@@ -74,22 +73,12 @@ async fn wait_until_ready(client: &Client, name: &str, wait: &Wait) -> Result<v1
     let until = Instant::now() + wait.wait_timeout.duration();
     let mut said = String::new();
     loop {
-        let message = v1::ListSlicesRequest {
-            slice: name.to_owned(),
-            stale: false,
-        };
-        let response = client
-            .read(message, async |c, request| slices(c).list(request).await)
-            .await?;
-        let slice = response
-            .slices
-            .into_iter()
-            .find(|slice| slice.slice == name);
+        let message = v1::ListSlicesRequest { slice: name.to_owned(), stale: false };
+        let response =
+            client.read(message, async |c, request| slices(c).list(request).await).await?;
+        let slice = response.slices.into_iter().find(|slice| slice.slice == name);
         let slice = slice.ok_or_else(|| {
-            Failure::new(
-                Exit::NotFound,
-                format!("slice {name} is not deployed any more"),
-            )
+            Failure::new(Exit::NotFound, format!("slice {name} is not deployed any more"))
         })?;
         if slice.ready >= slice.instances {
             return Ok(slice);
@@ -115,10 +104,7 @@ fn progress(slice: &v1::Slice) -> String {
     for instance in &slice.instances_state {
         if let Some(reason) = &instance.reason {
             let reason = render::update::reason(reason);
-            text.push_str(&format!(
-                "; {} {}: {reason}",
-                instance.instance_id, instance.state
-            ));
+            text.push_str(&format!("; {} {}: {reason}", instance.instance_id, instance.state));
         }
     }
     text
@@ -145,17 +131,11 @@ mod tests {
             instances_state: vec![v1::Instance {
                 instance_id: "c-1-0".into(),
                 state: "CRASHED".into(),
-                reason: Some(v1::Reason {
-                    code: "exited".into(),
-                    message: "status 1".into(),
-                }),
+                reason: Some(v1::Reason { code: "exited".into(), message: "status 1".into() }),
                 ..Default::default()
             }],
             ..Default::default()
         };
-        assert_eq!(
-            progress(&slice),
-            "1 of 2 ready; c-1-0 CRASHED: exited: status 1"
-        );
+        assert_eq!(progress(&slice), "1 of 2 ready; c-1-0 CRASHED: exited: status 1");
     }
 }

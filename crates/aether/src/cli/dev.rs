@@ -61,16 +61,12 @@ impl Dev {
     fn addresses(&self) -> Result<Vec<Addresses>, Failure> {
         let mut taken = Vec::new();
         let mut address = |base: u16, node: u16, more: u16| {
-            let port = node
-                .checked_mul(PORT_STEP)
-                .and_then(|step| base.checked_add(step));
-            let port = port
-                .and_then(|port| port.checked_add(more))
-                .ok_or_else(|| {
-                    Failure::usage(format!(
-                        "node {node} would need a port above 65535; choose lower ports"
-                    ))
-                })?;
+            let port = node.checked_mul(PORT_STEP).and_then(|step| base.checked_add(step));
+            let port = port.and_then(|port| port.checked_add(more)).ok_or_else(|| {
+                Failure::usage(format!(
+                    "node {node} would need a port above 65535; choose lower ports"
+                ))
+            })?;
             if taken.contains(&port) {
                 return Err(Failure::usage(format!(
                     "port {port} would be needed twice; choose --http, --grpc and --ingress further apart"
@@ -122,10 +118,7 @@ impl Dev {
         supervised?;
         match clean {
             true => Ok(()),
-            false => bail!(
-                "a node did not end in order; its output is in {}",
-                dir.display()
-            ),
+            false => bail!("a node did not end in order; its output is in {}", dir.display()),
         }
     }
 }
@@ -167,10 +160,7 @@ async fn announce(cluster: &mut Cluster) -> Result<()> {
             node.name, at.http, at.grpc, at.ingress
         ));
     }
-    say(&format!(
-        "data and logs in {}; Ctrl-C stops everything",
-        cluster.dir().display()
-    ));
+    say(&format!("data and logs in {}; Ctrl-C stops everything", cluster.dir().display()));
     Ok(())
 }
 

@@ -48,10 +48,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with its exit code.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-        }
+        Self { exit, message: message.into() }
     }
 
     /// It was tried and failed.
@@ -106,10 +103,7 @@ impl From<io::Error> for Failure {
 /// Whether a node said that it does not know if a write was carried out, or
 /// answered in a way that leaves it open.
 pub fn leaves_open(status: &Status, kind: Kind) -> bool {
-    let said = status
-        .metadata()
-        .get(OUTCOME_KEY)
-        .is_some_and(|value| value == OUTCOME_UNKNOWN);
+    let said = status.metadata().get(OUTCOME_KEY).is_some_and(|value| value == OUTCOME_UNKNOWN);
     let silent = matches!(status.code(), Code::DeadlineExceeded | Code::Unknown);
     kind == Kind::Write && (said || silent)
 }
@@ -149,28 +143,16 @@ mod tests {
         ] {
             let status = Status::new(code, "text");
             assert_eq!(Failure::from_status(&status, Read).exit(), read, "{code:?}");
-            assert_eq!(
-                Failure::from_status(&status, Write).exit(),
-                write,
-                "{code:?}"
-            );
+            assert_eq!(Failure::from_status(&status, Write).exit(), write, "{code:?}");
         }
     }
 
     #[test]
     fn a_node_that_does_not_know_the_outcome_is_believed() {
         let mut status = Status::unavailable("leadership moved");
-        status
-            .metadata_mut()
-            .insert(OUTCOME_KEY, OUTCOME_UNKNOWN.parse().unwrap());
-        assert_eq!(
-            Failure::from_status(&status, Kind::Write).exit(),
-            Exit::Unknown
-        );
-        assert_eq!(
-            Failure::from_status(&status, Kind::Read).exit(),
-            Exit::Unreachable
-        );
+        status.metadata_mut().insert(OUTCOME_KEY, OUTCOME_UNKNOWN.parse().unwrap());
+        assert_eq!(Failure::from_status(&status, Kind::Write).exit(), Exit::Unknown);
+        assert_eq!(Failure::from_status(&status, Kind::Read).exit(), Exit::Unreachable);
     }
 
     #[test]

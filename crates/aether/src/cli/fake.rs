@@ -29,19 +29,12 @@ pub struct Fake(Arc<Mutex<Inner>>);
 
 /// An update of which only id and state matter.
 pub fn update(id: &str, state: &str) -> v1::Update {
-    v1::Update {
-        update_id: id.into(),
-        state: state.into(),
-        ..Default::default()
-    }
+    v1::Update { update_id: id.into(), state: state.into(), ..Default::default() }
 }
 
 /// A client over these addresses.
 pub fn client(addresses: &[String]) -> Client {
-    let addresses = addresses
-        .iter()
-        .map(|address| address.parse().unwrap())
-        .collect();
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
     Client::new(addresses, Duration::from_secs(20), "test".into()).unwrap()
 }
 
@@ -91,10 +84,7 @@ impl Updates for Fake {
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        self.note(format!(
-            "complete {} {}",
-            request.update_id, request.request_id
-        ))?;
+        self.note(format!("complete {} {}", request.update_id, request.request_id))?;
         Ok(Response::new(update(&request.update_id, "COMPLETING")))
     }
 
@@ -105,9 +95,7 @@ impl Updates for Fake {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.note(format!("watch {}", request.into_inner().update_id))?;
         let story = self.0.lock().unwrap().story.clone();
-        Ok(Response::new(Box::pin(
-            tokio_stream::iter(story).chain(tokio_stream::pending()),
-        )))
+        Ok(Response::new(Box::pin(tokio_stream::iter(story).chain(tokio_stream::pending()))))
     }
 
     async fn start(

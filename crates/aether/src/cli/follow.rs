@@ -32,17 +32,12 @@ pub async fn follow(
     update_id: &str,
     mut on: impl FnMut(&v1::Update) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<v1::Update, Failure> {
-    let mut reference = v1::UpdateRef {
-        update_id: update_id.to_owned(),
-        ..Default::default()
-    };
+    let mut reference = v1::UpdateRef { update_id: update_id.to_owned(), ..Default::default() };
     let mut silent_since = Instant::now();
     let mut heard = false;
     loop {
         let opened = client
-            .open(reference.clone(), async |channel, request| {
-                updates(channel).watch(request).await
-            })
+            .open(reference.clone(), async |channel, request| updates(channel).watch(request).await)
             .await;
         let mut stream = match opened {
             Ok(stream) => stream,
@@ -86,9 +81,7 @@ async fn next(stream: &mut Streaming<v1::Update>) -> Option<v1::Update> {
 
 /// The state of an update, if this client knows it.
 pub fn state_of(update: &v1::Update) -> Option<UpdateState> {
-    UpdateState::ALL
-        .into_iter()
-        .find(|state| state.as_str() == update.state)
+    UpdateState::ALL.into_iter().find(|state| state.as_str() == update.state)
 }
 
 /// Whether nothing will happen to it any more.
@@ -122,10 +115,7 @@ pub async fn wait_for(
     let following = follow(client, update_id, |update| {
         let gist = render::change::gist(update);
         if gist != shown {
-            say(&render::change::change(
-                update,
-                began.elapsed().as_millis() as u64,
-            ));
+            say(&render::change::change(update, began.elapsed().as_millis() as u64));
             shown = gist;
         }
         Ok(match state_of(update).map(&judge) {
@@ -149,16 +139,8 @@ pub async fn wait_for(
 
 /// The error for an update that did not go where it was to go.
 pub fn went_elsewhere(update: &v1::Update) -> Failure {
-    let why = update
-        .outcome
-        .as_ref()
-        .map(render::update::reason)
-        .unwrap_or_default();
-    let why = if why.is_empty() {
-        String::new()
-    } else {
-        format!(" ({why})")
-    };
+    let why = update.outcome.as_ref().map(render::update::reason).unwrap_or_default();
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
     Failure::failed(format!(
         "update {} of {} is {}{why}; 'aether update status {}' shows its history",
         update.update_id, update.artifact_base, update.state, update.update_id
@@ -171,10 +153,7 @@ mod tests {
 
     #[test]
     fn terminal_states_are_the_cores() {
-        let update = |state: &str| v1::Update {
-            state: state.into(),
-            ..Default::default()
-        };
+        let update = |state: &str| v1::Update { state: state.into(), ..Default::default() };
         for state in ["COMPLETED", "ROLLED_BACK", "FAILED"] {
             assert!(is_terminal(&update(state)), "{state}");
         }
@@ -189,19 +168,12 @@ mod tests {
             update_id: "u1".into(),
             artifact_base: "a.b:c".into(),
             state: "ROLLED_BACK".into(),
-            outcome: Some(v1::Reason {
-                code: "crash_loop".into(),
-                message: "exit 1".into(),
-            }),
+            outcome: Some(v1::Reason { code: "crash_loop".into(), message: "exit 1".into() }),
             ..Default::default()
         };
         let failure = went_elsewhere(&update);
         assert_eq!(failure.exit(), Exit::Failed);
-        assert!(
-            failure
-                .message()
-                .contains("ROLLED_BACK (crash_loop: exit 1)")
-        );
+        assert!(failure.message().contains("ROLLED_BACK (crash_loop: exit 1)"));
     }
 
     use crate::cli::fake::{self, Fake, update};
@@ -210,10 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_broken_stream_goes_on_at_another_node_with_the_same_update() {
         let first = Fake::default();
-        first.will_tell(vec![
-            Ok(update("u1", "ROUTING")),
-            Err(Status::unavailable("going down")),
-        ]);
+        first.will_tell(vec![Ok(update("u1", "ROUTING")), Err(Status::unavailable("going down"))]);
         let second = Fake::default();
         second.will_tell(vec![Ok(update("u1", "COMPLETED"))]);
         let client = fake::client(&[first.serve().await, second.serve().await]);
@@ -233,19 +202,14 @@ mod tests {
         let node = Fake::default();
         node.will_refuse(Status::not_found("update u9 does not exist"));
         let client = fake::client(&[node.serve().await]);
-        let failure = follow(&client, "u9", |_| Ok(ControlFlow::Continue(())))
-            .await
-            .unwrap_err();
+        let failure = follow(&client, "u9", |_| Ok(ControlFlow::Continue(()))).await.unwrap_err();
         assert_eq!(failure.exit(), Exit::NotFound);
         assert_eq!(node.asked(), ["watch u9"]);
     }
 
     #[tokio::test]
     async fn a_wait_ends_with_what_it_waits_for_or_fails() {
-        let wait = |text: &str| Wait {
-            wait: true,
-            wait_timeout: text.parse().unwrap(),
-        };
+        let wait = |text: &str| Wait { wait: true, wait_timeout: text.parse().unwrap() };
         let judge = |state| match state {
             UpdateState::Deployed => Verdict::Done,
             UpdateState::RollingBack => Verdict::Missed,
@@ -256,22 +220,12 @@ mod tests {
             node.will_tell(vec![Ok(update("u1", "DEPLOYING")), Ok(update("u1", last))]);
             let client = fake::client(&[node.serve().await]);
             let result = wait_for(&client, "u1", &wait("1m"), judge).await;
-            assert_eq!(
-                result.map_err(|failure| failure.exit()).err(),
-                exit,
-                "{last}"
-            );
+            assert_eq!(result.map_err(|failure| failure.exit()).err(), exit, "{last}");
         }
         let node = Fake::default();
         node.will_tell(vec![Ok(update("u1", "DEPLOYING"))]);
         let client = fake::client(&[node.serve().await]);
-        let late = wait_for(&client, "u1", &wait("200ms"), judge)
-            .await
-            .unwrap_err();
-        assert!(
-            late.message().contains("not there after 200ms"),
-            "{}",
-            late.message()
-        );
+        let late = wait_for(&client, "u1", &wait("200ms"), judge).await.unwrap_err();
+        assert!(late.message().contains("not there after 200ms"), "{}", late.message());
     }
 }

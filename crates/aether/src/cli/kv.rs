@@ -26,9 +26,7 @@ impl Command {
         let Self::Get { key } = self;
         let client = global.client()?;
         let entry = client
-            .read(v1::KvGetRequest { key }, async |c, request| {
-                cluster(c).kv_get(request).await
-            })
+            .read(v1::KvGetRequest { key }, async |c, request| cluster(c).kv_get(request).await)
             .await?;
         let value: Value = serde_json::from_str(&entry.value_json)
             .map_err(|error| Failure::failed(format!("the record is not JSON: {error}")))?;

@@ -36,33 +36,25 @@ impl Logs {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let output = global.output();
-        let message = v1::LogsRequest {
-            target: self.target,
-            follow: self.follow,
-            tail: self.tail,
-        };
-        let mut lines = client
-            .open(message, async |c, request| slices(c).logs(request).await)
-            .await?;
+        let message = v1::LogsRequest { target: self.target, follow: self.follow, tail: self.tail };
+        let mut lines =
+            client.open(message, async |c, request| slices(c).logs(request).await).await?;
         loop {
             let next = lines.message();
             let next = match self.follow {
                 true => next.await,
                 // Lines that exist come at once; silence means a node that hangs.
-                false => tokio::time::timeout(client.timeout(), next)
-                    .await
-                    .map_err(|_| {
-                        Failure::new(
-                            super::exit::Exit::Unreachable,
-                            "no more lines came in time; a node may be away: 'aether nodes'",
-                        )
-                    })?,
+                false => tokio::time::timeout(client.timeout(), next).await.map_err(|_| {
+                    Failure::new(
+                        super::exit::Exit::Unreachable,
+                        "no more lines came in time; a node may be away: 'aether nodes'",
+                    )
+                })?,
             };
             let next = next.map_err(|status| Failure::from_status(&status, Kind::Read))?;
             let Some(line) = next else { return Ok(()) };
-            output.show_one_of_many(&line, |line| {
-                format!("{} | {}", line.instance_id, line.line)
-            })?;
+            output
+                .show_one_of_many(&line, |line| format!("{} | {}", line.instance_id, line.line))?;
         }
     }
 }

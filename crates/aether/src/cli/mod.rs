@@ -72,14 +72,7 @@ struct Global {
     )]
     addr: Vec<String>,
     /// How results are printed
-    #[arg(
-        long,
-        short,
-        global = true,
-        value_enum,
-        default_value = "table",
-        ignore_case = true
-    )]
+    #[arg(long, short, global = true, value_enum, default_value = "table", ignore_case = true)]
     output: Format,
     /// How long a request may take, over all addresses
     #[arg(long, global = true, default_value = "10s", value_name = "DURATION")]

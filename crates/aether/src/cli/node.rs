@@ -37,9 +37,7 @@ impl Node {
             say(&format!("warning: {warning}"));
         }
         let config = loaded.config;
-        config
-            .check_exposure(self.insecure)
-            .map_err(Failure::usage)?;
+        config.check_exposure(self.insecure).map_err(Failure::usage)?;
         logging(&config.log)?;
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

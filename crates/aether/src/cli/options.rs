@@ -10,12 +10,7 @@ pub struct Wait {
     #[arg(long)]
     pub wait: bool,
     /// How long to wait; what was started goes on all the same
-    #[arg(
-        long,
-        requires = "wait",
-        default_value = "10m",
-        value_name = "DURATION"
-    )]
+    #[arg(long, requires = "wait", default_value = "10m", value_name = "DURATION")]
     pub wait_timeout: Millis,
 }
 
@@ -37,9 +32,7 @@ pub fn actor(text: &str) -> Result<String, String> {
     if (1..=ACTOR_CHARS_MAX).contains(&chars) && !text.chars().any(char::is_control) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "an actor is 1 to {ACTOR_CHARS_MAX} printable characters"
-    ))
+    Err(format!("an actor is 1 to {ACTOR_CHARS_MAX} printable characters"))
 }
 
 #[cfg(test)]

@@ -29,9 +29,8 @@ impl Scale {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let slice = client
-            .write(message, async |c, request| slices(c).scale(request).await)
-            .await?;
+        let slice =
+            client.write(message, async |c, request| slices(c).scale(request).await).await?;
         global.output().show(&slice, render::slice::whole)
     }
 }

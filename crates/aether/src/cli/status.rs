@@ -17,9 +17,7 @@ impl Status {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let status = client
-            .read(v1::StatusRequest {}, async |c, request| {
-                cluster(c).status(request).await
-            })
+            .read(v1::StatusRequest {}, async |c, request| cluster(c).status(request).await)
             .await?;
         global.output().show(&status, render::cluster::status)
     }

@@ -18,9 +18,7 @@ pub struct Undeploy {
 
 /// Checks the form and keeps the text.
 fn reference(text: &str) -> Result<String, String> {
-    text.parse::<SliceReference>()
-        .map(|_| text.to_owned())
-        .map_err(|e| e.to_string())
+    text.parse::<SliceReference>().map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 impl Undeploy {
@@ -31,16 +29,11 @@ impl Undeploy {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let response = client
-            .write(message, async |c, request| {
-                slices(c).undeploy(request).await
-            })
-            .await?;
-        global
-            .output()
-            .show(&response, |response| match response.note.as_str() {
-                "" => format!("{} is being removed", self.slice),
-                note => note.to_owned(),
-            })
+        let response =
+            client.write(message, async |c, request| slices(c).undeploy(request).await).await?;
+        global.output().show(&response, |response| match response.note.as_str() {
+            "" => format!("{} is being removed", self.slice),
+            note => note.to_owned(),
+        })
     }
 }

@@ -13,12 +13,11 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use aether_cluster::load::{Load, Phase};
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use aether_cluster::Stage;
+use anyhow::Result;
 
 pub use report::Report;
 use split::Splits;
-use stage::Stage;
 
 /// What the user may choose.
 #[derive(Debug, Clone)]
@@ -31,9 +30,6 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// How long a step may take before the demo gives up: far beyond what a slow
-/// and busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Share of requests that the broken version fails, as its flag takes it.
@@ -48,16 +44,16 @@ const ROLLBACK_LOOK: Duration = Duration::from_secs(2);
 /// When something could not be done at all. Failed requests and wrong splits
 /// are in the report.
 pub async fn run(options: &Options, tell: &dyn Fn(&str)) -> Result<Report> {
-    let mut stage = Stage::set(tell).await?;
-    let invoker = stage.invoker().await?;
+    let mut stage = stage::set(tell).await?;
+    let invoker = stage.invoker("demo-client").await?;
     let load = Load::start(stage.ways(&invoker), "/", options.rate, "1.0.0 alone");
     let done = story(&mut stage, &invoker, &load, options, tell).await;
     let phases = load.stop().await;
     let report = done.map(|told| Report::new(told, &phases));
     invoker.close().await;
     match &report {
-        Err(_) => tell(&format!("the nodes' output is kept in {}", stage.keep())),
-        Ok(_) if options.keep => stage.linger(tell).await?,
+        Err(_) => tell(&format!("the nodes' output is kept in {}", stage.keep().display())),
+        Ok(_) if options.keep => stage::linger(stage, tell).await?,
         Ok(_) => stage.end().await,
     }
     report
@@ -87,15 +83,8 @@ async fn story(
     load.until_requests(share).await;
 
     tell("aether update start org.example:hello 2.0.0");
-    stage
-        .cli(&[
-            "update",
-            "start",
-            aether_cluster::artifacts::EXAMPLE,
-            "2.0.0",
-        ])
-        .await?;
-    stage.until_state("DEPLOYED").await?;
+    let first = stage.start("2.0.0", &[]).await?;
+    stage.until_state("current", "DEPLOYED").await?;
     load.phase("2.0.0 deployed");
     steps.push((1, "0:1".to_owned()));
     tell("2.0.0 is deployed beside 1.0.0 and gets no traffic");
@@ -104,12 +93,10 @@ async fn story(
     let mut failover = Duration::ZERO;
     for ratio in ["1:3", "1:1", "1:0"] {
         if ratio == "1:1" {
-            failover = stage.kill_leader_and_route(ratio, tell).await?;
+            failover = stage::kill_leader_and_route(stage, ratio, tell).await?;
         } else {
             tell(&format!("aether update routing current -r {ratio}"));
-            stage
-                .cli(&["update", "routing", "current", "-r", ratio])
-                .await?;
+            stage.route(ratio).await?;
         }
         splits.until_applied(stage, invoker, ratio).await?;
         load.phase(&format!("routing {ratio}"));
@@ -117,8 +104,8 @@ async fn story(
         load.until_requests(share).await;
     }
     tell("aether update complete current");
-    let update = stage.cli(&["update", "complete", "current"]).await?;
-    stage.until_ended(&update, "COMPLETED").await?;
+    stage.cli(&["update", "complete", "current"]).await?;
+    stage.until_state(&first, "COMPLETED").await?;
     load.phase("2.0.0 alone");
     steps.push((load.so_far().len() - 1, "completed".to_owned()));
     tell("completed: 1.0.0 is gone");
@@ -129,73 +116,34 @@ async fn story(
         "aether update start org.example:hello 3.0.0   (fails {FAIL_RATE} of its requests)"
     ));
     load.phase("3.0.0 fails");
-    let (detection, threshold) = detect(stage, tell).await?;
+    let (second, detection, threshold) = detect(stage, tell).await?;
     tell("aether update rollback current");
-    let update = stage.cli(&["update", "rollback", "current"]).await?;
+    stage.cli(&["update", "rollback", "current"]).await?;
     let rolled_back_at = Instant::now();
     tokio::time::sleep(ROLLBACK_LOOK).await;
-    stage.until_ended(&update, "ROLLED_BACK").await?;
+    stage.until_state(&second, "ROLLED_BACK").await?;
     load.phase("rolled back");
     load.until_requests(share.min(1_000)).await;
-    Ok(Told {
-        splits,
-        failover,
-        threshold,
-        detection,
-        rolled_back_at,
-        steps,
-    })
+    Ok(Told { splits, failover, threshold, detection, rolled_back_at, steps })
 }
 
 /// Brings the broken version into traffic and waits until that is noticed.
-async fn detect(stage: &Stage, tell: &dyn Fn(&str)) -> Result<(Duration, String)> {
-    stage
-        .cli(&[
-            "update",
-            "start",
-            aether_cluster::artifacts::EXAMPLE,
-            "3.0.0",
-        ])
-        .await?;
-    stage.until_state("DEPLOYED").await?;
+async fn detect(stage: &Stage, tell: &dyn Fn(&str)) -> Result<(String, Duration, String)> {
+    let id = stage.start("3.0.0", &[]).await?;
+    stage.until_state("current", "DEPLOYED").await?;
     tell("aether update routing current -r 1:3");
-    stage
-        .cli(&["update", "routing", "current", "-r", "1:3"])
-        .await?;
+    stage.route("1:3").await?;
     let started = Instant::now();
-    let paused = stage.until(|update| update["pause"].is_object()).await?;
+    let paused = stage.until("current", |update| update["pause"].is_object()).await?;
     let detection = started.elapsed();
-    let message = paused["pause"]["message"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    tell(&format!(
-        "paused after {:.1} s: {message}",
-        detection.as_secs_f64()
-    ));
-    let refused = stage
-        .refused(&["update", "routing", "current", "-r", "1:1"])
-        .await?;
-    tell(&format!(
-        "a higher weight is refused: {}",
-        refused.lines().next().unwrap_or_default()
-    ));
-    Ok((detection, message))
+    let message = paused["pause"]["message"].as_str().unwrap_or_default().to_owned();
+    tell(&format!("paused after {:.1} s: {message}", detection.as_secs_f64()));
+    let refused = stage.refused(&["update", "routing", "current", "-r", "1:1"]).await?;
+    tell(&format!("a higher weight is refused: {}", refused.lines().next().unwrap_or_default()));
+    Ok((id, detection, message))
 }
 
 /// The phase of a load with a name.
 fn phase<'a>(phases: &'a [Phase], name: &str) -> Option<&'a Phase> {
     phases.iter().find(|phase| phase.name == name)
-}
-
-/// Reads one text member of a JSON object.
-fn text<'a>(value: &'a Value, member: &str) -> Result<&'a str> {
-    value[member]
-        .as_str()
-        .with_context(|| format!("no member '{member}' in {value}"))
-}
-
-/// Fails with what was waited for.
-fn gave_up<T>(what: &str, last: &Value) -> Result<T> {
-    bail!("waited {PATIENCE:?} for {what}; last seen: {last}")
 }

@@ -75,10 +75,7 @@ impl Report {
             let phase = &phases[*position];
             let deviation = weights(ratio).and_then(|(new, old)| {
                 let splits = told.splits.counted.get(ratio)?;
-                let worst = splits
-                    .values()
-                    .map(|s| s.deviation(new, old))
-                    .fold(0.0, f64::max);
+                let worst = splits.values().map(|s| s.deviation(new, old)).fold(0.0, f64::max);
                 exact &= is_exact(worst, new + old) && splits.values().all(|s| s.new + s.old > 0);
                 Some(worst)
             });
@@ -94,17 +91,12 @@ impl Report {
             });
         }
         let broken = |version: &str| version == "3.0.0";
-        let failed: u64 = phases
-            .iter()
-            .map(|p| p.failed + errors(p, |version| !broken(version)))
-            .sum();
-        let last_on_broken = phases
-            .iter()
-            .filter_map(|phase| phase.versions.get("3.0.0")?.last_start)
-            .max();
-        let late = last_on_broken.map_or(Duration::ZERO, |last| {
-            last.saturating_duration_since(told.rolled_back_at)
-        });
+        let failed: u64 =
+            phases.iter().map(|p| p.failed + errors(p, |version| !broken(version))).sum();
+        let last_on_broken =
+            phases.iter().filter_map(|phase| phase.versions.get("3.0.0")?.last_start).max();
+        let late = last_on_broken
+            .map_or(Duration::ZERO, |last| last.saturating_duration_since(told.rolled_back_at));
         let after_rollback = phase(phases, "rolled back").map_or(0, |p| p.answers("3.0.0"));
         Self {
             requests: phases.iter().map(|phase| phase.requests).sum(),
@@ -115,11 +107,7 @@ impl Report {
             detection_ms: ms(told.detection),
             threshold: told.threshold,
             rollback_ms: ms(late),
-            failures: phases
-                .iter()
-                .flat_map(|phase| phase.failures.clone())
-                .take(10)
-                .collect(),
+            failures: phases.iter().flat_map(|phase| phase.failures.clone()).take(10).collect(),
             ok: failed == 0 && exact && after_rollback == 0,
         }
     }
@@ -134,9 +122,7 @@ impl Report {
             "STEP", "REQUESTED", "OBSERVED", "DEVIATION", "REQUESTS", "FAILED", "P99"
         );
         for step in &self.steps {
-            let deviation = step
-                .deviation
-                .map_or("-".to_owned(), |d| format!("{d:.2} calls"));
+            let deviation = step.deviation.map_or("-".to_owned(), |d| format!("{d:.2} calls"));
             let _ = writeln!(
                 text,
                 "{:<16} {:>9} {:>7.2} % {:>10} {:>9} {:>7} {:>6.1} ms",
@@ -180,12 +166,7 @@ impl Report {
 
 /// Error answers of the versions that a condition names.
 fn errors(phase: &Phase, of: impl Fn(&str) -> bool) -> u64 {
-    phase
-        .versions
-        .iter()
-        .filter(|(version, _)| of(version))
-        .map(|(_, count)| count.errors)
-        .sum()
+    phase.versions.iter().filter(|(version, _)| of(version)).map(|(_, count)| count.errors).sum()
 }
 
 /// `1:3` as numbers.

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use aether_cluster::artifacts::EXAMPLE;
+use aether_cluster::{PATIENCE, Stage};
 use aether_invoker::Invoker;
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Context, Result, bail};
 
-use super::stage::Stage;
-use super::{LOOK_EVERY, PATIENCE, gave_up};
+use super::LOOK_EVERY;
 
 /// Calls of one invoker under one route.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,14 +47,10 @@ impl Splits {
         invoker: &Invoker,
         ratio: &str,
     ) -> Result<()> {
-        let route = stage
-            .cli(&["kv", "get", &format!("version-routing/{EXAMPLE}")])
-            .await?;
+        let route = stage.cli(&["kv", "get", &format!("version-routing/{EXAMPLE}")]).await?;
         // The verb shows the record alone, or with its key around it.
         let record = route.get("value").unwrap_or(&route);
-        let revision = record["routeRevision"]
-            .as_u64()
-            .context("no routeRevision")?;
+        let revision = record["routeRevision"].as_u64().context("no routeRevision")?;
         self.routes.insert(ratio.to_owned(), revision);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -64,9 +59,8 @@ impl Splits {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return gave_up(
-                    "every invoker to apply the route",
-                    &Value::from(format!("{seen:?}")),
+                bail!(
+                    "waited {PATIENCE:?} for every invoker to apply route {revision}; last seen: {seen:?}"
                 );
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -76,13 +70,7 @@ impl Splits {
     /// Reads what every invoker counted under every ratio.
     pub async fn read(&mut self, stage: &Stage, invoker: &Invoker) -> Result<()> {
         let mut by_invoker = vec![("embedded".to_owned(), embedded(invoker))];
-        for (k, node) in stage
-            .cluster
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| n.roles.ingress)
-        {
+        for (k, node) in stage.cluster.nodes.iter().enumerate().filter(|(_, n)| n.roles.ingress) {
             let text = stage.metrics(k).await?;
             by_invoker.push((format!("ingress {}", node.name), of_metrics(&text)));
         }
@@ -101,21 +89,10 @@ async fn applied(stage: &Stage, invoker: &Invoker) -> Result<BTreeMap<String, u6
     let mut seen = BTreeMap::new();
     let own = invoker.status().applied.map_or(0, |(_, revision)| revision);
     seen.insert("embedded".to_owned(), own);
-    for (k, node) in stage
-        .cluster
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, n)| n.roles.ingress)
-    {
+    for (k, node) in stage.cluster.nodes.iter().enumerate().filter(|(_, n)| n.roles.ingress) {
         let text = stage.metrics(k).await?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("aether_tables_applied "));
-        seen.insert(
-            node.name.clone(),
-            line.and_then(|n| n.parse().ok()).unwrap_or(0),
-        );
+        let line = text.lines().find_map(|line| line.strip_prefix("aether_tables_applied "));
+        seen.insert(node.name.clone(), line.and_then(|n| n.parse().ok()).unwrap_or(0));
     }
     Ok(seen)
 }
@@ -133,10 +110,7 @@ fn embedded(invoker: &Invoker) -> BTreeMap<u64, Split> {
 /// Reads `aether_route_calls_total{…,route="7",…,side="new"} 12`.
 fn of_metrics(text: &str) -> BTreeMap<u64, Split> {
     let mut splits: BTreeMap<u64, Split> = BTreeMap::new();
-    for line in text
-        .lines()
-        .filter(|line| line.starts_with("aether_route_calls_total{"))
-    {
+    for line in text.lines().filter(|line| line.starts_with("aether_route_calls_total{")) {
         let label = |name: &str| line.split(&format!("{name}=\"")).nth(1)?.split('"').next();
         let count = line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok());
         let route = label("route").and_then(|route| route.parse::<u64>().ok());
@@ -161,10 +135,7 @@ mod tests {
         let text = "# TYPE aether_route_calls_total counter\n\
             aether_route_calls_total{slice=\"a.b:c\",route=\"7\",weights=\"1:3\",side=\"new\"} 5\n\
             aether_route_calls_total{slice=\"a.b:c\",route=\"7\",weights=\"1:3\",side=\"old\"} 15\n";
-        assert_eq!(
-            of_metrics(text),
-            BTreeMap::from([(7, Split { new: 5, old: 15 })])
-        );
+        assert_eq!(of_metrics(text), BTreeMap::from([(7, Split { new: 5, old: 15 })]));
     }
 
     #[test]

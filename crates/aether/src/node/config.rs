@@ -193,17 +193,11 @@ impl NodeConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-        let cannot = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let cannot = |source| ConfigError::Read { path: path.to_owned(), source };
         let size = fs::metadata(path).map_err(cannot)?.len();
         if size > FILE_BYTES_MAX {
             let problem = format!("is {size} bytes long; at most {FILE_BYTES_MAX} are accepted");
-            return Err(ConfigError::Syntax {
-                path: path.to_owned(),
-                problem,
-            });
+            return Err(ConfigError::Syntax { path: path.to_owned(), problem });
         }
         let text = fs::read_to_string(path).map_err(cannot)?;
         Self::parse(path, &text, environment::variables()?)
@@ -237,14 +231,8 @@ impl NodeConfig {
     /// # Errors
     /// The first address that is not a loopback address.
     pub fn check_exposure(&self, insecure: bool) -> Result<(), ConfigError> {
-        let agent = self
-            .roles
-            .agent
-            .then_some(("agent.bind_ip", self.agent.bind_ip));
-        let listeners = self
-            .listeners()
-            .into_iter()
-            .map(|(field, at)| (field, at.ip()));
+        let agent = self.roles.agent.then_some(("agent.bind_ip", self.agent.bind_ip));
+        let listeners = self.listeners().into_iter().map(|(field, at)| (field, at.ip()));
         for (field, address) in listeners.chain(agent) {
             if !insecure && !address.is_loopback() {
                 return Err(ConfigError::Exposed { field, address });

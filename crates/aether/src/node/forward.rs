@@ -32,11 +32,7 @@ impl Voters {
     /// Connects when something is to be forwarded.
     pub fn new(addresses: Vec<SocketAddr>) -> Arc<Self> {
         let (preferred, channels) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self {
-            addresses,
-            preferred,
-            channels,
-        })
+        Arc::new(Self { addresses, preferred, channels })
     }
 
     /// The first voter, from the last good one on, that accepts a connection.
@@ -56,10 +52,7 @@ impl Voters {
     }
 
     fn channel(&self, address: SocketAddr) -> Option<Channel> {
-        let mut channels = self
-            .channels
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut channels = self.channels.lock().expect("nothing panics while it holds this lock");
         if let Some(channel) = channels.get(&address) {
             return Some(channel.clone());
         }

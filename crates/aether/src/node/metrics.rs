@@ -25,10 +25,7 @@ pub fn calls(invoker: Option<&Invoker>) -> String {
     }
     if let Some((_, revision)) = invoker.status().applied {
         let name = "aether_tables_applied";
-        let _ = writeln!(
-            text,
-            "# HELP {name} Log index of the applied routing tables."
-        );
+        let _ = writeln!(text, "# HELP {name} Log index of the applied routing tables.");
         let _ = writeln!(text, "# TYPE {name} gauge\n{name} {revision}");
     }
     text

@@ -45,9 +45,7 @@ impl Updates for Remote {
         &self,
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .start(request)
-            .await
+        UpdatesClient::new(self.channel().await?).start(request).await
     }
 
     async fn get(
@@ -61,81 +59,63 @@ impl Updates for Remote {
         &self,
         request: Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .list(request)
-            .await
+        UpdatesClient::new(self.channel().await?).list(request).await
     }
 
     async fn set_routing(
         &self,
         request: Request<v1::SetRoutingRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .set_routing(request)
-            .await
+        UpdatesClient::new(self.channel().await?).set_routing(request).await
     }
 
     async fn approve(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .approve(request)
-            .await
+        UpdatesClient::new(self.channel().await?).approve(request).await
     }
 
     async fn complete(
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .complete(request)
-            .await
+        UpdatesClient::new(self.channel().await?).complete(request).await
     }
 
     async fn rollback(
         &self,
         request: Request<v1::RollbackRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .rollback(request)
-            .await
+        UpdatesClient::new(self.channel().await?).rollback(request).await
     }
 
     async fn resume(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .resume(request)
-            .await
+        UpdatesClient::new(self.channel().await?).resume(request).await
     }
 
     async fn health(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::UpdateHealth>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .health(request)
-            .await
+        UpdatesClient::new(self.channel().await?).health(request).await
     }
 
     async fn explain(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        UpdatesClient::new(self.channel().await?)
-            .explain(request)
-            .await
+        UpdatesClient::new(self.channel().await?).explain(request).await
     }
 
     async fn watch(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let answer = UpdatesClient::new(self.channel().await?)
-            .watch(request)
-            .await?;
+        let answer = UpdatesClient::new(self.channel().await?).watch(request).await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }
@@ -148,27 +128,21 @@ impl Slices for Remote {
         &self,
         request: Request<v1::DeployRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        SlicesClient::new(self.channel().await?)
-            .deploy(request)
-            .await
+        SlicesClient::new(self.channel().await?).deploy(request).await
     }
 
     async fn scale(
         &self,
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        SlicesClient::new(self.channel().await?)
-            .scale(request)
-            .await
+        SlicesClient::new(self.channel().await?).scale(request).await
     }
 
     async fn undeploy(
         &self,
         request: Request<v1::UndeployRequest>,
     ) -> Result<Response<v1::UndeployResponse>, Status> {
-        SlicesClient::new(self.channel().await?)
-            .undeploy(request)
-            .await
+        SlicesClient::new(self.channel().await?).undeploy(request).await
     }
 
     async fn list(
@@ -182,9 +156,7 @@ impl Slices for Remote {
         &self,
         request: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
-        let answer = SlicesClient::new(self.channel().await?)
-            .logs(request)
-            .await?;
+        let answer = SlicesClient::new(self.channel().await?).logs(request).await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }
@@ -195,26 +167,20 @@ impl Cluster for Remote {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::ClusterStatus>, Status> {
-        ClusterClient::new(self.channel().await?)
-            .status(request)
-            .await
+        ClusterClient::new(self.channel().await?).status(request).await
     }
 
     async fn nodes(
         &self,
         request: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        ClusterClient::new(self.channel().await?)
-            .nodes(request)
-            .await
+        ClusterClient::new(self.channel().await?).nodes(request).await
     }
 
     async fn kv_get(
         &self,
         request: Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
-        ClusterClient::new(self.channel().await?)
-            .kv_get(request)
-            .await
+        ClusterClient::new(self.channel().await?).kv_get(request).await
     }
 }

@@ -67,12 +67,7 @@ impl Listeners {
         };
         let grpc = bind("grpc", listen.grpc).await?;
         let http = bind("http", listen.http).await?;
-        Ok(Self {
-            grpc,
-            http,
-            peer,
-            ingress,
-        })
+        Ok(Self { grpc, http, peer, ingress })
     }
 }
 
@@ -108,11 +103,9 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     tasks.spawn(serve_grpc(listeners.grpc, routes));
     let invoker = start_invoker(&config)?;
     let ingress = match (listeners.ingress, &invoker) {
-        (Some(listener), Some(invoker)) => Some(Ingress::start(
-            listener,
-            invoker.clone(),
-            aether_ingress::Config::default(),
-        )?),
+        (Some(listener), Some(invoker)) => {
+            Some(Ingress::start(listener, invoker.clone(), aether_ingress::Config::default())?)
+        }
         _ => None,
     };
     let router = management(voter.as_ref(), voters, invoker.clone());
@@ -201,21 +194,14 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         table_age_max: timing.max_table_age.duration(),
     };
     let server = Server::start(server_config, replica.handle(), published, store);
-    Ok(Voter {
-        replica,
-        server: Arc::new(server),
-    })
+    Ok(Voter { replica, server: Arc::new(server) })
 }
 
 /// Where the node's own agent and ingress reach the control plane: itself
 /// first, if it is a voter.
 fn control_plane(config: &NodeConfig) -> Vec<SocketAddr> {
     let own = config.roles.voter.then_some(config.listen.grpc);
-    let others = config
-        .join
-        .iter()
-        .copied()
-        .filter(|address| Some(*address) != own);
+    let others = config.join.iter().copied().filter(|address| Some(*address) != own);
     own.into_iter().chain(others).collect()
 }
 

@@ -19,12 +19,9 @@ pub struct Info {
 impl Info {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::ArtifactInfoRequest {
-            artifact: self.artifact.to_string(),
-        };
-        let artifact = client
-            .read(message, async |c, request| artifacts(c).info(request).await)
-            .await?;
+        let message = v1::ArtifactInfoRequest { artifact: self.artifact.to_string() };
+        let artifact =
+            client.read(message, async |c, request| artifacts(c).info(request).await).await?;
         global.output().show(&artifact, render::artifact::whole)
     }
 }

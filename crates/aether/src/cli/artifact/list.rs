@@ -21,9 +21,8 @@ impl List {
         let client = global.client()?;
         let artifact_base = self.base.map(|base| base.to_string()).unwrap_or_default();
         let message = v1::ListArtifactsRequest { artifact_base };
-        let response = client
-            .read(message, async |c, request| artifacts(c).list(request).await)
-            .await?;
+        let response =
+            client.read(message, async |c, request| artifacts(c).list(request).await).await?;
         global.output().show(&response, render::artifact::list)
     }
 }

@@ -54,10 +54,7 @@ impl Push {
             .await?;
         global.output().show(&pushed, |pushed| {
             // The manifest is what the user has just written.
-            render::artifact::whole(&v1::Artifact {
-                manifest: String::new(),
-                ..pushed.clone()
-            })
+            render::artifact::whole(&v1::Artifact { manifest: String::new(), ..pushed.clone() })
         })
     }
 }
@@ -87,12 +84,7 @@ impl Archive {
         let (sha256, size_bytes) = digest(path).map_err(cannot)?;
         let artifact = contents.manifest.artifact.to_string();
         Ok(Self {
-            header: v1::PushHeader {
-                artifact,
-                sha256,
-                size_bytes,
-                actor,
-            },
+            header: v1::PushHeader { artifact, sha256, size_bytes, actor },
             path: path.to_owned(),
             warnings: contents.warnings,
             _packed_in: None,
@@ -110,12 +102,7 @@ impl Archive {
             size_bytes: packed.size_bytes,
             actor,
         };
-        Ok(Self {
-            header,
-            path,
-            warnings: packed.warnings,
-            _packed_in: Some(place),
-        })
+        Ok(Self { header, path, warnings: packed.warnings, _packed_in: Some(place) })
     }
 
     /// What every try needs to send it from the beginning.
@@ -139,11 +126,7 @@ fn digest(path: &Path) -> io::Result<(String, u64)> {
             }
         }
     }
-    let hex = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok((hex, size_bytes))
 }
 
@@ -153,23 +136,13 @@ fn messages(
     header: v1::PushHeader,
     file: tokio::fs::File,
 ) -> impl Stream<Item = v1::PushRequest> + Send + 'static {
-    let first = v1::PushRequest {
-        part: Some(Part::Header(header)),
-    };
+    let first = v1::PushRequest { part: Some(Part::Header(header)) };
     let chunks = stream::unfold(file, |mut file| async move {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let read = (&mut file)
-            .take(CHUNK_BYTES as u64)
-            .read_to_end(&mut chunk)
-            .await;
+        let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await;
         match read {
             Ok(0) | Err(_) => None,
-            Ok(_) => Some((
-                v1::PushRequest {
-                    part: Some(Part::Chunk(chunk)),
-                },
-                file,
-            )),
+            Ok(_) => Some((v1::PushRequest { part: Some(Part::Chunk(chunk)) }, file)),
         }
     });
     stream::iter([first]).chain(chunks)
@@ -203,9 +176,7 @@ mod tests {
         assert_eq!(sent[0].part, Some(Part::Header(from_dir.header.clone())));
         let mut bytes = Vec::new();
         for message in &sent[1..] {
-            let Some(Part::Chunk(chunk)) = &message.part else {
-                panic!("a second header")
-            };
+            let Some(Part::Chunk(chunk)) = &message.part else { panic!("a second header") };
             assert!(chunk.len() <= CHUNK_BYTES);
             bytes.extend_from_slice(chunk);
         }

@@ -20,31 +20,19 @@ pub fn gist(update: &v1::Update) -> String {
 }
 
 fn lines(update: &v1::Update, time: &str, actual: &str, next: &str) -> String {
-    let pending = update
-        .pending_routing
-        .as_ref()
-        .map(|routing| format!("{routing}, waits for approval"));
+    let pending =
+        update.pending_routing.as_ref().map(|routing| format!("{routing}, waits for approval"));
     let details = fields(&[
         ("actual", actual.to_owned()),
         ("instances", instances(update)),
         ("pending", pending.unwrap_or_default()),
-        (
-            "paused",
-            update.pause.as_ref().map(reason).unwrap_or_default(),
-        ),
+        ("paused", update.pause.as_ref().map(reason).unwrap_or_default()),
         ("deadline", next.to_owned()),
         ("waits for", update.waits_for.join("\n")),
-        (
-            "outcome",
-            update.outcome.as_ref().map(reason).unwrap_or_default(),
-        ),
+        ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
     ]);
-    let mut text = format!(
-        "[{time:>7}] {} {} {}",
-        update.update_id,
-        update.state,
-        requested(update)
-    );
+    let mut text =
+        format!("[{time:>7}] {} {} {}", update.update_id, update.state, requested(update));
     for line in details.lines() {
         text.push_str("\n          ");
         text.push_str(line);
@@ -59,10 +47,7 @@ mod tests {
 
     #[test]
     fn a_block_starts_with_the_time() {
-        let update = v1::Update {
-            deadline: None,
-            ..routing_update()
-        };
+        let update = v1::Update { deadline: None, ..routing_update() };
         assert_eq!(
             change(&update, 12_345),
             "[  12.3s] u1f ROUTING 1:3 (25 % new)\n          \

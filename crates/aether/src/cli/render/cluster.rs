@@ -7,30 +7,14 @@ use super::{fields, or_dash, span, table};
 
 /// The cluster as one node sees it.
 pub fn status(status: &v1::ClusterStatus) -> String {
-    let quorum = if status.quorum {
-        "yes"
-    } else {
-        "no: writes wait, running slices go on"
-    };
+    let quorum = if status.quorum { "yes" } else { "no: writes wait, running slices go on" };
     let mut text = fields(&[
         ("cluster", status.cluster.clone()),
-        (
-            "answered by",
-            format!("{} (version {})", status.node, status.version),
-        ),
-        (
-            "leader",
-            status
-                .leader
-                .clone()
-                .unwrap_or_else(|| "none known".to_owned()),
-        ),
+        ("answered by", format!("{} (version {})", status.node, status.version)),
+        ("leader", status.leader.clone().unwrap_or_else(|| "none known".to_owned())),
         ("quorum", quorum.to_owned()),
         ("term", status.term.to_string()),
-        (
-            "log",
-            format!("committed {}, applied {}", status.committed, status.applied),
-        ),
+        ("log", format!("committed {}, applied {}", status.committed, status.applied)),
         ("state hash", status.state_hash.clone()),
         ("slices", status.slices.to_string()),
         ("live updates", status.live_updates.to_string()),
@@ -60,10 +44,7 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         };
         let rows = status.session_states.iter().map(session).collect();
         text.push_str("\n\n");
-        text.push_str(&table(
-            &["SESSION", "KIND", "NAME", "STATE", "APPLIED"],
-            rows,
-        ));
+        text.push_str(&table(&["SESSION", "KIND", "NAME", "STATE", "APPLIED"], rows));
     }
     text
 }
@@ -71,11 +52,8 @@ pub fn status(status: &v1::ClusterStatus) -> String {
 /// The nodes that run instances.
 pub fn nodes(response: &v1::NodesResponse) -> String {
     let row = |node: &v1::Node| {
-        let mut labels: Vec<String> = node
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let mut labels: Vec<String> =
+            node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         labels.sort();
         vec![
             node.name.clone(),
@@ -133,10 +111,7 @@ mod tests {
             since_ms: 5_000,
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         };
-        let text = nodes(&v1::NodesResponse {
-            nodes: vec![node],
-            as_of: None,
-        });
+        let text = nodes(&v1::NodesResponse { nodes: vec![node], as_of: None });
         assert_eq!(
             text,
             "NODE  ADDRESS         STATE  SINCE  INSTANCES  LABELS\n\

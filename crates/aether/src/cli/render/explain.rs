@@ -8,44 +8,22 @@ use super::{fields, span};
 /// The whole explanation.
 pub fn whole(explanation: &v1::Explanation) -> String {
     let wait = |wait: &v1::Wait| {
-        let mut text = format!(
-            "{} (for {}): {}",
-            wait.code,
-            span(wait.since_ms),
-            wait.message
-        );
+        let mut text = format!("{} (for {}): {}", wait.code, span(wait.since_ms), wait.message);
         if !wait.unblock.is_empty() {
             text.push_str(&format!("\n  ends when: {}", wait.unblock));
         }
         text
     };
     let waits: Vec<String> = explanation.waits.iter().map(wait).collect();
-    let waits = if waits.is_empty() {
-        "nothing by itself".to_owned()
-    } else {
-        waits.join("\n")
-    };
+    let waits = if waits.is_empty() { "nothing by itself".to_owned() } else { waits.join("\n") };
     fields(&[
         ("update", explanation.update_id.clone()),
         ("state", explanation.state.clone()),
-        (
-            "paused",
-            explanation.pause.as_ref().map(reason).unwrap_or_default(),
-        ),
+        ("paused", explanation.pause.as_ref().map(reason).unwrap_or_default()),
         ("waits for", waits),
-        (
-            "deadline",
-            explanation
-                .deadline
-                .as_ref()
-                .map(deadline)
-                .unwrap_or_default(),
-        ),
+        ("deadline", explanation.deadline.as_ref().map(deadline).unwrap_or_default()),
         ("next", explanation.next.join("\n")),
-        (
-            "as of",
-            explanation.as_of.as_ref().map(as_of).unwrap_or_default(),
-        ),
+        ("as of", explanation.as_of.as_ref().map(as_of).unwrap_or_default()),
     ])
 }
 

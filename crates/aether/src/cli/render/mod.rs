@@ -26,21 +26,14 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
             column.set_padding((0, 2));
         }
     }
-    let lines: Vec<String> = table
-        .lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect();
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n")
 }
 
 /// Lines of a name and a value, the values in one column. A value of several
 /// lines goes on in that column; fields without one are left out.
 pub fn fields(fields: &[(&str, String)]) -> String {
-    let width = fields
-        .iter()
-        .map(|(name, _)| name.len())
-        .max()
-        .unwrap_or_default();
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let mut lines = Vec::new();
     for (name, value) in fields {
         let mut name = *name;
@@ -55,9 +48,7 @@ pub fn fields(fields: &[(&str, String)]) -> String {
 /// A text of somebody else's without control characters, which could move the
 /// cursor or hide the rest of the line.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A span as people say it: `350ms`, `4m 10s`.
@@ -82,11 +73,7 @@ pub fn percent(share: f64) -> String {
 
 /// A text, or a dash where there is none.
 pub fn or_dash(text: &str) -> String {
-    if text.is_empty() {
-        "-".to_owned()
-    } else {
-        text.to_owned()
-    }
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -100,20 +87,13 @@ mod tests {
             vec!["longer".into(), "b".into()],
         ];
         let text = table(&["ONE", "TWO"], rows);
-        assert_eq!(
-            text,
-            "ONE     TWO\na       long value with a line end\nlonger  b"
-        );
+        assert_eq!(text, "ONE     TWO\na       long value with a line end\nlonger  b");
         assert_eq!(table(&["ONE", "TWO"], vec![]), "ONE  TWO");
     }
 
     #[test]
     fn fields_line_up_and_skip_what_is_absent() {
-        let text = fields(&[
-            ("a", "1".into()),
-            ("longer", "2\n3".into()),
-            ("none", String::new()),
-        ]);
+        let text = fields(&[("a", "1".into()), ("longer", "2\n3".into()), ("none", String::new())]);
         assert_eq!(text, "a       1\nlonger  2\n        3");
     }
 

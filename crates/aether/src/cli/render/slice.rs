@@ -6,9 +6,8 @@ use super::update::{as_of, reason};
 use super::{fields, or_dash, span, table};
 
 /// Header of a table of instances.
-pub const INSTANCE_HEADER: [&str; 8] = [
-    "INSTANCE", "VERSION", "NODE", "STATE", "SINCE", "RESTARTS", "ENDPOINT", "REASON",
-];
+pub const INSTANCE_HEADER: [&str; 8] =
+    ["INSTANCE", "VERSION", "NODE", "STATE", "SINCE", "RESTARTS", "ENDPOINT", "REASON"];
 
 /// One instance's row.
 pub fn instance_row(instance: &v1::Instance) -> Vec<String> {
@@ -28,23 +27,11 @@ pub fn instance_row(instance: &v1::Instance) -> Vec<String> {
 pub fn whole(slice: &v1::Slice) -> String {
     let mut text = fields(&[
         ("slice", slice.slice.clone()),
-        (
-            "version",
-            slice
-                .version
-                .clone()
-                .unwrap_or_else(|| "(none yet)".to_owned()),
-        ),
-        (
-            "instances",
-            format!("{} of {} ready", slice.ready, slice.instances),
-        ),
+        ("version", slice.version.clone().unwrap_or_else(|| "(none yet)".to_owned())),
+        ("instances", format!("{} of {} ready", slice.ready, slice.instances)),
         ("routing", slice.routing.clone()),
         ("update", slice.live_update.clone().unwrap_or_default()),
-        (
-            "retained",
-            slice.retained_version.clone().unwrap_or_default(),
-        ),
+        ("retained", slice.retained_version.clone().unwrap_or_default()),
     ]);
     if !slice.instances_state.is_empty() {
         text.push_str("\n\n");
@@ -95,11 +82,7 @@ mod tests {
         );
         let response = v1::ListSlicesResponse {
             slices: vec![slice],
-            as_of: Some(v1::AsOf {
-                index: 3,
-                stale: true,
-                node: "n1".into(),
-            }),
+            as_of: Some(v1::AsOf { index: 3, stale: true, node: "n1".into() }),
         };
         assert_eq!(
             list(&response),

@@ -14,10 +14,7 @@ const HISTORY_SHOWN: usize = 10;
 /// The whole of an update.
 pub fn whole(update: &v1::Update) -> String {
     let pending = update.pending_routing.as_ref().map(|routing| {
-        format!(
-            "{routing}, waits for 'aether update approve {}'",
-            update.update_id
-        )
+        format!("{routing}, waits for 'aether update approve {}'", update.update_id)
     });
     let mut text = fields(&[
         ("update", update.update_id.clone()),
@@ -28,31 +25,16 @@ pub fn whole(update: &v1::Update) -> String {
         ("pending", pending.unwrap_or_default()),
         ("actual", actual(update)),
         ("instances", instances(update)),
-        (
-            "paused",
-            update.pause.as_ref().map(reason).unwrap_or_default(),
-        ),
-        (
-            "deadline",
-            update.deadline.as_ref().map(deadline).unwrap_or_default(),
-        ),
+        ("paused", update.pause.as_ref().map(reason).unwrap_or_default()),
+        ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
         ("waits for", update.waits_for.join("\n")),
-        (
-            "outcome",
-            update.outcome.as_ref().map(reason).unwrap_or_default(),
-        ),
+        ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
         ("thresholds", thresholds(update)),
         ("cleanup", update.cleanup_policy.clone()),
         ("started by", update.actor.clone()),
-        (
-            "as of",
-            update.as_of.as_ref().map(as_of).unwrap_or_default(),
-        ),
+        ("as of", update.as_of.as_ref().map(as_of).unwrap_or_default()),
     ]);
-    let all = update
-        .new_instances_state
-        .iter()
-        .chain(&update.old_instances_state);
+    let all = update.new_instances_state.iter().chain(&update.old_instances_state);
     let rows: Vec<_> = all.map(slice::instance_row).collect();
     if !rows.is_empty() {
         text.push_str("\n\n");
@@ -89,16 +71,12 @@ pub fn list(updates: &[v1::Update]) -> String {
             versions(update),
             update.state.clone(),
             update.routing.clone(),
-            update
-                .actual_new_ppm
-                .map_or_else(|| "-".to_owned(), percent_of_ppm),
+            update.actual_new_ppm.map_or_else(|| "-".to_owned(), percent_of_ppm),
             instances(update),
             or_dash(update.pause.as_ref().map_or("", |pause| &pause.code)),
         ]
     };
-    let header = [
-        "UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED",
-    ];
+    let header = ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED"];
     table(&header, updates.iter().map(row).collect())
 }
 
@@ -156,10 +134,8 @@ fn side(name: &str, instances: &[v1::Instance], wanted: u32) -> String {
         *states.entry(&instance.state).or_default() += 1;
     }
     let ready = states.remove("READY").unwrap_or_default();
-    let others: Vec<String> = states
-        .iter()
-        .map(|(state, count)| format!("{count} {state}"))
-        .collect();
+    let others: Vec<String> =
+        states.iter().map(|(state, count)| format!("{count} {state}")).collect();
     let others = match others.is_empty() {
         true => String::new(),
         false => format!(" ({})", others.join(", ")),
@@ -168,11 +144,7 @@ fn side(name: &str, instances: &[v1::Instance], wanted: u32) -> String {
 }
 
 fn thresholds(update: &v1::Update) -> String {
-    let approval = if update.require_manual_approval {
-        ", each step approved by hand"
-    } else {
-        ""
-    };
+    let approval = if update.require_manual_approval { ", each step approved by hand" } else { "" };
     format!(
         "error rate {}, p99 {} ms{approval}",
         percent(update.max_error_rate),
@@ -202,10 +174,7 @@ pub fn as_of(as_of: &v1::AsOf) -> String {
     if !as_of.stale {
         return String::new();
     }
-    format!(
-        "index {} on node {}, without asking the leader",
-        as_of.index, as_of.node
-    )
+    format!("index {} on node {}, without asking the leader", as_of.index, as_of.node)
 }
 
 #[cfg(test)]
@@ -251,10 +220,7 @@ pub mod tests {
             max_error_rate: 0.01,
             max_latency_ms: 500,
             cleanup_policy: "IMMEDIATE".into(),
-            deadline: Some(v1::Deadline {
-                in_ms: 86_399_400,
-                action: "ALERT".into(),
-            }),
+            deadline: Some(v1::Deadline { in_ms: 86_399_400, action: "ALERT".into() }),
             actor: "alice".into(),
             modified: 99,
             history: vec![v1::HistoryEntry {
@@ -291,10 +257,8 @@ my-slice-5-1   1.0.0    n1    UNREADY  1m 1s   1         127.0.0.1:10001  probe_
 
 INDEX  STATE    ROUTING  BY     EVENT
 99     ROUTING  1:3      alice  routing set";
-        let squeezed = |text: &str| {
-            text.replace("SINCE   ", "SINCE  ")
-                .replace("1m 1s   ", "1m 1s  ")
-        };
+        let squeezed =
+            |text: &str| text.replace("SINCE   ", "SINCE  ").replace("1m 1s   ", "1m 1s  ");
         assert_eq!(squeezed(&whole(&routing_update())), squeezed(expected));
     }
 
@@ -308,16 +272,9 @@ INDEX  STATE    ROUTING  BY     EVENT
                 code: "threshold_exceeded".into(),
                 message: "error rate 4 % is above 1 %".into(),
             }),
-            deadline: Some(v1::Deadline {
-                in_ms: -1_500,
-                action: "ROLLBACK".into(),
-            }),
+            deadline: Some(v1::Deadline { in_ms: -1_500, action: "ROLLBACK".into() }),
             waits_for: vec!["one thing".into(), "another".into()],
-            as_of: Some(v1::AsOf {
-                index: 7,
-                stale: true,
-                node: "n2".into(),
-            }),
+            as_of: Some(v1::AsOf { index: 7, stale: true, node: "n2".into() }),
             ..routing_update()
         };
         let text = whole(&update);
@@ -336,10 +293,7 @@ INDEX  STATE    ROUTING  BY     EVENT
 
     #[test]
     fn a_first_deployment_has_no_old_side() {
-        let update = v1::Update {
-            old_version: None,
-            ..routing_update()
-        };
+        let update = v1::Update { old_version: None, ..routing_update() };
         let text = whole(&update);
         assert!(text.contains("versions    (none) -> 2.0.0"), "{text}");
         assert!(text.contains("instances   new 1/1\n"), "{text}");
@@ -361,11 +315,7 @@ INDEX  STATE    ROUTING  BY     EVENT
     fn list_has_a_row_per_update() {
         let text = list(&[routing_update()]);
         let row = text.lines().nth(1).unwrap();
-        let words: Vec<&str> = row
-            .split("  ")
-            .map(str::trim)
-            .filter(|w| !w.is_empty())
-            .collect();
+        let words: Vec<&str> = row.split("  ").map(str::trim).filter(|w| !w.is_empty()).collect();
         assert_eq!(
             words,
             [

@@ -22,11 +22,8 @@ impl Approve {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let update = client
-            .write(message, async |c, request| {
-                updates(c).approve(request).await
-            })
-            .await?;
+        let update =
+            client.write(message, async |c, request| updates(c).approve(request).await).await?;
         show(global.output(), &update)
     }
 }

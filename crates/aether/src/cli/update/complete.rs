@@ -31,11 +31,8 @@ impl Complete {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let mut update = client
-            .write(message, async |c, request| {
-                updates(c).complete(request).await
-            })
-            .await?;
+        let mut update =
+            client.write(message, async |c, request| updates(c).complete(request).await).await?;
         if self.wait.wait {
             update = wait_for(&client, &update.update_id, &self.wait, judge).await?;
         }

@@ -17,15 +17,9 @@ pub struct Explain {
 impl Explain {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::UpdateRef {
-            update_id: self.which.id(),
-            ..Default::default()
-        };
-        let explanation = client
-            .read(message, async |c, request| {
-                updates(c).explain(request).await
-            })
-            .await?;
+        let message = v1::UpdateRef { update_id: self.which.id(), ..Default::default() };
+        let explanation =
+            client.read(message, async |c, request| updates(c).explain(request).await).await?;
         global.output().show(&explanation, render::explain::whole)
     }
 }

@@ -17,13 +17,9 @@ pub struct Health {
 impl Health {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::UpdateRef {
-            update_id: self.which.id(),
-            ..Default::default()
-        };
-        let health = client
-            .read(message, async |c, request| updates(c).health(request).await)
-            .await?;
+        let message = v1::UpdateRef { update_id: self.which.id(), ..Default::default() };
+        let health =
+            client.read(message, async |c, request| updates(c).health(request).await).await?;
         global.output().show(&health, render::health::whole)
     }
 }

@@ -22,23 +22,13 @@ pub struct List {
 impl List {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::ListUpdatesRequest {
-            all: self.all,
-            stale: self.stale,
-        };
-        let response = client
-            .read(message, async |c, request| updates(c).list(request).await)
-            .await?;
-        let fresh = response
-            .as_of
-            .as_ref()
-            .map(render::update::as_of)
-            .unwrap_or_default();
+        let message = v1::ListUpdatesRequest { all: self.all, stale: self.stale };
+        let response =
+            client.read(message, async |c, request| updates(c).list(request).await).await?;
+        let fresh = response.as_of.as_ref().map(render::update::as_of).unwrap_or_default();
         if !fresh.is_empty() {
             say(&format!("as of {fresh}"));
         }
-        global.output().show(&response, |response| {
-            render::update::list(&response.updates)
-        })
+        global.output().show(&response, |response| render::update::list(&response.updates))
     }
 }

@@ -22,9 +22,8 @@ impl Resume {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let update = client
-            .write(message, async |c, request| updates(c).resume(request).await)
-            .await?;
+        let update =
+            client.write(message, async |c, request| updates(c).resume(request).await).await?;
         show(global.output(), &update)
     }
 }

@@ -32,11 +32,8 @@ impl Routing {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let update = client
-            .write(message, async |c, request| {
-                updates(c).set_routing(request).await
-            })
-            .await?;
+        let update =
+            client.write(message, async |c, request| updates(c).set_routing(request).await).await?;
         show(global.output(), &update)
     }
 }

@@ -110,9 +110,8 @@ impl Start {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let message = self.message(client.request_id(), client.actor());
-        let mut update = client
-            .write(message, async |c, request| updates(c).start(request).await)
-            .await?;
+        let mut update =
+            client.write(message, async |c, request| updates(c).start(request).await).await?;
         let id = update.update_id.clone();
         if self.wait.wait {
             say(&format!("update {id} started"));
@@ -151,9 +150,7 @@ mod tests {
 
     fn message(options: &str) -> v1::StartUpdateRequest {
         let line = format!("start org.example:my-slice@blue 2.0.0 {options}");
-        Line::parse_from(line.split_whitespace())
-            .start
-            .message("id".into(), "me".into())
+        Line::parse_from(line.split_whitespace()).start.message("id".into(), "me".into())
     }
 
     #[test]
@@ -183,10 +180,7 @@ mod tests {
         assert_eq!(sent.deploy_timeout_ms, Some(120_000));
         assert_eq!(sent.on_deploy_failure, "PAUSE");
         assert_eq!(sent.healthy_ms, Some(500));
-        assert_eq!(
-            message("--cleanup immediate -i 2").cleanup_policy,
-            "IMMEDIATE"
-        );
+        assert_eq!(message("--cleanup immediate -i 2").cleanup_policy, "IMMEDIATE");
     }
 
     #[test]

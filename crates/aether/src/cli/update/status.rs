@@ -20,13 +20,8 @@ pub struct Status {
 impl Status {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::GetUpdateRequest {
-            update_id: self.which.id(),
-            stale: self.stale,
-        };
-        let update = client
-            .read(message, async |c, request| updates(c).get(request).await)
-            .await?;
+        let message = v1::GetUpdateRequest { update_id: self.which.id(), stale: self.stale };
+        let update = client.read(message, async |c, request| updates(c).get(request).await).await?;
         show(global.output(), &update)
     }
 }

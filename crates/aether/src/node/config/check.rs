@@ -16,19 +16,13 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LABELS_MAX: usize = 64;
 
 fn bad<T>(field: &'static str, problem: impl Into<String>) -> Result<T, ConfigError> {
-    Err(ConfigError::Value {
-        field,
-        problem: problem.into(),
-    })
+    Err(ConfigError::Value { field, problem: problem.into() })
 }
 
 /// Fills in defaults and checks the whole.
 pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
     let Some(name) = file.name else {
-        return bad(
-            "name",
-            "is missing; give the node a name, such as name = \"node-1\"",
-        );
+        return bad("name", "is missing; give the node a name, such as name = \"node-1\"");
     };
     let Some(data_dir) = file.data_dir.filter(|dir| !dir.as_os_str().is_empty()) else {
         return bad("data_dir", "is missing; say where the node keeps its data");
@@ -37,19 +31,10 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
     if cluster.is_empty() || cluster.len() > 64 || cluster.chars().any(char::is_control) {
         return bad("cluster", "must be 1 to 64 printable characters");
     }
-    let voters: Vec<Voter> = file
-        .voters
-        .into_iter()
-        .map(|v| Voter {
-            name: v.name,
-            peer: v.peer,
-        })
-        .collect();
+    let voters: Vec<Voter> =
+        file.voters.into_iter().map(|v| Voter { name: v.name, peer: v.peer }).collect();
     let local = |port| SocketAddr::new(LOOPBACK, port);
-    let own_peer = voters
-        .iter()
-        .find(|voter| voter.name == name)
-        .map(|voter| voter.peer);
+    let own_peer = voters.iter().find(|voter| voter.name == name).map(|voter| voter.peer);
     let listen = Listen {
         grpc: file.grpc.unwrap_or(local(8090)),
         http: file.http.unwrap_or(local(8080)),
@@ -73,22 +58,14 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
         timing,
     };
     check_listeners(&config)?;
-    let warnings = if config.roles.voter {
-        check_voter(&config)?
-    } else {
-        check_worker(&config)?
-    };
+    let warnings = if config.roles.voter { check_voter(&config)? } else { check_worker(&config)? };
     Ok(Loaded { config, warnings })
 }
 
 /// All roles unless some are named.
 fn roles(named: Option<&[file::Role]>) -> Result<Roles, ConfigError> {
     let Some(named) = named else {
-        return Ok(Roles {
-            voter: true,
-            agent: true,
-            ingress: true,
-        });
+        return Ok(Roles { voter: true, agent: true, ingress: true });
     };
     let has = |role| named.contains(&role);
     let roles = Roles {
@@ -96,15 +73,9 @@ fn roles(named: Option<&[file::Role]>) -> Result<Roles, ConfigError> {
         agent: has(file::Role::Agent),
         ingress: has(file::Role::Ingress),
     };
-    let distinct = [roles.voter, roles.agent, roles.ingress]
-        .iter()
-        .filter(|has| **has)
-        .count();
+    let distinct = [roles.voter, roles.agent, roles.ingress].iter().filter(|has| **has).count();
     if named.is_empty() {
-        return bad(
-            "roles",
-            "is empty; name some of \"voter\", \"agent\" and \"ingress\"",
-        );
+        return bad("roles", "is empty; name some of \"voter\", \"agent\" and \"ingress\"");
     }
     if distinct != named.len() {
         return bad("roles", "names a role twice");
@@ -122,12 +93,7 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
         agent_lease: or(file.agent_lease, 3_000),
         max_table_age: or(file.max_table_age, 10 * 60_000),
     };
-    let Timing {
-        heartbeat,
-        election_min,
-        election_max,
-        ..
-    } = timing;
+    let Timing { heartbeat, election_min, election_max, .. } = timing;
     if heartbeat == Millis(0) {
         return bad("timing.heartbeat", "must be above zero");
     }
@@ -143,10 +109,9 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
             format!("({election_min}) must be below timing.election_max ({election_max})"),
         );
     }
-    for (field, lease) in [
-        ("timing.session_lease", timing.session_lease),
-        ("timing.agent_lease", timing.agent_lease),
-    ] {
+    for (field, lease) in
+        [("timing.session_lease", timing.session_lease), ("timing.agent_lease", timing.agent_lease)]
+    {
         // A leader that was just elected must be able to hear of everyone
         // before anyone counts as gone.
         if lease <= election_max {
@@ -216,10 +181,7 @@ fn check_listeners(config: &NodeConfig) -> Result<(), ConfigError> {
     for (at, (field, address)) in listeners.iter().enumerate() {
         for (other, taken) in &listeners[..at] {
             if collide(*address, *taken) {
-                return bad(
-                    field,
-                    format!("({address}) is already the address of '{other}'"),
-                );
+                return bad(field, format!("({address}) is already the address of '{other}'"));
             }
         }
         if config.roles.agent && config.agent.ports.contains(&address.port()) {
@@ -238,18 +200,12 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
             return bad("voters", format!("'{}' is listed twice", voter.name));
         }
         if voter.peer.port() == 0 || voter.peer.ip().is_unspecified() {
-            return bad(
-                "voters",
-                format!("'{}' cannot be reached at {}", voter.name, voter.peer),
-            );
+            return bad("voters", format!("'{}' cannot be reached at {}", voter.name, voter.peer));
         }
         if !peers.insert(voter.peer) {
             return bad(
                 "voters",
-                format!(
-                    "'{}' has the peer address of another voter, {}",
-                    voter.name, voter.peer
-                ),
+                format!("'{}' has the peer address of another voter, {}", voter.name, voter.peer),
             );
         }
     }
@@ -269,18 +225,12 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
     {
         return bad(
             "peer",
-            format!(
-                "({bound}) is not where the others look for '{name}', {}",
-                own.peer
-            ),
+            format!("({bound}) is not where the others look for '{name}', {}", own.peer),
         );
     }
     let count = config.voters.len();
     let even = count.is_multiple_of(2).then(|| {
-        format!(
-            "{count} voters survive no more failures than {}; use an odd number",
-            count - 1
-        )
+        format!("{count} voters survive no more failures than {}; use an odd number", count - 1)
     });
     Ok(even.into_iter().collect())
 }
@@ -294,18 +244,11 @@ fn check_worker(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
              join = [\"127.0.0.1:8090\"]",
         );
     }
-    if config
-        .join
-        .iter()
-        .any(|address| address.port() == 0 || address.ip().is_unspecified())
-    {
+    if config.join.iter().any(|address| address.port() == 0 || address.ip().is_unspecified()) {
         return bad("join", "names an address that cannot be reached");
     }
     if config.join.contains(&config.listen.grpc) {
-        return bad(
-            "join",
-            format!("names this node's own address, {}", config.listen.grpc),
-        );
+        return bad("join", format!("names this node's own address, {}", config.listen.grpc));
     }
     let voters = (!config.voters.is_empty())
         .then(|| "voters is ignored: this node is none; it finds them by join".to_owned());

@@ -19,10 +19,9 @@ pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
         let name = name.to_string_lossy().into_owned();
         match value.into_string() {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(ConfigError::Environment {
-                variable: name,
-                problem: "is not UTF-8".to_owned(),
-            }),
+            Err(_) => {
+                Err(ConfigError::Environment { variable: name, problem: "is not UTF-8".to_owned() })
+            }
         }
     })
     .collect()
@@ -33,14 +32,10 @@ pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
 pub fn overlay(mut table: Table, variables: BTreeMap<String, String>) -> Result<File, ConfigError> {
     let mut file = File::default();
     for (variable, text) in variables {
-        let path: Vec<String> = variable[PREFIX.len()..]
-            .split("__")
-            .map(str::to_ascii_lowercase)
-            .collect();
-        let error = |problem: String| ConfigError::Environment {
-            variable: variable.clone(),
-            problem,
-        };
+        let path: Vec<String> =
+            variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let error =
+            |problem: String| ConfigError::Environment { variable: variable.clone(), problem };
         (table, file) = set(&table, &path, &text).map_err(error)?;
     }
     Ok(file)
@@ -56,17 +51,10 @@ fn set(table: &Table, path: &[String], text: &str) -> Result<(Table, File), Stri
         .ok()
         .filter(|table| table.len() == 1)
         .and_then(|mut table| table.remove("v"));
-    let items = text
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty());
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let list = items.map(|item| Value::String(item.to_owned())).collect();
     let mut problem = None;
-    let readings = [
-        Some(Value::String(text.to_owned())),
-        typed,
-        Some(Value::Array(list)),
-    ];
+    let readings = [Some(Value::String(text.to_owned())), typed, Some(Value::Array(list))];
     for value in readings.into_iter().flatten() {
         let mut table = table.clone();
         put(&mut table, path, value)?;
@@ -87,12 +75,8 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
             Ok(())
         }
         [key, rest @ ..] => {
-            let inner = table
-                .entry(key.clone())
-                .or_insert_with(|| Value::Table(Table::new()));
-            let inner = inner
-                .as_table_mut()
-                .ok_or_else(|| format!("'{key}' has no members"))?;
+            let inner = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+            let inner = inner.as_table_mut().ok_or_else(|| format!("'{key}' has no members"))?;
             put(inner, rest, value)
         }
     }

@@ -15,10 +15,8 @@ peer = '127.0.0.1:8091'
 ";
 
 fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-    let variables: BTreeMap<String, String> = variables
-        .iter()
-        .map(|(k, v)| (k.to_string(), v.to_string()))
-        .collect();
+    let variables: BTreeMap<String, String> =
+        variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     NodeConfig::parse(Path::new("node.toml"), text, variables)
 }
 
@@ -88,53 +86,21 @@ json = true
 fn contradictions_are_errors_that_name_the_key() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("colour = 'red'", "", &["colour", "line 1"]),
-        (
-            "",
-            "[timing]\nheartbeat = '40'",
-            &["unit", "heartbeat = '40'"],
-        ),
+        ("", "[timing]\nheartbeat = '40'", &["unit", "heartbeat = '40'"]),
         ("", "[timing]\nheartbeat = 40", &["unit", "heartbeat = 40"]),
         ("", "[timing]\nbeat = '1s'", &["beat", "line 8"]),
-        (
-            "",
-            "[timing]\nheartbeat = '150ms'",
-            &["timing.heartbeat", "election_min"],
-        ),
-        (
-            "",
-            "[timing]\nheartbeat = '0s'",
-            &["timing.heartbeat", "above zero"],
-        ),
-        (
-            "",
-            "[timing]\nelection_min = '1s'",
-            &["timing.election_min", "election_max"],
-        ),
-        (
-            "",
-            "[timing]\nsession_lease = '100ms'",
-            &["timing.session_lease", "election_max"],
-        ),
+        ("", "[timing]\nheartbeat = '150ms'", &["timing.heartbeat", "election_min"]),
+        ("", "[timing]\nheartbeat = '0s'", &["timing.heartbeat", "above zero"]),
+        ("", "[timing]\nelection_min = '1s'", &["timing.election_min", "election_max"]),
+        ("", "[timing]\nsession_lease = '100ms'", &["timing.session_lease", "election_max"]),
         ("", "[timing]\nagent_lease = '0s'", &["timing.agent_lease"]),
-        (
-            "",
-            "[timing]\nmax_table_age = '1s'",
-            &["timing.max_table_age", "session_lease"],
-        ),
-        (
-            "",
-            "[agent]\nport_reuse_after = '1s'",
-            &["agent.port_reuse_after"],
-        ),
+        ("", "[timing]\nmax_table_age = '1s'", &["timing.max_table_age", "session_lease"]),
+        ("", "[agent]\nport_reuse_after = '1s'", &["agent.port_reuse_after"]),
         ("", "[agent]\nports = '2-1'", &["range of ports"]),
         ("", "[agent]\nports = '0-1'", &["range of ports"]),
         ("", "[agent]\nports = '1-70000'", &["range of ports"]),
         ("", "[agent]\nports = '8000-9000'", &["grpc", "agent.ports"]),
-        (
-            "",
-            "[agent]\nports = '10000-10001'\ninstances_max = 3",
-            &["agent.instances_max"],
-        ),
+        ("", "[agent]\nports = '10000-10001'\ninstances_max = 3", &["agent.instances_max"]),
         ("", "[agent]\ninstances_max = 0", &["agent.instances_max"]),
         ("", "[agent]\nlabels = { '' = 'x' }", &["agent.labels"]),
         (
@@ -142,21 +108,9 @@ fn contradictions_are_errors_that_name_the_key() {
             "[[voters]]\nname = 'n1'\npeer = '127.0.0.1:9091'",
             &["voters", "'n1' is listed twice"],
         ),
-        (
-            "",
-            "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:8091'",
-            &["voters", "another voter"],
-        ),
-        (
-            "",
-            "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:0'",
-            &["voters", "cannot be reached"],
-        ),
-        (
-            "",
-            "[[voters]]\nname = '../x'\npeer = '127.0.0.1:1'",
-            &["node name"],
-        ),
+        ("", "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:8091'", &["voters", "another voter"]),
+        ("", "[[voters]]\nname = 'n2'\npeer = '127.0.0.1:0'", &["voters", "cannot be reached"]),
+        ("", "[[voters]]\nname = '../x'\npeer = '127.0.0.1:1'", &["node name"]),
         ("", "[[voters]]\nname = 'n2'", &["peer"]),
         ("peer = '127.0.0.1:9999'", "", &["peer", "127.0.0.1:8091"]),
         ("http = '127.0.0.1:70000'", "", &["line 1"]),
@@ -168,11 +122,7 @@ fn contradictions_are_errors_that_name_the_key() {
         ("roles = ['voter', 'voter']", "", &["roles", "twice"]),
         ("roles = ['boss']", "", &["boss"]),
         ("roles = ['agent']", "", &["join"]),
-        (
-            "roles = ['agent']\njoin = ['127.0.0.1:8090']",
-            "",
-            &["join", "own address"],
-        ),
+        ("roles = ['agent']\njoin = ['127.0.0.1:8090']", "", &["join", "own address"]),
         ("roles = ['agent']\njoin = ['127.0.0.1:0']", "", &["join"]),
         ("name = 'again'", "", &["duplicate key", "line 2"]),
     ];
@@ -186,10 +136,7 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "name: is missing"),
         ("name = 'n1'", "data_dir: is missing"),
         ("name = 'n1'\ndata_dir = ''", "data_dir: is missing"),
-        (
-            "name = 'n1'\ndata_dir = 'd'",
-            "[[voters]] with name = \"n1\"",
-        ),
+        ("name = 'n1'\ndata_dir = 'd'", "[[voters]] with name = \"n1\""),
         ("name = 'n1'\ndata_dir =", "line 2"),
         ("name = 'a/b'", "node name"),
     ] {
@@ -225,10 +172,7 @@ fn variables_override_the_file() {
         ("AETHER_NODE_AGENT__INSTANCES_MAX", "7"),
         ("AETHER_NODE_AGENT__LABELS__ZONE", "12"),
         ("AETHER_NODE_LOG__JSON", "true"),
-        (
-            "AETHER_NODE_VOTERS",
-            "[{name = 'n1', peer = '127.0.0.1:8391'}]",
-        ),
+        ("AETHER_NODE_VOTERS", "[{name = 'n1', peer = '127.0.0.1:8391'}]"),
     ];
     let config = parse_with(SINGLE, &variables).unwrap().config;
     assert_eq!(config.listen.http.port(), 9080);
@@ -283,17 +227,10 @@ fn only_loopback_is_bound_without_insecure() {
         ("", "[agent]\nbind_ip = '10.0.0.1'", "agent.bind_ip"),
     ] {
         let error = exposed(top, end).unwrap_err();
-        assert!(
-            error.starts_with(field) && error.contains("--insecure"),
-            "{error}"
-        );
+        assert!(error.starts_with(field) && error.contains("--insecure"), "{error}");
     }
     let without = "roles = ['voter']\ningress = '0.0.0.0:8070'";
-    assert_eq!(
-        exposed(without, ""),
-        Ok(()),
-        "a listener that is not used exposes nothing"
-    );
+    assert_eq!(exposed(without, ""), Ok(()), "a listener that is not used exposes nothing");
 }
 
 #[test]
@@ -319,11 +256,7 @@ fn the_examples_load_and_fit_together() {
     let all = addresses.len();
     addresses.sort();
     addresses.dedup();
-    assert_eq!(
-        addresses.len(),
-        all,
-        "every listener has an address of its own"
-    );
+    assert_eq!(addresses.len(), all, "every listener has an address of its own");
     for config in &voters {
         assert_eq!(config.voters, voters[0].voters);
         assert!(worker.join.contains(&config.listen.grpc));
@@ -334,17 +267,12 @@ fn the_examples_load_and_fit_together() {
     };
     for (at, config) in voters.iter().enumerate() {
         let others = voters[..at].iter().chain([&worker]);
-        assert!(
-            others.into_iter().all(|other| !shared(config, other)),
-            "ports are shared"
-        );
+        assert!(others.into_iter().all(|other| !shared(config, other)), "ports are shared");
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = NodeConfig::load(Path::new("/nowhere/node.toml"))
-        .unwrap_err()
-        .to_string();
+    let error = NodeConfig::load(Path::new("/nowhere/node.toml")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/node.toml"), "{error}");
 }
