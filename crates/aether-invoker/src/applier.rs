@@ -124,6 +124,7 @@ impl Applier {
             }
         }
         settle(&retired).await;
+        drop(retired);
         if message.snapshot || !message.removed.is_empty() {
             self.shared.forget_unused_slices();
         }

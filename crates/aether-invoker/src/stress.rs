@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aether_core::ids::RevisionNo;
+use aether_core::schedule::Side;
 use aether_core::table::{Endpoint as Row, SliceTable, VersionSet};
 use aether_core::weights::Weights;
 use proptest::prelude::*;
@@ -240,6 +241,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn ejection_keeps_the_ratio_and_leaves_one_instance_of_a_version() {
+    let (new, old) = (instances(2, 2), instances(1, 3));
+    let slice = SliceState::new("org.example:a".parse().unwrap(), 0);
+    slice.swap(Some(table(1, "1:1", &new, &old)), endpoints(&new), endpoints(&old));
+    for instance in old.iter().chain(&new[..1]) {
+        slice.eject(&instance.endpoint);
+    }
+    let skipped = |side: &[Arc<Instance>]| side.iter().filter(|i| i.endpoint.is_ejected()).count();
+    assert_eq!((skipped(&new), skipped(&old)), (1, 2));
+    let picks: Vec<_> = (0..40).map(|_| slice.pick().unwrap()).collect();
+    assert_eq!(picks.iter().filter(|pick| pick.revision() == RevisionNo(2)).count(), 20);
+    assert!(picks.iter().all(|pick| !pick.endpoint().is_ejected()));
+    // A retry goes to one that was not tried, even if it is skipped.
+    let tried = [old[2].endpoint.instance.clone()];
+    let other = slice.pick_other(Side::Old, &tried).unwrap();
+    assert!(other.revision() == RevisionNo(1) && other.instance() != &tried[0]);
 }
 
 /// `cargo nextest run -p aether-invoker --run-ignored only --no-capture cost`
