@@ -2,4 +2,12 @@
 
 #![allow(missing_docs)]
 
+mod broken;
+mod cut_off;
+mod failover;
+mod guide;
+mod nginx;
+mod refusals;
+mod restart;
+mod rollback;
 mod walk;

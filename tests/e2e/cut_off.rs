@@ -1,0 +1,1 @@
+//! Invokers cut off from the control plane.

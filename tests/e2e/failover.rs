@@ -1,0 +1,1 @@
+//! The leading voter is killed in every state of an update.

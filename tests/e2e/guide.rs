@@ -1,0 +1,1 @@
+//! The guide, line by line.

@@ -1,0 +1,1 @@
+//! An update of a server that nobody here wrote.
