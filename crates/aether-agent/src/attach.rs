@@ -60,12 +60,7 @@ impl Attachment {
         directives: mpsc::Sender<Directive>,
     ) -> Self {
         let lease = Directive::default().lease();
-        Self {
-            shared,
-            store,
-            directives,
-            lease,
-        }
+        Self { shared, store, directives, lease }
     }
 
     /// Attaches, again and again, to one voter after the other.
@@ -78,10 +73,7 @@ impl Attachment {
                     failures = 0;
                     "the voter ended the stream".to_owned()
                 }
-                Err(Ended {
-                    was_attached,
-                    problem,
-                }) => {
+                Err(Ended { was_attached, problem }) => {
                     failures = if was_attached { 0 } else { failures + 1 };
                     problem
                 }
@@ -93,10 +85,7 @@ impl Attachment {
     }
 
     async fn attach(&mut self, voter: SocketAddr) -> Result<(), Ended> {
-        let failed = |problem: String| Ended {
-            was_attached: false,
-            problem,
-        };
+        let failed = |problem: String| Ended { was_attached: false, problem };
         let channel = Endpoint::from_shared(format!("http://{voter}"))
             .map_err(|error| failed(error.to_string()))?
             .connect_timeout(CONNECT_MAX)
@@ -111,9 +100,7 @@ impl Attachment {
         // newest when it does.
         let (up, messages) = mpsc::channel(2);
         let hello = Message::Hello(self.hello());
-        let _ = up.try_send(AgentUp {
-            message: Some(hello),
-        }); // The channel is empty.
+        let _ = up.try_send(AgentUp { message: Some(hello) }); // The channel is empty.
         let mut client = AgentsClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -230,23 +217,16 @@ async fn ready(up: &mpsc::Sender<AgentUp>, earliest: Instant) -> Option<mpsc::Pe
 fn retry_wait(failures: u32, voters: usize, jitter: f64) -> Duration {
     let rounds = failures as usize / voters.max(1);
     let doublings = u32::try_from(rounds.min(16)).unwrap_or(16);
-    RETRY_FIRST
-        .saturating_mul(1 << doublings)
-        .min(RETRY_MOST)
-        .mul_f64(jitter)
+    RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_MOST).mul_f64(jitter)
 }
 
 fn to_wire(observation: Observation) -> InstanceObservation {
-    let (reason_code, reason_message) = observation
-        .reason
-        .map_or_else(Default::default, |reason| (reason.code, reason.message));
+    let (reason_code, reason_message) =
+        observation.reason.map_or_else(Default::default, |reason| (reason.code, reason.message));
     InstanceObservation {
         instance_id: observation.instance.to_string(),
         observed: observed_text(observation.observed).to_owned(),
-        endpoint: observation
-            .endpoint
-            .map(|e| e.to_string())
-            .unwrap_or_default(),
+        endpoint: observation.endpoint.map(|e| e.to_string()).unwrap_or_default(),
         restarts: observation.restarts,
         reason_code,
         reason_message,

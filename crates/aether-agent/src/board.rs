@@ -17,10 +17,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub fn new() -> Self {
-        Self {
-            observations: Mutex::new(BTreeMap::new()),
-            changed: watch::Sender::new(0),
-        }
+        Self { observations: Mutex::new(BTreeMap::new()), changed: watch::Sender::new(0) }
     }
 
     /// Notes an observation; one that says nothing new wakes nobody.
@@ -59,9 +56,7 @@ impl Board {
 
     /// Whether the instance is gone for good.
     pub fn is_stopped(&self, instance: &InstanceId) -> bool {
-        self.lock()
-            .get(instance)
-            .is_some_and(|seen| seen.observed == Observed::Stopped)
+        self.lock().get(instance).is_some_and(|seen| seen.observed == Observed::Stopped)
     }
 
     /// Changes with every change of an observation.
@@ -70,8 +65,6 @@ impl Board {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Observation>> {
-        self.observations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.observations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

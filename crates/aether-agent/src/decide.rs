@@ -27,18 +27,15 @@ pub(crate) enum Action {
 }
 
 /// The steps from what is to what is wanted, in the order of the ids. `wanted`
-/// is the last accepted complete set; without one nothing is decided, because
+/// is the last accepted complete set. Without one there is nothing to decide:
 /// nobody said that what runs here should not.
 ///
 /// An instance that is not named is an orphan: it is stopped, then forgotten.
 /// A stopped instance never runs again: its id stands for one life.
 pub(crate) fn decide(
-    wanted: Option<&BTreeMap<InstanceId, Desired>>,
+    wanted: &BTreeMap<InstanceId, Desired>,
     known: &BTreeMap<InstanceId, Known>,
 ) -> Vec<Action> {
-    let Some(wanted) = wanted else {
-        return Vec::new();
-    };
     let mut actions = Vec::new();
     for (id, desired) in wanted {
         match known.get(id) {
@@ -67,15 +64,7 @@ mod tests {
 
     fn known(list: &[(&str, Desired, bool)]) -> BTreeMap<InstanceId, Known> {
         list.iter()
-            .map(|(name, told, stopped)| {
-                (
-                    id(name),
-                    Known {
-                        told: *told,
-                        stopped: *stopped,
-                    },
-                )
-            })
+            .map(|(name, told, stopped)| (id(name), Known { told: *told, stopped: *stopped }))
             .collect()
     }
 
@@ -84,51 +73,19 @@ mod tests {
         use Desired::{Drain, Run, Stop};
         let cases = [
             (vec![("a", Run)], vec![], vec![Action::Create(id("a"), Run)]),
-            (
-                vec![("a", Stop)],
-                vec![],
-                vec![Action::Create(id("a"), Stop)],
-            ),
+            (vec![("a", Stop)], vec![], vec![Action::Create(id("a"), Stop)]),
             (vec![("a", Run)], vec![("a", Run, false)], vec![]),
-            (
-                vec![("a", Drain)],
-                vec![("a", Run, false)],
-                vec![Action::Tell(id("a"), Drain)],
-            ),
-            (
-                vec![("a", Run)],
-                vec![("a", Drain, false)],
-                vec![Action::Tell(id("a"), Run)],
-            ),
+            (vec![("a", Drain)], vec![("a", Run, false)], vec![Action::Tell(id("a"), Drain)]),
+            (vec![("a", Run)], vec![("a", Drain, false)], vec![Action::Tell(id("a"), Run)]),
             (vec![("a", Run)], vec![("a", Stop, true)], vec![]),
             (vec![("a", Stop)], vec![("a", Stop, true)], vec![]),
-            (
-                vec![],
-                vec![("a", Run, false)],
-                vec![Action::Tell(id("a"), Stop)],
-            ),
+            (vec![], vec![("a", Run, false)], vec![Action::Tell(id("a"), Stop)]),
             (vec![], vec![("a", Stop, false)], vec![]),
-            (
-                vec![],
-                vec![("a", Stop, true)],
-                vec![Action::Forget(id("a"))],
-            ),
+            (vec![], vec![("a", Stop, true)], vec![Action::Forget(id("a"))]),
         ];
         for (wanted, has, expected) in cases {
-            let wanted = wanted
-                .iter()
-                .map(|(name, desired)| (id(name), *desired))
-                .collect();
-            assert_eq!(
-                decide(Some(&wanted), &known(&has)),
-                expected,
-                "{wanted:?} {has:?}"
-            );
+            let wanted = wanted.iter().map(|(name, desired)| (id(name), *desired)).collect();
+            assert_eq!(decide(&wanted, &known(&has)), expected, "{wanted:?} {has:?}");
         }
-    }
-
-    #[test]
-    fn without_a_directive_nothing_is_touched() {
-        assert!(decide(None, &known(&[("a", Desired::Run, false)])).is_empty());
     }
 }

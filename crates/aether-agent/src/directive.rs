@@ -58,25 +58,15 @@ impl Directive {
     /// Reads a message. An instance whose id cannot be read makes the whole
     /// set unusable: without it another one might be taken for an orphan.
     pub fn read(message: v1::AgentDown) -> Result<Self, String> {
-        let fence = Fence {
-            incarnation: message.incarnation,
-            term: message.term,
-            index: message.index,
-        };
+        let fence =
+            Fence { incarnation: message.incarnation, term: message.term, index: message.index };
         let mut assignments = BTreeMap::new();
         for wire in message.assignments {
             let id: InstanceId = wire.instance_id.parse().map_err(|e| format!("{e}"))?;
-            let assignment = Assignment {
-                desired: desired(&wire.desired)?,
-                work: work(wire),
-            };
+            let assignment = Assignment { desired: desired(&wire.desired)?, work: work(wire) };
             assignments.insert(id, assignment);
         }
-        Ok(Self {
-            fence,
-            lease_ms: message.lease_ms,
-            assignments,
-        })
+        Ok(Self { fence, lease_ms: message.lease_ms, assignments })
     }
 
     /// How long the control plane waits for a report before it counts the node
@@ -94,9 +84,7 @@ fn desired(text: &str) -> Result<Desired, String> {
         "RUN" => Ok(Desired::Run),
         "DRAIN" => Ok(Desired::Drain),
         "STOP" => Ok(Desired::Stop),
-        other => Err(format!(
-            "desired state '{other}' is none of RUN, DRAIN and STOP"
-        )),
+        other => Err(format!("desired state '{other}' is none of RUN, DRAIN and STOP")),
     }
 }
 
@@ -104,9 +92,7 @@ fn work(wire: v1::Assignment) -> Result<Arc<Work>, String> {
     let manifest: Manifest = serde_json::from_str(&wire.manifest_json)
         .map_err(|error| format!("the manifest cannot be read: {error}"))?;
     manifest.check().map_err(|error| error.to_string())?;
-    wire.sha256
-        .parse::<Digest>()
-        .map_err(|error| error.to_string())?;
+    wire.sha256.parse::<Digest>().map_err(|error| error.to_string())?;
     Ok(Arc::new(Work {
         slice: wire.slice.parse().map_err(|e| format!("{e}"))?,
         artifact: wire.artifact.parse().map_err(|e| format!("{e}"))?,
@@ -148,10 +134,8 @@ impl Keeper {
     pub fn open(data_dir: &Path) -> Result<Self, DirectiveError> {
         let path = data_dir.join("directive.json");
         let accepted = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| DirectiveError {
-                path: path.clone(),
-                source: e.into(),
-            })?,
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| DirectiveError { path: path.clone(), source: e.into() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(DirectiveError { path, source }),
         };
@@ -173,10 +157,7 @@ impl Keeper {
                 return Ok(Verdict::Known);
             }
         }
-        let cannot = |source| DirectiveError {
-            path: self.path.clone(),
-            source,
-        };
+        let cannot = |source| DirectiveError { path: self.path.clone(), source };
         let bytes = serde_json::to_vec(&directive).map_err(|e| cannot(e.into()))?;
         fsio::write_atomic(&self.path, &bytes, Survives::PowerCut).map_err(cannot)?;
         self.accepted = Some(Arc::new(directive));
@@ -219,17 +200,10 @@ mod tests {
         assert_eq!(keeper.offer(read(0, 7, &["a"])).unwrap(), Verdict::Accepted);
         let mut keeper = Keeper::open(dir.path()).unwrap();
         assert_eq!(keeper.offer(read(0, 7, &["a"])).unwrap(), Verdict::Known);
-        let seen = Fence {
-            incarnation: 0,
-            term: 0,
-            index: 7,
-        };
+        let seen = Fence { incarnation: 0, term: 0, index: 7 };
         assert_eq!(keeper.offer(read(0, 6, &[])).unwrap(), Verdict::Older(seen));
         assert_eq!(keeper.offer(read(1, 1, &["b"])).unwrap(), Verdict::Accepted);
-        assert!(matches!(
-            keeper.offer(read(0, 99, &[])).unwrap(),
-            Verdict::Older(_)
-        ));
+        assert!(matches!(keeper.offer(read(0, 99, &[])).unwrap(), Verdict::Older(_)));
         assert_eq!(**keeper.accepted().unwrap(), read(1, 1, &["b"]));
     }
 

@@ -20,6 +20,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// to fetch it itself first needs a while for the first.
 const PIECE_MAX: Duration = Duration::from_secs(15);
 
+/// Most sources whose answers are told: the text is replicated.
+const TRIED_MAX: usize = 4;
+
 /// No source gave the archive.
 #[derive(Debug, Error)]
 #[error("archive {digest} could not be fetched: {}", .tried.join("; "))]
@@ -42,11 +45,7 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     pub fn new(store: Arc<ArtifactStore>, own: SocketAddr, control_plane: Vec<SocketAddr>) -> Self {
-        Self {
-            store,
-            own,
-            control_plane,
-        }
+        Self { store, own, control_plane }
     }
 
     /// Stores the archive, from a holder if one answers, from the control
@@ -58,17 +57,15 @@ impl Fetcher {
         let sources = holders
             .map(|holder| (holder.clone(), true))
             .chain(control_plane.map(|node| (node.to_string(), false)));
-        let mut error = FetchError {
-            digest,
-            tried: Vec::new(),
-            differs: false,
-        };
+        let mut error = FetchError { digest, tried: Vec::new(), differs: false };
         for (source, local_only) in sources {
             match self.fetch_from(digest, &source, local_only).await {
                 Ok(()) => return Ok(()),
                 Err((problem, differs)) => {
                     tracing::debug!(%digest, source, problem, "archive not fetched from here");
-                    error.tried.push(format!("{source}: {problem}"));
+                    if error.tried.len() < TRIED_MAX {
+                        error.tried.push(format!("{source}: {problem}"));
+                    }
                     error.differs |= differs;
                 }
             }
@@ -87,10 +84,7 @@ impl Fetcher {
     ) -> Result<(), (String, bool)> {
         let plain = |problem: String| (problem, false);
         let channel = connect(source).await.map_err(plain)?;
-        let request = FetchRequest {
-            sha256: digest.to_string(),
-            local_only,
-        };
+        let request = FetchRequest { sha256: digest.to_string(), local_only };
         let mut client = ArtifactsClient::new(channel);
         let stream = tokio::time::timeout(PIECE_MAX, client.fetch(request))
             .await

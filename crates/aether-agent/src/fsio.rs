@@ -22,12 +22,8 @@ pub(crate) enum Survives {
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8], survives: Survives) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     if survives == Survives::PowerCut {
         file.sync_all()?;
@@ -47,10 +43,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Creates a directory that only its owner enters, with its parents; fine if
 /// it exists.
 pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Removes a directory tree, fine if it isn't there.
@@ -98,9 +91,7 @@ pub(crate) fn boot_id() -> String {
 pub(crate) fn wall_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -125,10 +116,7 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         let passed_on = held.try_clone().unwrap();
         drop(held);
-        assert!(
-            try_lock(&path).unwrap().is_none(),
-            "the copy still holds it"
-        );
+        assert!(try_lock(&path).unwrap().is_none(), "the copy still holds it");
         drop(passed_on);
         assert!(try_lock(&path).unwrap().is_some());
     }

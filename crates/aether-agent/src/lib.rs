@@ -48,6 +48,7 @@ mod ports;
 mod prepare;
 mod probe;
 mod procfs;
+mod reconcile;
 mod restart;
 mod shim;
 mod substitute;

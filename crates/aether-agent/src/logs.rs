@@ -44,10 +44,7 @@ pub struct LogsService {
 impl LogsService {
     /// The gRPC service for the agent's data directory.
     pub(crate) fn server(data_dir: &Path, node: &str) -> AgentLogsServer<Self> {
-        AgentLogsServer::new(Self {
-            data_dir: data_dir.to_owned(),
-            node: node.to_owned(),
-        })
+        AgentLogsServer::new(Self { data_dir: data_dir.to_owned(), node: node.to_owned() })
     }
 
     /// Where the logs of an instance are, if it is or was here.
@@ -55,11 +52,7 @@ impl LogsService {
         let live = self.data_dir.join("instances").join(id.as_str());
         let kept = self.data_dir.join("logs").join(id.as_str());
         // The directory of an instance is there before its logs are.
-        if live.is_dir() {
-            Some(live.join("logs"))
-        } else {
-            kept.is_dir().then_some(kept)
-        }
+        if live.is_dir() { Some(live.join("logs")) } else { kept.is_dir().then_some(kept) }
     }
 }
 
@@ -86,9 +79,8 @@ impl AgentLogs for LogsService {
         }
         let mut followers = Vec::new();
         for text in &request.instance_ids {
-            let id: InstanceId = text
-                .parse()
-                .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+            let id: InstanceId =
+                text.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
             let Some(dir) = self.find(&id) else { continue };
             followers.extend(STREAMS.map(|stream| {
                 let line = LogLine {
@@ -108,12 +100,7 @@ impl AgentLogs for LogsService {
             )));
         }
         let (lines, receiver) = mpsc::channel(LINES_AHEAD);
-        tokio::spawn(send(
-            followers,
-            request.tail as usize,
-            request.follow,
-            lines,
-        ));
+        tokio::spawn(send(followers, request.tail as usize, request.follow, lines));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -130,17 +117,12 @@ async fn send(mut followers: Vec<(Follower, LogLine)>, tail: usize, follow: bool
         let pass = tokio::task::spawn_blocking(move || {
             for (follower, line) in &mut followers {
                 let mut emit = |text: &[u8]| {
-                    let line = LogLine {
-                        line: String::from_utf8_lossy(text).into(),
-                        ..line.clone()
-                    };
+                    let line =
+                        LogLine { line: String::from_utf8_lossy(text).into(), ..line.clone() };
                     sender.blocking_send(Ok(line)).is_ok()
                 };
-                let goes_on = if first {
-                    follower.tail(tail, &mut emit)
-                } else {
-                    follower.more(&mut emit)
-                };
+                let goes_on =
+                    if first { follower.tail(tail, &mut emit) } else { follower.more(&mut emit) };
                 if !goes_on {
                     return None;
                 }

@@ -75,12 +75,7 @@ pub(crate) fn observe(view: &View<'_>) -> Observation {
 }
 
 fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reason>) {
-    let Shimmed {
-        state,
-        tally,
-        up,
-        readiness,
-    } = shimmed;
+    let Shimmed { state, tally, up, readiness } = shimmed;
     let probed = || {
         let last = tally.last.as_ref().zip(view.listen);
         last.and_then(|(probed, listen)| probed.reason(listen, readiness))
@@ -97,11 +92,7 @@ fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reas
         Phase::Running => {
             let ended = end_reason(state);
             let slow = || {
-                if *up >= PROBE_REASON_AFTER {
-                    probed()
-                } else {
-                    None
-                }
+                if *up >= PROBE_REASON_AFTER { probed() } else { None }
             };
             (Observed::Starting, ended.or_else(slow))
         }
@@ -153,10 +144,7 @@ mod tests {
     fn state(phase: Phase, ends_in_a_row: u32, last_end: Option<End>) -> ShimState {
         ShimState {
             boot_id: String::new(),
-            shim: Process {
-                pid: 1,
-                start_ticks: 1,
-            },
+            shim: Process { pid: 1, start_ticks: 1 },
             child: None,
             phase,
             restarts: ends_in_a_row,
@@ -169,10 +157,7 @@ mod tests {
     fn tally(results: &[Probed]) -> Tally {
         let mut tally = Tally::default();
         for result in results {
-            let readiness = Readiness {
-                failures: 1,
-                ..Readiness::default()
-            };
+            let readiness = Readiness { failures: 1, ..Readiness::default() };
             tally.add(result.clone(), &readiness);
         }
         tally
@@ -181,19 +166,9 @@ mod tests {
     fn say(told: Desired, stage: Stage<'_>) -> String {
         let instance = "a-1-0".parse().unwrap();
         let listen = Some("127.0.0.1:1".parse().unwrap());
-        let view = View {
-            instance: &instance,
-            told,
-            stage,
-            listen,
-            endpoint: listen,
-            restarts: 0,
-        };
+        let view = View { instance: &instance, told, stage, listen, endpoint: listen, restarts: 0 };
         let said = observe(&view);
-        let reason = said
-            .reason
-            .map(|r| format!(" {}: {}", r.code, r.message))
-            .unwrap_or_default();
+        let reason = said.reason.map(|r| format!(" {}: {}", r.code, r.message)).unwrap_or_default();
         format!("{:?}{reason}", said.observed)
     }
 
@@ -230,11 +205,11 @@ mod tests {
         }
         let cases = [
             (Run, shimmed(Waiting, 0, None, &[], 0), "Starting".to_owned()),
-            (Run, shimmed(Running, 0, None, &[closed.clone()], 900), "Starting".to_owned()),
-            (Run, shimmed(Running, 0, None, &[closed.clone()], 1_000), format!("Starting port_closed: {closed_text}")),
-            (Run, shimmed(Running, 0, None, &[ok.clone()], 5), "Ready".to_owned()),
-            (Drain, shimmed(Running, 0, None, &[ok.clone()], 5), "Ready".to_owned()),
-            (Stop, shimmed(Running, 0, None, &[ok.clone()], 5), "Stopping".to_owned()),
+            (Run, shimmed(Running, 0, None, std::slice::from_ref(&closed), 900), "Starting".to_owned()),
+            (Run, shimmed(Running, 0, None, std::slice::from_ref(&closed), 1_000), format!("Starting port_closed: {closed_text}")),
+            (Run, shimmed(Running, 0, None, std::slice::from_ref(&ok), 5), "Ready".to_owned()),
+            (Drain, shimmed(Running, 0, None, std::slice::from_ref(&ok), 5), "Ready".to_owned()),
+            (Stop, shimmed(Running, 0, None, std::slice::from_ref(&ok), 5), "Stopping".to_owned()),
             (Run, shimmed(Running, 0, None, &[ok.clone(), closed], 5), format!("Unready port_closed: {closed_text}")),
             (Run, shimmed(Waiting, 1, status(), &[], 0),
                 "Crashed crash_loop: exited with status 3; last line of standard error: boom".to_owned()),

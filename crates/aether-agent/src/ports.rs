@@ -28,13 +28,7 @@ pub(crate) enum PortError {
     #[error(
         "no port of {first}-{last} is free on {ip}: {resting} rest for {rest_s} s after their use, the others are taken; give the agent a wider range"
     )]
-    Exhausted {
-        first: u16,
-        last: u16,
-        ip: IpAddr,
-        resting: usize,
-        rest_s: u64,
-    },
+    Exhausted { first: u16, last: u16, ip: IpAddr, resting: usize, rest_s: u64 },
     /// The lock files or the book cannot be used.
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -99,39 +93,22 @@ impl Ports {
         start: u16,
     ) -> Result<Self, PortError> {
         let locks = std::env::temp_dir().join(format!("aether-ports-{}", nix::unistd::getuid()));
-        let cannot = |source| PortError::Io {
-            path: locks.clone(),
-            source,
-        };
+        let cannot = |source| PortError::Io { path: locks.clone(), source };
         fsio::create_private_dir(&locks).map_err(cannot)?;
         let meta = fs::symlink_metadata(&locks).map_err(cannot)?;
         if !meta.is_dir() || meta.uid() != nix::unistd::getuid().as_raw() {
-            return Err(cannot(io::Error::other(
-                "is not a directory of this user; remove it",
-            )));
+            return Err(cannot(io::Error::other("is not a directory of this user; remove it")));
         }
         let book_file = data_dir.join("ports.json");
         let book = match fs::read(&book_file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| PortError::Io {
-                path: book_file.clone(),
-                source: e.into(),
-            })?,
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| PortError::Io { path: book_file.clone(), source: e.into() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Book::default(),
             Err(source) => {
-                return Err(PortError::Io {
-                    path: book_file,
-                    source,
-                });
+                return Err(PortError::Io { path: book_file, source });
             }
         };
-        Ok(Self {
-            range,
-            rest,
-            ip,
-            locks,
-            book_file,
-            book: Mutex::new((book, start)),
-        })
+        Ok(Self { range, rest, ip, locks, book_file, book: Mutex::new((book, start)) })
     }
 
     /// Takes a port for `owner`, which names the instance on this machine.
@@ -169,14 +146,8 @@ impl Ports {
         let now_ms = fsio::wall_ms();
         guard.0.last_used_ms.insert(port, now_ms);
         let rest_ms = u64::try_from(self.rest.as_millis()).unwrap_or(u64::MAX);
-        guard
-            .0
-            .last_used_ms
-            .retain(|_, used_ms| now_ms.saturating_sub(*used_ms) < rest_ms);
-        let cannot = |source| PortError::Io {
-            path: self.book_file.clone(),
-            source,
-        };
+        guard.0.last_used_ms.retain(|_, used_ms| now_ms.saturating_sub(*used_ms) < rest_ms);
+        let cannot = |source| PortError::Io { path: self.book_file.clone(), source };
         let bytes = serde_json::to_vec(&guard.0).map_err(|e| cannot(e.into()))?;
         fsio::write_atomic(&self.book_file, &bytes, Survives::PowerCut).map_err(cannot)
     }
@@ -189,19 +160,13 @@ impl Ports {
         again: bool,
     ) -> Result<Option<Port>, PortError> {
         let path = self.locks.join(number.to_string());
-        let cannot = |source| PortError::Io {
-            path: path.clone(),
-            source,
-        };
+        let cannot = |source| PortError::Io { path: path.clone(), source };
         let Some(mut lock) = fsio::try_lock(&path).map_err(cannot)? else {
             return Ok(None);
         };
         let mut text = String::new();
         // A note is a path and a time; whatever is longer is not ours.
-        (&mut lock)
-            .take(8 * 1024)
-            .read_to_string(&mut text)
-            .map_err(cannot)?;
+        (&mut lock).take(8 * 1024).read_to_string(&mut text).map_err(cannot)?;
         let ours = text.trim() == format!("held {owner}");
         if !(again && ours) {
             // Held without a lock: its holder was killed, who knows when.
@@ -252,9 +217,7 @@ mod tests {
     #[test]
     fn a_used_port_rests_whatever_the_clock_does() {
         let rest = Duration::from_millis(100);
-        let mut book = Book {
-            last_used_ms: BTreeMap::from([(1, 1_000), (2, 9_000)]),
-        };
+        let mut book = Book { last_used_ms: BTreeMap::from([(1, 1_000), (2, 9_000)]) };
         assert!(book.rests(1, 1_099, rest));
         assert!(!book.rests(1, 1_100, rest));
         assert!(book.rests(2, 2_000, rest), "the clock was set back");
@@ -275,40 +238,19 @@ mod tests {
         let number = taken.local_addr().unwrap().port();
         let hour = Duration::from_secs(3_600);
         let one = ports(dir.path(), number..=number, hour);
-        assert!(
-            matches!(one.take("a", None), Err(PortError::Exhausted { .. })),
-            "a listener"
-        );
+        assert!(matches!(one.take("a", None), Err(PortError::Exhausted { .. })), "a listener");
         drop(taken);
         let port = one.take("a", None).unwrap();
         let two = ports(dir.path(), number..=number, hour);
         assert!(two.take("b", None).is_err(), "locked by another agent");
         drop(port);
-        assert_eq!(
-            two.take("a", Some(number)).unwrap().number,
-            number,
-            "its own again"
-        );
+        assert_eq!(two.take("a", Some(number)).unwrap().number, number, "its own again");
         let error = two.take("b", None).unwrap_err();
         assert!(error.to_string().contains("1 rest") || error.to_string().contains("no port"));
         one.release(number).unwrap();
-        assert!(
-            ports(dir.path(), number..=number, hour)
-                .take("c", None)
-                .is_err(),
-            "book is kept"
-        );
+        assert!(ports(dir.path(), number..=number, hour).take("c", None).is_err(), "book is kept");
         fs::remove_dir_all(dir.path().join("locks")).unwrap();
-        assert!(
-            ports(dir.path(), number..=number, hour)
-                .take("c", None)
-                .is_err(),
-            "book alone"
-        );
-        assert!(
-            ports(dir.path(), number..=number, Duration::ZERO)
-                .take("c", None)
-                .is_ok()
-        );
+        assert!(ports(dir.path(), number..=number, hour).take("c", None).is_err(), "book alone");
+        assert!(ports(dir.path(), number..=number, Duration::ZERO).take("c", None).is_ok());
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Preparer {
     fetcher: Fetcher,
     unpacked: PathBuf,
     busy: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Which unpacked tree an instance uses. A tree that nobody claims goes.
+    claims: Mutex<BTreeMap<InstanceId, Digest>>,
     number: AtomicU64,
 }
 
@@ -47,52 +49,35 @@ impl Preparer {
                 fsio::remove_tree(&entry.path())?; // Left by a crash.
             }
         }
-        let (busy, number) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self {
-            store,
-            fetcher,
-            unpacked,
-            busy,
-            number,
-        })
+        let (busy, claims, number) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Ok(Self { store, fetcher, unpacked, busy, claims, number })
     }
 
     /// Makes sure that the verified archive is here and unpacked; gives the
-    /// directory.
-    pub async fn prepare(&self, work: &Work) -> Result<PathBuf, Reason> {
+    /// directory, which stays until the instance [gives it up](Self::give_up).
+    pub async fn prepare(&self, instance: &InstanceId, work: &Work) -> Result<PathBuf, Reason> {
         let failed = |code, error: &dyn std::fmt::Display| Reason::new(code, error.to_string());
-        let digest = work
-            .digest()
-            .map_err(|error| failed("fetch_failed", &error))?;
+        let digest = work.digest().map_err(|error| failed("fetch_failed", &error))?;
+        // Before the lock: who removes a tree looks for claims while holding it.
+        self.claim(instance, digest);
         // A held archive that turns out damaged is dropped and fetched again.
         let mut damaged = false;
         loop {
             let guard = self.lock_of(digest).lock_owned().await;
             if self.store.size_bytes(&digest).is_none() {
-                self.fetcher
-                    .fetch(digest, &work.holders)
-                    .await
-                    .map_err(|error| {
-                        let code = if error.differs {
-                            "digest_mismatch"
-                        } else {
-                            "fetch_failed"
-                        };
-                        failed(code, &error)
-                    })?;
+                self.fetcher.fetch(digest, &work.holders).await.map_err(|error| {
+                    let code = if error.differs { "digest_mismatch" } else { "fetch_failed" };
+                    failed(code, &error)
+                })?;
             }
             let (store, dir) = (self.store.clone(), self.unpacked.join(digest.to_string()));
             let number = self.number.fetch_add(1, Ordering::Relaxed);
-            let fresh = self
-                .unpacked
-                .join(format!(".new-{}-{number}", std::process::id()));
+            let fresh = self.unpacked.join(format!(".new-{}-{number}", std::process::id()));
             // Goes on when the instance is stopped meanwhile, hence with the
             // guard: nobody else may unpack the same archive until it is done.
             let unpacking = tokio::task::spawn_blocking(move || {
                 let _guard = guard;
-                store
-                    .open_blocking(&digest)
-                    .map(|file| unpack_once(file, &dir, &fresh))
+                store.open_blocking(&digest).map(|file| unpack_once(file, &dir, &fresh))
             });
             match unpacking.await {
                 Ok(Ok(unpacked)) => {
@@ -108,6 +93,52 @@ impl Preparer {
         }
     }
 
+    /// Notes that an instance uses an unpacked tree.
+    pub fn claim(&self, instance: &InstanceId, digest: Digest) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.insert(instance.clone(), digest);
+    }
+
+    /// Ends an instance's use of its unpacked tree, and removes the tree if no
+    /// other uses it. The archive stays: unpacking it again is quick. Not to be
+    /// called on a runtime's own thread.
+    pub fn give_up(&self, instance: &InstanceId) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = claims.remove(instance);
+        drop(claims);
+        if let Some(digest) = digest {
+            let lock = self.lock_of(digest);
+            let _guard = lock.blocking_lock();
+            self.remove_if_unclaimed(&digest);
+        }
+    }
+
+    /// Removes the trees that nobody claims, before anyone prepares anything.
+    pub fn remove_unclaimed(&self) {
+        for entry in fs::read_dir(&self.unpacked).into_iter().flatten().flatten() {
+            if let Ok(digest) = entry.file_name().to_string_lossy().parse()
+                && let Ok(_guard) = self.lock_of(digest).try_lock()
+            {
+                self.remove_if_unclaimed(&digest);
+            }
+        }
+    }
+
+    /// The digest's lock must be held.
+    fn remove_if_unclaimed(&self, digest: &Digest) {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if claims.values().any(|claimed| claimed == digest) {
+            return;
+        }
+        drop(claims);
+        let dir = self.unpacked.join(digest.to_string());
+        // The mark first: a tree without it is not whole.
+        let _ = fs::remove_file(mark_of(&dir));
+        if let Err(error) = fsio::remove_tree(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "an unpacked artifact stays");
+        }
+    }
+
     fn lock_of(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -119,28 +150,29 @@ impl Preparer {
 /// It counts as whole when it was finished since the machine started: unpacked
 /// files are not synced, so a power cut may have emptied some.
 fn unpack_once(archive: File, dir: &Path, fresh: &Path) -> Result<PathBuf, String> {
-    let mark = dir.with_extension("whole");
+    let mark = mark_of(dir);
     let boot_id = fsio::boot_id();
     let whole = fs::read_to_string(&mark).is_ok_and(|text| text == boot_id);
     if whole && dir.is_dir() {
         return Ok(dir.to_owned());
     }
-    let result = fsio::remove_tree(dir)
-        .map_err(|e| e.to_string())
-        .and_then(|()| {
-            let contents =
-                unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
-            for warning in &contents.warnings {
-                tracing::warn!(archive = %dir.display(), warning);
-            }
-            fs::rename(fresh, dir).map_err(|e| e.to_string())?;
-            fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process)
-                .map_err(|e| e.to_string())
-        });
+    let result = fsio::remove_tree(dir).map_err(|e| e.to_string()).and_then(|()| {
+        let contents =
+            unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
+        for warning in &contents.warnings {
+            tracing::warn!(archive = %dir.display(), warning);
+        }
+        fs::rename(fresh, dir).map_err(|e| e.to_string())?;
+        fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process).map_err(|e| e.to_string())
+    });
     if result.is_err() {
         let _ = fsio::remove_tree(fresh); // Else removed at the next start.
     }
     result.map(|()| dir.to_owned())
+}
+
+fn mark_of(unpacked: &Path) -> PathBuf {
+    unpacked.with_extension("whole")
 }
 
 /// What an instance's process gets.
@@ -176,11 +208,7 @@ pub(crate) fn outfit(
         })?;
     }
     let run = &work.manifest.run;
-    let mut command: Vec<String> = run
-        .command
-        .iter()
-        .map(|text| variables.apply(text))
-        .collect();
+    let mut command: Vec<String> = run.command.iter().map(|text| variables.apply(text)).collect();
     if let Some(program) = command.first_mut()
         && program.contains('/')
         && !program.starts_with('/')
@@ -188,11 +216,7 @@ pub(crate) fn outfit(
         *program = artifact_dir.join(&*program).display().to_string();
     }
     let mut env = BTreeMap::from([("PATH".to_owned(), default_path())]);
-    env.extend(
-        run.env
-            .iter()
-            .map(|(name, text)| (name.clone(), variables.apply(text))),
-    );
+    env.extend(run.env.iter().map(|(name, text)| (name.clone(), variables.apply(text))));
     for (name, value) in [
         ("PORT", port),
         ("HOST", ip),
@@ -213,9 +237,7 @@ fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Res
     }
     let mut content = String::new();
     let file = File::open(source).map_err(text)?;
-    file.take(CONFIG_BYTES_MAX + 1)
-        .read_to_string(&mut content)
-        .map_err(text)?;
+    file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut content).map_err(text)?;
     if content.len() as u64 > CONFIG_BYTES_MAX {
         return Err(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
     }
@@ -254,11 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let artifact = dir.path().join("artifact");
         fs::create_dir_all(artifact.join("etc")).unwrap();
-        fs::write(
-            artifact.join("etc/a.conf"),
-            "listen ${HOST}:${PORT} as ${INSTANCE}",
-        )
-        .unwrap();
+        fs::write(artifact.join("etc/a.conf"), "listen ${HOST}:${PORT} as ${INSTANCE}").unwrap();
         let layout = Layout::new(dir.path().join("instance"));
         let work = work(
             "command=['bin/a','-p','${PORT}','-c','${INSTANCE_DIR}/etc/a.conf']\n\
@@ -268,30 +286,16 @@ mod tests {
         let listen = "127.0.0.1:12345".parse().unwrap();
         let outfit = outfit(&instance, &work, listen, &artifact, &layout).unwrap();
         let config = layout.work().join("etc/a.conf");
-        assert_eq!(
-            fs::read_to_string(&config).unwrap(),
-            "listen 127.0.0.1:12345 as a-1-0"
-        );
+        assert_eq!(fs::read_to_string(&config).unwrap(), "listen 127.0.0.1:12345 as a-1-0");
         let program = artifact.join("bin/a").display().to_string();
-        assert_eq!(
-            outfit.command,
-            [&program, "-p", "12345", "-c", &config.display().to_string()]
-        );
+        assert_eq!(outfit.command, [&program, "-p", "12345", "-c", &config.display().to_string()]);
         assert_eq!(outfit.env["PORT"], "12345", "the manifest cannot change it");
         assert_eq!(outfit.env["V"], "1.2.3");
         assert_eq!(outfit.env["AETHER_SLICE"], "org.example:a@blue");
         assert_eq!(outfit.env["D"], artifact.display().to_string());
         let names: Vec<_> = outfit.env.keys().map(String::as_str).collect();
-        let expected = [
-            "AETHER_INSTANCE",
-            "AETHER_SLICE",
-            "AETHER_VERSION",
-            "D",
-            "HOST",
-            "PATH",
-            "PORT",
-            "V",
-        ];
+        let expected =
+            ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "D", "HOST", "PATH", "PORT", "V"];
         assert_eq!(names, expected, "nothing of the agent's own environment");
     }
 

@@ -73,11 +73,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// Goes on where another agent stopped watching.
     pub fn resume(ready: bool, was_ready: bool) -> Self {
-        Self {
-            ready,
-            was_ready,
-            ..Self::default()
-        }
+        Self { ready, was_ready, ..Self::default() }
     }
 
     /// Counts a result.
@@ -130,9 +126,7 @@ pub(crate) async fn probe(address: SocketAddr, readiness: Readiness) -> Probed {
             },
         }
     };
-    tokio::time::timeout(most, attempt)
-        .await
-        .unwrap_or(Probed::TimedOut(most))
+    tokio::time::timeout(most, attempt).await.unwrap_or(Probed::TimedOut(most))
 }
 
 async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<u16, String> {
@@ -168,11 +162,7 @@ mod tests {
     use super::*;
 
     fn readiness(successes: u32, failures: u32) -> Readiness {
-        Readiness {
-            successes,
-            failures,
-            ..Readiness::default()
-        }
+        Readiness { successes, failures, ..Readiness::default() }
     }
 
     #[test]
@@ -181,14 +171,7 @@ mod tests {
         let mut tally = Tally::default();
         let mut run = |results: &str| {
             for result in results.chars() {
-                tally.add(
-                    if result == '+' {
-                        Probed::Passed
-                    } else {
-                        Probed::Closed
-                    },
-                    &readiness,
-                );
+                tally.add(if result == '+' { Probed::Passed } else { Probed::Closed }, &readiness);
             }
             tally.ready
         };
@@ -213,10 +196,7 @@ mod tests {
         assert_eq!(waits, [10, 20, 40, 80, 100, 100]);
         tally.add(Probed::Passed, &readiness);
         assert_eq!(tally.wait(&readiness), readiness.interval.duration());
-        let quick = Readiness {
-            interval: Millis(5),
-            ..readiness
-        };
+        let quick = Readiness { interval: Millis(5), ..readiness };
         assert_eq!(Tally::default().wait(&quick), Duration::from_millis(5));
     }
 
@@ -238,11 +218,8 @@ mod tests {
 
     #[tokio::test]
     async fn each_kind_of_answer_is_told_apart() {
-        let readiness = Readiness {
-            http: Some("/ready".into()),
-            timeout: Millis(200),
-            ..Readiness::default()
-        };
+        let readiness =
+            Readiness { http: Some("/ready".into()), timeout: Millis(200), ..Readiness::default() };
         let ok = answering("HTTP/1.1 204 No Content\r\n\r\n").await;
         assert_eq!(probe(ok, readiness.clone()).await, Probed::Passed);
         let busy = answering("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
@@ -250,25 +227,12 @@ mod tests {
         assert_eq!(probed, Probed::Status(503));
         let reason = probed.reason(busy, &readiness).unwrap();
         assert_eq!(reason.code, "probe_failed");
-        assert!(
-            reason.message.ends_with("/ready: http status 503"),
-            "{}",
-            reason.message
-        );
+        assert!(reason.message.ends_with("/ready: http status 503"), "{}", reason.message);
         let garbage = answering("hello\r\n\r\n").await;
-        assert!(matches!(
-            probe(garbage, readiness.clone()).await,
-            Probed::Broken(_)
-        ));
+        assert!(matches!(probe(garbage, readiness.clone()).await, Probed::Broken(_)));
         let silent = answering("").await;
-        assert!(matches!(
-            probe(silent, readiness.clone()).await,
-            Probed::TimedOut(_)
-        ));
-        let tcp = Readiness {
-            http: None,
-            ..readiness.clone()
-        };
+        assert!(matches!(probe(silent, readiness.clone()).await, Probed::TimedOut(_)));
+        let tcp = Readiness { http: None, ..readiness.clone() };
         assert_eq!(probe(silent, tcp).await, Probed::Passed);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = listener.local_addr().unwrap();

@@ -35,13 +35,7 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 /// This process.
 pub(crate) fn this() -> Process {
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
-    stat(pid).map_or(
-        Process {
-            pid,
-            start_ticks: 0,
-        },
-        |stat| stat.process,
-    )
+    stat(pid).map_or(Process { pid, start_ticks: 0 }, |stat| stat.process)
 }
 
 /// Every process, zombies included.
@@ -73,10 +67,8 @@ impl Process {
 /// False if that cannot be read.
 pub(crate) fn has_env(pid: i32, name: &str, value: &str) -> bool {
     let wanted = format!("{name}={value}");
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| {
-        text.split(|byte| *byte == 0)
-            .any(|entry| entry == wanted.as_bytes())
-    })
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
 }
 
 /// The name in parentheses may hold anything, parentheses too: fields count
@@ -88,10 +80,7 @@ fn parse(pid: i32, text: &str) -> Option<Stat> {
     let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
     let id = |field| i32::try_from(number(field)?).ok();
     Some(Stat {
-        process: Process {
-            pid,
-            start_ticks: u64::try_from(number(22)?).ok()?,
-        },
+        process: Process { pid, start_ticks: u64::try_from(number(22)?).ok()? },
         parent: id(4)?,
         group: id(5)?,
         session: id(6)?,
@@ -107,17 +96,8 @@ mod tests {
     fn a_stat_line_with_a_hostile_name_is_read() {
         let line = "42 (a) Z (b)) S 7 42 41 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
         let stat = parse(42, line).unwrap();
-        assert_eq!(
-            stat.process,
-            Process {
-                pid: 42,
-                start_ticks: 12_345
-            }
-        );
-        assert_eq!(
-            (stat.parent, stat.group, stat.session, stat.zombie),
-            (7, 42, 41, false)
-        );
+        assert_eq!(stat.process, Process { pid: 42, start_ticks: 12_345 });
+        assert_eq!((stat.parent, stat.group, stat.session, stat.zombie), (7, 42, 41, false));
         assert!(parse(1, "1 (x) Z 0").is_none());
     }
 
@@ -125,13 +105,7 @@ mod tests {
     fn a_reused_pid_is_another_process() {
         let me = this();
         assert!(me.is_alive());
-        assert!(
-            !Process {
-                start_ticks: me.start_ticks + 1,
-                ..me
-            }
-            .is_alive()
-        );
+        assert!(!Process { start_ticks: me.start_ticks + 1, ..me }.is_alive());
         assert!(all().iter().any(|stat| stat.process == me));
     }
 }

@@ -31,11 +31,7 @@ impl Default for RestartPolicy {
 impl RestartPolicy {
     /// Ends in a row after one more, given how long the process was up.
     pub fn in_a_row(&self, before: u32, up: Duration) -> u32 {
-        if up >= self.reset_after {
-            1
-        } else {
-            before.saturating_add(1)
-        }
+        if up >= self.reset_after { 1 } else { before.saturating_add(1) }
     }
 
     /// How long to wait after the `in_a_row`-th end in a row.
@@ -53,12 +49,7 @@ mod tests {
     fn waits_double_up_to_the_most_and_start_anew_after_a_minute_up() {
         let policy = RestartPolicy::default();
         let waits: Vec<_> = (1..=10).map(|n| policy.wait(n).as_millis()).collect();
-        assert_eq!(
-            waits,
-            [
-                200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000
-            ]
-        );
+        assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
         assert_eq!(policy.wait(u32::MAX), policy.most);
         assert_eq!(policy.in_a_row(7, Duration::from_secs(59)), 8);
         assert_eq!(policy.in_a_row(7, Duration::from_secs(60)), 1);

@@ -43,11 +43,7 @@ impl Default for Limits {
     /// 100,000 entries, 4 GiB, paths of 1,024 bytes: above what services ship,
     /// below what harms a node.
     fn default() -> Self {
-        Self {
-            entries_max: 100_000,
-            unpacked_bytes_max: 4 << 30,
-            path_bytes_max: 1_024,
-        }
+        Self { entries_max: 100_000, unpacked_bytes_max: 4 << 30, path_bytes_max: 1_024 }
     }
 }
 
@@ -125,10 +121,7 @@ pub(crate) enum Item<'a> {
     /// A directory; may come after entries inside of it, and only once.
     Directory,
     /// A regular file.
-    File {
-        executable: bool,
-        data: &'a mut dyn Read,
-    },
+    File { executable: bool, data: &'a mut dyn Read },
     /// A symbolic link whose target, read as text, stays inside the tree.
     Symlink { target: &'a Path },
     /// Another name of a file that came before.
@@ -147,19 +140,10 @@ pub(crate) fn walk(
     limits: &Limits,
     sink: &mut dyn Sink,
 ) -> Result<Contents, ArchiveError> {
-    let capped = Capped {
-        inner: GzDecoder::new(archive),
-        left: limits.unpacked_bytes_max,
-    };
+    let capped = Capped { inner: GzDecoder::new(archive), left: limits.unpacked_bytes_max };
     let unreadable = |error| unreadable(error, limits);
     let mut tar = Archive::new(capped);
-    let mut walker = Walker {
-        limits,
-        sink,
-        tree: Tree::default(),
-        manifest: None,
-        file_bytes: 0,
-    };
+    let mut walker = Walker { limits, sink, tree: Tree::default(), manifest: None, file_bytes: 0 };
     let mut names = Names::default();
     let mut entries = 0;
     for entry in tar.entries().map_err(unreadable)?.raw(true) {
@@ -170,24 +154,17 @@ pub(crate) fn walk(
         }
         let kind = entry.header().entry_type();
         if is_extension(kind) {
-            names
-                .read(kind, &mut entry)
-                .map_err(|problem| match problem {
-                    Problem::Io(error) => unreadable(error),
-                    Problem::Refused(problem) => refused(kind_name(kind), problem),
-                })?;
+            names.read(kind, &mut entry).map_err(|problem| match problem {
+                Problem::Io(error) => unreadable(error),
+                Problem::Refused(problem) => refused(kind_name(kind), problem),
+            })?;
         } else {
             walker.entry(&mut entry, std::mem::take(&mut names))?;
         }
     }
     let manifest = walker.manifest.ok_or(ArchiveError::NoManifest)?;
     let (file_bytes, warnings) = (walker.file_bytes, walker.tree.warnings);
-    Ok(Contents {
-        manifest,
-        entries,
-        file_bytes,
-        warnings,
-    })
+    Ok(Contents { manifest, entries, file_bytes, warnings })
 }
 
 struct Walker<'a> {
@@ -206,9 +183,7 @@ impl Walker<'_> {
         names: Names,
     ) -> Result<(), ArchiveError> {
         let kind = entry.header().entry_type();
-        let raw = names
-            .path
-            .unwrap_or_else(|| entry.header().path_bytes().into_owned());
+        let raw = names.path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
         let shown: String = String::from_utf8_lossy(&raw).chars().take(200).collect();
         let refuse = |problem: String| refused(&shown, problem);
         let path = relative_path(&raw, self.limits.path_bytes_max).map_err(refuse)?;
@@ -218,14 +193,9 @@ impl Walker<'_> {
                 _ => Err(refuse("has no name".to_owned())),
             };
         }
-        let size = entry
-            .header()
-            .entry_size()
-            .map_err(ArchiveError::Unreadable)?;
+        let size = entry.header().entry_size().map_err(ArchiveError::Unreadable)?;
         if names.size.is_some_and(|other| other != size) {
-            return Err(refuse(
-                "has two different sizes, in its header and a PAX record".into(),
-            ));
+            return Err(refuse("has two different sizes, in its header and a PAX record".into()));
         }
         if kind == EntryType::Regular || kind == EntryType::Continuous {
             self.tree.add(&path, Kind::File).map_err(refuse)?;
@@ -239,19 +209,11 @@ impl Walker<'_> {
             return take(self.sink, &path, Item::Directory, self.limits);
         }
         if kind != EntryType::Symlink && kind != EntryType::Link {
-            return Err(refuse(format!(
-                "is a {}, which is refused",
-                kind_name(kind)
-            )));
+            return Err(refuse(format!("is a {}, which is refused", kind_name(kind))));
         }
         let target = names
             .link
-            .or_else(|| {
-                entry
-                    .header()
-                    .link_name_bytes()
-                    .map(|name| name.into_owned())
-            })
+            .or_else(|| entry.header().link_name_bytes().map(|name| name.into_owned()))
             .ok_or_else(|| refuse("is a link without a target".to_owned()))?;
         self.link(kind, &path, &target).map_err(refuse)?;
         let target = PathBuf::from(String::from_utf8_lossy(&target).into_owned());
@@ -272,32 +234,20 @@ impl Walker<'_> {
         let mode = entry.header().mode().map_err(ArchiveError::Unreadable)?;
         if mode & 0o7000 != 0 {
             let path = path.display();
-            self.tree.warn(format!(
-                "'{path}': setuid, setgid and sticky bits are dropped"
-            ));
+            self.tree.warn(format!("'{path}': setuid, setgid and sticky bits are dropped"));
         }
-        let mut data = Exact {
-            inner: entry,
-            left: size,
-        };
+        let mut data = Exact { inner: entry, left: size };
         if path != Path::new(MANIFEST_NAME) {
-            let item = Item::File {
-                executable: mode & 0o111 != 0,
-                data: &mut data,
-            };
+            let item = Item::File { executable: mode & 0o111 != 0, data: &mut data };
             return take(self.sink, path, item, self.limits);
         }
         if size > MANIFEST_BYTES_MAX as u64 {
             return Err(ManifestError::TooLong(usize::try_from(size).unwrap_or(usize::MAX)).into());
         }
         let mut text = String::new();
-        data.read_to_string(&mut text)
-            .map_err(|error| unreadable(error, self.limits))?;
+        data.read_to_string(&mut text).map_err(|error| unreadable(error, self.limits))?;
         self.manifest = Some(Manifest::parse(&text)?);
-        let item = Item::File {
-            executable: false,
-            data: &mut text.as_bytes(),
-        };
+        let item = Item::File { executable: false, data: &mut text.as_bytes() };
         take(self.sink, path, item, self.limits)
     }
 
@@ -327,18 +277,12 @@ fn take(
             ArchiveError::Unreadable(source)
         }
         io::ErrorKind::FileTooLarge => unreadable(source, limits),
-        _ => ArchiveError::Write {
-            path: path.to_owned(),
-            source,
-        },
+        _ => ArchiveError::Write { path: path.to_owned(), source },
     })
 }
 
 fn refused(entry: &str, problem: impl Into<String>) -> ArchiveError {
-    ArchiveError::Entry {
-        entry: entry.to_owned(),
-        problem: problem.into(),
-    }
+    ArchiveError::Entry { entry: entry.to_owned(), problem: problem.into() }
 }
 
 fn unreadable(error: io::Error, limits: &Limits) -> ArchiveError {
@@ -376,10 +320,7 @@ impl<R: Read> Read for Exact<'_, R> {
         let read = self.inner.read(buffer)?;
         self.left = self.left.saturating_sub(read as u64);
         if read == 0 && !buffer.is_empty() && self.left > 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the archive is truncated",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is truncated"));
         }
         Ok(read)
     }
@@ -407,11 +348,7 @@ struct Tree {
 
 impl Tree {
     fn add(&mut self, path: &Path, kind: Kind) -> Result<(), String> {
-        for parent in path
-            .ancestors()
-            .skip(1)
-            .filter(|p| !p.as_os_str().is_empty())
-        {
+        for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
             match self.kinds.get(parent) {
                 None => self.insert(parent, Kind::Implied),
                 Some(Kind::Directory | Kind::Implied) => {}
@@ -431,10 +368,7 @@ impl Tree {
 
     fn insert(&mut self, path: &Path, kind: Kind) {
         if !self.lower.insert(path.to_string_lossy().to_lowercase()) {
-            self.warn(format!(
-                "'{}' differs from another name only in case",
-                path.display()
-            ));
+            self.warn(format!("'{}' differs from another name only in case", path.display()));
         }
         self.kinds.insert(path.to_owned(), kind);
     }
@@ -454,10 +388,7 @@ fn relative_path(raw: &[u8], bytes_max: usize) -> Result<PathBuf, String> {
         return Err("has an absolute path".to_owned());
     }
     let mut path = PathBuf::new();
-    for part in text
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-    {
+    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
         if part == ".." {
             return Err("has a path with '..'".to_owned());
         }
@@ -480,10 +411,7 @@ fn check_symlink(link: &Path, raw: &[u8], bytes_max: usize) -> Result<(), String
         return Err(outside());
     }
     let mut depth = link.components().count() - 1;
-    for part in text
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-    {
+    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
         depth = match part {
             ".." => depth.checked_sub(1).ok_or_else(outside)?,
             _ => depth + 1,
@@ -543,10 +471,7 @@ struct Names {
 impl Names {
     fn read(&mut self, kind: EntryType, entry: &mut impl Read) -> Result<(), Problem> {
         let mut bytes = Vec::new();
-        entry
-            .take(EXTENSION_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Problem::Io)?;
+        entry.take(EXTENSION_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(Problem::Io)?;
         if bytes.len() as u64 > EXTENSION_BYTES_MAX {
             return Err("is longer than 64 KiB".into());
         }
@@ -560,11 +485,7 @@ impl Names {
                 let mut all = Self::default();
                 all.read_pax(&bytes)?;
                 match all {
-                    Self {
-                        path: None,
-                        link: None,
-                        size: None,
-                    } => Ok(()),
+                    Self { path: None, link: None, size: None } => Ok(()),
                     _ => Err("changes all later entries".into()),
                 }
             }

@@ -70,13 +70,7 @@ mod tests {
         let text = digest.to_string();
         assert!(text.starts_with("ba7816bf"), "{text}");
         assert_eq!(text.parse::<Digest>().unwrap(), digest);
-        for bad in [
-            "",
-            "../../x",
-            &text[1..],
-            &text.to_uppercase(),
-            &format!("{text}0"),
-        ] {
+        for bad in ["", "../../x", &text[1..], &text.to_uppercase(), &format!("{text}0")] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

@@ -55,21 +55,13 @@ pub struct Packed {
 /// # Errors
 /// When something cannot be read, is a special file, or would be refused.
 pub fn pack_to_file(dir: &Path, to: &Path) -> Result<Packed, PackError> {
-    let cannot = |source| PackError::Io {
-        path: to.to_owned(),
-        source,
-    };
+    let cannot = |source| PackError::Io { path: to.to_owned(), source };
     let mut out = File::create(to).map_err(cannot)?;
     let (digest, size_bytes) = pack(dir, &mut out)?;
     out.sync_all().map_err(cannot)?;
     let contents = inspect_file(to, &Limits::default())?;
     let (manifest, warnings) = (contents.manifest, contents.warnings);
-    Ok(Packed {
-        digest,
-        size_bytes,
-        manifest,
-        warnings,
-    })
+    Ok(Packed { digest, size_bytes, manifest, warnings })
 }
 
 /// Packs `dir` into `out`; gives digest and size of what was written.
@@ -83,15 +75,8 @@ pub fn pack_to_file(dir: &Path, to: &Path) -> Result<Packed, PackError> {
 pub fn pack(dir: &Path, out: impl Write) -> Result<(Digest, u64), PackError> {
     let mut found = BTreeMap::new();
     collect(dir, Path::new(""), &mut found)?;
-    let hashing = Hashing {
-        out,
-        hasher: Sha256::new(),
-        bytes: 0,
-    };
-    let gzip = GzBuilder::new()
-        .mtime(0)
-        .operating_system(255)
-        .write(hashing, Compression::new(6));
+    let hashing = Hashing { out, hasher: Sha256::new(), bytes: 0 };
+    let gzip = GzBuilder::new().mtime(0).operating_system(255).write(hashing, Compression::new(6));
     let mut tar = Builder::new(gzip);
     let manifest = found.remove_entry(MANIFEST_NAME.as_bytes());
     for (_, path) in manifest.into_iter().chain(found) {
@@ -99,10 +84,7 @@ pub fn pack(dir: &Path, out: impl Write) -> Result<(Digest, u64), PackError> {
         append(&mut tar, &at, &path).map_err(|source| PackError::Io { path: at, source })?;
     }
     let written = tar.into_inner().and_then(|gzip| gzip.finish());
-    let written = written.map_err(|source| PackError::Io {
-        path: dir.to_owned(),
-        source,
-    })?;
+    let written = written.map_err(|source| PackError::Io { path: dir.to_owned(), source })?;
     Ok((Digest::finish(written.hasher), written.bytes))
 }
 
@@ -113,10 +95,7 @@ fn collect(
     found: &mut BTreeMap<Vec<u8>, PathBuf>,
 ) -> Result<(), PackError> {
     let at = dir.join(under);
-    let cannot = |source| PackError::Io {
-        path: at.clone(),
-        source,
-    };
+    let cannot = |source| PackError::Io { path: at.clone(), source };
     for entry in fs::read_dir(&at).map_err(cannot)? {
         let entry = entry.map_err(cannot)?;
         let path = under.join(entry.file_name());
@@ -150,11 +129,7 @@ fn append<W: Write>(tar: &mut Builder<W>, at: &Path, path: &Path) -> io::Result<
         return tar.append_data(&mut header, path, io::empty());
     }
     header.set_entry_type(EntryType::Regular);
-    header.set_mode(if meta.permissions().mode() & 0o111 == 0 {
-        0o644
-    } else {
-        0o755
-    });
+    header.set_mode(if meta.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 });
     header.set_size(meta.len());
     // A file that grows or shrinks meanwhile must not break the entries after it.
     let mut content = File::open(at)?.take(meta.len());
@@ -211,35 +186,19 @@ mod tests {
         tree(&dir.path().join("two"), &[&long, "z", "bin/a"]);
         let packed = |name: &str| {
             let file = dir.path().join(format!("{name}.tar.gz"));
-            (
-                pack_to_file(&dir.path().join(name), &file).unwrap(),
-                fs::read(file).unwrap(),
-            )
+            (pack_to_file(&dir.path().join(name), &file).unwrap(), fs::read(file).unwrap())
         };
         let (one, bytes) = packed("one");
         assert_eq!(bytes, packed("two").1);
-        assert_eq!(
-            (one.digest, one.size_bytes),
-            (Digest::of(&bytes), bytes.len() as u64)
-        );
+        assert_eq!((one.digest, one.size_bytes), (Digest::of(&bytes), bytes.len() as u64));
         assert_eq!(one.manifest.artifact.to_string(), "org.example:a:1.0.0");
 
         let out = dir.path().join("out");
         unpack(&bytes[..], &out, &Limits::default()).unwrap();
         assert_eq!(fs::read_to_string(out.join("bin/b")).unwrap(), "bin/a");
         assert_eq!(fs::read_to_string(out.join(&long)).unwrap(), long);
-        assert_eq!(
-            fs::metadata(out.join("bin/a"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o555
-        );
-        assert_eq!(
-            fs::metadata(out.join("z")).unwrap().permissions().mode() & 0o777,
-            0o444
-        );
+        assert_eq!(fs::metadata(out.join("bin/a")).unwrap().permissions().mode() & 0o777, 0o555);
+        assert_eq!(fs::metadata(out.join("z")).unwrap().permissions().mode() & 0o777, 0o444);
     }
 
     #[test]

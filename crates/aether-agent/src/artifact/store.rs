@@ -101,10 +101,7 @@ impl ArtifactStore {
     /// When the directory cannot be made or read.
     pub fn open_dir_with(data_dir: &Path, size_bytes_max: u64) -> Result<Arc<Self>, StoreError> {
         let dir = data_dir.join("artifacts");
-        let cannot = |source| StoreError::Io {
-            path: dir.clone(),
-            source,
-        };
+        let cannot = |source| StoreError::Io { path: dir.clone(), source };
         fsio::create_private_dir(&dir).map_err(cannot)?;
         let mut held = BTreeMap::new();
         for entry in fs::read_dir(&dir).map_err(cannot)? {
@@ -154,23 +151,12 @@ impl ArtifactStore {
     /// When the file cannot be made.
     pub async fn begin(self: &Arc<Self>) -> Result<Incoming, StoreError> {
         let number = self.incoming.fetch_add(1, Ordering::Relaxed);
-        let path = self
-            .dir
-            .join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let path = self.dir.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
         let file = tokio::fs::File::create(&path)
             .await
-            .map_err(|source| StoreError::Io {
-                path: path.clone(),
-                source,
-            })?;
+            .map_err(|source| StoreError::Io { path: path.clone(), source })?;
         let guard = Unfinished { path, done: false };
-        Ok(Incoming {
-            store: self.clone(),
-            file,
-            guard,
-            hasher: Sha256::new(),
-            size_bytes: 0,
-        })
+        Ok(Incoming { store: self.clone(), file, guard, hasher: Sha256::new(), size_bytes: 0 })
     }
 
     /// Takes a whole archive from a stream. With `expected`, bytes of another
@@ -208,12 +194,9 @@ impl ArtifactStore {
     /// # Errors
     /// When it isn't held or cannot be opened.
     pub async fn open_unverified(&self, digest: &Digest) -> Result<tokio::fs::File, StoreError> {
-        self.size_bytes(digest)
-            .ok_or(StoreError::Unknown(*digest))?;
+        self.size_bytes(digest).ok_or(StoreError::Unknown(*digest))?;
         let path = self.path(digest);
-        tokio::fs::File::open(&path)
-            .await
-            .map_err(|source| StoreError::Io { path, source })
+        tokio::fs::File::open(&path).await.map_err(|source| StoreError::Io { path, source })
     }
 
     /// Reads a held archive whole and checks that it can be unpacked; gives
@@ -232,8 +215,7 @@ impl ArtifactStore {
 
     /// Verifies and opens on the calling thread; see [`open`](Self::open).
     pub(crate) fn open_blocking(&self, digest: &Digest) -> Result<File, StoreError> {
-        self.size_bytes(digest)
-            .ok_or(StoreError::Unknown(*digest))?;
+        self.size_bytes(digest).ok_or(StoreError::Unknown(*digest))?;
         let path = self.path(digest);
         let verified = File::open(&path).and_then(|mut file| {
             let actual = digest_of(&mut file)?;
@@ -244,10 +226,7 @@ impl ArtifactStore {
             Ok((file, actual)) if actual == *digest => Ok(file),
             Ok((_, actual)) => {
                 self.discard(digest);
-                Err(StoreError::DigestMismatch {
-                    expected: *digest,
-                    actual,
-                })
+                Err(StoreError::DigestMismatch { expected: *digest, actual })
             }
             Err(source) => {
                 if source.kind() == io::ErrorKind::NotFound {
@@ -290,16 +269,11 @@ impl Incoming {
     pub async fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
         self.size_bytes += chunk.len() as u64;
         if self.size_bytes > self.store.size_bytes_max {
-            return Err(StoreError::TooLarge {
-                most: self.store.size_bytes_max,
-            });
+            return Err(StoreError::TooLarge { most: self.store.size_bytes_max });
         }
         self.hasher.update(chunk);
         let written = self.file.write_all(chunk).await;
-        written.map_err(|source| StoreError::Io {
-            path: self.guard.path.clone(),
-            source,
-        })
+        written.map_err(|source| StoreError::Io { path: self.guard.path.clone(), source })
     }
 
     /// Makes what was taken durable and holds it under its digest. With
@@ -310,35 +284,20 @@ impl Incoming {
     pub async fn finish(mut self, expected: Option<Digest>) -> Result<Stored, StoreError> {
         let digest = Digest::finish(self.hasher);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(StoreError::DigestMismatch {
-                expected,
-                actual: digest,
-            });
+            return Err(StoreError::DigestMismatch { expected, actual: digest });
         }
         let path = self.store.path(&digest);
-        let cannot = |source| StoreError::Io {
-            path: path.clone(),
-            source,
-        };
+        let cannot = |source| StoreError::Io { path: path.clone(), source };
         self.file.flush().await.map_err(cannot)?;
         self.file.sync_all().await.map_err(cannot)?;
-        let (from, to, dir) = (
-            self.guard.path.clone(),
-            path.clone(),
-            self.store.dir.clone(),
-        );
+        let (from, to, dir) = (self.guard.path.clone(), path.clone(), self.store.dir.clone());
         let renamed =
             blocking(move || Ok(fs::rename(from, to).and_then(|()| fsio::sync_dir(&dir))));
         renamed.await?.map_err(cannot)?;
         self.guard.done = true;
         self.store.lock().insert(digest, self.size_bytes);
-        self.store
-            .changed
-            .send_modify(|generation| *generation += 1);
-        Ok(Stored {
-            digest,
-            size_bytes: self.size_bytes,
-        })
+        self.store.changed.send_modify(|generation| *generation += 1);
+        Ok(Stored { digest, size_bytes: self.size_bytes })
     }
 }
 
@@ -374,9 +333,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(StoreError::Source(format!(
-            "the work was given up: {error}"
-        ))),
+        Err(error) => Err(StoreError::Source(format!("the work was given up: {error}"))),
     }
 }
 
@@ -385,10 +342,8 @@ mod tests {
     use super::*;
 
     fn chunks(parts: &[&'static str]) -> impl Stream<Item = Result<Bytes, String>> + use<> {
-        let parts: Vec<_> = parts
-            .iter()
-            .map(|part| Ok(Bytes::from_static(part.as_bytes())))
-            .collect();
+        let parts: Vec<_> =
+            parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
         tokio_stream::iter(parts)
     }
 
@@ -398,21 +353,10 @@ mod tests {
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
         let changes = store.changes();
         let stored = store.put(chunks(&["ab", "c"]), None).await.unwrap();
-        assert_eq!(
-            stored,
-            Stored {
-                digest: Digest::of(b"abc"),
-                size_bytes: 3
-            }
-        );
+        assert_eq!(stored, Stored { digest: Digest::of(b"abc"), size_bytes: 3 });
         assert!(changes.has_changed().unwrap());
         let mut text = String::new();
-        store
-            .open(stored.digest)
-            .await
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
+        store.open(stored.digest).await.unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "abc");
         drop(store);
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
@@ -425,20 +369,14 @@ mod tests {
         let store = ArtifactStore::open_dir_with(dir.path(), 4).unwrap();
         let other = Some(Digest::of(b"other"));
         let error = store.put(chunks(&["abc"]), other).await.unwrap_err();
-        assert!(
-            matches!(error, StoreError::DigestMismatch { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
         let error = store.put(chunks(&["abc", "de"]), None).await.unwrap_err();
         assert!(matches!(error, StoreError::TooLarge { most: 4 }), "{error}");
         let broken = tokio_stream::iter([Ok(Bytes::from("a")), Err("connection reset")]);
         let error = store.put(broken, None).await.unwrap_err();
         assert!(matches!(error, StoreError::Source(_)), "{error}");
         assert!(store.holds().is_empty());
-        assert_eq!(
-            fs::read_dir(dir.path().join("artifacts")).unwrap().count(),
-            0
-        );
+        assert_eq!(fs::read_dir(dir.path().join("artifacts")).unwrap().count(), 0);
     }
 
     #[tokio::test]
@@ -448,14 +386,8 @@ mod tests {
         let digest = store.put(chunks(&["abc"]), None).await.unwrap().digest;
         fs::write(store.path(&digest), "abd").unwrap();
         let error = store.open(digest).await.unwrap_err();
-        assert!(
-            matches!(error, StoreError::DigestMismatch { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
         assert!(store.holds().is_empty());
-        assert!(matches!(
-            store.open(digest).await,
-            Err(StoreError::Unknown(_))
-        ));
+        assert!(matches!(store.open(digest).await, Err(StoreError::Unknown(_))));
     }
 }

@@ -18,16 +18,10 @@ use super::archive::{ArchiveError, Contents, Item, Limits, Sink, walk};
 /// When the archive is refused or cannot be written. Then `dir` holds a part
 /// of it, for the caller to remove.
 pub fn unpack(archive: impl Read, dir: &Path, limits: &Limits) -> Result<Contents, ArchiveError> {
-    let cannot = |source| ArchiveError::Write {
-        path: dir.to_owned(),
-        source,
-    };
+    let cannot = |source| ArchiveError::Write { path: dir.to_owned(), source };
     fs::create_dir(dir).map_err(cannot)?;
     let dir = dir.canonicalize().map_err(cannot)?;
-    let mut writer = Writer {
-        dir: &dir,
-        links: Vec::new(),
-    };
+    let mut writer = Writer { dir: &dir, links: Vec::new() };
     let contents = walk(archive, limits, &mut writer)?;
     for link in &writer.links {
         check_resolved(&dir, link)?;
@@ -38,16 +32,10 @@ pub fn unpack(archive: impl Read, dir: &Path, limits: &Limits) -> Result<Content
 fn check_resolved(dir: &Path, link: &Path) -> Result<(), ArchiveError> {
     let problem = match dir.join(link).canonicalize() {
         Ok(target) if target.starts_with(dir) => return Ok(()),
-        Ok(target) => format!(
-            "is a link that leaves the artifact for '{}'",
-            target.display()
-        ),
+        Ok(target) => format!("is a link that leaves the artifact for '{}'", target.display()),
         Err(error) => format!("is a link to nothing ({error})"),
     };
-    Err(ArchiveError::Entry {
-        entry: link.display().to_string(),
-        problem,
-    })
+    Err(ArchiveError::Entry { entry: link.display().to_string(), problem })
 }
 
 struct Writer<'a> {
@@ -65,11 +53,8 @@ impl Sink for Writer<'_> {
             Item::Directory => fs::create_dir_all(&at),
             Item::File { executable, data } => {
                 let mode = if executable { 0o555 } else { 0o444 };
-                let mut file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(mode)
-                    .open(&at)?;
+                let mut file =
+                    OpenOptions::new().write(true).create_new(true).mode(mode).open(&at)?;
                 io::copy(data, &mut file).map(drop)
             }
             Item::Symlink { target } => {

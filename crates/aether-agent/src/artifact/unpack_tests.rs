@@ -61,20 +61,14 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;
-        let length = (1..=4)
-            .map(|digits| rest + digits)
-            .find(|n| n.to_string().len() + rest == *n);
-        write!(bytes, "{} {key}={value}\n", length.unwrap()).unwrap();
+        let length = (1..=4).map(|digits| rest + digits).find(|n| n.to_string().len() + rest == *n);
+        writeln!(bytes, "{} {key}={value}", length.unwrap()).unwrap();
     }
     bytes
 }
 
 fn small() -> Limits {
-    Limits {
-        entries_max: 50,
-        unpacked_bytes_max: 1 << 20,
-        path_bytes_max: 300,
-    }
+    Limits { entries_max: 50, unpacked_bytes_max: 1 << 20, path_bytes_max: 300 }
 }
 
 fn check(name: &str, archive: Raw, expect: Result<(), &str>) {
@@ -86,11 +80,7 @@ fn check(name: &str, archive: Raw, expect: Result<(), &str>) {
         (Err(error), Err(part)) if error.to_string().contains(part) => {}
         _ => panic!("{name}: expected {expect:?}, got {result:?}"),
     }
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "{name}: wrote beside its tree"
-    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{name}: wrote beside its tree");
 }
 
 #[test]
@@ -99,11 +89,7 @@ fn entries_that_could_leave_the_tree_are_refused() {
     let deep = |n: usize| vec![long.as_str(); n].join("/");
     let path = |path: &str| Raw::new().pax(&[("path", path)]).file("plain", b"");
     let cases: Vec<(&str, Raw, Result<(), &str>)> = vec![
-        (
-            "plain",
-            Raw::new().dir("bin/").file("bin/a", b"x").dir("./"),
-            Ok(()),
-        ),
+        ("plain", Raw::new().dir("bin/").file("bin/a", b"x").dir("./"), Ok(())),
         ("parent", Raw::new().file("../x", b""), Err("'..'")),
         ("parent inside", Raw::new().file("a/../b", b""), Err("'..'")),
         ("absolute", Raw::new().file("/etc/x", b""), Err("absolute")),
@@ -113,53 +99,19 @@ fn entries_that_could_leave_the_tree_are_refused() {
         ("pax fine", path("other/name"), Ok(())),
         ("name too long", path(&"y".repeat(256)), Err("255 bytes")),
         ("path too long", path(&deep(4)), Err("longer than 300")),
-        (
-            "symlink inside",
-            Raw::new().file("a", b"").symlink("d/l", "../a"),
-            Ok(()),
-        ),
-        (
-            "symlink absolute",
-            Raw::new().symlink("l", "/etc/passwd"),
-            Err("outside"),
-        ),
-        (
-            "symlink up",
-            Raw::new().symlink("d/l", "../../x"),
-            Err("outside"),
-        ),
-        (
-            "symlink to nothing",
-            Raw::new().symlink("l", "gone"),
-            Err("link to nothing"),
-        ),
+        ("symlink inside", Raw::new().file("a", b"").symlink("d/l", "../a"), Ok(())),
+        ("symlink absolute", Raw::new().symlink("l", "/etc/passwd"), Err("outside")),
+        ("symlink up", Raw::new().symlink("d/l", "../../x"), Err("outside")),
+        ("symlink to nothing", Raw::new().symlink("l", "gone"), Err("link to nothing")),
         (
             "symlink out by another link",
-            Raw::new()
-                .symlink("x/y/l", "../..")
-                .symlink("e", "x/y/l/.."),
+            Raw::new().symlink("x/y/l", "../..").symlink("e", "x/y/l/.."),
             Err("leaves the artifact"),
         ),
-        (
-            "write through link",
-            Raw::new().symlink("l", ".").file("l/f", b""),
-            Err("under a link"),
-        ),
-        (
-            "hardlink inside",
-            Raw::new().file("a", b"").hardlink("b", "a"),
-            Ok(()),
-        ),
-        (
-            "hardlink out",
-            Raw::new().hardlink("b", "../a"),
-            Err("'..'"),
-        ),
-        (
-            "hardlink absolute",
-            Raw::new().hardlink("b", "/etc/passwd"),
-            Err("absolute"),
-        ),
+        ("write through link", Raw::new().symlink("l", ".").file("l/f", b""), Err("under a link")),
+        ("hardlink inside", Raw::new().file("a", b"").hardlink("b", "a"), Ok(())),
+        ("hardlink out", Raw::new().hardlink("b", "../a"), Err("'..'")),
+        ("hardlink absolute", Raw::new().hardlink("b", "/etc/passwd"), Err("absolute")),
         (
             "hardlink to link",
             Raw::new().symlink("l", "slice.toml").hardlink("b", "l"),
@@ -167,9 +119,7 @@ fn entries_that_could_leave_the_tree_are_refused() {
         ),
         (
             "pax linkpath",
-            Raw::new()
-                .pax(&[("linkpath", "../../x")])
-                .symlink("l", "slice.toml"),
+            Raw::new().pax(&[("linkpath", "../../x")]).symlink("l", "slice.toml"),
             Err("outside"),
         ),
     ];
@@ -182,32 +132,12 @@ fn entries_that_could_leave_the_tree_are_refused() {
 fn entries_that_deceive_or_do_harm_are_refused() {
     let special = |kind| Raw::new().entry(kind, "s", "", 0o644, b"");
     let cases: Vec<(&str, Raw, Result<(), &str>)> = vec![
-        (
-            "twice",
-            Raw::new().file("a", b"").file("./a", b""),
-            Err("appears twice"),
-        ),
-        (
-            "manifest twice",
-            Raw::new().file("slice.toml", b""),
-            Err("appears twice"),
-        ),
-        (
-            "under a file",
-            Raw::new().file("a", b"").file("a/b", b""),
-            Err("under a file"),
-        ),
-        (
-            "file over directory",
-            Raw::new().file("a/b", b"").file("a", b""),
-            Err("appears twice"),
-        ),
+        ("twice", Raw::new().file("a", b"").file("./a", b""), Err("appears twice")),
+        ("manifest twice", Raw::new().file("slice.toml", b""), Err("appears twice")),
+        ("under a file", Raw::new().file("a", b"").file("a/b", b""), Err("under a file")),
+        ("file over directory", Raw::new().file("a/b", b"").file("a", b""), Err("appears twice")),
         ("device", special(EntryType::Char), Err("device node")),
-        (
-            "block device",
-            special(EntryType::Block),
-            Err("device node"),
-        ),
+        ("block device", special(EntryType::Block), Err("device node")),
         ("pipe", special(EntryType::Fifo), Err("named pipe")),
         ("sparse", special(EntryType::GNUSparse), Err("sparse")),
         (
@@ -215,48 +145,18 @@ fn entries_that_deceive_or_do_harm_are_refused() {
             Raw::new().pax(&[("size", "0")]).file("a", b"abc"),
             Err("two different sizes"),
         ),
-        (
-            "pax size equal",
-            Raw::new().pax(&[("size", "3")]).file("a", b"abc"),
-            Ok(()),
-        ),
-        (
-            "pax twice",
-            Raw::new()
-                .pax(&[("path", "a"), ("path", "b")])
-                .file("c", b""),
-            Err("twice"),
-        ),
-        (
-            "pax sparse",
-            Raw::new().pax(&[("GNU.sparse.major", "1")]).file("a", b""),
-            Err("sparse"),
-        ),
-        (
-            "times in pax",
-            Raw::new().pax(&[("mtime", "1.5")]).file("a", b""),
-            Ok(()),
-        ),
+        ("pax size equal", Raw::new().pax(&[("size", "3")]).file("a", b"abc"), Ok(())),
+        ("pax twice", Raw::new().pax(&[("path", "a"), ("path", "b")]).file("c", b""), Err("twice")),
+        ("pax sparse", Raw::new().pax(&[("GNU.sparse.major", "1")]).file("a", b""), Err("sparse")),
+        ("times in pax", Raw::new().pax(&[("mtime", "1.5")]).file("a", b""), Ok(())),
         (
             "global pax path",
-            Raw::new().entry(
-                EntryType::XGlobalHeader,
-                "g",
-                "",
-                0,
-                &pax(&[("path", "evil")]),
-            ),
+            Raw::new().entry(EntryType::XGlobalHeader, "g", "", 0, &pax(&[("path", "evil")])),
             Err("all later entries"),
         ),
         (
             "global pax comment",
-            Raw::new().entry(
-                EntryType::XGlobalHeader,
-                "g",
-                "",
-                0,
-                &pax(&[("comment", "c")]),
-            ),
+            Raw::new().entry(EntryType::XGlobalHeader, "g", "", 0, &pax(&[("comment", "c")])),
             Ok(()),
         ),
         (
@@ -275,11 +175,7 @@ fn entries_that_deceive_or_do_harm_are_refused() {
             Raw::new().entry(EntryType::Directory, "d", "", 0, b"x"),
             Err("no file"),
         ),
-        (
-            "bomb",
-            Raw::new().file("zeroes", &vec![0; 2 << 20]),
-            Err("more than 1048576 bytes"),
-        ),
+        ("bomb", Raw::new().file("zeroes", &vec![0; 2 << 20]), Err("more than 1048576 bytes")),
         (
             "many",
             (0..60).fold(Raw::new(), |raw, n| raw.file(&format!("f{n}"), b"")),
@@ -328,10 +224,7 @@ fn damaged_archives_are_unreadable_and_never_short() {
 #[test]
 fn the_manifest_is_found_and_checked() {
     let contents = inspect(&Raw::new().gzip()[..], &small()).unwrap();
-    assert_eq!(
-        contents.manifest.artifact.to_string(),
-        "org.example:a:1.0.0"
-    );
+    assert_eq!(contents.manifest.artifact.to_string(), "org.example:a:1.0.0");
     let without = Raw(Vec::new()).file("bin/slice.toml", MANIFEST.as_bytes());
     let error = inspect(&without.gzip()[..], &small()).unwrap_err();
     assert!(matches!(error, ArchiveError::NoManifest), "{error}");

@@ -57,8 +57,10 @@ impl Instance {
     /// Watches until the shim ends or its socket breaks.
     pub(super) async fn attend(&mut self) {
         let Some((mut link, mut now)) = self.meet().await else {
+            self.kill_mute_shim();
             return;
         };
+        self.mute_since = None;
         self.told.mark_changed(); // So that an order to stop is seen at once.
         loop {
             self.note_attended(&now);
@@ -90,6 +92,23 @@ impl Instance {
         }
     }
 
+    /// A shim that hangs cannot stop its slice: when it has to, and does not
+    /// answer for as long as a stop may take, it is killed. What it leaves is
+    /// cleaned up as after any other end of a shim.
+    fn kill_mute_shim(&mut self) {
+        let since = *self.mute_since.get_or_insert_with(Instant::now);
+        let has_to_stop = self.told.borrow().desired == Desired::Stop;
+        if !has_to_stop || since.elapsed() < STOP_SLACK {
+            return;
+        }
+        let state = fs::read(self.layout.state()).ok();
+        let state = state.and_then(|bytes| serde_json::from_slice::<ShimState>(&bytes).ok());
+        if let Some(state) = state {
+            tracing::warn!(instance = %self.id, "its shim does not answer and is killed");
+            state.shim.signal(Signal::SIGKILL);
+        }
+    }
+
     /// Connects to the shim and learns what it sees.
     async fn meet(&mut self) -> Option<(Link, Attended)> {
         let until = Instant::now() + CONNECT_MAX;
@@ -113,10 +132,7 @@ impl Instance {
                 }
             }
         };
-        let state = tokio::time::timeout(CONNECT_MAX, link.next())
-            .await
-            .ok()?
-            .ok()??;
+        let state = tokio::time::timeout(CONNECT_MAX, link.next()).await.ok()?.ok()??;
         let spec: ShimSpec = serde_json::from_slice(&fs::read(self.layout.spec()).ok()?).ok()?;
         self.listen = Some(spec.listen);
         self.restarts = state.restarts;
@@ -173,13 +189,9 @@ impl Instance {
             return;
         };
         let (ready, was_ready) = (now.tally.ready, now.tally.was_ready);
-        let written = serde_json::to_vec(&Remembered {
-            process,
-            ready,
-            was_ready,
-        })
-        .map_err(std::io::Error::from)
-        .and_then(|bytes| write_atomic(&self.layout.readiness(), &bytes, Survives::Process));
+        let written = serde_json::to_vec(&Remembered { process, ready, was_ready })
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| write_atomic(&self.layout.readiness(), &bytes, Survives::Process));
         if let Err(error) = written {
             tracing::warn!(instance = %self.id, %error, "its readiness cannot be kept");
         }

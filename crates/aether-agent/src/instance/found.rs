@@ -61,18 +61,13 @@ fn look_blocking(layout: &Layout) -> Found {
     let spec: Option<ShimSpec> = read(&layout.spec());
     let state: Option<ShimState> = read(&layout.state());
     let Some(spec) = spec else {
-        return Found::Gone(Past {
-            state,
-            ..Past::default()
-        });
+        return Found::Gone(Past { state, ..Past::default() });
     };
     let listen = Some(spec.listen);
     match state {
-        Some(state) if state.phase == Phase::Stopped => Found::Stopped(Past {
-            restarts: state.restarts,
-            listen,
-            ..Past::default()
-        }),
+        Some(state) if state.phase == Phase::Stopped => {
+            Found::Stopped(Past { restarts: state.restarts, listen, ..Past::default() })
+        }
         Some(state) => Found::Gone(Past {
             restarts: state.restarts.saturating_add(1),
             ends_in_a_row: state.ends_in_a_row.saturating_add(1),
@@ -82,8 +77,9 @@ fn look_blocking(layout: &Layout) -> Found {
         }),
         // Launched, but it never came as far as to show a state.
         None => {
-            let mut error = fs::read_to_string(layout.shim_errors()).unwrap_or_default();
-            error.truncate(error.floor_char_boundary(SHIM_ERROR_BYTES_MAX));
+            let error = fs::read(layout.shim_errors()).unwrap_or_default();
+            let error = &error[..error.len().min(SHIM_ERROR_BYTES_MAX)];
+            let error = String::from_utf8_lossy(error);
             Found::Gone(Past {
                 restarts: spec.restarts,
                 ends_in_a_row: spec.ends_in_a_row.saturating_add(1),

@@ -78,26 +78,16 @@ impl Launch {
     fn run_on(&self, listen: SocketAddr, port_lock: File) -> Launched {
         let failed = |error: io::Error| {
             let shim = self.shared.config.shim.first();
-            let shim = shim
-                .map(|shim| shim.display().to_string())
-                .unwrap_or_default();
-            Reason::new(
-                "shim_failed",
-                format!("the shim ('{shim}') cannot be started: {error}"),
-            )
+            let shim = shim.map(|shim| shim.display().to_string()).unwrap_or_default();
+            Reason::new("shim_failed", format!("the shim ('{shim}') cannot be started: {error}"))
         };
         fsio::create_private_dir(self.layout.dir()).map_err(failed)?;
         let Some(lock) = fsio::try_lock(&self.layout.lock()).map_err(failed)? else {
             return Ok(None); // Another agent was faster; its shim is found next.
         };
         fs::create_dir_all(self.layout.work()).map_err(failed)?;
-        let outfit = prepare::outfit(
-            &self.id,
-            &self.work,
-            listen,
-            &self.artifact_dir,
-            &self.layout,
-        )?;
+        let outfit =
+            prepare::outfit(&self.id, &self.work, listen, &self.artifact_dir, &self.layout)?;
         let spec = ShimSpec {
             instance: self.id.clone(),
             slice: self.work.slice.to_string(),
@@ -116,7 +106,7 @@ impl Launch {
         let bytes = serde_json::to_vec(&spec).map_err(|error| failed(error.into()))?;
         // The specification first: it carries the counts on. Then the state of
         // the earlier shim goes, so that it cannot be taken for the new one's.
-        fsio::write_atomic(&self.layout.spec(), &bytes, Survives::PowerCut).map_err(failed)?;
+        fsio::write_atomic(&self.layout.spec(), &bytes, Survives::Process).map_err(failed)?;
         for stale in [self.layout.state(), self.layout.readiness()] {
             match fs::remove_file(stale) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -130,10 +120,7 @@ impl Launch {
     /// them, whenever either process is killed.
     fn spawn(&self, port_lock: File, lock: File) -> io::Result<Child> {
         let Some((program, arguments)) = self.shared.config.shim.split_first() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no command is set for it",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command is set for it"));
         };
         Command::new(program)
             .args(arguments)

@@ -24,10 +24,7 @@ impl Link {
         let stream = UnixStream::connect(path).await?;
         drop(open);
         let (reader, writer) = stream.into_split();
-        Ok(Self {
-            lines: BufReader::new(reader).lines(),
-            writer,
-        })
+        Ok(Self { lines: BufReader::new(reader).lines(), writer })
     }
 
     /// The next state; the present one first. `None`: the shim ended. May be

@@ -62,19 +62,14 @@ pub(crate) struct Instance {
     /// Where the process listens, once it has a port.
     listen: Option<SocketAddr>,
     restarts: u32,
+    /// Since when its living shim gives no answer.
+    mute_since: Option<tokio::time::Instant>,
 }
 
 impl Instance {
     pub fn new(id: InstanceId, shared: Arc<Shared>, told: watch::Receiver<Told>) -> Self {
         let layout = shared.layout(&id);
-        Self {
-            id,
-            shared,
-            layout,
-            told,
-            listen: None,
-            restarts: 0,
-        }
+        Self { id, shared, layout, told, listen: None, restarts: 0, mute_since: None }
     }
 
     /// Looks, acts, and looks again, until the instance is stopped.
@@ -95,10 +90,13 @@ impl Instance {
                 }
             }
         }
-        if let Some(listen) = self.listen
-            && let Err(error) = self.shared.ports.release(listen.port())
-        {
-            tracing::warn!(instance = %self.id, %error, "the end of a port's use is not noted");
+        if let Some(listen) = self.listen {
+            let shared = self.shared.clone();
+            // It is synced to the disk, for which the runtime's threads don't wait.
+            let released = tokio::task::spawn_blocking(move || shared.ports.release(listen.port()));
+            if let Ok(Err(error)) = released.await {
+                tracing::warn!(instance = %self.id, %error, "a port's last use is not noted");
+            }
         }
         self.note(Stage::Stopped);
     }
@@ -136,11 +134,7 @@ impl Instance {
         if let Some(reason) = &lost {
             self.note(Stage::Lost(reason));
             let wait = self.shared.config.restart.wait(past.ends_in_a_row);
-            if self
-                .unless_stopped(tokio::time::sleep(wait))
-                .await
-                .is_none()
-            {
+            if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
                 return Started::NotWanted;
             }
         }
@@ -151,17 +145,16 @@ impl Instance {
             };
             self.note(Stage::Preparing(None));
             let shared = self.shared.clone();
-            let Some(prepared) = self.unless_stopped(shared.preparer.prepare(&work)).await else {
+            let id = self.id.clone();
+            let preparing = shared.preparer.prepare(&id, &work);
+            let Some(prepared) = self.unless_stopped(preparing).await else {
                 return Started::NotWanted;
             };
             let failed = match prepared {
                 Err(reason) => Some((true, reason)),
                 Ok(dir) => {
                     self.note(Stage::Launching(None));
-                    self.launch(&work, dir, &past)
-                        .await
-                        .err()
-                        .map(|reason| (false, reason))
+                    self.launch(&work, dir, &past).await.err().map(|reason| (false, reason))
                 }
             };
             let Some((preparing, reason)) = failed else {
@@ -169,18 +162,10 @@ impl Instance {
             };
             tracing::warn!(instance = %self.id, code = reason.code, reason.message, "not started");
             let reason = Some(&reason);
-            self.note(if preparing {
-                Stage::Preparing(reason)
-            } else {
-                Stage::Launching(reason)
-            });
+            self.note(if preparing { Stage::Preparing(reason) } else { Stage::Launching(reason) });
             failures += 1;
             let wait = shared.config.restart.wait(failures);
-            if self
-                .unless_stopped(tokio::time::sleep(wait))
-                .await
-                .is_none()
-            {
+            if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
                 return Started::NotWanted;
             }
         }

@@ -31,11 +31,7 @@ pub(super) struct Follower {
 impl Follower {
     /// A reader of the log at `path`, which need not exist yet.
     pub fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            file: None,
-            partial: Vec::new(),
-        }
+        Self { path, file: None, partial: Vec::new() }
     }
 
     /// Emits the last `lines` lines; false when no more are wanted.
@@ -163,10 +159,7 @@ mod tests {
 
     fn log(dir: &Path) -> (LogFile, Follower) {
         let path = dir.join("out.log");
-        let limits = LogLimits {
-            file_bytes_max: 40,
-            rotated_max: 3,
-        };
+        let limits = LogLimits { file_bytes_max: 40, rotated_max: 3 };
         (LogFile::new(path.clone(), limits), Follower::new(path))
     }
 
@@ -192,18 +185,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = log(dir.path());
         numbers(&mut log, 0..12);
-        for (tail, expected) in [
-            (0, lines(12..12)),
-            (1, lines(11..12)),
-            (9, lines(3..12)),
-            (99, lines(0..12)),
-        ] {
+        for (tail, expected) in
+            [(0, lines(12..12)), (1, lines(11..12)), (9, lines(3..12)), (99, lines(0..12))]
+        {
             let mut follower = Follower::new(dir.path().join("out.log"));
-            assert_eq!(
-                collect(|emit| follower.tail(tail, emit)),
-                expected,
-                "{tail}"
-            );
+            assert_eq!(collect(|emit| follower.tail(tail, emit)), expected, "{tail}");
         }
     }
 
@@ -211,10 +197,7 @@ mod tests {
     fn following_misses_nothing_over_rotations() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, mut follower) = log(dir.path());
-        assert!(
-            collect(|emit| follower.tail(5, emit)).is_empty(),
-            "not there yet"
-        );
+        assert!(collect(|emit| follower.tail(5, emit)).is_empty(), "not there yet");
         let mut seen = Vec::new();
         for step in 0..20 {
             // From none to two rotations between two looks.

@@ -60,25 +60,17 @@ impl Board {
         }
         let listener = UnixListener::bind(&path)?;
         drop(dir);
-        let shared = Arc::new(Mutex::new(Shared {
-            line: Vec::new(),
-            clients: Vec::new(),
-        }));
-        let board = Self {
-            shared,
-            file: layout.state(),
-        };
+        let shared = Arc::new(Mutex::new(Shared { line: Vec::new(), clients: Vec::new() }));
+        let board = Self { shared, file: layout.state() };
         let accepting = board.clone();
-        thread::Builder::new()
-            .name("accept".into())
-            .spawn(move || {
-                for client in listener.incoming().flatten() {
-                    let events = events.clone();
-                    if accepting.join(&client).is_ok() {
-                        thread::spawn(move || take_commands(client, &events));
-                    }
+        thread::Builder::new().name("accept".into()).spawn(move || {
+            for client in listener.incoming().flatten() {
+                let events = events.clone();
+                if accepting.join(&client).is_ok() {
+                    thread::spawn(move || take_commands(client, &events));
                 }
-            })?;
+            }
+        })?;
         Ok(board)
     }
 
@@ -91,9 +83,7 @@ impl Board {
         let _ = write_atomic(&self.file, &line, Survives::Process);
         line.push(b'\n');
         let mut shared = self.lock();
-        shared
-            .clients
-            .retain_mut(|client| client.write_all(&line).is_ok());
+        shared.clients.retain_mut(|client| client.write_all(&line).is_ok());
         shared.line = line;
     }
 
@@ -120,10 +110,7 @@ fn take_commands(client: UnixStream, events: &SyncSender<Event>) {
     let mut reader = BufReader::new(client);
     let mut line = String::new();
     // A line that is cut at the bound is no command, and ends with the next one.
-    while matches!(
-        reader.by_ref().take(MESSAGE_BYTES_MAX).read_line(&mut line),
-        Ok(1..)
-    ) {
+    while matches!(reader.by_ref().take(MESSAGE_BYTES_MAX).read_line(&mut line), Ok(1..)) {
         if line == STOP && events.send(Event::Stop).is_err() {
             return;
         }

@@ -29,10 +29,7 @@ pub struct LogLimits {
 impl Default for LogLimits {
     /// 8 MiB and 3: at most 64 MiB per instance.
     fn default() -> Self {
-        Self {
-            file_bytes_max: 8 << 20,
-            rotated_max: 3,
-        }
+        Self { file_bytes_max: 8 << 20, rotated_max: 3 }
     }
 }
 
@@ -62,14 +59,7 @@ pub(crate) struct LogFile {
 impl LogFile {
     /// Goes on where the file at `path` ends.
     pub fn new(path: PathBuf, limits: LogLimits) -> Self {
-        Self {
-            path,
-            limits,
-            file: None,
-            size: 0,
-            line_bytes: 0,
-            last_line: Vec::new(),
-        }
+        Self { path, limits, file: None, size: 0, line_bytes: 0, last_line: Vec::new() }
     }
 
     /// Writes what a slice wrote, breaking lines that are too long.
@@ -105,20 +95,10 @@ impl LogFile {
             }
         }
         let ends = piece.ends_with(b"\n");
-        let text = if ends {
-            &piece[..piece.len() - 1]
-        } else {
-            piece
-        };
-        let room = LAST_LINE_BYTES_MAX
-            .saturating_sub(self.last_line.len())
-            .min(text.len());
+        let text = if ends { &piece[..piece.len() - 1] } else { piece };
+        let room = LAST_LINE_BYTES_MAX.saturating_sub(self.last_line.len()).min(text.len());
         self.last_line.extend_from_slice(&text[..room]);
-        self.line_bytes = if ends {
-            0
-        } else {
-            self.line_bytes + piece.len()
-        };
+        self.line_bytes = if ends { 0 } else { self.line_bytes + piece.len() };
         if self.append(piece).is_err() {
             self.file = None; // Dropped; the next piece tries again.
         }
@@ -128,11 +108,8 @@ impl LogFile {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let file = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(&self.path)?;
+                let file =
+                    OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
                 self.size = file.metadata()?.len();
                 self.file.insert(file)
             }
@@ -146,10 +123,7 @@ impl LogFile {
     fn rotate(&mut self) {
         self.file = None;
         for age in (0..self.limits.rotated_max).rev() {
-            let _ = fs::rename(
-                rotated_path(&self.path, age),
-                rotated_path(&self.path, age + 1),
-            );
+            let _ = fs::rename(rotated_path(&self.path, age), rotated_path(&self.path, age + 1));
         }
         if self.limits.rotated_max == 0 {
             let _ = fs::remove_file(&self.path);
@@ -163,13 +137,7 @@ mod tests {
     use super::*;
 
     fn log(dir: &Path, file_bytes_max: u64) -> LogFile {
-        LogFile::new(
-            dir.join("out.log"),
-            LogLimits {
-                file_bytes_max,
-                rotated_max: 2,
-            },
-        )
+        LogFile::new(dir.join("out.log"), LogLimits { file_bytes_max, rotated_max: 2 })
     }
 
     #[test]
@@ -212,10 +180,7 @@ mod tests {
         log.write(b"lost\n");
         fs::create_dir(dir.path().join("gone")).unwrap();
         log.write(b"kept\n");
-        assert_eq!(
-            fs::read_to_string(dir.path().join("gone/out.log")).unwrap(),
-            "kept\n"
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("gone/out.log")).unwrap(), "kept\n");
         assert_eq!(log.last_line(), "kept");
     }
 

@@ -65,12 +65,7 @@ impl Supervisor {
         let board = Board::open(&layout, sender.clone())?;
         fs::create_dir_all(layout.logs())?;
         fs::create_dir_all(&spec.work_dir)?;
-        let log = |name| {
-            Arc::new(Mutex::new(LogFile::new(
-                layout.logs().join(name),
-                spec.logs,
-            )))
-        };
+        let log = |name| Arc::new(Mutex::new(LogFile::new(layout.logs().join(name), spec.logs)));
         let state = ShimState {
             boot_id: fsio::boot_id(),
             shim: procfs::this(),
@@ -82,15 +77,7 @@ impl Supervisor {
             last_error_line: String::new(),
         };
         let (stdout, stderr) = (log("stdout.log"), log("stderr.log"));
-        Ok(Self {
-            spec,
-            board,
-            state,
-            events,
-            sender,
-            stdout,
-            stderr,
-        })
+        Ok(Self { spec, board, state, events, sender, stdout, stderr })
     }
 
     /// Runs the slice until it was asked to stop and is gone.
@@ -148,10 +135,7 @@ impl Supervisor {
 
     fn spawn(&self) -> io::Result<Child> {
         let Some((program, arguments)) = self.spec.command.split_first() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no program is named",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program is named"));
         };
         Command::new(program)
             .args(arguments)
@@ -172,10 +156,7 @@ impl Supervisor {
         self.state.last_end = Some(end);
         self.state.last_error_line = lock(&self.stderr).last_line();
         self.show(Phase::Waiting);
-        match self
-            .events
-            .recv_timeout(self.spec.restart.wait(self.state.ends_in_a_row))
-        {
+        match self.events.recv_timeout(self.spec.restart.wait(self.state.ends_in_a_row)) {
             Err(RecvTimeoutError::Timeout) => {
                 self.state.restarts = self.state.restarts.saturating_add(1);
                 Go::On
@@ -202,10 +183,7 @@ impl Supervisor {
     fn ended_within(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
-            match self
-                .events
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(_)) => return true,
                 Ok(Event::Stop) => {} // Asked again.
                 Err(_) => return false,

@@ -10,45 +10,26 @@ use crate::world::{World, is_alive, until};
 #[tokio::test]
 async fn an_assigned_instance_becomes_ready_with_a_port_and_a_clean_environment() {
     let world = World::new().await;
-    let slice = world.fixture(
-        &[],
-        "env={ GREETING='${VERSION} on ${PORT}' }\n[ready]\nhttp='/ready'",
-    );
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    let slice =
+        world.fixture(&[], "env={ GREETING='${VERSION} on ${PORT}' }\n[ready]\nhttp='/ready'");
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     let seen = world.plane.observed("a-1-0", "READY").await;
     let endpoint: std::net::SocketAddr = seen.endpoint.parse().unwrap();
     assert!((10_000..30_000).contains(&endpoint.port()), "{endpoint}");
     assert!(TcpStream::connect(endpoint).is_ok());
     assert_eq!((seen.restarts, seen.reason_code.as_str()), (0, ""));
-    assert_eq!(
-        world.plane.last_report().holds_sha256,
-        [slice.digest.clone()]
-    );
+    assert_eq!(world.plane.last_report().holds_sha256, std::slice::from_ref(&slice.digest));
     assert_eq!(world.plane.hello().node, "node-1");
     assert_eq!(world.plane.hello().protocol, 1);
 
     let log = world.log("a-1-0", "stdout");
-    let mut names: Vec<_> = log
-        .lines()
-        .filter_map(|line| line.strip_prefix("env ")?.split('=').next())
-        .collect();
+    let mut names: Vec<_> =
+        log.lines().filter_map(|line| line.strip_prefix("env ")?.split('=').next()).collect();
     names.sort_unstable();
-    let expected = [
-        "AETHER_INSTANCE",
-        "AETHER_SLICE",
-        "AETHER_VERSION",
-        "GREETING",
-        "HOST",
-        "PATH",
-        "PORT",
-    ];
+    let expected =
+        ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "GREETING", "HOST", "PATH", "PORT"];
     assert_eq!(names, expected);
-    assert!(
-        log.contains(&format!("env GREETING=1.0.0 on {}", endpoint.port())),
-        "{log}"
-    );
+    assert!(log.contains(&format!("env GREETING=1.0.0 on {}", endpoint.port())), "{log}");
 }
 
 #[tokio::test]
@@ -72,14 +53,12 @@ async fn drain_changes_nothing_and_stop_ends_in_stopped_until_it_is_forgotten() 
     let world = World::new().await;
     let slice = world.fixture(&[], "");
     let say = |index, desired| {
-        world.plane.want(
-            index,
-            vec![slice.assign("a-1-0", desired, world.plane.address)],
-        );
+        world.plane.want(index, vec![slice.assign("a-1-0", desired, world.plane.address)]);
     };
     say(5, "RUN");
     let endpoint = world.plane.observed("a-1-0", "READY").await.endpoint;
     let (shim, child) = world.pids("a-1-0");
+    assert!(world.data_dir().join("unpacked").join(&slice.digest).exists());
     say(6, "DRAIN");
     let report = world.plane.reports_after_now(1).await;
     assert_eq!(report.instances[0].observed, "READY");
@@ -90,16 +69,12 @@ async fn drain_changes_nothing_and_stop_ends_in_stopped_until_it_is_forgotten() 
     assert!(!is_alive(child), "gone before it is reported");
     until("the shim ends", || !is_alive(shim)).await;
     let report = world.plane.reports_after_now(2).await;
-    assert_eq!(
-        report.instances[0].observed, "STOPPED",
-        "as long as it is named"
-    );
+    assert_eq!(report.instances[0].observed, "STOPPED", "as long as it is named");
     world.plane.want(8, vec![]);
-    world
-        .plane
-        .report("nothing", |report| report.instances.is_empty())
-        .await;
+    world.plane.report("nothing", |report| report.instances.is_empty()).await;
     until("its files go", || !world.instance_dir("a-1-0").exists()).await;
+    let unpacked = world.data_dir().join("unpacked").join(&slice.digest);
+    until("its unpacked tree goes", || !unpacked.exists()).await;
     let kept = fs::read_to_string(world.data_dir().join("logs/a-1-0/stdout.log")).unwrap();
     assert!(kept.contains("up "), "{kept}");
 }
@@ -109,9 +84,7 @@ async fn a_port_is_not_given_out_again_soon() {
     let world = World::without_agent().await;
     // Two ports of which nobody else is likely to know.
     let first = 20_000 + u16::try_from(std::process::id() % 9_000).unwrap();
-    let agent = world
-        .start_agent(|config| config.ports = first..=first + 1)
-        .await;
+    let agent = world.start_agent(|config| config.ports = first..=first + 1).await;
     let slice = world.fixture(&[], "");
     let assign = |name, desired| slice.assign(name, desired, world.plane.address);
     world.plane.want(5, vec![assign("a-1-0", "RUN")]);
@@ -121,16 +94,10 @@ async fn a_port_is_not_given_out_again_soon() {
     world.plane.want(7, vec![assign("a-1-1", "RUN")]);
     let two = world.plane.observed("a-1-1", "READY").await.endpoint;
     assert_ne!(one, two);
-    world
-        .plane
-        .want(8, vec![assign("a-1-1", "RUN"), assign("a-1-2", "RUN")]);
+    world.plane.want(8, vec![assign("a-1-1", "RUN"), assign("a-1-2", "RUN")]);
     let seen = world.plane.reason("a-1-2", "no_port").await;
     assert_eq!(seen.observed, "STARTING");
-    assert!(
-        seen.reason_message.contains("wider range"),
-        "{}",
-        seen.reason_message
-    );
+    assert!(seen.reason_message.contains("wider range"), "{}", seen.reason_message);
     agent.shutdown().await;
 }
 
@@ -138,38 +105,21 @@ async fn a_port_is_not_given_out_again_soon() {
 async fn stop_is_signal_then_grace_then_kill_of_everything_it_started() {
     let world = World::new().await;
     let slice = world.fixture(&["--ignore-term", "--grandchildren"], "grace='300ms'");
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     let log = world.log("a-1-0", "stdout");
-    let line = log
-        .lines()
-        .find_map(|line| line.strip_prefix("grandchildren "))
-        .unwrap();
+    let line = log.lines().find_map(|line| line.strip_prefix("grandchildren ")).unwrap();
     let mut pids: Vec<i32> = line.split(' ').map(|pid| pid.parse().unwrap()).collect();
     pids.push(world.pids("a-1-0").1);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
 
     let asked = Instant::now();
-    world
-        .plane
-        .want(6, vec![slice.assign("a-1-0", "STOP", world.plane.address)]);
+    world.plane.want(6, vec![slice.assign("a-1-0", "STOP", world.plane.address)]);
     world.plane.observed("a-1-0", "STOPPING").await;
     world.plane.observed("a-1-0", "STOPPED").await;
-    assert!(
-        asked.elapsed() >= Duration::from_millis(300),
-        "it had its grace time"
-    );
-    assert!(
-        asked.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        asked.elapsed()
-    );
-    assert!(
-        pids.iter().all(|pid| !is_alive(*pid)),
-        "also the one that left the group"
-    );
+    assert!(asked.elapsed() >= Duration::from_millis(300), "it had its grace time");
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "also the one that left the group");
 }
 
 #[tokio::test]
@@ -180,18 +130,12 @@ async fn a_change_of_readiness_is_reported_at_once() {
         &["--unready-file", unready.to_str().unwrap()],
         "[ready]\nhttp='/'\ninterval='20ms'\nfailures=1",
     );
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     fs::write(&unready, "").unwrap();
     let seen = world.plane.observed("a-1-0", "UNREADY").await;
     assert_eq!(seen.reason_code, "probe_failed");
-    assert!(
-        seen.reason_message.contains("http status 503"),
-        "{}",
-        seen.reason_message
-    );
+    assert!(seen.reason_message.contains("http status 503"), "{}", seen.reason_message);
     let mut delays = Vec::new();
     for _ in 0..5 {
         fs::remove_file(&unready).unwrap();
@@ -211,9 +155,7 @@ async fn without_a_control_plane_all_goes_on_and_another_voter_is_found() {
     let mut world = World::without_agent().await;
     let other = Plane::start(None).await;
     let voters = vec![other.address, world.plane.address];
-    let agent = world
-        .start_agent(|config| config.control_plane = voters)
-        .await;
+    let agent = world.start_agent(|config| config.control_plane = voters).await;
     let slice = world.fixture(&[], "");
     let assign = |desired| vec![slice.assign("a-1-0", desired, world.plane.address)];
     other.want(5, assign("RUN"));
@@ -221,11 +163,7 @@ async fn without_a_control_plane_all_goes_on_and_another_voter_is_found() {
     let pids = world.pids("a-1-0");
     drop(other);
     let seen = world.plane.observed("a-1-0", "READY").await;
-    assert_eq!(
-        (seen.restarts, world.pids("a-1-0")),
-        (0, pids),
-        "nothing happened to it"
-    );
+    assert_eq!((seen.restarts, world.pids("a-1-0")), (0, pids), "nothing happened to it");
     world.plane.want(6, assign("STOP"));
     world.plane.observed("a-1-0", "STOPPED").await;
     agent.shutdown().await;

@@ -47,12 +47,8 @@ impl Plane {
         let (reports, heard) = watch::channel(Default::default());
         let (hello, greeted) = watch::channel(Default::default());
         let archives = Arc::<Mutex<HashMap<_, _>>>::default();
-        let service = Service {
-            wanted: wanted.clone(),
-            reports,
-            hello,
-            archives: archives.clone(),
-        };
+        let service =
+            Service { wanted: wanted.clone(), reports, hello, archives: archives.clone() };
         let listener = listener.into_std().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -69,14 +65,7 @@ impl Plane {
                 .unwrap();
         });
         let runtime = Some(runtime);
-        Self {
-            address,
-            wanted,
-            reports: heard,
-            hello: greeted,
-            archives,
-            runtime,
-        }
+        Self { address, wanted, reports: heard, hello: greeted, archives, runtime }
     }
 
     /// Sends a complete desired set at a log index.
@@ -92,10 +81,7 @@ impl Plane {
 
     /// Makes an archive available, or a damaged one under its name.
     pub fn publish(&self, digest: &str, archive: Vec<u8>) {
-        self.archives
-            .lock()
-            .unwrap()
-            .insert(digest.to_owned(), archive);
+        self.archives.lock().unwrap().insert(digest.to_owned(), archive);
     }
 
     pub fn hello(&self) -> v1::AgentHello {
@@ -117,23 +103,18 @@ impl Plane {
         let result = tokio::time::timeout(LIMIT, fitting).await;
         match result {
             Ok(report) => report.unwrap().1.clone(),
-            Err(_) => panic!(
-                "no report with {what}; the last one: {:#?}",
-                self.last_report()
-            ),
+            Err(_) => panic!("no report with {what}; the last one: {:#?}", self.last_report()),
         }
     }
 
     /// Waits for an instance to be reported as `observed`.
     pub async fn observed(&self, instance: &str, observed: &str) -> v1::InstanceObservation {
-        self.instance(instance, observed, |seen| seen.observed == observed)
-            .await
+        self.instance(instance, observed, |seen| seen.observed == observed).await
     }
 
     /// Waits for a reason to be reported of an instance.
     pub async fn reason(&self, instance: &str, code: &str) -> v1::InstanceObservation {
-        self.instance(instance, code, |seen| seen.reason_code == code)
-            .await
+        self.instance(instance, code, |seen| seen.reason_code == code).await
     }
 
     /// Waits for an observation of an instance that fits.
@@ -144,11 +125,7 @@ impl Plane {
         fits: impl Fn(&v1::InstanceObservation) -> bool,
     ) -> v1::InstanceObservation {
         let find = |report: &v1::AgentReport| {
-            report
-                .instances
-                .iter()
-                .find(|seen| seen.instance_id == instance && fits(seen))
-                .cloned()
+            report.instances.iter().find(|seen| seen.instance_id == instance && fits(seen)).cloned()
         };
         let what = format!("{instance} {what}");
         let report = self.report(&what, |report| find(report).is_some()).await;
@@ -160,12 +137,7 @@ impl Plane {
         let now = self.reports.borrow().0;
         let mut reports = self.reports.clone();
         let later = reports.wait_for(|(count, _)| *count >= now + more);
-        tokio::time::timeout(LIMIT, later)
-            .await
-            .expect("no further report")
-            .unwrap()
-            .1
-            .clone()
+        tokio::time::timeout(LIMIT, later).await.expect("no further report").unwrap().1.clone()
     }
 }
 
@@ -195,9 +167,7 @@ impl Agents for Service {
                 match message.message {
                     Some(Message::Hello(hello)) if first => drop(service.hello.send_replace(hello)),
                     Some(Message::Report(report)) if !first => {
-                        service
-                            .reports
-                            .send_modify(|last| *last = (last.0 + 1, report));
+                        service.reports.send_modify(|last| *last = (last.0 + 1, report));
                     }
                     other => panic!("unexpected message: {other:?}"),
                 }
@@ -224,11 +194,7 @@ impl Artifacts for Service {
         let archive = archive.ok_or_else(|| Status::not_found("nobody holds it"))?;
         let chunks: Vec<_> = archive
             .chunks(1_000)
-            .map(|chunk| {
-                Ok(v1::FetchResponse {
-                    chunk: chunk.to_vec(),
-                })
-            })
+            .map(|chunk| Ok(v1::FetchResponse { chunk: chunk.to_vec() }))
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }

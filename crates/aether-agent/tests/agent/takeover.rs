@@ -44,27 +44,13 @@ async fn a_killed_agent_leaves_its_instances_to_the_next_one() {
 
     let next = world.start_agent(|_| {}).await;
     let report = world.plane.reports_after_now(1).await;
-    let first = report
-        .instances
-        .iter()
-        .find(|seen| seen.instance_id == "a-1-0")
-        .unwrap();
-    assert_eq!(
-        *first, before,
-        "the very first report says what was so before"
-    );
+    let first = report.instances.iter().find(|seen| seen.instance_id == "a-1-0").unwrap();
+    assert_eq!(*first, before, "the very first report says what was so before");
     assert_eq!(world.pids("a-1-0"), pids);
     assert!(is_alive(pids.1));
     let log = world.log("a-1-0", "stdout");
-    assert_eq!(
-        log.lines().filter(|line| line.starts_with("up ")).count(),
-        1,
-        "started once"
-    );
-    let seen = world
-        .plane
-        .instance("a-1-1", "restarts", |seen| seen.restarts > 0)
-        .await;
+    assert_eq!(log.lines().filter(|line| line.starts_with("up ")).count(), 1, "started once");
+    let seen = world.plane.instance("a-1-1", "restarts", |seen| seen.restarts > 0).await;
     assert_eq!(seen.reason_code, "crash_loop");
     world.plane.want(6, assign("STOP"));
     world.plane.observed("a-1-0", "STOPPED").await;
@@ -76,9 +62,7 @@ async fn a_killed_agent_leaves_its_instances_to_the_next_one() {
 async fn an_older_fence_is_refused_also_by_the_next_agent() {
     let mut world = World::new().await;
     let slice = world.fixture(&[], "");
-    world
-        .plane
-        .want(50, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(50, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     let pids = world.pids("a-1-0");
     world.plane.want(49, vec![]);
@@ -90,10 +74,7 @@ async fn an_older_fence_is_refused_also_by_the_next_agent() {
     assert_eq!(report.instances[0].observed, "READY");
     assert_eq!(world.pids("a-1-0"), pids);
     world.plane.want(51, vec![]);
-    world
-        .plane
-        .report("nothing", |report| report.instances.is_empty())
-        .await;
+    world.plane.report("nothing", |report| report.instances.is_empty()).await;
 }
 
 #[tokio::test]
@@ -106,10 +87,7 @@ async fn an_orphan_is_stopped_and_forgotten() {
     world.plane.observed("a-1-1", "READY").await;
     let (orphan, other) = (world.pids("a-1-0").1, world.pids("a-1-1").1);
     world.plane.want(6, vec![assign("a-1-1")]);
-    world
-        .plane
-        .report("one left", |report| report.instances.len() == 1)
-        .await;
+    world.plane.report("one left", |report| report.instances.len() == 1).await;
     assert!(!is_alive(orphan));
     assert!(is_alive(other));
     until("its files go", || !world.instance_dir("a-1-0").exists()).await;
@@ -118,10 +96,7 @@ async fn an_orphan_is_stopped_and_forgotten() {
     world.stop_agent().await;
     world.plane.want(7, vec![]);
     world.agent = Some(world.start_agent(|_| {}).await);
-    world
-        .plane
-        .report("none left", |report| report.instances.is_empty())
-        .await;
+    world.plane.report("none left", |report| report.instances.is_empty()).await;
     assert!(!is_alive(other));
 }
 
@@ -129,28 +104,18 @@ async fn an_orphan_is_stopped_and_forgotten() {
 async fn a_killed_shim_is_replaced_after_its_slice_was_cleaned_up() {
     let world = World::new().await;
     let slice = world.fixture(&["--ignore-term", "--grandchildren"], "");
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     let before = world.plane.observed("a-1-0", "READY").await;
     let (shim, child) = world.pids("a-1-0");
     kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
     let after = world
         .plane
-        .instance("a-1-0", "ready again", |seen| {
-            seen.observed == "READY" && seen.restarts == 1
-        })
+        .instance("a-1-0", "ready again", |seen| seen.observed == "READY" && seen.restarts == 1)
         .await;
-    assert_eq!(
-        after.endpoint, before.endpoint,
-        "the same instance keeps its port"
-    );
+    assert_eq!(after.endpoint, before.endpoint, "the same instance keeps its port");
     assert!(!is_alive(child));
     let log = world.log("a-1-0", "stdout");
-    let line = log
-        .lines()
-        .find_map(|line| line.strip_prefix("grandchildren "))
-        .unwrap();
+    let line = log.lines().find_map(|line| line.strip_prefix("grandchildren ")).unwrap();
     for pid in line.split(' ') {
         assert!(!is_alive(pid.parse().unwrap()), "{line}");
     }
@@ -160,9 +125,7 @@ async fn a_killed_shim_is_replaced_after_its_slice_was_cleaned_up() {
 async fn a_shim_killed_while_no_agent_was_there_is_replaced_too() {
     let mut world = World::new().await;
     let slice = world.fixture(&[], "");
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     let (shim, child) = world.pids("a-1-0");
     world.stop_agent().await;
@@ -182,18 +145,13 @@ async fn a_shim_killed_while_no_agent_was_there_is_replaced_too() {
 async fn a_node_that_is_put_away_ends_its_instances_and_starts_them_anew() {
     let mut world = World::new().await;
     let slice = world.fixture(&[], "");
-    world
-        .plane
-        .want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     let (shim, child) = world.pids("a-1-0");
     world.agent.take().unwrap().shutdown_with_instances().await;
     assert!(!is_alive(child) && !is_alive(shim));
     world.agent = Some(world.start_agent(|_| {}).await);
-    until("it runs again", || {
-        world.log("a-1-0", "stdout").matches("up ").count() == 2
-    })
-    .await;
+    until("it runs again", || world.log("a-1-0", "stdout").matches("up ").count() == 2).await;
     let seen = world.plane.observed("a-1-0", "READY").await;
     assert_eq!(seen.restarts, 0, "that was no crash");
 }

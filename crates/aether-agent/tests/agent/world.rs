@@ -39,11 +39,7 @@ impl World {
 
     pub async fn without_agent() -> Self {
         let plane = Plane::start(None).await;
-        Self {
-            plane,
-            dir: tempfile::tempdir().unwrap(),
-            agent: None,
-        }
+        Self { plane, dir: tempfile::tempdir().unwrap(), agent: None }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -61,10 +57,7 @@ impl World {
             shim,
         );
         let first = Duration::from_millis(20);
-        config.restart = RestartPolicy {
-            first,
-            ..RestartPolicy::default()
-        };
+        config.restart = RestartPolicy { first, ..RestartPolicy::default() };
         set(&mut config);
         Agent::start(config).await.unwrap()
     }
@@ -83,11 +76,7 @@ impl World {
         let packed = pack_to_file(source.path(), &file).unwrap();
         let (digest, archive) = (packed.digest.to_string(), fs::read(file).unwrap());
         self.plane.publish(&digest, archive.clone());
-        Slice {
-            digest,
-            archive,
-            manifest: packed.manifest,
-        }
+        Slice { digest, archive, manifest: packed.manifest }
     }
 
     pub fn fixture(&self, switches: &[&str], more: &str) -> Slice {
@@ -99,9 +88,7 @@ impl World {
     }
 
     pub fn log(&self, instance: &str, stream: &str) -> String {
-        let path = self
-            .instance_dir(instance)
-            .join(format!("logs/{stream}.log"));
+        let path = self.instance_dir(instance).join(format!("logs/{stream}.log"));
         fs::read_to_string(path).unwrap_or_default()
     }
 
@@ -114,21 +101,14 @@ impl World {
 fn pids(instance_dir: &Path) -> Option<(i32, i32)> {
     let state = fs::read(instance_dir.join("state.json")).ok()?;
     let state: serde_json::Value = serde_json::from_slice(&state).ok()?;
-    let pid = |of: &str| {
-        state[of]["pid"]
-            .as_i64()
-            .and_then(|pid| i32::try_from(pid).ok())
-    };
+    let pid = |of: &str| state[of]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
     Some((pid("shim")?, pid("child").unwrap_or(0)))
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         // The instances are meant to outlive their agent; not their test.
-        for entry in fs::read_dir(self.data_dir().join("instances"))
-            .into_iter()
-            .flatten()
-            .flatten()
+        for entry in fs::read_dir(self.data_dir().join("instances")).into_iter().flatten().flatten()
         {
             for pid in pids(&entry.path()).map_or(vec![], |(shim, child)| vec![shim, child]) {
                 if pid > 1 && is_alive(pid) {
@@ -158,8 +138,7 @@ impl Slice {
 /// Whether the process runs; one that ended and was not waited for does not.
 pub fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
     })
 }
 
@@ -170,8 +149,5 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(
-        tokio::time::timeout(LIMIT, polled).await.is_ok(),
-        "never: {what}"
-    );
+    assert!(tokio::time::timeout(LIMIT, polled).await.is_ok(), "never: {what}");
 }

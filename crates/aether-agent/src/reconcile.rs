@@ -1,0 +1,259 @@
+//! Makes the node follow the last accepted directive: holds it against what
+//! there is, and carries out what [`decide`] says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{fs, io};
+
+use aether_core::ids::InstanceId;
+use aether_core::records::Desired;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::decide::{Action, Known, decide};
+use crate::directive::{Directive, Keeper, Verdict};
+use crate::fsio;
+use crate::instance::{Instance, Shared, Told};
+use crate::shim::spec::ShimSpec;
+
+/// How long the instances of an earlier agent are looked for before the first
+/// report. Each takes milliseconds; one that hangs must not hold up the rest.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+/// Time until a directive that could not be kept (full disk) is tried again.
+const KEEP_RETRY: Duration = Duration::from_secs(1);
+
+/// Instances whose logs are kept after they are gone.
+const KEPT_LOGS_MAX: usize = 32;
+
+/// An instance that exists here.
+struct Existing {
+    told: watch::Sender<Told>,
+    task: tokio::task::AbortHandle,
+}
+
+/// Makes the node follow the last accepted directive.
+pub(crate) struct Reconciler {
+    shared: Arc<Shared>,
+    keeper: Arc<Mutex<Keeper>>,
+    instances: BTreeMap<InstanceId, Existing>,
+    tasks: JoinSet<()>,
+}
+
+impl Reconciler {
+    /// Starts a task for every instance that an earlier agent left in `dir`.
+    /// Returns when all were looked at, so that the first report is whole.
+    pub async fn start(shared: Arc<Shared>, keeper: Keeper, dir: &Path) -> io::Result<Self> {
+        let mut reconciler = Self {
+            shared,
+            keeper: Arc::new(Mutex::new(keeper)),
+            instances: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            match name.to_string_lossy().parse::<InstanceId>() {
+                Ok(id) => reconciler.find_again(id),
+                Err(_) => tracing::warn!(?name, "not the directory of an instance; left alone"),
+            }
+        }
+        reconciler.reconcile();
+        reconciler.wait_until_looked_at().await;
+        Ok(reconciler)
+    }
+
+    /// Until it is told otherwise, an instance that is found keeps running, and
+    /// is not started.
+    fn find_again(&mut self, id: InstanceId) {
+        let spec = fs::read(self.shared.layout(&id).spec()).ok();
+        let spec = spec.and_then(|bytes| serde_json::from_slice::<ShimSpec>(&bytes).ok());
+        if let Some(digest) = spec.and_then(|spec| spec.digest.parse().ok()) {
+            self.shared.preparer.claim(&id, digest);
+        }
+        let told = Told { desired: Desired::Drain, work: None };
+        self.create(id, told);
+    }
+
+    fn create(&mut self, id: InstanceId, told: Told) {
+        let (told, receiver) = watch::channel(told);
+        let instance = Instance::new(id.clone(), self.shared.clone(), receiver);
+        let task = self.tasks.spawn(instance.run());
+        self.instances.insert(id, Existing { told, task });
+    }
+
+    async fn wait_until_looked_at(&self) {
+        let mut changes = self.shared.board.changes();
+        let until = Instant::now() + LOOK_MAX;
+        while !self.instances.keys().all(|id| self.shared.board.has(id)) {
+            let changed = tokio::time::timeout_at(until, changes.changed());
+            if changed.await.is_err() {
+                tracing::warn!("some instances do not answer; reporting without them");
+                return;
+            }
+        }
+    }
+
+    /// Follows every directive that is offered, for as long as the agent lives.
+    pub async fn run(mut self, mut offered: mpsc::Receiver<Directive>) {
+        let mut changes = self.shared.board.changes();
+        let mut unkept: Option<(Directive, Instant)> = None;
+        loop {
+            let retry_at = unkept.as_ref().map(|(_, at)| *at);
+            tokio::select! {
+                directive = offered.recv() => match directive {
+                    Some(directive) => unkept = self.offer(directive).await,
+                    None => std::future::pending().await, // The agent is being shut down.
+                },
+                () = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)),
+                    if retry_at.is_some() =>
+                {
+                    if let Some((directive, _)) = unkept.take() {
+                        unkept = self.offer(directive).await;
+                    }
+                }
+                _ = changes.changed() => {} // Something may have stopped.
+            }
+            self.reconcile();
+            while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Gives the directive back when it could not be kept, and when to try again.
+    async fn offer(&mut self, directive: Directive) -> Option<(Directive, Instant)> {
+        let fence = directive.fence;
+        let (keeper, offered) = (self.keeper.clone(), directive.clone());
+        // It is synced to the disk, for which the runtime's threads don't wait.
+        let verdict = tokio::task::spawn_blocking(move || lock(&keeper).offer(offered)).await;
+        match verdict {
+            Ok(Ok(Verdict::Accepted)) => tracing::debug!(?fence, "directive accepted"),
+            Ok(Ok(Verdict::Known)) => {}
+            Ok(Ok(Verdict::Older(seen))) => {
+                tracing::warn!(?fence, ?seen, "older directive refused");
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "directive not followed, because it cannot be kept");
+                return Some((directive, Instant::now() + KEEP_RETRY));
+            }
+            Err(_) => {} // The runtime ends.
+        }
+        None
+    }
+
+    fn reconcile(&mut self) {
+        let directive = lock(&self.keeper).accepted().cloned();
+        let Some(directive) = directive else { return };
+        let known = self.instances.iter().map(|(id, existing)| {
+            let stopped = self.shared.board.is_stopped(id);
+            let told = existing.told.borrow().desired;
+            (id.clone(), Known { told, stopped })
+        });
+        let wanted = directive.assignments.iter();
+        let wanted = wanted.map(|(id, assignment)| (id.clone(), assignment.desired));
+        for action in decide(&wanted.collect(), &known.collect()) {
+            self.carry_out(action, &directive);
+        }
+        // Who holds an archive may change while it is being fetched.
+        for (id, assignment) in &directive.assignments {
+            if let Some(existing) = self.instances.get(id) {
+                existing.told.send_if_modified(|told| {
+                    let work = Some(assignment.work.clone());
+                    let differs = told.work != work;
+                    told.work = work;
+                    differs
+                });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, directive: &Directive) {
+        let work = |id: &InstanceId| {
+            let assignment = directive.assignments.get(id)?;
+            Some(assignment.work.clone())
+        };
+        match action {
+            Action::Create(id, desired) => {
+                tracing::info!(instance = %id, ?desired, "assigned");
+                let work = work(&id);
+                self.create(id, Told { desired, work });
+            }
+            Action::Tell(id, desired) => {
+                let work = work(&id);
+                if work.is_none() {
+                    tracing::warn!(instance = %id, "nobody wants it: stopping it");
+                }
+                if let Some(existing) = self.instances.get(&id) {
+                    existing.told.send_replace(Told { desired, work });
+                }
+            }
+            Action::Forget(id) => self.forget(&id),
+        }
+    }
+
+    fn forget(&mut self, id: &InstanceId) {
+        if let Some(existing) = self.instances.remove(id) {
+            existing.task.abort();
+        }
+        self.shared.board.remove(id);
+        let dir = self.shared.layout(id).dir().to_owned();
+        let kept = self.shared.config.data_dir.join("logs");
+        let (shared, id) = (self.shared.clone(), id.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = put_away(&dir, &kept) {
+                // Found and forgotten again by the next agent.
+                tracing::warn!(dir = %dir.display(), %error, "files of a gone instance stay");
+            }
+            shared.preparer.give_up(&id);
+        });
+    }
+}
+
+fn lock(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {
+    keeper.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the directory of an instance, except for its logs: those of the
+/// last few are kept below `kept`.
+fn put_away(dir: &Path, kept: &Path) -> io::Result<()> {
+    fsio::create_private_dir(kept)?;
+    let name = dir.file_name().unwrap_or_default();
+    let target = kept.join(name);
+    fsio::remove_tree(&target)?;
+    match fs::rename(dir.join("logs"), &target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fsio::remove_tree(dir)?;
+    let mut all = Vec::new();
+    for entry in fs::read_dir(kept)? {
+        let entry = entry?;
+        all.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    all.sort();
+    let surplus = all.len().saturating_sub(KEPT_LOGS_MAX);
+    all.iter().take(surplus).try_for_each(|(_, path)| fsio::remove_tree(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_of_the_last_few_instances_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("logs");
+        for n in 0..KEPT_LOGS_MAX + 3 {
+            let instance = dir.path().join(format!("i{n}"));
+            fs::create_dir_all(instance.join("logs")).unwrap();
+            fs::write(instance.join("logs/stdout.log"), format!("{n}")).unwrap();
+            put_away(&instance, &kept).unwrap();
+            assert!(!instance.exists());
+        }
+        assert_eq!(fs::read_dir(&kept).unwrap().count(), KEPT_LOGS_MAX);
+        let without_logs = dir.path().join("other");
+        fs::create_dir(&without_logs).unwrap();
+        put_away(&without_logs, &kept).unwrap();
+    }
+}
