@@ -48,10 +48,7 @@ impl LogClock {
             0 => 0,
             last => now.wall_ms.saturating_sub(last).min(WALL_GAP_MS_MAX),
         };
-        LogClock {
-            start_ms: last_log_ms + gap_ms,
-            start_boot_ms: now.boot_ms,
-        }
+        LogClock { start_ms: last_log_ms + gap_ms, start_boot_ms: now.boot_ms }
     }
 
     /// Log time at `now`.

@@ -39,10 +39,7 @@ fn read_tag(r: &mut impl Read, what: &str, allowed: &[u8]) -> io::Result<u8> {
     if allowed.contains(&tag[0]) {
         return Ok(tag[0]);
     }
-    Err(damaged(format!(
-        "{what} starts with {:#04x}, not with its tag",
-        tag[0]
-    )))
+    Err(damaged(format!("{what} starts with {:#04x}, not with its tag", tag[0])))
 }
 
 fn read_u64(r: &mut impl Read) -> io::Result<u64> {
@@ -65,10 +62,7 @@ pub(crate) struct WalLogId {
 
 impl From<&LogId> for WalLogId {
     fn from(id: &LogId) -> Self {
-        WalLogId {
-            term: term_of(id),
-            index: id.index,
-        }
+        WalLogId { term: term_of(id), index: id.index }
     }
 }
 
@@ -90,10 +84,7 @@ impl Encode for WalLogId {
 impl Decode for WalLogId {
     fn decode<R: Read>(mut r: R) -> io::Result<Self> {
         read_tag(&mut r, "log id", &[TAG_LOG_ID])?;
-        Ok(WalLogId {
-            term: read_u64(&mut r)?,
-            index: read_u64(&mut r)?,
-        })
+        Ok(WalLogId { term: read_u64(&mut r)?, index: read_u64(&mut r)? })
     }
 }
 
@@ -179,11 +170,7 @@ impl Encode for WalPayload {
             EntryPayload::Normal(c) => write_frame(
                 &mut w,
                 TAG_COMMAND,
-                &[
-                    &c.log_time_ms.to_be_bytes(),
-                    &c.wall_ms.to_be_bytes(),
-                    &c.body,
-                ],
+                &[&c.log_time_ms.to_be_bytes(), &c.wall_ms.to_be_bytes(), &c.body],
             ),
             EntryPayload::Membership(m) => {
                 let json = serde_json::to_vec(m)?;
@@ -201,9 +188,7 @@ impl Decode for WalPayload {
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
         let crc = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         if crc != length_crc(tag, length) {
-            return Err(damaged(
-                "the length of an entry does not match its checksum",
-            ));
+            return Err(damaged("the length of an entry does not match its checksum"));
         }
         if length > WAL_BODY_BYTES_MAX {
             return Err(damaged(format!("an entry claims {length} bytes")));
@@ -225,20 +210,13 @@ fn decode_body(tag: u8, body: Vec<u8>) -> io::Result<Payload> {
         }
         _ => {
             if body.len() < CLOCKS_BYTES {
-                return Err(damaged(format!(
-                    "a command of {} bytes has no clocks",
-                    body.len()
-                )));
+                return Err(damaged(format!("a command of {} bytes has no clocks", body.len())));
             }
             let mut clocks = &body[..CLOCKS_BYTES];
             let log_time_ms = read_u64(&mut clocks)?;
             let wall_ms = read_u64(&mut clocks)?;
             let body = Bytes::from(body).slice(CLOCKS_BYTES..);
-            Ok(EntryPayload::Normal(Command {
-                log_time_ms,
-                wall_ms,
-                body,
-            }))
+            Ok(EntryPayload::Normal(Command { log_time_ms, wall_ms, body }))
         }
     }
 }
@@ -254,11 +232,7 @@ mod tests {
     }
 
     fn command(body: &'static [u8]) -> Payload {
-        EntryPayload::Normal(Command {
-            log_time_ms: 7,
-            wall_ms: 9,
-            body: body.into(),
-        })
+        EntryPayload::Normal(Command { log_time_ms: 7, wall_ms: 9, body: body.into() })
     }
 
     #[test]
@@ -280,9 +254,7 @@ mod tests {
             ]
         );
         let mut out = Vec::new();
-        WalLogId { term: 3, index: 4 }
-            .encode(&mut out)
-            .expect("encodes");
+        WalLogId { term: 3, index: 4 }.encode(&mut out).expect("encodes");
         WalVote(vote(5, 6, true)).encode(&mut out).expect("encodes");
         assert_eq!(
             out,
@@ -300,24 +272,15 @@ mod tests {
             let mut flipped = written.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let error = WalPayload::decode(&flipped[..]).expect_err("must be refused");
-            assert_eq!(
-                error.kind(),
-                io::ErrorKind::InvalidData,
-                "bit {bit}: {error}"
-            );
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "bit {bit}: {error}");
         }
     }
 
     #[test]
     fn an_entry_over_the_limit_is_refused_before_it_is_written() {
         let body = vec![0u8; WAL_BODY_BYTES_MAX as usize].into();
-        let payload = EntryPayload::Normal(Command {
-            body,
-            ..Command::default()
-        });
-        let error = WalPayload(payload)
-            .encode(Vec::new())
-            .expect_err("must be refused");
+        let payload = EntryPayload::Normal(Command { body, ..Command::default() });
+        let error = WalPayload(payload).encode(Vec::new()).expect_err("must be refused");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -50,7 +50,7 @@ impl Default for Config {
             heartbeat_ms: 40,
             election_ms_min: 150,
             election_ms_max: 250,
-            snapshot_every_entries: 10_000,
+            snapshot_every_entries: 50_000,
             snapshot_ms_max: 10 * 60 * 1_000,
             proposals_in_flight_max: 4_096,
         }
@@ -69,18 +69,14 @@ impl Config {
                 self.heartbeat_ms, self.election_ms_min, self.election_ms_max
             ));
         }
-        for (field, text) in [
-            ("node_name", &self.node_name),
-            ("cluster_name", &self.cluster_name),
-        ] {
+        for (field, text) in [("node_name", &self.node_name), ("cluster_name", &self.cluster_name)]
+        {
             if text.is_empty() || text.len() > 128 {
                 return Err(format!("{field} {text:?} must have 1 to 128 bytes"));
             }
         }
         if self.snapshot_every_entries == 0 || self.proposals_in_flight_max == 0 {
-            return Err(
-                "snapshot_every_entries and proposals_in_flight_max must be above 0".into(),
-            );
+            return Err("snapshot_every_entries and proposals_in_flight_max must be above 0".into());
         }
         for (i, voter) in self.voters.iter().enumerate() {
             if voter.name.is_empty() || voter.peer_addr.is_empty() {
@@ -89,10 +85,7 @@ impl Config {
             let clash =
                 |other: &Voter| other.name == voter.name || other.peer_addr == voter.peer_addr;
             if self.voters[..i].iter().any(clash) {
-                return Err(format!(
-                    "voter {:?} or its address is listed twice",
-                    voter.name
-                ));
+                return Err(format!("voter {:?} or its address is listed twice", voter.name));
             }
         }
         Ok(())
@@ -112,16 +105,9 @@ mod tests {
     fn config(names: &[(&str, &str)]) -> Config {
         let voters = names
             .iter()
-            .map(|(name, addr)| Voter {
-                name: name.to_string(),
-                peer_addr: addr.to_string(),
-            })
+            .map(|(name, addr)| Voter { name: name.to_string(), peer_addr: addr.to_string() })
             .collect();
-        Config {
-            node_name: "b".into(),
-            voters,
-            ..Config::default()
-        }
+        Config { node_name: "b".into(), voters, ..Config::default() }
     }
 
     #[test]
@@ -135,10 +121,7 @@ mod tests {
         assert_eq!(config(&[("b", "x:1")]).validate(), Ok(()));
         assert!(config(&[("a", "x:1"), ("b", "x:1")]).validate().is_err());
         assert!(config(&[("b", "x:1"), ("b", "x:2")]).validate().is_err());
-        let slow = Config {
-            heartbeat_ms: 500,
-            ..config(&[("b", "x:1")])
-        };
+        let slow = Config { heartbeat_ms: 500, ..config(&[("b", "x:1")]) };
         assert!(slow.validate().unwrap_err().contains("heartbeat_ms (500)"));
     }
 }

@@ -58,18 +58,10 @@ impl DataDir {
         for part in ["wal", "snapshots"] {
             create_dir(&root.join(part))?;
         }
-        let this = DataDir {
-            root,
-            identity,
-            new,
-            _lock: lock,
-        };
+        let this = DataDir { root, identity, new, _lock: lock };
         if !new && !this.has_files("wal") {
             let detail = "it is empty, and this node has a log".to_owned();
-            return Err(OpenError::Damaged {
-                path: this.wal(),
-                detail,
-            });
+            return Err(OpenError::Damaged { path: this.wal(), detail });
         }
         Ok(this)
     }
@@ -92,11 +84,7 @@ impl DataDir {
 
     fn has_files(&self, part: &str) -> bool {
         let finished = |e: io::Result<fs::DirEntry>| {
-            e.is_ok_and(|e| {
-                e.path()
-                    .extension()
-                    .is_some_and(|x| x == "wal" || x == "snap")
-            })
+            e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "wal" || x == "snap"))
         };
         fs::read_dir(self.root.join(part)).is_ok_and(|mut files| files.any(finished))
     }
@@ -122,9 +110,7 @@ fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
         .open(path)
         .map_err(OpenError::io("open the lock file", path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked {
-            path: path.to_owned(),
-        },
+        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked { path: path.to_owned() },
         other => OpenError::io("lock", path)(other.into()),
     })
 }
@@ -135,10 +121,8 @@ fn read_identity(path: &Path, config: &Config) -> Result<Option<Identity>, OpenE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(OpenError::io("read", path)(error)),
     };
-    let damaged = |e: serde_json::Error| OpenError::Damaged {
-        path: path.to_owned(),
-        detail: e.to_string(),
-    };
+    let damaged =
+        |e: serde_json::Error| OpenError::Damaged { path: path.to_owned(), detail: e.to_string() };
     // The format first: a newer one may not have the fields known here.
     #[derive(Deserialize)]
     struct Format {
@@ -146,11 +130,7 @@ fn read_identity(path: &Path, config: &Config) -> Result<Option<Identity>, OpenE
     }
     let Format { format } = serde_json::from_slice(&json).map_err(damaged)?;
     if format > FORMAT {
-        return Err(OpenError::NewerFormat {
-            path: path.to_owned(),
-            found: format,
-            known: FORMAT,
-        });
+        return Err(OpenError::NewerFormat { path: path.to_owned(), found: format, known: FORMAT });
     }
     let identity: Identity = serde_json::from_slice(&json).map_err(damaged)?;
     if identity.node != config.node_name || identity.cluster != config.cluster_name {
@@ -185,12 +165,8 @@ mod tests {
     use crate::config::Voter;
 
     fn config(dir: &Path, node: &str, cluster: &str) -> Config {
-        let voters = ["a", "b"]
-            .map(|n| Voter {
-                name: n.into(),
-                peer_addr: format!("{n}:1"),
-            })
-            .to_vec();
+        let voters =
+            ["a", "b"].map(|n| Voter { name: n.into(), peer_addr: format!("{n}:1") }).to_vec();
         Config {
             node_name: node.into(),
             cluster_name: cluster.into(),
@@ -236,26 +212,16 @@ mod tests {
             let error = open(&config(dir.path(), node, cluster)).err().unwrap();
             let text = error.to_string();
             assert!(matches!(error, OpenError::Foreign { .. }), "{text}");
-            assert!(
-                text.contains("identity.json") && text.contains("node \"a\""),
-                "{text}"
-            );
+            assert!(text.contains("identity.json") && text.contains("node \"a\""), "{text}");
         }
     }
 
     #[test]
     fn a_newer_format_is_refused_even_if_its_fields_are_unknown() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(
-            dir.path().join("identity.json"),
-            r#"{"format": 2, "who": "knows"}"#,
-        )
-        .unwrap();
+        fs::write(dir.path().join("identity.json"), r#"{"format": 2, "who": "knows"}"#).unwrap();
         let error = open(&config(dir.path(), "a", "c")).err().unwrap();
-        assert!(
-            matches!(error, OpenError::NewerFormat { found: 2, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, OpenError::NewerFormat { found: 2, .. }), "{error}");
     }
 
     #[test]

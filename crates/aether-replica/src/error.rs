@@ -98,11 +98,7 @@ impl OpenError {
     /// For `map_err`: an operation on a path failed.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
         let path = path.to_owned();
-        move |source| OpenError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| OpenError::Io { action, path, source }
     }
 }
 

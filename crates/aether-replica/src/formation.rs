@@ -26,17 +26,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// give up.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut reported = String::new();
-    while node.members().is_empty() {
+    while node.members().is_empty() && !node.is_closed() {
         match step(&node).await {
             Ok(()) => {}
             Err(Obstacle::Final(reason)) => return node.fail(reason),
             Err(Obstacle::Wait(reason)) => {
                 if reason != reported {
-                    tracing::info!(
-                        node = node.identity.node,
-                        reason,
-                        "the cluster can't form yet"
-                    );
+                    tracing::info!(node = node.identity.node, reason, "the cluster can't form yet");
                     reported = reason;
                 }
             }
@@ -96,9 +92,7 @@ fn check_formed(node: &Node, answer: &pb::IdentifyResponse) -> Result<(), Obstac
     let me = &node.identity;
     let known = answer.members.iter().find(|m| m.raft_id == me.raft_id);
     if me.raft_id != 1 && known.is_some_and(|m| m.dir_id == me.dir_id) {
-        return Err(Obstacle::Wait(
-            "the founding membership is on its way".to_owned(),
-        ));
+        return Err(Obstacle::Wait("the founding membership is on its way".to_owned()));
     }
     Err(Obstacle::Final(format!(
         "{} says that cluster {:?} is formed already, and {} is empty: node {} can't rejoin under \
@@ -122,7 +116,5 @@ async fn ask(node: &Node, address: &str) -> Result<pb::IdentifyResponse, String>
     });
     request.set_timeout(ASK_TIMEOUT);
     let answer = RaftClient::new(channel).identify(request).await;
-    answer
-        .map(|r| r.into_inner())
-        .map_err(|s| s.message().to_owned())
+    answer.map(|r| r.into_inner()).map_err(|s| s.message().to_owned())
 }

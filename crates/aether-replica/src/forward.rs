@@ -45,9 +45,7 @@ struct Ticket(AtomicU8);
 impl Ticket {
     /// True for whichever side comes first.
     fn settle(&self, state: u8) -> bool {
-        self.0
-            .compare_exchange(QUEUED, state, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        self.0.compare_exchange(QUEUED, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -72,28 +70,20 @@ impl Links {
     ) -> Result<Applied, Attempt> {
         let ticket = Arc::new(Ticket::default());
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            body,
-            ticket: ticket.clone(),
-            reply,
-        };
+        let job = Job { body, ticket: ticket.clone(), reply };
         let link = self.link(peers, id, member);
         if link.try_send(job).is_err() {
-            return Err(Attempt::NotDone(
-                "too many proposals wait for the leader".into(),
-            ));
+            return Err(Attempt::NotDone("too many proposals wait for the leader".into()));
         }
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) if !ticket.settle(WITHDRAWN) => Err(Attempt::Unknown(
-                "the connection to the leader was lost".into(),
-            )),
-            Ok(Err(_)) => Err(Attempt::NotDone(
-                "the connection to the leader was lost".into(),
-            )),
-            Err(_) if ticket.settle(WITHDRAWN) => Err(Attempt::NotDone(
-                "the leader could not be reached in time".into(),
-            )),
+            Ok(Err(_)) if !ticket.settle(WITHDRAWN) => {
+                Err(Attempt::Unknown("the connection to the leader was lost".into()))
+            }
+            Ok(Err(_)) => Err(Attempt::NotDone("the connection to the leader was lost".into())),
+            Err(_) if ticket.settle(WITHDRAWN) => {
+                Err(Attempt::NotDone("the leader could not be reached in time".into()))
+            }
             Err(_) => Err(Attempt::Unknown("the leader did not answer in time".into())),
         }
     }
@@ -120,9 +110,7 @@ impl Links {
 async fn run_link(peers: Arc<Peers>, id: u64, member: Member, mut jobs: mpsc::Receiver<Job>) {
     while let Some(first) = jobs.recv().await {
         let mut queued = vec![first];
-        let client = peers
-            .client(id, &member, Lane::Shared)
-            .map_err(Status::internal);
+        let client = peers.client(id, &member, Lane::Shared).map_err(Status::internal);
         let refused = match client {
             Ok(client) => run_session(client, &mut queued, &mut jobs).await,
             Err(status) => Err(status),
@@ -181,11 +169,7 @@ async fn run_session(
     for reply in waiting.into_values() {
         let _ = reply.send(Err(Attempt::Unknown(lost.clone())));
     }
-    if queued.is_empty() {
-        Ok(())
-    } else {
-        Err(Status::unavailable(lost))
-    }
+    if queued.is_empty() { Ok(()) } else { Err(Status::unavailable(lost)) }
 }
 
 fn batch(queued: &mut Vec<Job>, waiting: &mut Waiting, next_id: &mut u64) -> pb::ForwardRequest {
@@ -205,10 +189,7 @@ fn batch(queued: &mut Vec<Job>, waiting: &mut Waiting, next_id: &mut u64) -> pb:
         }
         *next_id += 1;
         waiting.insert(*next_id, job.reply);
-        proposals.push(pb::Proposal {
-            id: *next_id,
-            body: job.body,
-        });
+        proposals.push(pb::Proposal { id: *next_id, body: job.body });
     }
     pb::ForwardRequest { proposals }
 }
@@ -220,10 +201,7 @@ fn deliver(answer: pb::ForwardResponse, waiting: &mut Waiting) {
             continue;
         };
         let result = match outcome.result {
-            Some(R::Applied(a)) => Ok(Applied {
-                index: a.index,
-                response: a.response,
-            }),
+            Some(R::Applied(a)) => Ok(Applied { index: a.index, response: a.response }),
             Some(R::NotDone(reason)) => Err(Attempt::NotDone(reason)),
             Some(R::Unknown(reason)) => Err(Attempt::Unknown(reason)),
             None => Err(Attempt::Unknown("the leader's answer has no result".into())),
@@ -265,10 +243,7 @@ pub(crate) fn serve(
 async fn submit(node: &Node, body: Bytes) -> Result<Submitted, Attempt> {
     let leadership = node.leader();
     if !leadership.ready {
-        return Err(Attempt::NotDone(format!(
-            "{} is not the leader",
-            node.identity.node
-        )));
+        return Err(Attempt::NotDone(format!("{} is not the leader", node.identity.node)));
     }
     node.submit_here(leadership.term, body).await
 }
@@ -276,15 +251,9 @@ async fn submit(node: &Node, body: Bytes) -> Result<Submitted, Attempt> {
 fn outcome(id: u64, result: Result<Applied, Attempt>) -> pb::Outcome {
     use pb::outcome::Result as R;
     let result = match result {
-        Ok(a) => R::Applied(pb::Applied {
-            index: a.index,
-            response: a.response,
-        }),
+        Ok(a) => R::Applied(pb::Applied { index: a.index, response: a.response }),
         Err(Attempt::NotDone(reason) | Attempt::Stopped(reason)) => R::NotDone(reason),
         Err(Attempt::Unknown(reason)) => R::Unknown(reason),
     };
-    pb::Outcome {
-        id,
-        result: Some(result),
-    }
+    pb::Outcome { id, result: Some(result) }
 }

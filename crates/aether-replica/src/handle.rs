@@ -53,9 +53,7 @@ impl Handle {
         let deadline = Instant::now() + timeout;
         let Ok(Ok(_place)) = timeout_at(deadline, self.node.proposals.acquire()).await else {
             let in_flight = self.node.config.proposals_in_flight_max;
-            return Err(not_done(format!(
-                "{in_flight} proposals are under way already"
-            )));
+            return Err(not_done(format!("{in_flight} proposals are under way already")));
         };
         let mut leadership = self.node.leadership.subscribe();
         loop {
@@ -88,9 +86,7 @@ impl Handle {
         let node = &self.node;
         if leadership.is_leader {
             if !leadership.ready {
-                return Err(Attempt::NotDone(
-                    "this node has only just become the leader".into(),
-                ));
+                return Err(Attempt::NotDone("this node has only just become the leader".into()));
             }
             let proposed = node.propose_here(leadership.term, body);
             return timeout_at(deadline, proposed).await.unwrap_or_else(|_| {
@@ -104,9 +100,7 @@ impl Handle {
             .member(leader.raft_id)
             .ok_or_else(|| Attempt::NotDone("the leader is no member".to_owned()))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        node.links
-            .propose(&node.peers, (leader.raft_id, &member), body, left)
-            .await
+        node.links.propose(&node.peers, (leader.raft_id, &member), body, left).await
     }
 
     /// Proposes a command as the leader of `term`, and of no other.
@@ -155,10 +149,7 @@ impl Handle {
     /// If no leader confirms its leadership in time, or this node lags.
     pub async fn read_barrier(&self, timeout: Duration) -> Result<u64, ReadError> {
         let deadline = Instant::now() + timeout;
-        let failed = |reason: String| ReadError {
-            reason,
-            waited_ms: timeout.as_millis() as u64,
-        };
+        let failed = |reason: String| ReadError { reason, waited_ms: timeout.as_millis() as u64 };
         let mut leadership = self.node.leadership.subscribe();
         loop {
             leadership.borrow_and_update();
@@ -206,20 +197,14 @@ impl Handle {
     /// mounted there. `None` without a leader. It may be this node itself.
     pub fn leader_channel(&self) -> Option<Channel> {
         let leader = self.node.leader().leader?;
-        self.node
-            .peers
-            .channel(&leader.peer_addr, Lane::Shared)
-            .ok()
+        self.node.peers.channel(&leader.peer_addr, Lane::Shared).ok()
     }
 
     /// A connection to the peer listener of a member, by its name.
     pub fn peer_channel(&self, name: &str) -> Option<Channel> {
         let members = self.node.members();
         let (_, member) = members.iter().find(|(_, m)| m.name == name)?;
-        self.node
-            .peers
-            .channel(self.node.peers.address(member), Lane::Shared)
-            .ok()
+        self.node.peers.channel(self.node.peers.address(member), Lane::Shared).ok()
     }
 
     /// What this replica says about the cluster and itself.
@@ -274,14 +259,7 @@ impl Handle {
             let Some(successor) = self.successor() else {
                 return;
             };
-            if self
-                .node
-                .raft
-                .trigger()
-                .transfer_leader(successor)
-                .await
-                .is_err()
-            {
+            if self.node.raft.trigger().transfer_leader(successor).await.is_err() {
                 return;
             }
             let election = Duration::from_millis(self.node.config.election_ms_max * 2);
@@ -308,10 +286,7 @@ impl Handle {
 
 fn check_size(body: &Bytes) -> Result<(), ProposeError> {
     if body.len() > COMMAND_BYTES_MAX {
-        return Err(ProposeError::TooLarge {
-            bytes: body.len(),
-            bytes_max: COMMAND_BYTES_MAX,
-        });
+        return Err(ProposeError::TooLarge { bytes: body.len(), bytes_max: COMMAND_BYTES_MAX });
     }
     Ok(())
 }

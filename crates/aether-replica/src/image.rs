@@ -129,10 +129,7 @@ impl Image {
             closed: false,
             status,
         };
-        let shared = Arc::new(Shared {
-            pending: Mutex::new(pending),
-            arrived: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { pending: Mutex::new(pending), arrived: Condvar::new() });
         let (writers, cluster) = (shared.clone(), cluster.to_owned());
         std::thread::Builder::new()
             .name("kv-image".into())
@@ -147,9 +144,7 @@ impl Image {
         if pending.status.off_because.is_some() {
             return;
         }
-        pending
-            .changes
-            .extend(changes.into_iter().map(|c| (c.key, c.value)));
+        pending.changes.extend(changes.into_iter().map(|c| (c.key, c.value)));
         pending.target = Some((position.clone(), hash));
         self.shared.arrived.notify_all();
     }
@@ -212,13 +207,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 fn open_db(dir: &Path) -> Result<sled::Db, String> {
-    let config = sled::Config::new()
-        .path(dir)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None);
-    config
-        .open()
-        .map_err(|e| format!("sled can't open it: {e}"))
+    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    config.open().map_err(|e| format!("sled can't open it: {e}"))
 }
 
 fn create_anew(dir: &Path) -> Result<sled::Db, String> {
@@ -244,22 +234,17 @@ fn load(
     let meta = meta.ok_or("it is incomplete")?;
     let meta: Meta = serde_json::from_slice(&meta).map_err(|e| format!("its position: {e}"))?;
     if meta.format != FORMAT || meta.cluster != cluster {
-        return Err(format!(
-            "it has format {} and is of cluster {:?}",
-            meta.format, meta.cluster
-        ));
+        return Err(format!("it has format {} and is of cluster {:?}", meta.format, meta.cluster));
     }
     usable(&meta.position)?;
     let mut failed = None;
-    let mut rows = db
-        .scan_prefix(ROW_PREFIX)
-        .map_while(|row| match row_of(row) {
-            Ok(row) => Some(row),
-            Err(text) => {
-                failed = Some(text);
-                None
-            }
-        });
+    let mut rows = db.scan_prefix(ROW_PREFIX).map_while(|row| match row_of(row) {
+        Ok(row) => Some(row),
+        Err(text) => {
+            failed = Some(text);
+            None
+        }
+    });
     let restored = machine.restore(meta.position.stamp(), &mut rows);
     drop(rows);
     if let Some(text) = failed {
@@ -337,11 +322,7 @@ fn next_work(shared: &Shared) -> Option<Work> {
         pending = gathered;
     }
     let target = pending.target.take()?;
-    Some(Work {
-        base: pending.base.take(),
-        changes: std::mem::take(&mut pending.changes),
-        target,
-    })
+    Some(Work { base: pending.base.take(), changes: std::mem::take(&mut pending.changes), target })
 }
 
 fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
@@ -377,10 +358,7 @@ fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
             None => batch.remove(row_key(&key)),
         }
     }
-    batch.insert(
-        META_KEY,
-        serde_json::to_vec(&meta).map_err(|e| e.to_string())?,
-    );
+    batch.insert(META_KEY, serde_json::to_vec(&meta).map_err(|e| e.to_string())?);
     db.apply_batch(batch).map_err(text)?;
     db.flush().map(drop).map_err(text)
 }

@@ -89,39 +89,20 @@ fn update(node: &Node, seen: &Seen, ready: bool, progress: Progress) {
             *clock = None;
         } else if clock.is_none_or(|(term, _)| term != seen.term) {
             let (log_ms, wall_ms) = (progress.at.log_time_ms, progress.at.wall_ms);
-            *clock = Some((
-                seen.term,
-                LogClock::take_over(log_ms, wall_ms, Readings::now()),
-            ));
+            *clock = Some((seen.term, LogClock::take_over(log_ms, wall_ms, Readings::now())));
         }
     }
     let leader = seen.leader.and_then(|id| {
         let member = node.member(id)?;
         Some(node.leader_info(id, &member))
     });
-    let since_index = if progress.at.term == seen.term {
-        progress.term_start_index
-    } else {
-        0
-    };
-    let now = Leadership {
-        leader,
-        term: seen.term,
-        is_leader: seen.is_leader,
-        ready,
-        since_index,
-    };
+    let since_index = if progress.at.term == seen.term { progress.term_start_index } else { 0 };
+    let now = Leadership { leader, term: seen.term, is_leader: seen.is_leader, ready, since_index };
     node.leadership.send_if_modified(|before| {
         let changed = *before != now;
         if changed && (before.leader != now.leader || before.ready != now.ready) {
             let leader = now.leader.as_ref().map_or("nobody", |l| &l.name);
-            tracing::info!(
-                node = node.identity.node,
-                leader,
-                term = now.term,
-                ready,
-                "leadership"
-            );
+            tracing::info!(node = node.identity.node, leader, term = now.term, ready, "leadership");
         }
         *before = now;
         changed

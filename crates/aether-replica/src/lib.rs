@@ -53,6 +53,6 @@ pub use handle::{COMMAND_BYTES_MAX, Handle};
 pub use leadership::{LeaderInfo, Leadership};
 pub use machine::{Machine, Row, RowChange, Stamp};
 pub use node::Applied;
-pub use replica::{PeerServer, Replica};
+pub use replica::{PeerServer, Replica, peer_incoming};
 pub use service::PeerService;
 pub use status::{ImageStatus, MemberStatus, Status};

@@ -70,9 +70,7 @@ type Outcome = Result<(), (io::ErrorKind, String)>;
 
 impl Waiter {
     fn complete(self, outcome: &Outcome) {
-        let result = outcome
-            .clone()
-            .map_err(|(kind, text)| io::Error::new(kind, text));
+        let result = outcome.clone().map_err(|(kind, text)| io::Error::new(kind, text));
         match self {
             Waiter::Openraft(callback) => callback.io_completed(result),
             Waiter::Oneshot(tx) => drop(tx.send(result)),
@@ -196,10 +194,7 @@ impl Shared {
 
     fn start_flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         state.in_flight = std::mem::take(&mut state.waiting);
-        let done = FlushDone {
-            log: Arc::downgrade(self),
-            reported: false,
-        };
+        let done = FlushDone { log: Arc::downgrade(self), reported: false };
         // On an error the callback is dropped, and the finisher tells everybody.
         let flushed = state.writable()?.flush(true, Some(done));
         flushed.inspect_err(|error| {
@@ -226,12 +221,7 @@ struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let wal = self
-            .0
-            .state
-            .lock()
-            .ok()
-            .and_then(|mut state| state.wal.take());
+        let wal = self.0.state.lock().ok().and_then(|mut state| state.wal.take());
         drop(wal);
     }
 }
@@ -256,10 +246,7 @@ impl LogStore {
             failed: None,
         };
         let (events, arriving) = channel();
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            events,
-        });
+        let shared = Arc::new(Shared { state: Mutex::new(state), events });
         let weak = Arc::downgrade(&shared);
         let finisher = move || {
             while let Ok(event) = arriving.recv() {
@@ -271,9 +258,7 @@ impl LogStore {
             .name("wal-finisher".into())
             .spawn(finisher)
             .expect("a thread can be started");
-        Ok(LogStore {
-            owner: Arc::new(Owner(shared)),
-        })
+        Ok(LogStore { owner: Arc::new(Owner(shared)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -323,8 +308,7 @@ impl LogStore {
             write(state.writable()?)?;
             self.owner.0.sync(&mut state, Waiter::Oneshot(tx))?;
         }
-        rx.await
-            .unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
+        rx.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
     }
 
     /// Entries from `start` up to `end` (not included), and at least one but
@@ -339,10 +323,7 @@ impl LogStore {
             if bytes > bytes_max && !entries.is_empty() {
                 break;
             }
-            entries.push(Entry {
-                log_id: LogId::from(&id),
-                payload: payload.0,
-            });
+            entries.push(Entry { log_id: LogId::from(&id), payload: payload.0 });
         }
         Ok(entries)
     }
@@ -354,11 +335,7 @@ fn wal_config(dir: &Path) -> raft_log::Config {
     wal.read_buffer_size = Some(READ_BUFFER_BYTES);
     // Group commit happens above: waiting here would only add latency.
     wal.flush_batch_wait = Some(Duration::ZERO);
-    raft_log::Config {
-        wal,
-        log_cache_max_items: None,
-        log_cache_capacity: Some(CACHE_BYTES),
-    }
+    raft_log::Config { wal, log_cache_max_items: None, log_cache_capacity: Some(CACHE_BYTES) }
 }
 
 /// Why the log can't be opened, and in which file.
@@ -385,10 +362,7 @@ impl DamagedLog {
                 },
             );
         }
-        DamagedLog {
-            file: damaged.unwrap_or_else(|| config.wal.dir.clone()),
-            error,
-        }
+        DamagedLog { file: damaged.unwrap_or_else(|| config.wal.dir.clone()), error }
     }
 }
 
@@ -453,10 +427,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let (last_purged_log_id, last_log_id) = self.bounds();
-        Ok(LogState {
-            last_purged_log_id,
-            last_log_id,
-        })
+        Ok(LogState { last_purged_log_id, last_log_id })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -464,8 +435,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.synced(|wal| wal.save_vote(WalVote(*vote)).map(drop))
-            .await
+        self.synced(|wal| wal.save_vote(WalVote(*vote)).map(drop)).await
     }
 
     /// Written with whatever is flushed next: losing it costs a restarted node
@@ -506,11 +476,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let index = keep.as_ref().map_or(0, |id| id.index + 1);
         self.synced(|wal| {
             let beyond_last = keep.as_ref() >= wal.log_state().last();
-            if beyond_last {
-                Ok(())
-            } else {
-                wal.truncate(index).map(drop)
-            }
+            if beyond_last { Ok(()) } else { wal.truncate(index).map(drop) }
         })
         .await
     }

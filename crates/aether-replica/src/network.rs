@@ -119,12 +119,9 @@ fn with_deadline<T>(message: T, timeout: Duration) -> Request<T> {
 
 fn failure(status: &Status, action: RPCTypes, timeout: Duration, id: u64, target: u64) -> Failure {
     match status.code() {
-        Code::DeadlineExceeded | Code::Cancelled => RPCError::Timeout(Timeout {
-            action,
-            id,
-            target,
-            timeout,
-        }),
+        Code::DeadlineExceeded | Code::Cancelled => {
+            RPCError::Timeout(Timeout { action, id, target, timeout })
+        }
         // Nobody there, or somebody else: don't retry at once.
         Code::Unavailable | Code::FailedPrecondition => {
             RPCError::Unreachable(Unreachable::from_string(status.message()))
@@ -235,9 +232,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let answered = response.and_then(|r| wire::vote_in(r.into_inner().ballot));
         match answered {
             Ok(vote) => Ok(SnapshotResponse::new(vote)),
-            Err(status) => Err(self
-                .failure(&status, RPCTypes::InstallSnapshot, timeout)
-                .into()),
+            Err(status) => Err(self.failure(&status, RPCTypes::InstallSnapshot, timeout).into()),
         }
     }
 
@@ -269,10 +264,7 @@ struct Unanswered(Mutex<VecDeque<Instant>>);
 
 impl Unanswered {
     fn sent(&self) {
-        self.0
-            .lock()
-            .expect("no panic while held")
-            .push_back(Instant::now());
+        self.0.lock().expect("no panic while held").push_back(Instant::now());
     }
 
     fn answered(&self) {
@@ -319,15 +311,9 @@ fn answers(
 /// Reads a snapshot file ahead of the connection, off the runtime.
 fn snapshot_chunks(vote: &Vote, file: SnapshotFile) -> ReceiverStream<pb::SnapshotChunk> {
     let (tx, rx) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-    let start = pb::SnapshotStart {
-        ballot: Some(wire::vote_out(vote)),
-        bytes: file.bytes,
-    };
+    let start = pb::SnapshotStart { ballot: Some(wire::vote_out(vote)), bytes: file.bytes };
     tokio::task::spawn_blocking(move || {
-        let first = pb::SnapshotChunk {
-            start: Some(start),
-            data: Bytes::new(),
-        };
+        let first = pb::SnapshotChunk { start: Some(start), data: Bytes::new() };
         let mut offset = 0;
         let mut sent = tx.blocking_send(first);
         while sent.is_ok() && offset < file.bytes {
@@ -339,10 +325,7 @@ fn snapshot_chunks(vote: &Vote, file: SnapshotFile) -> ReceiverStream<pb::Snapsh
                 return;
             }
             offset += part as u64;
-            sent = tx.blocking_send(pb::SnapshotChunk {
-                start: None,
-                data: data.into(),
-            });
+            sent = tx.blocking_send(pb::SnapshotChunk { start: None, data: data.into() });
         }
     });
     ReceiverStream::new(rx)

@@ -83,6 +83,11 @@ impl Node {
         });
     }
 
+    /// Whether this node was shut down.
+    pub fn is_closed(&self) -> bool {
+        self.stores.lock().expect("no panic while held").is_none()
+    }
+
     pub fn leader(&self) -> Leadership {
         self.leadership.borrow().clone()
     }
@@ -91,11 +96,7 @@ impl Node {
     pub fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        metrics
-            .membership_config
-            .membership()
-            .get_node(&id)
-            .cloned()
+        metrics.membership_config.membership().get_node(&id).cloned()
     }
 
     /// All members: id, and who it is.
@@ -121,16 +122,10 @@ impl Node {
     /// the proposal has its place in line.
     pub async fn submit_here(&self, term: u64, body: Bytes) -> Result<Submitted, Attempt> {
         let Some(clock) = self.clock_of(term) else {
-            return Err(Attempt::NotDone(format!(
-                "this node doesn't lead term {term}"
-            )));
+            return Err(Attempt::NotDone(format!("this node doesn't lead term {term}")));
         };
         let now = Readings::now();
-        let command = Command {
-            log_time_ms: clock.at(now),
-            wall_ms: now.wall_ms,
-            body,
-        };
+        let command = Command { log_time_ms: clock.at(now), wall_ms: now.wall_ms, body };
         let (responder, answer) = ProgressResponder::complete_only();
         self.raft
             .write(command)
@@ -148,16 +143,12 @@ impl Node {
             return self.read_index_here(timeout).await;
         }
         let leader = leadership.leader.ok_or("there is no leader")?;
-        let member = self
-            .member(leader.raft_id)
-            .ok_or("the leader is no member")?;
+        let member = self.member(leader.raft_id).ok_or("the leader is no member")?;
         let mut client = self.peers.client(leader.raft_id, &member, Lane::Shared)?;
         let mut request = Request::new(pb::ReadIndexRequest {});
         request.set_timeout(timeout);
         let response = client.read_index(request).await;
-        response
-            .map(|r| r.into_inner().index)
-            .map_err(|s| format!("leader: {}", s.message()))
+        response.map(|r| r.into_inner().index).map_err(|s| format!("leader: {}", s.message()))
     }
 
     /// As the leader: confirmed by a quorum after the call.
@@ -193,14 +184,10 @@ pub(crate) struct Submitted(
 impl Submitted {
     pub async fn outcome(self) -> Result<Applied, Attempt> {
         match self.0.await {
-            Ok(Ok(done)) => Ok(Applied {
-                index: done.log_id.index,
-                response: done.data,
-            }),
-            Ok(Err(ClientWriteError::ForwardToLeader(to))) => Err(Attempt::NotDone(format!(
-                "the leadership moved ({:?})",
-                to.reason
-            ))),
+            Ok(Ok(done)) => Ok(Applied { index: done.log_id.index, response: done.data }),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                Err(Attempt::NotDone(format!("the leadership moved ({:?})", to.reason)))
+            }
             Ok(Err(error)) => Err(Attempt::Unknown(error.to_string())),
             Err(_) => Err(Attempt::Unknown("the replica stopped".to_owned())),
         }

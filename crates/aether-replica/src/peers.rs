@@ -88,10 +88,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub fn new(config: &Config, me: &Identity) -> Self {
-        let configured = config
-            .voters
-            .iter()
-            .map(|v| (v.name.clone(), v.peer_addr.clone()));
+        let configured = config.voters.iter().map(|v| (v.name.clone(), v.peer_addr.clone()));
         Peers {
             cluster: me.cluster.clone(),
             my_id: me.raft_id,
@@ -101,9 +98,7 @@ impl Peers {
     }
 
     pub fn address<'a>(&'a self, member: &'a Member) -> &'a str {
-        self.configured
-            .get(&member.name)
-            .unwrap_or(&member.peer_addr)
+        self.configured.get(&member.name).unwrap_or(&member.peer_addr)
     }
 
     /// A connection that is made at its first use and again after a loss.
@@ -165,21 +160,14 @@ mod tests {
             source_id: 2,
         };
         let mut map = MetadataMap::new();
-        map.insert_bin(
-            ROUTE_KEY,
-            BinaryMetadataValue::from_bytes(&route.encode_to_vec()),
-        );
+        map.insert_bin(ROUTE_KEY, BinaryMetadataValue::from_bytes(&route.encode_to_vec()));
         map
     }
 
     #[test]
     fn calls_for_another_cluster_id_or_directory_are_refused() {
         assert!(check_route(&metadata("c", 1, "d1"), &me()).is_ok());
-        for wrong in [
-            metadata("x", 1, "d1"),
-            metadata("c", 2, "d1"),
-            metadata("c", 1, "d0"),
-        ] {
+        for wrong in [metadata("x", 1, "d1"), metadata("c", 2, "d1"), metadata("c", 1, "d0")] {
             let refused = check_route(&wrong, &me()).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         }

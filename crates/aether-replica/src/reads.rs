@@ -35,12 +35,8 @@ impl ReadHub {
     /// An index confirmed after this call began.
     pub async fn index(&self) -> Result<u64, String> {
         let (tx, rx) = oneshot::channel();
-        self.waiting
-            .send(tx)
-            .await
-            .map_err(|_| "the replica stopped")?;
-        rx.await
-            .unwrap_or_else(|_| Err("the replica stopped".to_owned()))
+        self.waiting.send(tx).await.map_err(|_| "the replica stopped")?;
+        rx.await.unwrap_or_else(|_| Err("the replica stopped".to_owned()))
     }
 }
 

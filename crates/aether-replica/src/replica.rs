@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aether_proto::raft::raft_server::RaftServer;
 use openraft::SnapshotPolicy;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -29,6 +32,8 @@ use crate::types::Raft;
 use crate::wire::MESSAGE_BYTES_MAX;
 use crate::{formation, types};
 
+/// An idle peer connection is probed this often.
+const PEER_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Entries in one replication message.
 const REPLICATION_ENTRIES_MAX: u64 = 1_024;
 
@@ -43,6 +48,13 @@ pub struct Replica {
 
 /// The tonic service that peers call, to be mounted on the peer listener.
 pub type PeerServer = RaftServer<PeerService>;
+
+/// Connections that arrive on the peer listener, set up as the peer protocol
+/// needs them: without TCP_NODELAY every other small message waits 40 ms for a
+/// delayed acknowledgement. For `tonic`'s `serve_with_incoming`.
+pub fn peer_incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(PEER_KEEP_ALIVE))
+}
 
 impl Replica {
     /// Opens the data directory, recovers the state into `machine` and starts
@@ -118,10 +130,7 @@ impl Recovered {
 fn open_log(data: &DataDir) -> Result<LogStore, OpenError> {
     LogStore::open(&data.wal()).map_err(|DamagedLog { file, error }| match error.raw_os_error() {
         Some(_) => OpenError::io("open the log", Path::new(&file))(error),
-        None => OpenError::Damaged {
-            path: file.into(),
-            detail: error.to_string(),
-        },
+        None => OpenError::Damaged { path: file.into(), detail: error.to_string() },
     })
 }
 
@@ -141,17 +150,11 @@ fn recover_state(
         tracing::warn!(snapshot = %path, detail = snapshot.detail, "a snapshot is not usable");
     }
     let (purged, last) = log.bounds();
-    let newest = snapshots
-        .current()
-        .map(|s| s.position.clone())
-        .unwrap_or_default();
+    let newest = snapshots.current().map(|s| s.position.clone()).unwrap_or_default();
     let usable = |found: &Position| -> Result<(), String> {
         let at = found.applied;
         if at < newest.applied || at < purged {
-            return Err(format!(
-                "it stands at {}, behind the snapshot or the log",
-                found.index()
-            ));
+            return Err(format!("it stands at {}, behind the snapshot or the log", found.index()));
         }
         if at > last.max(newest.applied) {
             return Err(format!("it stands at {}, ahead of the log", found.index()));
@@ -164,20 +167,14 @@ fn recover_state(
             Err(error) => Err(error.to_string()),
         }
     };
-    let (image, position) = Image::open(
-        &image_dir(&data.root),
-        &config.cluster_name,
-        machine,
-        usable,
-    );
+    let (image, position) =
+        Image::open(&image_dir(&data.root), &config.cluster_name, machine, usable);
     if let Some(position) = position {
         return Ok((snapshots, image, position));
     }
     if newest.applied < purged {
         let path = damaged.first().map_or(dir, |d| d.path.clone());
-        let why = damaged
-            .first()
-            .map_or("there is no snapshot", |d| &d.detail);
+        let why = damaged.first().map_or("there is no snapshot", |d| &d.detail);
         let detail = format!(
             "{why}, and the log starts only after index {}",
             purged.map_or(0, |id| id.index)
@@ -205,10 +202,7 @@ fn restore_snapshot(
     machine
         .restore(snapshot.position.stamp(), &mut rows)
         .and_then(|()| rows.finish().map_err(|e| e.to_string()))
-        .map_err(|detail| OpenError::Damaged {
-            path: snapshot.path.clone(),
-            detail,
-        })
+        .map_err(|detail| OpenError::Damaged { path: snapshot.path.clone(), detail })
 }
 
 fn openraft_config(config: &Config) -> Result<openraft::Config, OpenError> {
@@ -241,35 +235,19 @@ async fn start(
     machine: Box<dyn ErasedMachine>,
     recovered: Recovered,
 ) -> Result<Replica, OpenError> {
-    let Recovered {
-        data,
-        log,
-        snapshots,
-        image,
-        position,
-    } = recovered;
+    let Recovered { data, log, snapshots, image, position } = recovered;
     let identity = data.identity.clone();
     let pristine = log.is_pristine();
     let progress = Arc::new(Progresses::default());
     let peers = Arc::new(Peers::new(&config, &identity));
-    let state = StateMachine::new(
-        machine,
-        position,
-        snapshots.clone(),
-        image.clone(),
-        progress.clone(),
-    );
-    let network = Network {
-        peers: peers.clone(),
-        my_id: identity.raft_id,
-    };
+    let state =
+        StateMachine::new(machine, position, snapshots.clone(), image.clone(), progress.clone());
+    let network = Network { peers: peers.clone(), my_id: identity.raft_id };
     let raft_config = Arc::new(openraft_config(&config)?);
-    let raft: types::Raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), state)
-        .await
-        .map_err(|fatal| OpenError::Consensus {
-            path: data.root.clone(),
-            detail: fatal.to_string(),
-        })?;
+    let raft: types::Raft =
+        Raft::new(identity.raft_id, raft_config, network, log.clone(), state).await.map_err(
+            |fatal| OpenError::Consensus { path: data.root.clone(), detail: fatal.to_string() },
+        )?;
     let (reads, line) = ReadHub::new();
     let node = Arc::new(Node {
         proposals: Semaphore::new(config.proposals_in_flight_max),

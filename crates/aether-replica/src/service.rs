@@ -35,10 +35,7 @@ type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl PeerService {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        PeerService {
-            node,
-            receiving: Arc::new(Semaphore::new(1)),
-        }
+        PeerService { node, receiving: Arc::new(Semaphore::new(1)) }
     }
 
     fn checked<T>(&self, request: Request<T>) -> Result<T, Status> {
@@ -62,14 +59,12 @@ impl RaftRpc for PeerService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let inbound = self.checked(request)?;
         // A message that makes no sense ends the stream; openraft backs off.
-        let requests = inbound
-            .map(|r| r.and_then(wire::append_in))
-            .scan((), |(), request| {
-                let usable = request.inspect_err(|status| {
-                    tracing::debug!(%status, "a replication stream has ended");
-                });
-                futures::future::ready(usable.ok())
+        let requests = inbound.map(|r| r.and_then(wire::append_in)).scan((), |(), request| {
+            let usable = request.inspect_err(|status| {
+                tracing::debug!(%status, "a replication stream has ended");
             });
+            futures::future::ready(usable.ok())
+        });
         let answers = self.node.raft.stream_append(requests);
         let answers = answers.map(|answer| answer.map(wire::appended_out).map_err(stopped));
         Ok(Response::new(answers.boxed()))
@@ -82,12 +77,7 @@ impl RaftRpc for PeerService {
         let request = wire::append_in(self.checked(request)?)?;
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|e| e.log_id).or(previous);
-        let answer = self
-            .node
-            .raft
-            .append_entries(request)
-            .await
-            .map_err(stopped)?;
+        let answer = self.node.raft.append_entries(request).await.map_err(stopped)?;
         let answer = answer.into_stream_result(previous, last);
         Ok(Response::new(wire::appended_out(answer)))
     }
@@ -116,9 +106,7 @@ impl RaftRpc for PeerService {
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         let mut chunks = self.checked(request)?;
         let Ok(_place) = self.receiving.try_acquire() else {
-            return Err(Status::resource_exhausted(
-                "another snapshot is being received",
-            ));
+            return Err(Status::resource_exhausted("another snapshot is being received"));
         };
         let first = chunks.message().await?.and_then(|chunk| chunk.start);
         let start = first.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
@@ -126,12 +114,7 @@ impl RaftRpc for PeerService {
         let snapshot = receive(&self.node, chunks, start.bytes).await?;
         let meta = snapshot.position.meta();
         let snapshot = Snapshot { meta, snapshot };
-        let answer = self
-            .node
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(stopped)?;
+        let answer = self.node.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         let ballot = Some(wire::vote_out(&answer.vote));
         Ok(Response::new(pb::SnapshotResponse { ballot }))
     }
@@ -141,12 +124,7 @@ impl RaftRpc for PeerService {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = wire::transfer_in(self.checked(request)?)?;
-        let answer = self
-            .node
-            .raft
-            .handle_transfer_leader(request)
-            .await
-            .map_err(stopped)?;
+        let answer = self.node.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         let refused = match answer {
             Ok(()) => String::new(),
             Err(reason) => {
@@ -161,9 +139,7 @@ impl RaftRpc for PeerService {
         request: Request<Streaming<pb::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
         let inbound = self.checked(request)?;
-        Ok(Response::new(
-            forward::serve(self.node.clone(), inbound).boxed(),
-        ))
+        Ok(Response::new(forward::serve(self.node.clone(), inbound).boxed()))
     }
 
     async fn read_index(
@@ -177,11 +153,7 @@ impl RaftRpc for PeerService {
             let me = &self.node.identity.node;
             return Err(Status::unavailable(format!("{me} is not the leader")));
         }
-        let index = self
-            .node
-            .read_index_here(READ_TIMEOUT)
-            .await
-            .map_err(Status::unavailable)?;
+        let index = self.node.read_index_here(READ_TIMEOUT).await.map_err(Status::unavailable)?;
         Ok(Response::new(pb::ReadIndexResponse { index }))
     }
 
@@ -225,16 +197,12 @@ async fn receive(
 ) -> Result<SnapshotFile, Status> {
     let disk = |e: io::Error| Status::internal(format!("a snapshot can't be received: {e}"));
     let (path, mut file) = node.snapshots.create_tmp().map_err(disk)?;
-    let mut unfinished = RemoveUnlessKept {
-        path: Some(path.clone()),
-    };
+    let mut unfinished = RemoveUnlessKept { path: Some(path.clone()) };
     let mut received = 0;
     while let Some(chunk) = chunks.message().await? {
         received += chunk.data.len() as u64;
         if received > bytes {
-            return Err(Status::invalid_argument(
-                "the snapshot is longer than announced",
-            ));
+            return Err(Status::invalid_argument("the snapshot is longer than announced"));
         }
         file = write_chunk(file, chunk.data).await.map_err(disk)?;
     }
@@ -247,10 +215,7 @@ async fn receive(
         file.sync_all()?;
         snapshots.open_received(&path)
     });
-    let snapshot = verified
-        .await
-        .map_err(|e| Status::internal(e.to_string()))?
-        .map_err(disk)?;
+    let snapshot = verified.await.map_err(|e| Status::internal(e.to_string()))?.map_err(disk)?;
     unfinished.path = None;
     Ok(snapshot)
 }

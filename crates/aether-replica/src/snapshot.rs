@@ -76,15 +76,8 @@ impl SnapshotFile {
 
     /// The rows in the order they were written.
     pub fn rows(&self) -> Rows {
-        let file = At {
-            file: self.file.clone(),
-            offset: self.rows_at,
-        };
-        Rows {
-            reader: BufReader::with_capacity(BUFFER_BYTES, file),
-            read: 0,
-            end: None,
-        }
+        let file = At { file: self.file.clone(), offset: self.rows_at };
+        Rows { reader: BufReader::with_capacity(BUFFER_BYTES, file), read: 0, end: None }
     }
 
     /// A part of the file, for sending it.
@@ -98,9 +91,7 @@ fn damaged(text: impl Into<String>) -> io::Error {
 }
 
 fn verify_checksum(file: &File, bytes: u64) -> io::Result<()> {
-    let content = bytes
-        .checked_sub(CHECKSUM_BYTES)
-        .ok_or_else(|| damaged("it is cut off"))?;
+    let content = bytes.checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged("it is cut off"))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; BUFFER_BYTES];
     let mut offset = 0;
@@ -126,9 +117,7 @@ fn read_header(reader: &mut impl Read) -> io::Result<(Header, u64)> {
     }
     let format = read_u32(reader)?;
     if format > FORMAT {
-        return Err(damaged(format!(
-            "its format {format} is newer than this release"
-        )));
+        return Err(damaged(format!("its format {format} is newer than this release")));
     }
     let length = read_u32(reader)?;
     if length > HEADER_BYTES_MAX {
@@ -190,8 +179,7 @@ impl Rows {
     }
 
     pub fn finish(self) -> io::Result<()> {
-        self.end
-            .unwrap_or_else(|| Err(damaged("it was not read to its end")))
+        self.end.unwrap_or_else(|| Err(damaged("it was not read to its end")))
     }
 }
 
@@ -240,15 +228,9 @@ fn write_snapshot(
     position: &Position,
     rows: impl Iterator<Item = Row>,
 ) -> io::Result<()> {
-    let header = Header {
-        cluster: cluster.to_owned(),
-        position: position.clone(),
-    };
+    let header = Header { cluster: cluster.to_owned(), position: position.clone() };
     let header = serde_json::to_vec(&header)?;
-    let hashing = Hashing {
-        inner: file,
-        hasher: Sha256::new(),
-    };
+    let hashing = Hashing { inner: file, hasher: Sha256::new() };
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, hashing);
     out.write_all(MAGIC)?;
     out.write_all(&FORMAT.to_be_bytes())?;
@@ -308,10 +290,7 @@ impl SnapshotDir {
                     current = Some(snapshot);
                     break;
                 }
-                Err(error) => damaged.push(DamagedSnapshot {
-                    path,
-                    detail: error.to_string(),
-                }),
+                Err(error) => damaged.push(DamagedSnapshot { path, detail: error.to_string() }),
             }
         }
         let this = SnapshotDir {
@@ -331,11 +310,7 @@ impl SnapshotDir {
     pub fn create_tmp(&self) -> io::Result<(PathBuf, File)> {
         let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{n}{TMP_SUFFIX}"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         Ok((path, file))
     }
 
@@ -371,10 +346,7 @@ impl SnapshotDir {
         snapshot.path = path;
         {
             let mut current = self.current.lock().expect("no panic while held");
-            if current
-                .as_ref()
-                .is_none_or(|c| c.position.applied <= snapshot.position.applied)
-            {
+            if current.as_ref().is_none_or(|c| c.position.applied <= snapshot.position.applied) {
                 *current = Some(snapshot.clone());
             }
         }
@@ -408,17 +380,11 @@ mod tests {
     use crate::types::log_id;
 
     fn position(index: u64) -> Position {
-        Position {
-            applied: Some(log_id(1, index)),
-            log_time_ms: 77,
-            ..Position::default()
-        }
+        Position { applied: Some(log_id(1, index)), log_time_ms: 77, ..Position::default() }
     }
 
     fn rows(n: usize) -> Vec<Row> {
-        (0..n)
-            .map(|i| (format!("key/{i:04}"), vec![i as u8; i % 50]))
-            .collect()
+        (0..n).map(|i| (format!("key/{i:04}"), vec![i as u8; i % 50])).collect()
     }
 
     fn open(dir: &Path) -> (SnapshotDir, Vec<DamagedSnapshot>) {
@@ -428,10 +394,7 @@ mod tests {
     #[test]
     fn rows_and_position_come_back_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        open(dir.path())
-            .0
-            .write(&position(9), rows(300).into_iter())
-            .unwrap();
+        open(dir.path()).0.write(&position(9), rows(300).into_iter()).unwrap();
         let (reopened, damaged) = open(dir.path());
         assert!(damaged.is_empty());
         let snapshot = reopened.current().unwrap();
@@ -454,31 +417,16 @@ mod tests {
         let (reopened, damaged) = open(dir.path());
         assert_eq!(reopened.current().unwrap().position, position(5));
         assert_eq!(damaged.len(), 1);
-        assert!(
-            damaged[0].detail.contains("checksum"),
-            "{}",
-            damaged[0].detail
-        );
+        assert!(damaged[0].detail.contains("checksum"), "{}", damaged[0].detail);
     }
 
     #[test]
     fn a_cut_snapshot_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let written = open(dir.path())
-            .0
-            .write(&position(9), rows(40).into_iter())
-            .unwrap();
+        let written = open(dir.path()).0.write(&position(9), rows(40).into_iter()).unwrap();
         for bytes in [0, 10, 31, 32, 100, written.bytes - 1] {
-            OpenOptions::new()
-                .write(true)
-                .open(&written.path)
-                .unwrap()
-                .set_len(bytes)
-                .unwrap();
-            assert!(
-                SnapshotFile::open(&written.path, "test").is_err(),
-                "{bytes} bytes"
-            );
+            OpenOptions::new().write(true).open(&written.path).unwrap().set_len(bytes).unwrap();
+            assert!(SnapshotFile::open(&written.path, "test").is_err(), "{bytes} bytes");
         }
     }
 
@@ -488,28 +436,20 @@ mod tests {
         fs::write(dir.path().join("0.tmp"), b"half").unwrap();
         let (snapshots, _) = open(dir.path());
         for index in 1..=4 {
-            snapshots
-                .write(&position(index), rows(1).into_iter())
-                .unwrap();
+            snapshots.write(&position(index), rows(1).into_iter()).unwrap();
         }
         let mut names: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(
-            names,
-            ["00000000000000000003-1.snap", "00000000000000000004-1.snap"]
-        );
+        assert_eq!(names, ["00000000000000000003-1.snap", "00000000000000000004-1.snap"]);
     }
 
     #[test]
     fn a_snapshot_of_another_cluster_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let written = open(dir.path())
-            .0
-            .write(&position(1), rows(1).into_iter())
-            .unwrap();
+        let written = open(dir.path()).0.write(&position(1), rows(1).into_iter()).unwrap();
         let error = SnapshotFile::open(&written.path, "other").unwrap_err();
         assert!(error.to_string().contains("cluster \"test\""), "{error}");
     }

@@ -60,22 +60,14 @@ impl StateMachine {
         progress: Arc<Progresses>,
     ) -> Self {
         let machine = Some(machine);
-        let mut this = StateMachine {
-            machine,
-            position,
-            snapshots,
-            image,
-            progress,
-        };
+        let mut this = StateMachine { machine, position, snapshots, image, progress };
         this.publish();
         this
     }
 
     fn machine(&mut self) -> &mut dyn ErasedMachine {
         // Openraft stops using this after an error, and one worker owns it.
-        self.machine
-            .as_deref_mut()
-            .expect("present between two calls")
+        self.machine.as_deref_mut().expect("present between two calls")
     }
 
     fn apply_entry(&mut self, entry: Entry) -> Bytes {
@@ -191,9 +183,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             rows.finish()?;
             Ok::<_, io::Error>((machine, installed.position))
         };
-        let (machine, position) = tokio::task::spawn_blocking(install)
-            .await
-            .map_err(io::Error::other)??;
+        let (machine, position) =
+            tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
         let (rows, hash) = (machine.image(), machine.hash());
         self.machine = Some(machine);
         self.position = position;
@@ -204,10 +195,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<OpenraftSnapshot>> {
         let current = self.snapshots.current();
-        Ok(current.map(|s| Snapshot {
-            meta: s.position.meta(),
-            snapshot: s,
-        }))
+        Ok(current.map(|s| Snapshot { meta: s.position.meta(), snapshot: s }))
     }
 }
 
@@ -229,9 +217,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let written = tokio::task::spawn_blocking(move || snapshots.write(&position, rows))
             .await
             .map_err(io::Error::other)??;
-        Ok(Snapshot {
-            meta: written.position.meta(),
-            snapshot: written,
-        })
+        Ok(Snapshot { meta: written.position.meta(), snapshot: written })
     }
 }

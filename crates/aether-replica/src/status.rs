@@ -73,6 +73,8 @@ pub(crate) fn of(node: &Node) -> Status {
             .and_then(|r| r.get(id).copied().flatten())
             .map(|log_id| log_id.index),
     });
+    // Openraft's metrics come a moment after what watchers were shown.
+    let published = Some(*node.progress.index.borrow()).filter(|index| *index > 0);
     let stores = node.stores.lock().expect("no panic while held");
     Status {
         name: node.identity.node.clone(),
@@ -81,8 +83,8 @@ pub(crate) fn of(node: &Node) -> Status {
         term: leadership.term,
         leader: leadership.leader,
         is_leader: leadership.is_leader,
-        applied: metrics.last_applied.map(|id| id.index),
-        committed: metrics.local_committed.map(|id| id.index),
+        applied: metrics.last_applied.map(|id| id.index).max(published),
+        committed: metrics.local_committed.map(|id| id.index).max(published),
         last_log: metrics.last_log_index,
         snapshot: node.snapshots.current().map(|s| s.position.index()),
         purged: metrics.purged.map(|id| id.index),

@@ -27,6 +27,7 @@ pub struct Toy {
     changes: BTreeMap<String, Option<Vec<u8>>>,
     unpublished: Vec<(String, Option<Vec<u8>>)>,
     at: Stamp,
+    hash: u128,
     log_times: Vec<u64>,
     pub view: Arc<Mutex<View>>,
 }
@@ -34,10 +35,7 @@ pub struct Toy {
 impl Toy {
     #[allow(dead_code, reason = "used by the integration tests")]
     pub fn with_view(view: Arc<Mutex<View>>) -> Self {
-        Toy {
-            view,
-            ..Toy::default()
-        }
+        Toy { view, ..Toy::default() }
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -73,9 +71,15 @@ impl Machine for Toy {
             None => (text.trim_start_matches('-').to_owned(), None),
         };
         let before = match value.clone() {
-            Some(value) => self.rows.insert(key.clone(), value),
+            Some(value) => {
+                self.hash ^= row_hash(&key, &value);
+                self.rows.insert(key.clone(), value)
+            }
             None => self.rows.remove(&key),
         };
+        if let Some(before) = &before {
+            self.hash ^= row_hash(&key, before);
+        }
         self.changes.insert(key.clone(), value.clone());
         self.unpublished.push((key, value));
         before.unwrap_or_default().into()
@@ -87,17 +91,12 @@ impl Machine for Toy {
 
     fn drain_changes(&mut self) -> Vec<RowChange> {
         let changes = std::mem::take(&mut self.changes);
-        changes
-            .into_iter()
-            .map(|(key, value)| RowChange { key, value })
-            .collect()
+        changes.into_iter().map(|(key, value)| RowChange { key, value }).collect()
     }
 
     fn hash(&self) -> u128 {
         // Slow and simple; only small states are hashed often.
-        self.rows
-            .iter()
-            .fold(0, |sum, (key, value)| sum ^ row_hash(key, value))
+        self.rows.iter().fold(0, |sum, (key, value)| sum ^ row_hash(key, value))
     }
 
     fn image(&self) -> Self::Image {
@@ -106,6 +105,7 @@ impl Machine for Toy {
 
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String> {
         self.rows = rows.collect();
+        self.hash = self.rows.iter().fold(0, |sum, (key, value)| sum ^ row_hash(key, value));
         self.changes.clear();
         self.unpublished.clear();
         self.at = at;

@@ -61,9 +61,5 @@ pub(crate) fn term_of(id: &LogId) -> u64 {
 }
 
 pub(crate) fn vote(term: u64, node_id: u64, committed: bool) -> Vote {
-    if committed {
-        Vote::new_committed(term, node_id)
-    } else {
-        Vote::new(term, node_id)
-    }
+    if committed { Vote::new_committed(term, node_id) } else { Vote::new(term, node_id) }
 }

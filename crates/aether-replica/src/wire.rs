@@ -19,10 +19,7 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
 const TERM_MAX: u64 = 1 << 62;
 
 pub(crate) fn log_id_out(id: &LogId) -> pb::LogId {
-    pb::LogId {
-        term: term_of(id),
-        index: id.index,
-    }
+    pb::LogId { term: term_of(id), index: id.index }
 }
 
 pub(crate) fn log_id_in(id: pb::LogId) -> LogId {
@@ -40,10 +37,7 @@ pub(crate) fn vote_out(vote: &Vote) -> pb::Ballot {
 pub(crate) fn vote_in(ballot: Option<pb::Ballot>) -> Result<Vote, Status> {
     let ballot = ballot.ok_or_else(|| Status::invalid_argument("the ballot is missing"))?;
     if ballot.term > TERM_MAX {
-        return Err(Status::invalid_argument(format!(
-            "term {} is out of range",
-            ballot.term
-        )));
+        return Err(Status::invalid_argument(format!("term {} is out of range", ballot.term)));
     }
     Ok(vote(ballot.term, ballot.node_id, ballot.committed))
 }
@@ -61,16 +55,11 @@ fn entry_out(entry: Entry) -> pb::Entry {
             Some(pb::entry::Payload::Membership(json.into()))
         }
     };
-    pb::Entry {
-        log_id: Some(log_id_out(&entry.log_id)),
-        payload,
-    }
+    pb::Entry { log_id: Some(log_id_out(&entry.log_id)), payload }
 }
 
 fn entry_in(entry: pb::Entry) -> Result<Entry, Status> {
-    let id = entry
-        .log_id
-        .ok_or_else(|| Status::invalid_argument("an entry has no log id"))?;
+    let id = entry.log_id.ok_or_else(|| Status::invalid_argument("an entry has no log id"))?;
     let payload: Payload = match entry.payload {
         None => EntryPayload::Blank,
         Some(pb::entry::Payload::Command(c)) => EntryPayload::Normal(Command {
@@ -84,10 +73,7 @@ fn entry_in(entry: pb::Entry) -> Result<Entry, Status> {
             EntryPayload::Membership(membership)
         }
     };
-    Ok(Entry {
-        log_id: log_id_in(id),
-        payload,
-    })
+    Ok(Entry { log_id: log_id_in(id), payload })
 }
 
 pub(crate) fn append_out(request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
@@ -105,11 +91,7 @@ pub(crate) fn append_in(
     Ok(AppendEntriesRequest {
         vote: vote_in(request.ballot)?,
         prev_log_id: request.previous.map(log_id_in),
-        entries: request
-            .entries
-            .into_iter()
-            .map(entry_in)
-            .collect::<Result<_, _>>()?,
+        entries: request.entries.into_iter().map(entry_in).collect::<Result<_, _>>()?,
         leader_commit: request.committed.map(log_id_in),
     })
 }
@@ -117,15 +99,11 @@ pub(crate) fn append_in(
 pub(crate) fn appended_out(result: StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
     use pb::append_response::Result as R;
     let result = match result {
-        Ok(matched) => R::Matched(pb::Matched {
-            log_id: matched.as_ref().map(log_id_out),
-        }),
+        Ok(matched) => R::Matched(pb::Matched { log_id: matched.as_ref().map(log_id_out) }),
         Err(StreamAppendError::Conflict(id)) => R::Conflict(log_id_out(&id)),
         Err(StreamAppendError::HigherVote(vote)) => R::HigherBallot(vote_out(&vote)),
     };
-    pb::AppendResponse {
-        result: Some(result),
-    }
+    pb::AppendResponse { result: Some(result) }
 }
 
 pub(crate) fn appended_in(
@@ -188,11 +166,7 @@ pub(crate) fn transfer_in(
     request: pb::TransferLeaderRequest,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Status> {
     let last = request.last.map(log_id_in);
-    Ok(TransferLeaderRequest::new(
-        vote_in(request.from)?,
-        request.to,
-        last,
-    ))
+    Ok(TransferLeaderRequest::new(vote_in(request.from)?, request.to, last))
 }
 
 #[cfg(test)]
@@ -201,13 +175,7 @@ mod tests {
 
     #[test]
     fn a_term_that_leaves_no_room_for_elections_is_refused() {
-        let ballot = |term| {
-            Some(pb::Ballot {
-                term,
-                node_id: 1,
-                committed: false,
-            })
-        };
+        let ballot = |term| Some(pb::Ballot { term, node_id: 1, committed: false });
         assert!(vote_in(ballot(u64::MAX)).is_err());
         assert!(vote_in(None).is_err());
         assert_eq!(vote_in(ballot(7)).unwrap(), vote(7, 1, false));
@@ -215,16 +183,9 @@ mod tests {
 
     #[test]
     fn every_kind_of_entry_survives_the_wire() {
-        let command = Command {
-            log_time_ms: 3,
-            wall_ms: 4,
-            body: "x".into(),
-        };
+        let command = Command { log_time_ms: 3, wall_ms: 4, body: "x".into() };
         for payload in [EntryPayload::Blank, EntryPayload::Normal(command)] {
-            let entry = Entry {
-                log_id: log_id(2, 9),
-                payload,
-            };
+            let entry = Entry { log_id: log_id(2, 9), payload };
             assert_eq!(entry_in(entry_out(entry.clone())).unwrap(), entry);
         }
     }

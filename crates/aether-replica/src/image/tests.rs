@@ -6,11 +6,7 @@ use crate::toy::{Toy, set};
 use crate::types::log_id;
 
 fn position(index: u64) -> Position {
-    Position {
-        applied: Some(log_id(1, index)),
-        log_time_ms: index,
-        ..Position::default()
-    }
+    Position { applied: Some(log_id(1, index)), log_time_ms: index, ..Position::default() }
 }
 
 fn open(dir: &Path, machine: &mut Toy) -> (Image, Option<Position>) {
@@ -25,18 +21,10 @@ fn written(dir: &Path) {
     for key in ["a", "b", "c"] {
         Machine::apply(&mut toy, Stamp::default(), &set(key, "1"));
     }
-    image.advance(
-        Machine::drain_changes(&mut toy),
-        &position(6),
-        Machine::hash(&toy),
-    );
+    image.advance(Machine::drain_changes(&mut toy), &position(6), Machine::hash(&toy));
     Machine::apply(&mut toy, Stamp::default(), b"-b");
     Machine::apply(&mut toy, Stamp::default(), &set("d", "2"));
-    image.advance(
-        Machine::drain_changes(&mut toy),
-        &position(7),
-        Machine::hash(&toy),
-    );
+    image.advance(Machine::drain_changes(&mut toy), &position(7), Machine::hash(&toy));
     image.close();
     assert_eq!(image.status().index, Some(7));
 }
@@ -64,10 +52,7 @@ fn an_image_that_does_not_fit_the_log_is_rebuilt() {
     let stale = |found: &Position| Err(format!("{} is stale", found.index()));
     let (image, found) = Image::open(&dir, "test", &mut toy, stale);
     assert_eq!(found, None);
-    assert_eq!(
-        image.status().rebuilt_because.as_deref(),
-        Some("7 is stale")
-    );
+    assert_eq!(image.status().rebuilt_because.as_deref(), Some("7 is stale"));
     image.close();
     assert_eq!(open(&dir, &mut toy).1, None, "nothing of it is left");
 }
@@ -96,9 +81,7 @@ fn garbage_is_replaced_without_an_operator() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("image");
         written(&dir);
-        let garbage: Vec<u8> = (0..4_096u32)
-            .map(|i| (i as u8).wrapping_mul(31) ^ seed)
-            .collect();
+        let garbage: Vec<u8> = (0..4_096u32).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
         for name in ["db", "conf"] {
             let file = dir.join(name);
             let mut bytes = std::fs::read(&file).unwrap();
@@ -112,15 +95,11 @@ fn garbage_is_replaced_without_an_operator() {
         if found.is_some() {
             assert_eq!(keys(&toy), ["a", "c", "d"], "seed {seed}");
         }
-        image.replace(
-            Box::new([("z".to_owned(), vec![1])].into_iter()),
-            &position(8),
-            {
-                let mut one = Toy::default();
-                Machine::apply(&mut one, Stamp::default(), b"z=\x01");
-                Machine::hash(&one)
-            },
-        );
+        image.replace(Box::new([("z".to_owned(), vec![1])].into_iter()), &position(8), {
+            let mut one = Toy::default();
+            Machine::apply(&mut one, Stamp::default(), b"z=\x01");
+            Machine::hash(&one)
+        });
         image.close();
         assert_eq!(image.status().off_because, None, "seed {seed}");
         assert_eq!(open(&dir, &mut toy).1, Some(position(8)), "seed {seed}");

@@ -51,15 +51,9 @@ async fn openrafts_suite_passes() {
 }
 
 fn entry(term: u64, index: u64, body: &str) -> Entry {
-    let command = Command {
-        log_time_ms: index * 10,
-        wall_ms: index * 20,
-        body: body.to_owned().into(),
-    };
-    Entry {
-        log_id: log_id(term, index),
-        payload: EntryPayload::Normal(command),
-    }
+    let command =
+        Command { log_time_ms: index * 10, wall_ms: index * 20, body: body.to_owned().into() };
+    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(command) }
 }
 
 /// A log with a vote and a few entries, closed; and its only file.
@@ -69,9 +63,7 @@ async fn written(dir: &Path) -> PathBuf {
     let entries = (0..4).map(|i| entry(1, i, &format!("command {i}")));
     log.blocking_append(entries).await.unwrap();
     log.save_committed(Some(log_id(1, 2))).await.unwrap();
-    log.blocking_append([entry(1, 4, "the last command")])
-        .await
-        .unwrap();
+    log.blocking_append([entry(1, 4, "the last command")]).await.unwrap();
     drop(log);
     let mut files: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -96,19 +88,13 @@ fn last_index(dir: &Path) -> Option<u64> {
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> usize {
-    bytes
-        .windows(what.len())
-        .position(|w| w == what)
-        .expect("it is in the file")
+    bytes.windows(what.len()).position(|w| w == what).expect("it is in the file")
 }
 
 /// Opens the log in `dir` and reads all of it.
 async fn read_all(dir: &Path) -> Result<Vec<Entry>, DamagedLog> {
     let mut log = LogStore::open(dir)?;
-    Ok(log
-        .try_get_log_entries(0..100)
-        .await
-        .expect("what opens can be read"))
+    Ok(log.try_get_log_entries(0..100).await.expect("what opens can be read"))
 }
 
 #[tokio::test]
@@ -131,10 +117,7 @@ async fn any_flipped_bit_is_refused_by_the_name_of_the_file() {
     let file = written(dir.path()).await;
     let whole = fs::read(&file).unwrap();
     let length = find(&whole, b"the last command") - 25;
-    assert_eq!(
-        whole[length], 0xb2,
-        "the record of the last command is where it is sought"
-    );
+    assert_eq!(whole[length], 0xb2, "the record of the last command is where it is sought");
     let mut silent = Vec::new();
     for bit in 0..whole.len() * 8 {
         let mut flipped = whole.clone();
@@ -158,12 +141,7 @@ async fn a_cut_tail_is_truncated_to_the_last_whole_record() {
     let last_record = find(&whole, b"the last command") - 25 - 17 - 4;
     for cut in last_record + 1..whole.len() {
         only_file(&file, &whole[..cut]);
-        assert_eq!(
-            last_index(dir.path()),
-            Some(3),
-            "cut at {cut} of {}",
-            whole.len()
-        );
+        assert_eq!(last_index(dir.path()), Some(3), "cut at {cut} of {}", whole.len());
     }
     // And it goes on from there.
     let mut log = LogStore::open(dir.path()).unwrap();
@@ -205,15 +183,11 @@ async fn appends_share_flushes_and_complete_in_order() {
     let mut waiting = Vec::new();
     for index in 0..500 {
         let (tx, rx) = TypeConfig::oneshot();
-        log.append([entry(1, index, "x")], IOFlushed::signal(tx))
-            .await
-            .unwrap();
+        log.append([entry(1, index, "x")], IOFlushed::signal(tx)).await.unwrap();
         waiting.push(rx);
     }
     for (index, rx) in waiting.into_iter().enumerate() {
-        rx.await
-            .unwrap()
-            .unwrap_or_else(|e| panic!("append {index}: {e}"));
+        rx.await.unwrap().unwrap_or_else(|e| panic!("append {index}: {e}"));
     }
     drop(log);
     assert_eq!(last_index(dir.path()), Some(499));
@@ -230,11 +204,7 @@ async fn purging_frees_whole_files() {
     let before = log.bytes();
     log.purge(log_id(1, 28)).await.unwrap();
     log.blocking_append([entry(1, 30, "x")]).await.unwrap();
-    assert!(
-        log.bytes() < before / 2,
-        "{} of {before} bytes are left",
-        log.bytes()
-    );
+    assert!(log.bytes() < before / 2, "{} of {before} bytes are left", log.bytes());
     drop(log);
     let log = LogStore::open(dir.path()).unwrap();
     assert_eq!(log.bounds(), (Some(log_id(1, 28)), Some(log_id(1, 30))));

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aether_replica::{Applied, Config, Handle, OpenError, ProposeError, Replica, Voter};
+use aether_replica::{
+    Applied, Config, Handle, OpenError, ProposeError, Replica, Voter, peer_incoming,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::toy::{Toy, View, set};
@@ -83,10 +84,7 @@ impl Cluster {
             cluster_name: "test".to_owned(),
             data_dir: self.data_dir(i),
             voters: voters
-                .map(|(n, a)| Voter {
-                    name: n.to_string(),
-                    peer_addr: a.to_string(),
-                })
+                .map(|(n, a)| Voter { name: n.to_string(), peer_addr: a.to_string() })
                 .collect(),
             ..Config::default()
         };
@@ -106,7 +104,7 @@ impl Cluster {
         let opened = runtime.spawn(async move {
             let replica = Replica::open(config, machine).await?;
             let handle = replica.handle();
-            let incoming = TcpListenerStream::new(TcpListener::from_std(on).unwrap());
+            let incoming = peer_incoming(TcpListener::from_std(on).unwrap());
             let server = Server::builder().add_service(replica.peer_service());
             tokio::spawn(async move {
                 server.serve_with_incoming(incoming).await.unwrap();
@@ -116,11 +114,7 @@ impl Cluster {
         });
         match opened.await.unwrap() {
             Ok(handle) => {
-                self.members[i] = Some(Member {
-                    handle,
-                    view,
-                    runtime,
-                });
+                self.members[i] = Some(Member { handle, view, runtime });
                 Ok(())
             }
             Err(error) => {
@@ -133,9 +127,13 @@ impl Cluster {
     pub async fn start_member(&mut self, i: usize) -> Result<(), OpenError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let listener = TcpListener::bind(self.addresses[i]).await.unwrap();
+            // The listener and the files of its last life are still being closed.
+            let Ok(listener) = TcpListener::bind(self.addresses[i]).await else {
+                assert!(Instant::now() < deadline, "{} stays in use", self.addresses[i]);
+                tokio::time::sleep(POLL).await;
+                continue;
+            };
             match self.start_member_on(i, listener).await {
-                // The last life's files are still being closed.
                 Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(POLL).await;
                 }
@@ -166,42 +164,31 @@ impl Cluster {
     }
 
     pub fn running(&self) -> Vec<usize> {
-        (0..self.members.len())
-            .filter(|i| self.members[*i].is_some())
-            .collect()
+        (0..self.members.len()).filter(|i| self.members[*i].is_some()).collect()
     }
 
     /// The member that leads and may act, once there is one.
     pub async fn leader(&self) -> usize {
         eventually("a leader", || async {
-            self.running()
-                .into_iter()
-                .find(|i| self.handle(*i).leadership().borrow().ready)
+            self.running().into_iter().find(|i| self.handle(*i).leadership().borrow().ready)
         })
         .await
     }
 
     pub async fn follower(&self) -> usize {
         let leader = self.leader().await;
-        self.running()
-            .into_iter()
-            .find(|i| *i != leader)
-            .expect("there are several")
+        self.running().into_iter().find(|i| *i != leader).expect("there are several")
     }
 
     /// Writes a row through a member, whatever it takes.
     pub async fn write(&self, i: usize, key: &str, value: &str) -> Applied {
-        propose(&self.handle(i), key, value)
-            .await
-            .unwrap_or_else(|e| panic!("{key}: {e}"))
+        propose(&self.handle(i), key, value).await.unwrap_or_else(|e| panic!("{key}: {e}"))
     }
 
     /// What a member shows for a key, without asking anybody.
     pub fn local(&self, i: usize, key: &str) -> Option<String> {
         let view = self.member(i).view.lock().unwrap();
-        view.rows
-            .get(key)
-            .map(|v| String::from_utf8(v.clone()).unwrap())
+        view.rows.get(key).map(|v| String::from_utf8(v.clone()).unwrap())
     }
 
     /// Waits until all running members have applied the same index and agree

@@ -26,21 +26,14 @@ async fn acknowledged_writes_survive_leaders_that_vanish() {
         while let Err(error) = propose(&cluster.handle(survivor), &key, "x").await {
             assert!(matches!(error, ProposeError::Unknown { .. }), "{error}");
         }
-        println!(
-            "leader lost -> next acknowledged write: {:?}",
-            began.elapsed()
-        );
+        println!("leader lost -> next acknowledged write: {:?}", began.elapsed());
         acknowledged.push(key);
         cluster.start_member(leader).await.unwrap();
     }
     cluster.agree().await;
     for key in acknowledged {
         for i in 0..3 {
-            assert_eq!(
-                cluster.local(i, &key).as_deref(),
-                Some("x"),
-                "{key} on member {i}"
-            );
+            assert_eq!(cluster.local(i, &key).as_deref(), Some("x"), "{key} on member {i}");
         }
     }
 }
@@ -69,17 +62,11 @@ async fn log_time_never_decreases_over_leaders() {
             cluster.write(through, "k", &format!("{round}{n}")).await;
         }
         let leader = cluster.leader().await;
-        let now_ms = cluster
-            .handle(leader)
-            .now_ms()
-            .expect("the leader has a clock");
+        let now_ms = cluster.handle(leader).now_ms().expect("the leader has a clock");
         assert!(cluster.handle(cluster.follower().await).now_ms().is_none());
         cluster.stop_member(leader).await;
         let next = cluster.leader().await;
-        let next_ms = cluster
-            .handle(next)
-            .now_ms()
-            .expect("the next leader has a clock");
+        let next_ms = cluster.handle(next).now_ms().expect("the next leader has a clock");
         assert!(next_ms + 1_000 > now_ms, "{now_ms} -> {next_ms}");
         cluster.start_member(leader).await.unwrap();
     }
@@ -102,10 +89,7 @@ async fn a_leader_is_ready_only_with_an_entry_of_its_own_term() {
     let leadership = cluster.handle(next).leadership().borrow().clone();
     assert!(leadership.ready && leadership.is_leader);
     assert!(leadership.since_index > last, "{leadership:?} after {last}");
-    assert_eq!(
-        leadership.leader.as_ref().unwrap().name,
-        cluster.names[next]
-    );
+    assert_eq!(leadership.leader.as_ref().unwrap().name, cluster.names[next]);
     let other = cluster.follower().await;
     eventually("the same leader on the follower", || async {
         let seen = cluster.handle(other).leadership().borrow().clone();

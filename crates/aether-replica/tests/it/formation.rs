@@ -21,10 +21,7 @@ async fn a_cluster_forms_only_when_all_founding_voters_are_there() {
     cluster.start_member(2).await.unwrap();
     cluster.leader().await;
     let members = cluster.handle(0).status().members;
-    let ids: Vec<_> = members
-        .iter()
-        .map(|m| (m.raft_id, m.name.as_str(), m.voter))
-        .collect();
+    let ids: Vec<_> = members.iter().map(|m| (m.raft_id, m.name.as_str(), m.voter)).collect();
     assert_eq!(ids, [(1, "a", true), (2, "b", true), (3, "c", true)]);
 }
 
@@ -37,17 +34,12 @@ async fn a_wiped_node_does_not_rejoin_under_its_old_id() {
         cluster.stop_member(wiped).await;
         std::fs::remove_dir_all(cluster.data_dir(wiped)).unwrap();
         cluster.start_member(wiped).await.unwrap();
-        let reason = eventually("a refusal", || async {
-            cluster.handle(wiped).fatal().borrow().clone()
-        })
-        .await;
+        let reason =
+            eventually("a refusal", || async { cluster.handle(wiped).fatal().borrow().clone() })
+                .await;
         assert!(reason.contains("formed already"), "{reason}");
         assert!(reason.contains("under a new id"), "{reason}");
-        assert_eq!(
-            cluster.local(wiped, "x"),
-            None,
-            "nothing reaches a stranger"
-        );
+        assert_eq!(cluster.local(wiped, "x"), None, "nothing reaches a stranger");
         cluster.write((wiped + 1) % 3, "y", "1").await;
     }
 }

@@ -4,6 +4,7 @@ use aether_replica::{Machine, Row, RowChange, Stamp};
 
 mod cluster;
 mod failover;
+mod figures;
 mod formation;
 mod recovery;
 #[path = "../../src/toy.rs"]

@@ -14,9 +14,7 @@ fn small(config: &mut Config) {
 
 async fn write_many(cluster: &Cluster, through: usize, from: usize, to: usize) {
     for n in from..to {
-        cluster
-            .write(through, &format!("k{n}"), &n.to_string())
-            .await;
+        cluster.write(through, &format!("k{n}"), &n.to_string()).await;
     }
 }
 
@@ -46,11 +44,7 @@ async fn a_follower_behind_the_purged_log_gets_a_snapshot() {
     let leader = cluster.leader().await;
     write_many(&cluster, leader, 10, 400).await;
     let purged = eventually("a purged log", || async {
-        cluster
-            .handle(leader)
-            .status()
-            .purged
-            .filter(|purged| *purged > 100)
+        cluster.handle(leader).status().purged.filter(|purged| *purged > 100)
     })
     .await;
     cluster.start_member(lagging).await.unwrap();
@@ -77,11 +71,7 @@ async fn the_image_is_used_only_if_it_is_whole_and_fits() {
     restart(&mut cluster, None).await;
     write_many(&cluster, 0, 120, 400).await;
     eventually("a purged log", || async {
-        cluster
-            .handle(0)
-            .status()
-            .purged
-            .filter(|purged| *purged > 200)
+        cluster.handle(0).status().purged.filter(|purged| *purged > 200)
     })
     .await;
     cluster.stop_member(0).await;
@@ -153,11 +143,7 @@ async fn a_damaged_newest_snapshot_is_replaced_by_the_one_before_and_the_log() {
     // With both damaged the purged part of the log is nowhere.
     fs::remove_dir_all(cluster.data_dir(0).join("image")).unwrap();
     for file in fs::read_dir(cluster.data_dir(0).join("snapshots")).unwrap() {
-        fs::write(
-            file.unwrap().path(),
-            b"AETHSNAP and nothing that makes sense",
-        )
-        .unwrap();
+        fs::write(file.unwrap().path(), b"AETHSNAP and nothing that makes sense").unwrap();
     }
     let error = cluster.start_member(0).await.unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
@@ -179,10 +165,7 @@ async fn a_flipped_bit_in_the_log_stops_the_start_and_names_file_and_repair() {
     let error = cluster.start_member(0).await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
-    assert!(
-        text.contains(file.to_str().unwrap()) && text.contains("under a new id"),
-        "{text}"
-    );
+    assert!(text.contains(file.to_str().unwrap()) && text.contains("under a new id"), "{text}");
     // The mistake can be undone: nothing was changed.
     flip(&file);
     cluster.start_member(0).await.unwrap();

@@ -14,17 +14,10 @@ async fn every_node_takes_writes_and_reads_its_own() {
     for i in 0..3 {
         let key = format!("from-{i}");
         cluster.write(i, &key, "1").await;
-        assert_eq!(
-            cluster.local(i, &key).as_deref(),
-            Some("1"),
-            "member {i} reads its own write"
-        );
+        assert_eq!(cluster.local(i, &key).as_deref(), Some("1"), "member {i} reads its own write");
     }
     let before = cluster.write(2, "from-0", "2").await.response;
-    assert_eq!(
-        before, "1",
-        "the machine's answer comes back to a follower's caller"
-    );
+    assert_eq!(before, "1", "the machine's answer comes back to a follower's caller");
     cluster.agree().await;
 }
 
@@ -49,9 +42,7 @@ async fn concurrent_writes_from_all_nodes_are_all_applied_once() {
         let handle = cluster.handle(client % 3);
         tasks.push(tokio::spawn(async move {
             for n in 0..20 {
-                let done = handle
-                    .propose(set(&format!("{client}/{n}"), "x"), PATIENCE)
-                    .await;
+                let done = handle.propose(set(&format!("{client}/{n}"), "x"), PATIENCE).await;
                 done.unwrap_or_else(|e| panic!("client {client}, write {n}: {e}"));
             }
         }));
@@ -70,16 +61,9 @@ async fn only_the_leader_of_that_very_term_may_propose_as_leader() {
     let cluster = Cluster::start(&["a", "b", "c"], patient).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let term = cluster.handle(leader).leadership().borrow().term;
-    cluster
-        .handle(leader)
-        .propose_as_leader(term, set("k", "1"))
-        .await
-        .unwrap();
+    cluster.handle(leader).propose_as_leader(term, set("k", "1")).await.unwrap();
     for (i, term) in [(leader, term - 1), (leader, term + 1), (follower, term)] {
-        let refused = cluster
-            .handle(i)
-            .propose_as_leader(term, set("k", "2"))
-            .await;
+        let refused = cluster.handle(i).propose_as_leader(term, set("k", "2")).await;
         assert_eq!(refused, Err(ProposeError::NotLeader { term }));
     }
     assert_eq!(cluster.local(leader, "k").as_deref(), Some("1"));
@@ -91,15 +75,9 @@ async fn an_oversized_command_is_refused_and_a_large_one_is_replicated() {
     let handle = cluster.handle(cluster.follower().await);
     let huge = Bytes::from(vec![b'x'; COMMAND_BYTES_MAX + 1]);
     let refused = handle.propose(huge, PATIENCE).await;
-    assert!(
-        matches!(refused, Err(ProposeError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
     let large = "y".repeat(6 * 1024 * 1024);
-    handle
-        .propose(set("large", &large), PATIENCE)
-        .await
-        .unwrap();
+    handle.propose(set("large", &large), PATIENCE).await.unwrap();
     cluster.agree().await;
 }
 
@@ -114,27 +92,12 @@ async fn without_a_quorum_nothing_is_done_and_no_read_is_linearizable() {
         }
     }
     let short = Duration::from_secs(2);
-    let refused = cluster
-        .handle(survivor)
-        .propose(set("x", "2"), short)
-        .await
-        .unwrap_err();
+    let refused = cluster.handle(survivor).propose(set("x", "2"), short).await.unwrap_err();
     // What was sent to the leader as it died may have become either.
-    let quiet = cluster
-        .handle(survivor)
-        .propose(set("x", "3"), short)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(quiet, ProposeError::NotDone { .. }),
-        "{refused} / {quiet}"
-    );
+    let quiet = cluster.handle(survivor).propose(set("x", "3"), short).await.unwrap_err();
+    assert!(matches!(quiet, ProposeError::NotDone { .. }), "{refused} / {quiet}");
     assert!(cluster.handle(survivor).read_barrier(short).await.is_err());
-    assert_eq!(
-        cluster.local(survivor, "x").as_deref(),
-        Some("1"),
-        "a local read goes on"
-    );
+    assert_eq!(cluster.local(survivor, "x").as_deref(), Some("1"), "a local read goes on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,12 +106,6 @@ async fn a_single_voter_is_a_cluster() {
     cluster.write(0, "x", "1").await;
     cluster.handle(0).read_barrier(PATIENCE).await.unwrap();
     let status = cluster.handle(0).status();
-    assert_eq!(
-        (status.raft_id, status.is_leader, status.members.len()),
-        (1, true, 1)
-    );
-    assert!(
-        status.wal_bytes > 0 && status.applied == status.committed,
-        "{status:?}"
-    );
+    assert_eq!((status.raft_id, status.is_leader, status.members.len()), (1, true, 1));
+    assert!(status.wal_bytes > 0 && status.applied == status.committed, "{status:?}");
 }
