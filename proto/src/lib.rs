@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod json;
+pub mod metadata;
 
 // The generated modules nest as their packages do, because they refer to each
 // other by relative paths.

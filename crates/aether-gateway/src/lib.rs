@@ -36,7 +36,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 
 pub use ops::{Metrics, Readiness};
-pub use problem::{CODE_KEY, OUTCOME_KEY, OUTCOME_UNKNOWN, Problem};
+pub use problem::Problem;
 pub use serve::serve;
 
 /// Largest request body in bytes. The longest sensible request, a start with

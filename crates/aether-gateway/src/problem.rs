@@ -2,21 +2,12 @@
 //! our own: `code`, for machines, and `error`, which repeats the detail for
 //! scripts written against the Java system.
 
+use aether_proto::metadata::{CODE_KEY, OUTCOME_KEY, OUTCOME_UNKNOWN};
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use tonic::{Code, Status};
-
-/// Metadata key under which a service says a refusal's machine-readable code.
-pub const CODE_KEY: &str = "aether-code";
-
-/// Metadata key under which a service says that it does not know whether a
-/// write was carried out.
-pub const OUTCOME_KEY: &str = "aether-outcome";
-
-/// The value of [`OUTCOME_KEY`] for that.
-pub const OUTCOME_UNKNOWN: &str = "unknown";
 
 /// Longest detail text in characters. Parsers repeat what they were given, and
 /// an answer must not be as long as the nonsense it refuses.

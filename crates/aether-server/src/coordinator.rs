@@ -24,6 +24,10 @@ use crate::machine::{decode_outcome, encode_request};
 /// Thresholds, leases and deadlines are looked at this often though nothing
 /// happens: the guide's health check is once a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// While something has a deadline, log time is committed at least this often: a
+/// new leader knows time from the last entry on, and counts at most a minute of
+/// what it did not see.
+const TICK_EVERY_MS: u64 = 20_000;
 /// A gap of the loop beyond this means that the process did not run, so that
 /// nobody's silence in it may be held against them.
 const PAUSED_BEYOND: Duration = Duration::from_millis(2_500);
@@ -88,13 +92,16 @@ async fn pass(
         verdicts: &leader.verdicts(state, now_ms),
         table_age_max_ms: table_age_max.as_millis() as u64,
     });
-    leader.set_waits(plan.waits);
+    leader.set_waits(plan.waits, state.meta.index);
     let wake_in = plan
         .wake_at_ms
         .map_or(LOOK_EVERY, |at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)));
-    if !plan.commands.is_empty() {
-        propose_all(control, term, plan.commands).await;
-    }
+    let unmarked_ms = now_ms.saturating_sub(state.meta.log_time_ms);
+    let commands = match plan.commands.is_empty() {
+        true if plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS => vec![Command::Tick],
+        _ => plan.commands,
+    };
+    propose_all(control, term, commands).await;
     wake_in
 }
 

@@ -44,6 +44,8 @@ struct Inner {
     agents: BTreeMap<String, HeardAgent>,
     telemetry: Telemetry,
     waits: BTreeMap<SliceName, Vec<Wait>>,
+    /// Log index of the state that `waits` speak of.
+    waits_index: u64,
 }
 
 /// What only the leader knows.
@@ -66,6 +68,7 @@ impl LeaderView {
             agents: BTreeMap::new(),
             telemetry: Telemetry::default(),
             waits: BTreeMap::new(),
+            waits_index: 0,
         };
         Self { inner: Mutex::new(inner), session_lease, agent_lease, changed: Notify::new() }
     }
@@ -82,6 +85,7 @@ impl LeaderView {
         inner.agents.clear();
         inner.telemetry = Telemetry::default();
         inner.waits.clear();
+        inner.waits_index = 0;
     }
 
     /// This process did not run for a while: silence counts from now.
@@ -173,8 +177,10 @@ impl LeaderView {
     }
 
     /// What the last pass of the planner waits for.
-    pub fn set_waits(&self, waits: BTreeMap<SliceName, Vec<Wait>>) {
-        self.inner().waits = waits;
+    pub fn set_waits(&self, waits: BTreeMap<SliceName, Vec<Wait>>, index: u64) {
+        let mut inner = self.inner();
+        inner.waits = waits;
+        inner.waits_index = index;
     }
 
     /// The leader's answer about one update (none if `update` is `None`) and
@@ -283,7 +289,11 @@ impl Inner {
             (new + old > 0).then(|| (u128::from(new) * 1_000_000 / u128::from(new + old)) as u32);
         let window = self.window_of_new(update, now_ms);
         let (verdict, detail) = match health::judge(&window, &update.options.thresholds) {
-            Verdict::Insufficient => ("insufficient", String::new()),
+            Verdict::Insufficient => {
+                let least = update.options.thresholds.requests_min;
+                let seen = window.requests;
+                ("insufficient", format!("{seen} of at least {least} requests in the window"))
+            }
             Verdict::Healthy => ("healthy", String::new()),
             Verdict::Exceeded { detail } => ("exceeded", detail),
         };
@@ -295,7 +305,10 @@ impl Inner {
             verdict: verdict.to_owned(),
             detail,
         });
-        let waits = self.waits.get(&update.slice).map(Vec::as_slice).unwrap_or_default();
+        // Waits of before the last change would speak of what is over.
+        let current = self.waits_index >= update.modified;
+        let waits = self.waits.get(&update.slice).filter(|_| current);
+        let waits = waits.map(Vec::as_slice).unwrap_or_default();
         response.waits = waits
             .iter()
             .map(|wait| v1::Wait {

@@ -49,7 +49,6 @@ pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
 pub use services::slices::SlicesService;
 pub use services::updates::UpdatesService;
-pub use status::{CODE_KEY, OUTCOME_KEY};
 
 /// Settings of the control plane of one node.
 #[derive(Debug, Clone)]

@@ -68,7 +68,8 @@ pub fn update(
     as_of: v1::AsOf,
 ) -> v1::Update {
     let now_ms = view.map_or(state.meta.log_time_ms, |view| view.now_ms);
-    let table = state.slice_table(&record.slice);
+    // Once ended, the route is no longer this update's.
+    let table = state.slice_table(&record.slice).filter(|_| !record.state.is_terminal());
     let effective = table.as_ref().and_then(SliceTable::effective_weights);
     let old_target = record.old.as_ref().and_then(|side| {
         state.targets.get(&(record.slice.clone(), side.revision)).map(|t| t.instances)

@@ -3,13 +3,9 @@
 use std::fmt::Display;
 
 use aether_core::command::{Refusal, RefusalKind};
+use aether_proto::metadata::{CODE_KEY, OUTCOME_KEY, OUTCOME_UNKNOWN};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
-
-/// Metadata key of the machine-readable code of a refusal.
-pub const CODE_KEY: &str = "aether-code";
-/// Metadata key that says `unknown` when a write may or may not have happened.
-pub const OUTCOME_KEY: &str = "aether-outcome";
 
 fn with_code(code: Code, machine_code: &str, message: String) -> Status {
     let mut status = Status::new(code, message);
@@ -50,6 +46,6 @@ pub fn unavailable(problem: impl Display) -> Status {
 pub fn unknown(problem: impl Display) -> Status {
     let message = format!("{problem}; look before you try again");
     let mut status = with_code(Code::Unknown, "outcome_unknown", message);
-    status.metadata_mut().insert(OUTCOME_KEY, MetadataValue::from_static("unknown"));
+    status.metadata_mut().insert(OUTCOME_KEY, MetadataValue::from_static(OUTCOME_UNKNOWN));
     status
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use aether_gateway::{OUTCOME_KEY, OUTCOME_UNKNOWN};
+use aether_proto::metadata::{OUTCOME_KEY, OUTCOME_UNKNOWN};
 use tonic::{Code, Status};
 
 use super::output::say;

@@ -12,8 +12,8 @@ mod stage;
 
 use std::time::{Duration, Instant};
 
-use aether_cluster::load::{Load, Phase};
 use aether_cluster::Stage;
+use aether_cluster::load::{Load, Phase};
 use anyhow::Result;
 
 pub use report::Report;
