@@ -168,8 +168,10 @@ impl Instance {
         now.tally.add(probed, &readiness);
         now.probe_at = Instant::now() + now.tally.wait(&readiness);
         if before != (now.tally.ready, now.tally.was_ready) {
-            self.note_attended(now);
+            // First kept, then told: what was reported is known to the next
+            // agent, whenever this one is killed.
             self.keep(now);
+            self.note_attended(now);
         }
     }
 

@@ -32,6 +32,7 @@ async fn a_killed_agent_leaves_its_instances_to_the_next_one() {
     world.plane.want(5, assign("RUN"));
     let before = world.plane.observed("a-1-0", "READY").await;
     let pids = world.pids("a-1-0");
+    world.plane.reason("a-1-1", "crash_loop").await;
     agent.kill().unwrap();
     agent.wait().unwrap();
     // The crashing one is restarted meanwhile: that is the shim's business.
@@ -154,4 +155,37 @@ async fn a_node_that_is_put_away_ends_its_instances_and_starts_them_anew() {
     until("it runs again", || world.log("a-1-0", "stdout").matches("up ").count() == 2).await;
     let seen = world.plane.observed("a-1-0", "READY").await;
     assert_eq!(seen.restarts, 0, "that was no crash");
+}
+
+#[tokio::test]
+#[ignore = "takes the 15 s that a hung shim is given"]
+async fn a_hung_shim_is_killed_with_its_slice_when_it_has_to_stop() {
+    let world = World::new().await;
+    let slice = world.fixture(&["--grandchildren"], "grace='100ms'");
+    let assign = |desired| vec![slice.assign("a-1-0", desired, world.plane.address)];
+    world.plane.want(5, assign("RUN"));
+    world.plane.observed("a-1-0", "READY").await;
+    let (shim, child) = world.pids("a-1-0");
+    kill(Pid::from_raw(shim), Signal::SIGSTOP).unwrap();
+    world.plane.want(6, assign("STOP"));
+    world.plane.observed("a-1-0", "STOPPED").await;
+    assert!(!is_alive(child) && !is_alive(shim));
+}
+
+#[tokio::test]
+#[ignore = "takes the 15 s that a hung shim is given"]
+async fn a_shim_that_was_hung_before_the_agent_came_is_killed_too() {
+    let mut world = World::new().await;
+    let slice = world.fixture(&[], "");
+    let address = world.plane.address;
+    let assign = |desired| vec![slice.assign("a-1-0", desired, address)];
+    world.plane.want(5, assign("RUN"));
+    world.plane.observed("a-1-0", "READY").await;
+    let (shim, child) = world.pids("a-1-0");
+    world.stop_agent().await;
+    kill(Pid::from_raw(shim), Signal::SIGSTOP).unwrap();
+    world.agent = Some(world.start_agent(|_| {}).await);
+    world.plane.want(6, assign("STOP"));
+    world.plane.observed("a-1-0", "STOPPED").await;
+    assert!(!is_alive(child) && !is_alive(shim));
 }
