@@ -10,15 +10,15 @@ pub use aether_cluster::{Cluster, PATIENCE, Roles, Stage, Topology, Versions};
 /// # Panics
 /// When it is not there; says how to build it.
 pub fn binary() -> PathBuf {
-    // target/<profile>/deps/<test> -> target/<profile>/aether
-    let test = std::env::current_exe().expect("a running test has a path");
-    let profile = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps");
-    let binary = profile.join("aether");
-    assert!(
-        binary.is_file(),
-        "{} is missing: run 'cargo build --package aether', or 'cargo xtask test'",
-        binary.display()
-    );
+    // A test lies in target/<profile>/deps, another program in target/<profile>.
+    let own = std::env::current_exe().expect("a running program has a path");
+    let mut candidates = own.ancestors().skip(1).take(2).map(|dir| dir.join("aether"));
+    let Some(binary) = candidates.find(|path| path.is_file()) else {
+        panic!(
+            "no 'aether' beside {}: run 'cargo build --package aether', or 'cargo xtask test'",
+            own.display()
+        )
+    };
     binary
 }
 

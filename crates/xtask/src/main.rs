@@ -14,6 +14,7 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test [FILTER…]   format, lint, clippy, all tests; FILTER goes to the test runner
   lint             the rules of this repository only
+  figures          measures what the README and docs/performance.md state
   soak             the long run of the main job: 200,000 requests through one update
 ";
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&arguments[1..]),
         Some("lint") => lint::run(),
         Some("soak") => test::soak(),
+        Some("figures") => test::figures(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

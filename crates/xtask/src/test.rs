@@ -38,6 +38,13 @@ pub fn soak() -> Result<()> {
     crate::run(binary, &["demo", "--requests", "200000"])
 }
 
+/// Figures of the main job on this machine, in the release profile.
+pub fn figures() -> Result<()> {
+    run_cargo(&["build", "--release", "--package", "aether", "--package", "aether-tests"])?;
+    let programs = root().join("target/release");
+    crate::run(programs.join("figures").to_str().unwrap_or("figures"), &[])
+}
+
 fn run_cargo(arguments: &[&str]) -> Result<()> {
     crate::run("cargo", arguments)
 }
