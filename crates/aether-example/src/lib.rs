@@ -40,9 +40,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("ending at once with status {status}, as --exit-on-start asks");
         return ExitCode::from(status);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| runtime.block_on(live(options)));
     match result {
         Ok(status) => status,
@@ -86,10 +84,7 @@ async fn live(options: Options) -> std::io::Result<ExitCode> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         })?;
-        println!(
-            "{} {} listening on {address}",
-            options.version, options.instance
-        );
+        println!("{} {} listening on {address}", options.version, options.instance);
         serve(listener, Arc::new(Slice::new(&options)), stop).await;
         println!("stopped");
         Ok(())

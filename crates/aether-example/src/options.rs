@@ -85,13 +85,8 @@ impl fmt::Display for OptionsError {
 
 impl std::error::Error for OptionsError {}
 
-const WITH_VALUE: [&str; 5] = [
-    "--fail-rate",
-    "--latency",
-    "--start-delay",
-    "--crash-after",
-    "--exit-on-start",
-];
+const WITH_VALUE: [&str; 5] =
+    ["--fail-rate", "--latency", "--start-delay", "--crash-after", "--exit-on-start"];
 const PLAIN: [&str; 3] = ["--never-ready", "--no-listen", "--ignore-sigterm"];
 
 impl Options {
@@ -113,33 +108,25 @@ impl Options {
         options.version = env("AETHER_VERSION").unwrap_or(options.version);
         options.instance = env("AETHER_INSTANCE").unwrap_or(options.instance);
         for switch in WITH_VALUE.iter().chain(&PLAIN) {
-            let name = switch
-                .trim_start_matches('-')
-                .replace('-', "_")
-                .to_uppercase();
+            let name = switch.trim_start_matches('-').replace('-', "_").to_uppercase();
             match env(&name) {
                 Some(text) if PLAIN.contains(switch) && text == "0" => {}
                 Some(text) => options.set(switch, &text)?,
                 None => {}
             }
         }
-        let mut args = args
-            .into_iter()
-            .map(|arg| arg.to_string_lossy().into_owned());
+        let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
         while let Some(arg) = args.next() {
             if PLAIN.contains(&arg.as_str()) {
                 options.set(&arg, "1")?;
             } else if let Some((switch, text)) = arg.split_once('=') {
                 options.set(switch, text)?;
             } else if WITH_VALUE.contains(&arg.as_str()) {
-                let text = args
-                    .next()
-                    .ok_or_else(|| OptionsError(format!("{arg} needs a value")))?;
+                let text =
+                    args.next().ok_or_else(|| OptionsError(format!("{arg} needs a value")))?;
                 options.set(&arg, &text)?;
             } else {
-                return Err(OptionsError(format!(
-                    "'{arg}' is no switch of the example slice"
-                )));
+                return Err(OptionsError(format!("'{arg}' is no switch of the example slice")));
             }
         }
         Ok(options)
@@ -156,9 +143,7 @@ impl Options {
             "--no-listen" => self.no_listen = flag(switch, text)?,
             "--ignore-sigterm" => self.ignore_sigterm = flag(switch, text)?,
             _ => {
-                return Err(OptionsError(format!(
-                    "'{switch}' is no switch of the example slice"
-                )));
+                return Err(OptionsError(format!("'{switch}' is no switch of the example slice")));
             }
         }
         Ok(())
@@ -166,15 +151,12 @@ impl Options {
 }
 
 fn value<T: FromStr<Err: fmt::Display>>(what: &str, text: &str) -> Result<T, OptionsError> {
-    text.parse()
-        .map_err(|error| OptionsError(format!("{what} cannot be '{text}': {error}")))
+    text.parse().map_err(|error| OptionsError(format!("{what} cannot be '{text}': {error}")))
 }
 
 fn time(what: &str, text: &str) -> Result<Duration, OptionsError> {
     humantime::parse_duration(text).map_err(|error| {
-        OptionsError(format!(
-            "{what} cannot be '{text}': {error}; write it as 50ms or 2s"
-        ))
+        OptionsError(format!("{what} cannot be '{text}': {error}; write it as 50ms or 2s"))
     })
 }
 
@@ -189,9 +171,7 @@ fn flag(what: &str, text: &str) -> Result<bool, OptionsError> {
 fn share(text: &str) -> Result<u32, OptionsError> {
     let share: f64 = value("--fail-rate", text)?;
     if !(0.0..=1.0).contains(&share) {
-        return Err(OptionsError(format!(
-            "--fail-rate must be from 0 to 1, not {text}"
-        )));
+        return Err(OptionsError(format!("--fail-rate must be from 0 to 1, not {text}")));
     }
     // In range by the check above.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -204,9 +184,7 @@ mod tests {
 
     fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Options, OptionsError> {
         Options::read(args.iter().map(Into::into), |name| {
-            env.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, text)| (*text).to_owned())
+            env.iter().find(|(key, _)| *key == name).map(|(_, text)| (*text).to_owned())
         })
     }
 
@@ -241,11 +219,6 @@ mod tests {
             let error = read(args, &[]).unwrap_err().to_string();
             assert!(error.contains(part), "{args:?}: {error}");
         }
-        assert!(
-            read(&[], &[("PORT", "x")])
-                .unwrap_err()
-                .to_string()
-                .contains("PORT")
-        );
+        assert!(read(&[], &[("PORT", "x")]).unwrap_err().to_string().contains("PORT"));
     }
 }

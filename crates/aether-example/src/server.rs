@@ -57,11 +57,8 @@ impl Slice {
             |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
         let (version, instance) = (&options.version, &options.instance);
         let json = |text: &str| serde_json::Value::from(text).to_string();
-        let prefix = format!(
-            "{{\"version\":{},\"instance\":{},\"n\":",
-            json(version),
-            json(instance)
-        );
+        let prefix =
+            format!("{{\"version\":{},\"instance\":{},\"n\":", json(version), json(instance));
         Self {
             version: header(version),
             instance: header(instance),
@@ -111,10 +108,9 @@ impl Slice {
 
     fn ready(&self) -> (StatusCode, Body) {
         match self.ready_at.is_some_and(|at| at <= Instant::now()) {
-            true => (
-                StatusCode::OK,
-                Either::Left(Full::new(Bytes::from_static(b"{\"ready\":true}"))),
-            ),
+            true => {
+                (StatusCode::OK, Either::Left(Full::new(Bytes::from_static(b"{\"ready\":true}"))))
+            }
             false => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Either::Left(Full::new(Bytes::from_static(b"{\"ready\":false}"))),
@@ -141,10 +137,7 @@ fn fails(n: u64, fail_ppm: u64) -> bool {
 }
 
 fn slow_time(query: Option<&str>) -> Duration {
-    let ms = query
-        .unwrap_or_default()
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("ms="));
+    let ms = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("ms="));
     let ms = ms.and_then(|text| text.parse().ok()).unwrap_or(1_000);
     Duration::from_millis(ms).min(SLOW_MAX)
 }

@@ -18,20 +18,12 @@ async fn start(options: Options) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let options = Options {
-        version: "1.2.3".into(),
-        instance: "a-1-0".into(),
-        ..options
-    };
+    let options = Options { version: "1.2.3".into(), instance: "a-1-0".into(), ..options };
     let slice = Arc::new(Slice::new(&options));
     let server = tokio::spawn(serve(listener, slice, async {
         let _ = stopped.await;
     }));
-    Running {
-        address,
-        stop,
-        server,
-    }
+    Running { address, stop, server }
 }
 
 async fn send(address: SocketAddr, request: &str) -> TcpStream {
@@ -109,17 +101,10 @@ async fn readiness_follows_its_switches() {
     let status = |text: String| text[9..12].to_owned();
     let ready = start(Options::default()).await;
     assert_eq!(status(fetch(ready.address, "/ready").await), "200");
-    let never = start(Options {
-        never_ready: true,
-        ..Options::default()
-    })
-    .await;
+    let never = start(Options { never_ready: true, ..Options::default() }).await;
     assert_eq!(status(fetch(never.address, "/ready").await), "503");
     assert_eq!(status(fetch(never.address, "/").await), "200");
-    let delayed = Options {
-        start_delay: Duration::from_millis(100),
-        ..Options::default()
-    };
+    let delayed = Options { start_delay: Duration::from_millis(100), ..Options::default() };
     let delayed = start(delayed).await;
     let mut answers = Vec::new();
     while answers.last().is_none_or(|last| last != "200") {
@@ -166,9 +151,7 @@ async fn a_call_whose_connection_waits_to_be_accepted_is_answered() {
     let address = listener.local_addr().unwrap();
     let mut client = std::net::TcpStream::connect(address).unwrap();
     std::io::Write::write_all(&mut client, get("/", false).as_bytes()).unwrap();
-    serve(listener, Arc::new(Slice::new(&Options::default())), async {
-    })
-    .await;
+    serve(listener, Arc::new(Slice::new(&Options::default())), async {}).await;
     let mut text = String::new();
     std::io::Read::read_to_string(&mut client, &mut text).unwrap();
     assert!(text.contains("\"n\":1"), "{text}");

@@ -11,11 +11,7 @@ use nix::unistd::Pid;
 /// that was free a moment before: then the next one is tried.
 fn start(switches: &[&str]) -> (Child, u16) {
     for _ in 0..5 {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut child = Command::new(env!("CARGO_BIN_EXE_aether-example-slice"))
             .args(switches)
             .env_clear()
@@ -24,9 +20,7 @@ fn start(switches: &[&str]) -> (Child, u16) {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         if line.contains("listening") {
             return (child, port);
         }
@@ -43,12 +37,9 @@ fn signal(child: &Child, signal: Signal) {
 fn sigterm_lets_a_call_finish_and_exits_0() {
     let (mut child, port) = start(&[]);
     let mut call = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    call.write_all(b"GET /slow?ms=300 HTTP/1.1\r\nhost: x\r\n\r\n")
-        .unwrap();
+    call.write_all(b"GET /slow?ms=300 HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     let mut other = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    other
-        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     other.read_to_end(&mut Vec::new()).unwrap();
     signal(&child, Signal::SIGTERM);
     let mut text = String::new();
@@ -62,8 +53,7 @@ fn sigterm_can_be_ignored() {
     let (mut child, port) = start(&["--ignore-sigterm"]);
     signal(&child, Signal::SIGTERM);
     let mut call = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    call.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    call.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     call.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
@@ -76,12 +66,7 @@ fn ends_that_were_asked_for_have_their_status() {
     let status = |switches: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aether-example-slice"));
         let command = command.args(switches).env_clear().env("PORT", "0");
-        command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .code()
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()
     };
     assert_eq!(status(&["--exit-on-start", "3"]), Some(3));
     assert_eq!(status(&["--crash-after", "10ms"]), Some(101));
