@@ -34,11 +34,12 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
-    /// Program and arguments. `${PORT}`, `${INSTANCE}`, `${VERSION}` and
-    /// `${ARTIFACT_DIR}` are substituted. A program with a slash but no leading
-    /// one is relative to the artifact.
+    /// Program and arguments. `${PORT}`, `${HOST}`, `${INSTANCE}`, `${VERSION}`,
+    /// `${ARTIFACT_DIR}` and `${INSTANCE_DIR}` are substituted. A program with a
+    /// slash but no leading one is relative to the artifact. The working
+    /// directory is the instance's own.
     pub command: Vec<String>,
-    /// Environment of the process, substituted likewise. `PORT`,
+    /// Environment of the process, substituted likewise. `PORT`, `HOST`,
     /// `AETHER_INSTANCE`, `AETHER_SLICE` and `AETHER_VERSION` are always set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aether_core::command::{Command, Observation, Refusal, Request};
 use aether_core::ids::NodeName;
 use aether_core::planner::{self, View};
-use aether_core::records::{InstanceRecord, Observed, Reason};
+use aether_core::records::{Desired, InstanceRecord, Observed, Reason};
 use aether_core::state::State;
 use aether_proto::v1;
 use aether_replica::ProposeError;
@@ -162,7 +162,10 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
 }
 
 fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {
-    seen.observed != known.observed
+    // An instance that had ended before it was told to is forgotten only now.
+    let ended = seen.observed == Observed::Stopped && known.desired == Desired::Stop;
+    ended
+        || seen.observed != known.observed
         || seen.endpoint != known.endpoint
         || seen.restarts != known.restarts
         || seen.reason != known.reason

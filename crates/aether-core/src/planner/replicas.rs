@@ -4,7 +4,7 @@ use super::{Placer, Plan, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, RevisionNo};
-use crate::records::{Desired, InstanceRecord, TargetRecord};
+use crate::records::{Desired, InstanceRecord, Observed, TargetRecord};
 
 /// Assigns what is missing, drains what is too many.
 pub(super) fn match_targets(
@@ -21,6 +21,14 @@ pub(super) fn match_targets(
             .filter(|i| i.revision == target.revision && i.desired == Desired::Run)
             .map(|i| &**i)
             .collect();
+        // An agent never starts again what it has stopped.
+        let ended = running.iter().filter(|i| i.observed == Observed::Stopped);
+        let ended: Vec<InstanceId> = ended.map(|i| i.id.clone()).collect();
+        if !ended.is_empty() {
+            let target_modified = target.modified;
+            plan.commands.push(Command::Drain { instances: ended, target_modified });
+            return;
+        }
         let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
         if count < target.instances {
             assign(slice, target, target.instances - count, placer, plan);

@@ -1,6 +1,6 @@
 //! Walks of one update, written as scenarios.
 
-use aether_core::command::{Command, Refusal, RefusalKind};
+use aether_core::command::{Command, Observation, Refusal, RefusalKind};
 use aether_core::health::Verdict;
 use aether_core::planner::SessionView;
 use aether_core::records::{
@@ -382,4 +382,25 @@ fn approval_holds_a_routing_change() {
     world.ok(Command::Approve { update: id.clone() });
     assert_eq!(world.update(&id).weights.to_string(), "1:3");
     assert_eq!(world.state_of(&id), S::Routing);
+}
+
+#[test]
+fn an_instance_that_an_agent_stopped_unasked_is_replaced() {
+    let mut world = World::deployed(3);
+    let gone = world.state.instances.values().next().unwrap().clone();
+    let stopped = Observation {
+        instance: gone.id.clone(),
+        observed: Observed::Stopped,
+        endpoint: gone.endpoint,
+        restarts: 0,
+        reason: None,
+    };
+    world.ok(Command::Observe { node: gone.node.clone(), observations: vec![stopped] });
+    assert_eq!(world.ready("1.0.0"), 2);
+    world.agents_work = false;
+    world.rounds(3);
+    world.agents_work = true;
+    world.settle();
+    assert_eq!(world.ready("1.0.0"), 3);
+    assert!(!world.state.instances.contains_key(&gone.id));
 }

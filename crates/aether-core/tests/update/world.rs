@@ -215,7 +215,8 @@ impl World {
             if instance.observed == Observed::Assigned {
                 *self.started.entry(instance.id.clone()).or_default() += 1;
             }
-            if seen.observed != instance.observed || seen.restarts != instance.restarts {
+            let ended = seen.observed == Observed::Stopped && instance.desired == Desired::Stop;
+            if ended || seen.observed != instance.observed || seen.restarts != instance.restarts {
                 reports.entry(instance.node.clone()).or_default().push(seen);
             }
         }

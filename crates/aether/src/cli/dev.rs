@@ -103,7 +103,7 @@ impl Dev {
         let binary = std::env::current_exe().context("cannot find the path of this program")?;
         let topology = Topology {
             name: "dev".to_owned(),
-            extra: "\n[agent]\nstop_instances_on_exit = true\n".to_owned(),
+            extra: agent_settings(addresses),
             ..Topology::all_in_one(self.nodes.into())
         };
         let mut cluster = Cluster::prepare(&binary, &topology, &dir, addresses)?;
@@ -121,6 +121,18 @@ impl Dev {
             false => bail!("a node did not end in order; its output is in {}", dir.display()),
         }
     }
+}
+
+/// Instances end with the cluster, and get ports that no node listens on.
+fn agent_settings(addresses: &[Addresses]) -> String {
+    let is_taken = |port: u16| {
+        let of = |at: &Addresses| [at.grpc, at.http, at.peer, at.ingress];
+        addresses.iter().flat_map(of).any(|address| (port..port + 5_000).contains(&address.port()))
+    };
+    // Below what the kernel hands to outgoing connections.
+    let free = [10_000, 15_000, 20_000, 25_000].into_iter().find(|port| !is_taken(*port));
+    let first = free.unwrap_or(10_000);
+    format!("\n[agent]\nports = \"{first}-{}\"\nstop_instances_on_exit = true\n", first + 4_999)
 }
 
 /// Says where everything is, and starts a node again that ended.

@@ -1,3 +1,5 @@
+//! What a configuration may say, and what it may not.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
