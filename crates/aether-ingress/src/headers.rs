@@ -20,15 +20,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers of one connection, not of the message. `Transfer-Encoding` too:
 /// hyper frames each side anew.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// Headers that `Connection` must not talk us into dropping: without them the
 /// message would mean something else.
@@ -147,7 +140,9 @@ impl Client {
             HeaderValue::try_from(chain).ok()
         });
         headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| self.address.clone()));
-        let keeps = |headers: &HeaderMap, name: HeaderName| self.trust_forwarded && headers.contains_key(name);
+        let keeps = |headers: &HeaderMap, name: HeaderName| {
+            self.trust_forwarded && headers.contains_key(name)
+        };
         if !keeps(headers, X_FORWARDED_PROTO) {
             headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
@@ -166,9 +161,8 @@ fn request_id() -> HeaderValue {
     static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(rand::random);
     static NEXT: AtomicU64 = AtomicU64::new(0);
     // An odd constant makes the product run through all values.
-    let id = START.wrapping_add(
-        NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-    );
+    let id = START
+        .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     HeaderValue::try_from(format!("{id:016x}")).expect("hexadecimal digits are plain ASCII")
 }
 
@@ -210,20 +204,23 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_connection_stays_with_it() {
-        let mut request = request("http://shop.example/a?b=c", &[
-            ("host", "other.example"),
-            ("connection", "close, X-Private, Host, content-length"),
-            ("x-private", "1"),
-            ("keep-alive", "timeout=5"),
-            ("upgrade", "websocket"),
-            ("te", "trailers"),
-            ("expect", "100-continue"),
-            ("proxy-authorization", "Basic eA=="),
-            ("x-forwarded-for", "6.6.6.6"),
-            ("x-forwarded-proto", "https"),
-            ("x-request-id", "mine"),
-            ("content-length", "3"),
-        ]);
+        let mut request = request(
+            "http://shop.example/a?b=c",
+            &[
+                ("host", "other.example"),
+                ("connection", "close, X-Private, Host, content-length"),
+                ("x-private", "1"),
+                ("keep-alive", "timeout=5"),
+                ("upgrade", "websocket"),
+                ("te", "trailers"),
+                ("expect", "100-continue"),
+                ("proxy-authorization", "Basic eA=="),
+                ("x-forwarded-for", "6.6.6.6"),
+                ("x-forwarded-proto", "https"),
+                ("x-request-id", "mine"),
+                ("content-length", "3"),
+            ],
+        );
         Client::new([10, 0, 0, 1].into(), false).rewrite(&mut request);
         assert_eq!(request.uri(), "/a?b=c");
         let mut seen: Vec<_> = request
@@ -232,25 +229,31 @@ mod tests {
             .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
             .collect();
         seen.sort();
-        assert_eq!(seen, [
-            "content-length=3",
-            "host=shop.example",
-            "x-forwarded-for=10.0.0.1",
-            "x-forwarded-host=shop.example",
-            "x-forwarded-proto=http",
-            "x-request-id=mine",
-        ]);
+        assert_eq!(
+            seen,
+            [
+                "content-length=3",
+                "host=shop.example",
+                "x-forwarded-for=10.0.0.1",
+                "x-forwarded-host=shop.example",
+                "x-forwarded-proto=http",
+                "x-request-id=mine",
+            ]
+        );
     }
 
     #[test]
     fn a_trusted_proxy_is_added_to_and_lengths_do_not_contradict() {
-        let mut request = request("/", &[
-            ("host", "a"),
-            ("x-forwarded-for", "6.6.6.6"),
-            ("x-forwarded-proto", "https"),
-            ("transfer-encoding", "chunked"),
-            ("content-length", "3"),
-        ]);
+        let mut request = request(
+            "/",
+            &[
+                ("host", "a"),
+                ("x-forwarded-for", "6.6.6.6"),
+                ("x-forwarded-proto", "https"),
+                ("transfer-encoding", "chunked"),
+                ("content-length", "3"),
+            ],
+        );
         Client::new([10, 0, 0, 1].into(), true).rewrite(&mut request);
         assert_eq!(request.headers()["x-forwarded-for"], "6.6.6.6, 10.0.0.1");
         assert_eq!(request.headers()["x-forwarded-proto"], "https");

@@ -106,7 +106,8 @@ impl Applier {
             message.removed.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         if message.snapshot {
             let named: HashSet<&SliceName> = tables.iter().map(|table| &table.slice).collect();
-            removed = self.shared.slice_states().into_iter().map(|s| SliceName::clone(&s.name)).collect();
+            removed =
+                self.shared.slice_states().into_iter().map(|s| SliceName::clone(&s.name)).collect();
             removed.retain(|slice| !named.contains(slice));
         }
 
@@ -136,8 +137,7 @@ impl Applier {
     pub(crate) async fn clear(&mut self) {
         let mut states = self.shared.slice_states();
         states.retain(|state| state.plan().table.is_some());
-        let retired: Vec<_> =
-            states.into_iter().map(|state| self.replace(state, None)).collect();
+        let retired: Vec<_> = states.into_iter().map(|state| self.replace(state, None)).collect();
         settle(&retired).await;
     }
 
@@ -149,8 +149,7 @@ impl Applier {
         };
         let new = self.side(&state, set(|table| &table.new));
         let old = self.side(&state, set(|table| &table.old));
-        let current: HashSet<*const Endpoint> =
-            new.iter().chain(&old).map(Arc::as_ptr).collect();
+        let current: HashSet<*const Endpoint> = new.iter().chain(&old).map(Arc::as_ptr).collect();
         let retired = state.swap(table, new, old);
         for endpoint in retired.endpoints().filter(|e| !current.contains(&Arc::as_ptr(e))) {
             endpoint.leave();

@@ -116,12 +116,7 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        pick: Pick,
-        sender: Sender,
-        keep_for: Duration,
-    ) -> Self {
+    pub(crate) fn new(incoming: Incoming, pick: Pick, sender: Sender, keep_for: Duration) -> Self {
         let mut body = Self { incoming, held: Some(Held { pick, sender, keep_for }) };
         body.release_at_end();
         body

@@ -237,10 +237,10 @@ impl SliceHandle {
 fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBody> {
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
-        let authority = request.uri().authority().map_or_else(
-            || pick.address().to_string(),
-            |authority| authority.as_str().to_owned(),
-        );
+        let authority = request
+            .uri()
+            .authority()
+            .map_or_else(|| pick.address().to_string(), |authority| authority.as_str().to_owned());
         if let Ok(host) = HeaderValue::try_from(authority) {
             request.headers_mut().insert(HOST, host);
         }

@@ -121,9 +121,8 @@ impl Shared {
         let current = self.slices.load_full();
         // Whoever reads the map right now may hold one more reference, which
         // only keeps a slice until the next time.
-        let is_used = |state: &Arc<SliceState>| {
-            state.plan().table.is_some() || Arc::strong_count(state) > 1
-        };
+        let is_used =
+            |state: &Arc<SliceState>| state.plan().table.is_some() || Arc::strong_count(state) > 1;
         if current.values().all(is_used) {
             return;
         }

@@ -34,7 +34,8 @@ impl Meter {
     /// Counts one call and what came of it.
     pub(crate) fn record(&self, latency: Duration, is_error: bool) {
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect());
+        let buckets =
+            self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect());
         buckets[bucket_of(latency_us)].fetch_add(1, Ordering::Relaxed);
         self.latency_sum_us.fetch_add(latency_us, Ordering::Relaxed);
         if is_error {
@@ -51,9 +52,10 @@ impl Meter {
     /// (requests, errors); cheaper than a whole reading.
     pub(crate) fn totals(&self) -> (u64, u64) {
         let errors = self.errors.load(Ordering::Acquire);
-        let requests = self.buckets.get().map_or(0, |buckets| {
-            buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
-        });
+        let requests = self
+            .buckets
+            .get()
+            .map_or(0, |buckets| buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum());
         (requests, errors)
     }
 

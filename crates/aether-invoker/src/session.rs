@@ -282,7 +282,9 @@ impl Session {
         self.report(&up, true);
         if is_idle {
             // A node that takes no messages will end the session by its lease.
-            let _ = timeout(GOODBYE_TIMEOUT, up.send(wire(Message::Goodbye(v1::SessionGoodbye {})))).await;
+            let _ =
+                timeout(GOODBYE_TIMEOUT, up.send(wire(Message::Goodbye(v1::SessionGoodbye {}))))
+                    .await;
         }
         drop(up);
         // The stream has to live until the node has read it.

@@ -126,7 +126,8 @@ impl Plan {
     /// the last of its version that is not skipped.
     fn eject(&self, refused: &Arc<Endpoint>) {
         let is_it = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(endpoint, refused);
-        let Some(side) = [&self.new, &self.old].into_iter().find(|side| side.iter().any(|e| is_it(&e)))
+        let Some(side) =
+            [&self.new, &self.old].into_iter().find(|side| side.iter().any(|e| is_it(&e)))
         else {
             return;
         };

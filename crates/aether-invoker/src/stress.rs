@@ -45,8 +45,14 @@ fn instances(revision: u32, count: u64) -> Vec<Arc<Instance>> {
     let instance = |index| {
         let (name, idle) = (format!("a-{revision}-{index}"), Arc::new(Notify::new()));
         let address = ([127, 0, 0, 1], 1000 + index as u16).into();
-        let endpoint =
-            Endpoint::new(Arc::clone(&info), name.parse().unwrap(), address, Arc::default(), idle, 1);
+        let endpoint = Endpoint::new(
+            Arc::clone(&info),
+            name.parse().unwrap(),
+            address,
+            Arc::default(),
+            idle,
+            1,
+        );
         Arc::new(Instance { endpoint: Arc::new(endpoint), stopped: AtomicBool::new(false) })
     };
     (0..count).map(instance).collect()
@@ -60,7 +66,12 @@ fn rows(instances: &[Arc<Instance>]) -> Vec<Row> {
     instances.iter().map(row).collect()
 }
 
-fn table(route: u64, weights: &str, new: &[Arc<Instance>], old: &[Arc<Instance>]) -> Arc<SliceTable> {
+fn table(
+    route: u64,
+    weights: &str,
+    new: &[Arc<Instance>],
+    old: &[Arc<Instance>],
+) -> Arc<SliceTable> {
     let set = |revision: u32, instances: &[Arc<Instance>]| {
         (!instances.is_empty()).then(|| VersionSet {
             revision: RevisionNo(revision),
@@ -195,7 +206,11 @@ fn tickets_and_tallies_are_exact_over_swaps_under_threads() {
             let weights = ratios[(route as usize * 5 + 3) % ratios.len()];
             // Every other swap changes the endpoints only.
             let old = if route % 2 == 0 { &old[..] } else { &old[..2] };
-            slice.swap(Some(table(route / 2 + 1, weights, &new, old)), endpoints(&new), endpoints(old));
+            slice.swap(
+                Some(table(route / 2 + 1, weights, &new, old)),
+                endpoints(&new),
+                endpoints(old),
+            );
             (0..20).for_each(|_| std::thread::yield_now());
         }
         over.store(true, Ordering::Relaxed);

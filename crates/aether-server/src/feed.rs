@@ -99,7 +99,7 @@ fn change(before: &State, after: &State) -> Option<RoutingDown> {
             DiffItem::Remove(slice, _) => removed.push(slice.to_string()),
         }
     }
-    (!tables.is_empty() || !removed.is_empty()).then(|| RoutingDown {
+    (!tables.is_empty() || !removed.is_empty()).then_some(RoutingDown {
         incarnation: after.meta.incarnation,
         revision: after.meta.index,
         snapshot: false,

@@ -125,7 +125,8 @@ async fn connections_above_the_limit_wait_for_a_place() {
     let address = setup.ingress.address();
     let mut first = Client::connect(address).await;
     first.get("h", "/hello").await;
-    let second = tokio::spawn(async move { Client::connect(address).await.get("h", "/hello").await });
+    let second =
+        tokio::spawn(async move { Client::connect(address).await.get("h", "/hello").await });
     // The first goes on for as long as it likes; only it is served.
     for _ in 0..50 {
         first.get("h", "/hello").await;

@@ -71,12 +71,8 @@ async fn an_older_revision_is_refused_and_a_higher_incarnation_needs_a_snapshot(
 
     let mut older = current.clone();
     older.old = set(1, &[("a-stale", dead_address())]);
-    let stale = v1::RoutingDown {
-        incarnation: 1,
-        revision: 9,
-        tables: wire(&older),
-        ..Default::default()
-    };
+    let stale =
+        v1::RoutingDown { incarnation: 1, revision: 9, tables: wire(&older), ..Default::default() };
     // An older change is passed over; one without content acknowledges itself.
     control.send(stale.clone());
     control.send(v1::RoutingDown { incarnation: 1, revision: 11, ..Default::default() });
@@ -188,7 +184,10 @@ async fn calls_go_on_by_the_last_table_and_the_next_node_takes_over() {
     until("telemetry", || second.reports().iter().any(|report| !report.telemetry.is_empty())).await;
     let report = second.reports().into_iter().find(|report| !report.telemetry.is_empty()).unwrap();
     let figures = &report.telemetry[0];
-    assert_eq!((figures.slice.as_str(), figures.revision, figures.instance_id.as_str()), (A, 1, "a-1"));
+    assert_eq!(
+        (figures.slice.as_str(), figures.revision, figures.instance_id.as_str()),
+        (A, 1, "a-1")
+    );
     assert_eq!((figures.requests, figures.errors), (1, 1));
     assert_eq!(figures.bucket_count.iter().sum::<u64>(), 1);
 }

@@ -86,7 +86,12 @@ impl Control {
         script.tables.extend(tables.iter().cloned());
         let incarnation = script.incarnation;
         drop(script);
-        self.state.broadcast(v1::RoutingDown { incarnation, revision, tables, ..Default::default() });
+        self.state.broadcast(v1::RoutingDown {
+            incarnation,
+            revision,
+            tables,
+            ..Default::default()
+        });
     }
 
     /// Publishes that a slice has no table any more.
@@ -97,7 +102,12 @@ impl Control {
         let incarnation = script.incarnation;
         drop(script);
         let removed = vec![slice.to_owned()];
-        self.state.broadcast(v1::RoutingDown { incarnation, revision, removed, ..Default::default() });
+        self.state.broadcast(v1::RoutingDown {
+            incarnation,
+            revision,
+            removed,
+            ..Default::default()
+        });
     }
 
     /// Sends a message as it is.

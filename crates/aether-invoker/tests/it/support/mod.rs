@@ -9,10 +9,10 @@ pub mod control;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use aether_core::table::{Endpoint, SliceTable, VersionSet};
-use aether_core::weights::Weights;
 use aether_core::ids::RevisionNo;
 use aether_core::manifest::IngressRule;
+use aether_core::table::{Endpoint, SliceTable, VersionSet};
+use aether_core::weights::Weights;
 
 /// No condition takes this long unless something is broken.
 pub const LIMIT: Duration = Duration::from_secs(30);
