@@ -1,6 +1,8 @@
 //! What the end-to-end tests share. Every test runs real processes of the
 //! `aether` binary, on free ports and in temporary directories.
 
+pub mod rest;
+
 use std::path::PathBuf;
 
 pub use aether_cluster::{Cluster, PATIENCE, Roles, Stage, Topology, Versions};

@@ -1,0 +1,241 @@
+//! Asks for what must be refused, in every way there is, and looks whether it
+//! left a trace.
+
+use std::net::SocketAddr;
+
+use aether_core::state::row_hash;
+use aether_proto::metadata::CODE_KEY;
+use aether_proto::v1;
+use aether_proto::v1::cluster_client::ClusterClient;
+use aether_proto::v1::slices_client::SlicesClient;
+use aether_tests::{PATIENCE, Stage, rest};
+use serde_json::Value;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+/// Which family a refusal belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// The request makes no sense.
+    Invalid,
+    /// What it names does not exist.
+    NotFound,
+    /// The present state does not allow it.
+    State,
+    /// The record is not what the request expects.
+    Precondition,
+}
+
+impl Kind {
+    fn exit(self) -> i32 {
+        match self {
+            Self::Invalid => 2,
+            Self::NotFound => 4,
+            Self::State | Self::Precondition => 5,
+        }
+    }
+
+    fn http(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::State => 409,
+            Self::Precondition => 412,
+        }
+    }
+
+    fn grpc(self) -> Code {
+        match self {
+            Self::Invalid => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::State => Code::FailedPrecondition,
+            Self::Precondition => Code::Aborted,
+        }
+    }
+}
+
+/// One way to ask.
+pub enum Ask {
+    /// A verb of the command line.
+    Cli(String),
+    /// GET of a path.
+    Get(String),
+    /// POST of a body to a path, with more headers.
+    Post(String, Value, Vec<(&'static str, String)>),
+    /// `Slices.Deploy`, which has no REST route.
+    Deploy(&'static str, u32),
+    /// `Slices.Scale`.
+    Scale(&'static str, u32),
+    /// `Slices.Undeploy`.
+    Undeploy(&'static str),
+}
+
+/// A verb.
+pub fn cli(words: impl Into<String>) -> Ask {
+    Ask::Cli(words.into())
+}
+
+/// A GET.
+pub fn get(path: impl Into<String>) -> Ask {
+    Ask::Get(path.into())
+}
+
+/// A POST.
+pub fn post(path: impl Into<String>, body: Value) -> Ask {
+    Ask::Post(path.into(), body, Vec::new())
+}
+
+/// What a row of a table says: the family, the machine-readable code, a
+/// distinctive part of the message, and the ways to ask.
+pub type Row = (Kind, &'static str, &'static str, Vec<Ask>);
+
+/// A cluster of one node that is asked.
+pub struct Desk {
+    /// The cluster.
+    pub stage: Stage,
+}
+
+impl Desk {
+    /// Where REST is spoken.
+    pub fn http(&self) -> SocketAddr {
+        self.stage.cluster.nodes[0].addresses.http
+    }
+
+    /// Asks everything in a table; each row must be refused as it says and
+    /// change nothing. `when` says in which state that is, for the message.
+    pub async fn refuses(&self, when: &str, rows: Vec<Row>) {
+        let mut wrong = Vec::new();
+        for (kind, code, says, asks) in rows {
+            for ask in asks {
+                // What agents report of their instances goes on meanwhile. A
+                // refusal that left a trace would do so each time.
+                let mut traces = 0;
+                while traces < 3 {
+                    let before = self.rows().await;
+                    let (asked, problem) = self.ask(&ask, kind, code, says).await;
+                    let problem = problem.map(|problem| format!("{when}: {asked}: {problem}"));
+                    wrong.extend(problem.filter(|_| traces == 0));
+                    if self.rows().await == before {
+                        break;
+                    }
+                    traces += 1;
+                    println!("{when}: {asked}: rows changed meanwhile, asking again");
+                    if traces == 3 {
+                        wrong.push(format!("{when}: {asked}: the state changed"));
+                    }
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    /// The hash over all rows but `meta/cluster`, which holds the log position
+    /// and so moves with every entry.
+    pub async fn rows(&self) -> u128 {
+        let mut client = ClusterClient::new(self.stage.cluster.channel(0));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let key = "meta/cluster".to_owned();
+            let meta = client.kv_get(v1::KvGetRequest { key }).await.unwrap().into_inner();
+            let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
+            let position: Value = serde_json::from_str(&meta.value_json).unwrap();
+            if position["index"] == status.applied {
+                let all = u128::from_str_radix(&status.state_hash, 16).unwrap();
+                return all.wrapping_sub(row_hash("meta/cluster", meta.value_json.as_bytes()));
+            }
+            assert!(Instant::now() < deadline, "the log never rests: {position}");
+        }
+    }
+
+    /// Asks in one way; what was asked, and what is wrong about the answer.
+    async fn ask(&self, ask: &Ask, kind: Kind, code: &str, says: &str) -> (String, Option<String>) {
+        let judge = |ok: bool, said: &str| {
+            (!ok || !said.contains(says))
+                .then(|| format!("expected {kind:?} {code} with '{says}', got: {said}"))
+        };
+        match ask {
+            Ask::Cli(words) => {
+                let split: Vec<&str> = words.split_whitespace().collect();
+                let said = self.stage.cluster.cli(&split).await.unwrap();
+                let clean = said.stdout.is_empty() && !said.stderr.contains("panicked");
+                let ok = said.code == Some(kind.exit()) && clean;
+                let all = format!("{:?} {}{}", said.code, said.stdout, said.stderr);
+                (format!("aether {words}"), judge(ok, &all))
+            }
+            Ask::Get(path) => {
+                let answer = rest::get(self.http(), path).await.unwrap();
+                (format!("GET {path}"), judge_rest(&answer, kind, code, judge))
+            }
+            Ask::Post(path, body, headers) => {
+                let mut all = vec![("content-type", "application/json")];
+                all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
+                let sent = rest::send(self.http(), "POST", path, &all, body.to_string());
+                let asked = format!("POST {path} {body}");
+                (asked, judge_rest(&sent.await.unwrap(), kind, code, judge))
+            }
+            Ask::Deploy(artifact, instances) => {
+                let message = v1::DeployRequest {
+                    artifact: (*artifact).to_owned(),
+                    instances: Some(*instances),
+                    ..Default::default()
+                };
+                let status = self.slices().deploy(message).await.err();
+                let asked = format!("Deploy {artifact} {instances}");
+                (asked, judge_grpc(status, kind, code, judge))
+            }
+            Ask::Scale(slice, instances) => {
+                let (slice, instances) = ((*slice).to_owned(), *instances);
+                let asked = format!("Scale {slice} {instances}");
+                let message = v1::ScaleRequest { slice, instances, ..Default::default() };
+                let status = self.slices().scale(message).await.err();
+                (asked, judge_grpc(status, kind, code, judge))
+            }
+            Ask::Undeploy(slice) => {
+                let message =
+                    v1::UndeployRequest { slice: (*slice).to_owned(), ..Default::default() };
+                let status = self.slices().undeploy(message).await.err();
+                (format!("Undeploy {slice}"), judge_grpc(status, kind, code, judge))
+            }
+        }
+    }
+
+    fn slices(&self) -> SlicesClient<tonic::transport::Channel> {
+        SlicesClient::new(self.stage.cluster.channel(0))
+    }
+}
+
+fn judge_rest(
+    answer: &rest::Answer,
+    kind: Kind,
+    code: &str,
+    judge: impl Fn(bool, &str) -> Option<String>,
+) -> Option<String> {
+    match answer.problem() {
+        Ok((said_code, error)) => {
+            let ok = answer.status == kind.http() && said_code == code;
+            judge(ok, &format!("{} {said_code}: {error}", answer.status))
+        }
+        Err(error) => judge(false, &error.to_string()),
+    }
+}
+
+fn judge_grpc(
+    status: Option<Status>,
+    kind: Kind,
+    code: &str,
+    judge: impl Fn(bool, &str) -> Option<String>,
+) -> Option<String> {
+    match status {
+        Some(status) => {
+            let ok = status.code() == kind.grpc() && code_of(&status) == code;
+            let said = format!("{:?} {}: {}", status.code(), code_of(&status), status.message());
+            judge(ok, &said)
+        }
+        None => judge(false, "it was carried out"),
+    }
+}
+
+/// The machine-readable code of a status.
+pub fn code_of(status: &Status) -> &str {
+    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok()).unwrap_or_default()
+}

@@ -1,0 +1,181 @@
+//! What a client may send to REST by mistake or malice: a 4xx problem, and the
+//! node goes on as if nothing had been.
+
+use std::net::SocketAddr;
+
+use aether_tests::rest::{self, Answer};
+
+use super::asking::Desk;
+use super::{START, desk};
+
+const ROUTING: &str = "/rolling-update/current/routing";
+/// The gateway's cap of a body.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Asserts a problem with this status and code.
+fn is(answer: &Answer, status: u16, code: &str, what: &str) {
+    let (said, error) = answer.problem().unwrap_or_else(|e| panic!("{what}: {e:#}"));
+    assert_eq!((answer.status, &*said), (status, code), "{what}: {error}");
+    assert!(!error.is_empty() && error.len() < 2_500, "{what}: {} bytes", error.len());
+}
+
+#[tokio::test]
+async fn malformed_requests_change_nothing() {
+    let desk = desk(&[("1.0.0", &[]), ("2.0.0", &[])]).await;
+    let id = desk.stage.start("2.0.0", &[]).await.unwrap();
+    desk.stage.until_state(&id, "DEPLOYED").await.unwrap();
+    let before = desk.rows().await;
+    bodies(desk.http()).await;
+    numbers(desk.http()).await;
+    headers(desk.http()).await;
+    paths(desk.http()).await;
+    assert_eq!(desk.rows().await, before, "something changed");
+    still_well(&desk, &id).await;
+    desk.stage.end().await;
+}
+
+async fn bodies(to: SocketAddr) {
+    let open = "[".repeat(10_000);
+    let nested = format!(r#"{{"routing":"1:1","x":{open}{}}}"#, "]".repeat(10_000));
+    let objects = format!("{}1{}", r#"{"routing":"#.repeat(10_000), "}".repeat(10_000));
+    let bodies: [(&[u8], &str); 18] = [
+        (br#"{"routing":"1:1""#, "bad_json"),
+        (br#"{"routing":"#, "bad_json"),
+        (b"{", "bad_json"),
+        (b" ", "bad_json"),
+        (br#"{"routing":"1:1"} {}"#, "bad_json"),
+        (b"{\"routing\":\"\xc0\xaf\"}", "bad_json"),
+        (br#"{"routing":"1:1","routing":"1:0"}"#, "bad_member"),
+        (br#"{"routing":"1:1","force":true,"force":false}"#, "bad_member"),
+        (br#"{"routing":"1:1","colour":"red"}"#, "bad_member"),
+        (br#"{"routing":["1:1"]}"#, "bad_member"),
+        (br#"{"routing":1}"#, "bad_member"),
+        (b"{}", "bad_member"),
+        (br#"["1:1", true]"#, "not_an_object"),
+        (br#""1:1""#, "not_an_object"),
+        (b"null", "not_an_object"),
+        (open.as_bytes(), "not_an_object"),
+        (nested.as_bytes(), "bad_member"),
+        (objects.as_bytes(), "bad_member"),
+    ];
+    for (body, code) in bodies {
+        let what = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        is(&rest::post(to, ROUTING, body.to_vec()).await.unwrap(), 400, code, &what);
+    }
+    // What is inside the text is the service's to judge.
+    for ratio in ["", "1", "0:0", "-1:2", "1:x", "NaN", "1e309:1", "10001:1", "１:１", "1:1\\u0000"]
+    {
+        let body = format!(r#"{{"routing":"{ratio}"}}"#);
+        let answer = rest::post(to, ROUTING, body).await.unwrap();
+        is(&answer, 400, "invalid_argument", ratio);
+    }
+    for path in [ROUTING, START, "/rolling-update/current/complete"] {
+        let body = format!(r#"{{"routing":"{}"}}"#, "1".repeat(BODY_BYTES_MAX));
+        is(&rest::post(to, path, body).await.unwrap(), 413, "body_too_large", path);
+    }
+}
+
+async fn numbers(to: SocketAddr) {
+    for member in [
+        r#""instances":9223372036854775808"#,
+        r#""instances":18446744073709551616"#,
+        r#""instances":-1"#,
+        r#""instances":1.5"#,
+        r#""instances":"3""#,
+        r#""maxErrorRate":1e309"#,
+        r#""maxErrorRate":NaN"#,
+        r#""maxLatencyMs":9223372036854775808"#,
+        r#""graceMs":18446744073709551616"#,
+        r#""requireManualApproval":"yes""#,
+    ] {
+        let body = format!(r#"{{"artifactBase":"org.example:hello","version":"1.0.0",{member}}}"#);
+        let answer = rest::post(to, START, body).await.unwrap();
+        let code = answer.problem().map(|(code, _)| code).unwrap_or_default();
+        assert!(["bad_json", "bad_member"].contains(&&*code), "{member}: {}", answer.text());
+        is(&answer, 400, &code, member);
+    }
+}
+
+async fn headers(to: SocketAddr) {
+    let body = r#"{"routing":"1:1"}"#;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json"] {
+        let answer = rest::send(to, "POST", ROUTING, &[("content-type", kind)], body).await;
+        is(&answer.unwrap(), 415, "not_json", kind);
+    }
+    is(&rest::send(to, "POST", ROUTING, &[], body).await.unwrap(), 415, "not_json", "no type");
+    let long = "k".repeat(65);
+    for (name, value, code) in [
+        ("idempotency-key", &*long, "bad_header"),
+        ("idempotency-key", "a b", "bad_header"),
+        ("aether-actor", &*long, "bad_header"),
+        ("if-match", "*", "bad_if_match"),
+        ("if-match", "\"99999999999999999999\"", "bad_if_match"),
+    ] {
+        let headers = [("content-type", "application/json"), (name, value)];
+        let answer = rest::send(to, "POST", ROUTING, &headers, body).await.unwrap();
+        is(&answer, 400, code, name);
+    }
+    let stale = [("content-type", "application/json"), ("if-match", "\"1\"")];
+    let answer = rest::send(to, "POST", ROUTING, &stale, body).await.unwrap();
+    is(&answer, 412, "modified", "a stale If-Match");
+    let rollback = "/rolling-update/current/rollback";
+    let answer = rest::send(to, "POST", rollback, &stale, "{}").await.unwrap();
+    is(&answer, 400, "if_match_unsupported", rollback);
+}
+
+async fn paths(to: SocketAddr) {
+    let long = "u".repeat(100);
+    for id in ["%2e%2e%2f", "%2e%2e", "%00", "u1%00", "%ff%fe", "%c0%af", "a%20b", "a%2fb", &long] {
+        for path in [
+            format!("/rolling-update/{id}"),
+            format!("/rolling-update/{id}/health"),
+            format!("/api/rolling-update/{id}"),
+        ] {
+            is(&rest::get(to, &path).await.unwrap(), 400, "bad_id", &path);
+        }
+        for verb in ["routing", "complete", "rollback", "approve", "resume"] {
+            let path = format!("/rolling-update/{id}/{verb}");
+            is(&rest::post(to, &path, "{}").await.unwrap(), 400, "bad_id", &path);
+        }
+    }
+    for (method, path) in [
+        ("GET", START),
+        ("DELETE", "/rolling-update/current"),
+        ("PUT", ROUTING),
+        ("POST", "/rolling-updates"),
+        ("POST", "/rolling-update/current/health"),
+        ("POST", "/metrics"),
+        ("DELETE", "/api/status"),
+    ] {
+        let answer = rest::send(to, method, path, &[], "").await.unwrap();
+        is(&answer, 405, "wrong_method", path);
+        assert!(!answer.header("allow").is_empty(), "{method} {path} names no other method");
+    }
+    for path in ["/", "/nowhere", "/api", "/rolling-update", "/rolling-update/a/b/c", "/..%2f"] {
+        is(&rest::get(to, path).await.unwrap(), 404, "unknown_path", path);
+    }
+    for path in [
+        "/rolling-updates?colour=red",
+        "/rolling-updates?all=maybe",
+        "/rolling-updates?all=true&all=false",
+        "/rolling-update/current?x=1",
+    ] {
+        is(&rest::get(to, path).await.unwrap(), 400, "bad_query", path);
+    }
+    let path = "/api/slices?slice=%00";
+    is(&rest::get(to, path).await.unwrap(), 400, "invalid_argument", path);
+}
+
+/// The node answers, and the update it was asked about can go on.
+async fn still_well(desk: &Desk, id: &str) {
+    for path in ["/health/live", "/health/ready"] {
+        assert_eq!(rest::get(desk.http(), path).await.unwrap().status, 200, "{path}");
+    }
+    let node = &desk.stage.cluster.nodes[0];
+    assert!(node.is_alive(), "the node ended");
+    let log = std::fs::read_to_string(node.log()).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+    let path = format!("/rolling-update/{id}/routing");
+    let answer = rest::post(desk.http(), &path, r#"{"routing":"1:1"}"#).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
