@@ -1,10 +1,12 @@
 //! What the end-to-end tests share. Every test runs real processes of the
 //! `aether` binary, on free ports and in temporary directories.
 
+pub mod evidence;
 pub mod rest;
 
 use std::path::PathBuf;
 
+use aether_cluster::load::Phase;
 pub use aether_cluster::{Cluster, PATIENCE, Roles, Stage, Topology, Versions};
 
 /// The `aether` binary of this build. `cargo xtask test` builds it first.
@@ -43,4 +45,34 @@ pub async fn stage_with(topology: &Topology, versions: Versions<'_>) -> Stage {
         stage.deploy(first, 3).await.expect("the first version is deployed");
     }
     stage
+}
+
+/// Every request of these phases was answered, and none with a 5xx. Prints
+/// what each phase counted.
+///
+/// # Panics
+/// When a request failed; shows the first failures of each phase.
+pub fn assert_none_failed(phases: &[Phase]) {
+    for phase in phases {
+        let by_version: Vec<String> =
+            phase.versions.iter().map(|(v, count)| format!("{v}: {}", count.requests)).collect();
+        println!(
+            "{:<28} {:>6} requests, {} failed, p99 {:.1} ms; {}",
+            phase.name,
+            phase.requests,
+            phase.failed,
+            phase.latency_us.value_at_quantile(0.99) as f64 / 1_000.0,
+            by_version.join(", ")
+        );
+    }
+    for phase in phases {
+        let errors: u64 = phase.versions.values().map(|count| count.errors).sum();
+        assert_eq!(
+            (phase.failed, errors),
+            (0, 0),
+            "requests without an answer and 5xx answers in '{}': {:?}",
+            phase.name,
+            phase.failures
+        );
+    }
 }
