@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::clock::Readings;
@@ -24,8 +25,10 @@ pub const COMMAND_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// A proposal of the coordinator that stays unanswered for so long is unknown.
 const PROPOSE_AS_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a shutdown waits for another leader, and for files to be closed.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a shutdown waits for another leader: for a few times as long as a
+/// follower needs, because when all nodes stop at once there is none any more.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a shutdown waits for files to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_POLL: Duration = Duration::from_millis(5);
 
@@ -252,33 +255,37 @@ impl Handle {
         }
     }
 
+    /// Makes a follower the leader, if there is one to take over. Otherwise the
+    /// others elect one, or stop as well.
     async fn hand_over(&self) {
-        let deadline = Instant::now() + HAND_OVER_TIMEOUT;
+        let Some(successor) = self.successor() else {
+            return;
+        };
         let mut leadership = self.node.leadership.subscribe();
-        while Instant::now() < deadline && leadership.borrow_and_update().is_leader {
-            let Some(successor) = self.successor() else {
-                return;
-            };
-            if self.node.raft.trigger().transfer_leader(successor).await.is_err() {
-                return;
-            }
-            let election = Duration::from_millis(self.node.config.election_ms_max * 2);
-            let until = (Instant::now() + election).min(deadline);
-            let moved = leadership.wait_for(|l| !l.is_leader && l.leader.is_some());
-            if timeout_at(until, moved).await.is_ok() {
-                return;
-            }
+        if self.node.raft.trigger().transfer_leader(successor).await.is_err() {
+            return;
+        }
+        let moved = leadership.wait_for(|l| !l.is_leader && l.leader.is_some());
+        if timeout(HAND_OVER_TIMEOUT, moved).await.is_err() {
+            tracing::info!(successor, "the leadership was not taken over in time");
         }
     }
 
-    /// The follower that holds most of the log.
+    /// The follower that holds most of the log, of those that are heard of.
     fn successor(&self) -> Option<u64> {
         let metrics = self.node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let heard = metrics.heartbeat.as_ref()?;
+        let lost_after = Duration::from_millis(self.node.config.election_ms_max);
+        let alive = |id: &u64| {
+            let answered = heard.get(id).copied().flatten();
+            answered.is_some_and(|at| at.elapsed() < lost_after)
+        };
         let followers = metrics.replication.as_ref()?.iter();
         followers
-            .filter(|(id, matched)| **id != metrics.id && voters.contains(*id) && matched.is_some())
+            .filter(|(id, _)| **id != metrics.id && voters.contains(*id) && alive(id))
+            .filter(|(_, matched)| matched.is_some())
             .max_by_key(|(_, matched)| **matched)
             .map(|(id, _)| *id)
     }

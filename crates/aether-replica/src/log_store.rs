@@ -235,9 +235,7 @@ pub(crate) struct LogStore {
 impl LogStore {
     /// Opens the log in `dir`, which exists.
     pub fn open(dir: &Path) -> Result<Self, DamagedLog> {
-        let config = wal_config(dir);
-        let wal = RaftLog::open(Arc::new(config.clone()))
-            .map_err(|error| DamagedLog::locate(&config, error))?;
+        let wal = open_wal(&wal_config(dir))?;
         let state = State {
             wal: Some(wal),
             in_flight: Vec::new(),
@@ -336,6 +334,16 @@ fn wal_config(dir: &Path) -> raft_log::Config {
     // Group commit happens above: waiting here would only add latency.
     wal.flush_batch_wait = Some(Duration::ZERO);
     raft_log::Config { wal, log_cache_max_items: None, log_cache_capacity: Some(CACHE_BYTES) }
+}
+
+/// Opens the log without what a power cut left of its last record.
+fn open_wal(config: &raft_log::Config) -> Result<RaftLog<WalTypes>, DamagedLog> {
+    let open = || RaftLog::open(Arc::new(config.clone()));
+    let opened = open().or_else(|error| {
+        let cut = torn::drop_torn_record(&config.wal)?;
+        if cut { open() } else { Err(error) }
+    });
+    opened.map_err(|error| DamagedLog::locate(config, error))
 }
 
 /// Why the log can't be opened, and in which file.
@@ -488,6 +496,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.owner.0.sync(&mut state, Waiter::Nobody)
     }
 }
+
+mod torn;
 
 #[cfg(test)]
 mod tests;

@@ -163,6 +163,61 @@ async fn a_zero_filled_tail_is_truncated() {
     }
 }
 
+/// The file has its new length, but not all bytes of the last record.
+#[tokio::test]
+async fn a_last_record_that_ends_in_zeros_is_truncated() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path()).await;
+    let whole = fs::read(&file).unwrap();
+    let intact = &read_all(dir.path()).await.unwrap()[..4];
+    let last_record = find(&whole, b"the last command") - 25 - 17 - 4;
+    let crc = whole.len() - 4;
+    for (zero_from, more) in (last_record..crc).flat_map(|at| [(at, 0), (at, 1), (at, 5_000)]) {
+        let what = format!("{more} more, from {zero_from} of {last_record}..{}", whole.len());
+        let mut torn = whole[..zero_from].to_vec();
+        torn.resize(whole.len() + more, 0);
+        only_file(&file, &torn);
+        assert_eq!(read_all(dir.path()).await.expect(&what), intact, "{what}");
+        // And it goes on from there.
+        let mut log = LogStore::open(dir.path()).unwrap();
+        assert_eq!(log.read_vote().await.unwrap(), Some(vote(1, 1, true)), "{what}");
+        assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 2)), "{what}");
+        log.blocking_append([entry(2, 4, "another")]).await.unwrap();
+        drop(log);
+        let entries = read_all(dir.path()).await.unwrap();
+        assert_eq!(entries, [intact, &[entry(2, 4, "another")]].concat(), "{what}");
+    }
+}
+
+/// A checksum that is there says that the record was written: what does not
+/// match it is damage, zeros too.
+#[tokio::test]
+async fn zeros_in_front_of_a_checksum_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path()).await;
+    let whole = fs::read(&file).unwrap();
+    let body = find(&whole, b"the last command");
+    let crc = whole.len() - 4;
+    let cases = [
+        ("the middle of the payload", body + 4..body + 8),
+        ("the whole payload", body..crc),
+        ("from the length on", body - 24..crc),
+        ("from the log's id on", body - 25 - 17..crc),
+        ("the end of the checksum", crc + 2..whole.len()),
+    ];
+    for (what, zeroed) in cases {
+        for more in [0, 5_000] {
+            let mut damaged = whole.clone();
+            damaged[zeroed.clone()].fill(0);
+            damaged.resize(whole.len() + more, 0);
+            only_file(&file, &damaged);
+            let refused = LogStore::open(dir.path()).err().expect(what);
+            assert_eq!(Path::new(&refused.file), file, "{what}");
+            assert_eq!(fs::read(&file).unwrap(), damaged, "{what}: it is left as it was");
+        }
+    }
+}
+
 #[tokio::test]
 async fn damage_before_a_torn_tail_is_still_damage() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Losing leaders.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aether_replica::ProposeError;
 
@@ -51,6 +51,18 @@ async fn a_shutdown_hands_the_leadership_over() {
     assert_ne!(next, leader);
     assert!(cluster.handle(next).leadership().borrow().term > term);
     cluster.write(next, "y", "1").await;
+}
+
+/// No member waits long for a successor that is on its way out too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_stopped_as_a_whole_stops_quickly() {
+    let cluster = Cluster::start(&["a", "b", "c"], patient).await;
+    cluster.write(0, "x", "1").await;
+    let [a, b, c] = [0, 1, 2].map(|i| cluster.handle(i));
+    let began = Instant::now();
+    tokio::join!(a.shutdown(), b.shutdown(), c.shutdown());
+    println!("all stopped at once: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
