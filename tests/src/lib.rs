@@ -2,12 +2,17 @@
 //! `aether` binary, on free ports and in temporary directories.
 
 pub mod evidence;
+pub mod proxy;
 pub mod rest;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
+use aether_cluster::artifacts::EXAMPLE;
 use aether_cluster::load::Phase;
+
 pub use aether_cluster::{Cluster, PATIENCE, Roles, Stage, Topology, Versions};
+use serde_json::Value;
 
 /// The `aether` binary of this build. `cargo xtask test` builds it first.
 ///
@@ -74,5 +79,61 @@ pub fn assert_none_failed(phases: &[Phase]) {
             phase.name,
             phase.failures
         );
+    }
+}
+
+/// The phase with a name.
+///
+/// # Panics
+/// When there is none.
+pub fn phase<'a>(phases: &'a [Phase], name: &str) -> &'a Phase {
+    let found = phases.iter().find(|phase| phase.name == name);
+    found.unwrap_or_else(|| panic!("no phase is called '{name}'"))
+}
+
+/// Instances of the example slice.
+///
+/// # Panics
+/// When the cluster does not answer.
+pub async fn ids(stage: &Stage) -> Vec<String> {
+    let slice = stage.cli(&["slices", EXAMPLE]).await.expect("the cluster answers");
+    let instances = slice["instancesState"].as_array().map(Vec::as_slice).unwrap_or_default();
+    instances.iter().map(|i| i["instanceId"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// Waits until one version of the example slice runs alone, all of its
+/// instances are ready, and none of them ended by itself meanwhile.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`], or an instance was restarted.
+pub async fn until_alone(stage: &Stage, version: &str, instances: usize) {
+    let alone = |slice: &Value| {
+        slice["version"] == version
+            && slice["ready"] == instances
+            && states(&slice["instancesState"]) == vec!["READY"; instances]
+    };
+    let what = format!("{version} to run alone and whole");
+    let slice = stage.until_verb(&["slices", EXAMPLE], &what, alone).await.unwrap();
+    for instance in slice["instancesState"].as_array().expect("it was just looked at") {
+        assert_eq!(instance["restarts"].as_u64().unwrap_or(0), 0, "{slice:#}");
+        assert_eq!(instance["version"], version, "{slice:#}");
+    }
+}
+
+/// States of the instances in a list as `update status` prints it.
+pub fn states(instances: &Value) -> Vec<&str> {
+    let instances = instances.as_array().map(Vec::as_slice).unwrap_or_default();
+    instances.iter().filter_map(|instance| instance["state"].as_str()).collect()
+}
+
+/// Waits until a condition holds that is not a verb's.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`].
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
