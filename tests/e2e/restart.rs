@@ -25,6 +25,9 @@ const VERB_MAX: Duration = Duration::from_secs(3);
 /// Two versions that behave.
 const VERSIONS: Versions = &[("1.0.0", &[]), ("2.0.0", &[])];
 
+/// A busy machine is no reason to pause an update.
+const PATIENT: &[&str] = &["--latency-ms", "60000"];
+
 /// An update from 1.0.0 to 2.0.0 that routes by a ratio.
 struct Routing {
     stage: Stage,
@@ -36,7 +39,7 @@ impl Routing {
     async fn begin(topology: &Topology, ratio: &str) -> Self {
         let stage = stage_with(topology, VERSIONS).await;
         let invoker = stage.invoker("test").await.unwrap();
-        let update = stage.start("2.0.0", &[]).await.unwrap();
+        let update = stage.start("2.0.0", PATIENT).await.unwrap();
         stage.until_state(&update, "DEPLOYED").await.unwrap();
         stage.route(ratio).await.unwrap();
         Self { stage, invoker, update }
@@ -243,9 +246,15 @@ async fn a_leader_that_slept_is_fenced_when_it_wakes() {
     let (stage, update) = (&routing.stage, &routing.update);
     let load = routing.load(stage.ways(&routing.invoker));
     load.until_requests(REQUESTS).await;
-    let before = routing.fresh().await;
     let sleeper = stage.cluster.leader(PATIENCE).await.unwrap();
     let node = &stage.cluster.nodes[sleeper];
+    let awake = stage.cluster.nodes.iter().filter(|n| n.roles.voter && n.name != node.name);
+    let awake: Vec<String> = awake.map(|n| n.addresses.grpc.to_string()).collect();
+    // Streams to the leader are open when it falls asleep.
+    for (other, ratio) in awake.iter().zip(["3:1", "1:3"]) {
+        stage.cli(&["update", "routing", update, "-r", ratio, "-a", other]).await.unwrap();
+    }
+    let before = routing.fresh().await;
     let term = status(stage, sleeper).await["term"].as_u64().unwrap();
     let mut client = UpdatesClient::new(stage.cluster.channel(sleeper));
     let read = GetUpdateRequest { update_id: update.clone(), stale: false };
@@ -254,8 +263,6 @@ async fn a_leader_that_slept_is_fenced_when_it_wakes() {
     load.phase("leader asleep");
     node.signal(Signal::SIGSTOP);
     let asleep = Instant::now();
-    let awake = stage.cluster.nodes.iter().filter(|n| n.roles.voter && n.name != node.name);
-    let awake: Vec<String> = awake.map(|n| n.addresses.grpc.to_string()).collect();
     stage.cli(&["update", "routing", update, "-r", "1:1", "-a", &awake.join(",")]).await.unwrap();
     println!("written {:?} after the leader fell asleep", asleep.elapsed());
     // Both wait in the sleeper's socket, and it still believes that it leads.
