@@ -111,7 +111,8 @@ fn new_side<'a>(
 /// What the first instance of the new side that is not ready says of itself.
 fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
     let reason_of = |i: &InstanceRecord| {
-        i.reason.as_ref().map(|reason| format!("{} on {}: {}", i.id, i.node, reason.message))
+        let Reason { code, message } = i.reason.as_ref()?;
+        Some(format!("{} on {}: {code}: {message}", i.id, i.node))
     };
     new_side(view, update).filter(|i| !i.is_routable()).find_map(reason_of)
 }

@@ -232,7 +232,8 @@ fn a_version_that_cannot_start_takes_the_action_of_the_deadline() {
             if restarts == 0 {
                 assert_eq!(world.state_of(&id), S::Deploying);
                 let waits = &world.plan().waits[&SLICE.parse().unwrap()];
-                assert!(waits[0].message.contains(&format!("it says {code}")), "{waits:?}");
+                let named = format!("{code}: it says {code}");
+                assert!(waits[0].message.contains(&named), "{waits:?}");
                 world.now_ms += 300_000;
             }
             world.settle();
@@ -244,6 +245,14 @@ fn a_version_that_cannot_start_takes_the_action_of_the_deadline() {
                 _ => update.outcome.as_ref(),
             };
             assert!(named.unwrap().message.contains(&format!("it says {code}")), "{named:?}");
+            if end == S::Deploying {
+                // However long the pause lasts, it goes on being explained.
+                world.now_ms += 3_600_000;
+                world.settle();
+                let named = format!("{code}: it says {code}");
+                let waits = world.plan().waits;
+                assert!(waits[&SLICE.parse().unwrap()][0].message.contains(&named), "{waits:?}");
+            }
         }
     }
 }
