@@ -53,7 +53,12 @@ pub(crate) async fn run(node: Arc<Node>, mut line: mpsc::Receiver<Reply>) {
         }
         let node = node.clone();
         tokio::spawn(async move {
-            let index = node.read_index(ROUND_TIMEOUT).await;
+            let mut leadership = node.leadership.subscribe();
+            let index = tokio::select! {
+                index = node.read_index(ROUND_TIMEOUT) => index,
+                // A leader that hangs is not waited for once there is another.
+                _ = leadership.changed() => Err("the leadership moved".to_owned()),
+            };
             for reader in readers {
                 // A reader that gave up is gone.
                 let _ = reader.send(index.clone());
