@@ -10,6 +10,7 @@ use aether_proto::v1::SetRoutingRequest;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::{LongCall, equal_hashes, eventually, starts};
 use aether_tests::{PATIENCE, Stage, Topology, assert_none_failed, stage, stage_with};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tonic::transport::Channel;
 
@@ -208,6 +209,46 @@ async fn until_long_call_on(version: &str, story: &Story) -> LongCall {
     })
     .await;
     on_it.expect("found above")
+}
+
+#[tokio::test]
+async fn a_verb_under_way_when_the_leader_dies_takes_effect_once() {
+    let mut story = Story::begin(&[], &[]).await;
+    story.until("DEPLOYED").await;
+    // The leader dies before, while and after it carries the verb out.
+    let ratios = ["1:3", "1:1", "1:3", "1:1", "3:1", "1:1", "3:1", "1:0"];
+    for (ratio, ms) in ratios.iter().zip((0..).step_by(2)) {
+        let verb = ["update", "routing", &story.update, "-r", ratio];
+        story.stage = during(story.stage, &verb, Duration::from_millis(ms)).await;
+        assert_eq!(fresh(&story.stage, &story.update).await["routing"], *ratio);
+    }
+    let verb = ["update", "complete", &story.update];
+    story.stage = during(story.stage, &verb, Duration::from_millis(10)).await;
+    story.until("COMPLETED").await;
+    let update = fresh(&story.stage, &story.update).await;
+    let by_person = update["history"].as_array().unwrap().iter().filter(|e| e["actor"] == "test");
+    let routing: Vec<_> = by_person.map(|e| e["routing"].as_str().unwrap()).collect();
+    assert_eq!(routing, [&ratios[..], &["1:0"]].concat(), "{update:#}");
+    story.end(&COMPLETED, "2.0.0").await;
+}
+
+/// Runs a verb and kills the leading voter so long after its start. The verb
+/// succeeds all the same; then the voter is started again and catches up.
+async fn during(mut stage: Stage, verb: &[&str], after: Duration) -> Stage {
+    let leader = stage.cluster.leader(PATIENCE).await.unwrap();
+    let verb = [verb, &["--actor", "test"]].concat();
+    let started = Instant::now();
+    let kill = async {
+        tokio::time::sleep(after).await;
+        stage.cluster.nodes[leader].signal(Signal::SIGKILL);
+    };
+    let (done, ()) = tokio::join!(stage.cli(&verb), kill);
+    done.unwrap();
+    println!("{verb:?}, leader killed after {after:?}: {:?}", started.elapsed());
+    stage.cluster.nodes[leader].kill();
+    stage.cluster.nodes[leader].start().unwrap();
+    equal_hashes(&stage).await;
+    stage
 }
 
 #[tokio::test]
