@@ -46,6 +46,7 @@ impl Scene {
         let old = ids(&stage).await;
         let invoker = stage.invoker("caller").await.unwrap();
         let load = Load::start(stage.ways(&invoker), "/", RATE, "1.0.0 alone");
+        load.until_requests(ENOUGH).await;
         Self { stage, invoker, load, old }
     }
 
@@ -107,8 +108,8 @@ impl Scene {
         let phases = self.load.stop().await;
         assert_none_failed(&phases);
         for phase in &phases {
-            let answered: Vec<_> = phase.versions.keys().collect();
-            assert_eq!(answered, ["1.0.0"], "in '{}'", phase.name);
+            let others: Vec<_> = phase.versions.keys().filter(|v| *v != "1.0.0").collect();
+            assert!(others.is_empty(), "in '{}': {others:?}", phase.name);
         }
         self.invoker.close().await;
         self.stage.end().await;

@@ -37,9 +37,10 @@ struct Scene {
     answers: Vec<Answered>,
 }
 
-/// When one rollback was answered, and what was seen of it.
+/// When one rollback was asked for and answered, and what was seen of it.
 struct Answered {
     from: &'static str,
+    asked: Instant,
     at: Instant,
     last_pick: Option<Instant>,
 }
@@ -72,6 +73,7 @@ impl Scene {
         let mut updates = UpdatesClient::new(self.stage.cluster.channel(leader));
         updates.list(v1::ListUpdatesRequest::default()).await.unwrap();
         let request = v1::RollbackRequest { update_id: update.to_owned(), ..Default::default() };
+        let asked = Instant::now();
         let answer = updates.rollback(request).await.unwrap().into_inner();
         let at = Instant::now();
         self.load.phase(&format!("back from {from}"));
@@ -84,7 +86,7 @@ impl Scene {
             })
             .await
             .unwrap();
-        self.answers.push(Answered { from, at, last_pick: self.picks.last() });
+        self.answers.push(Answered { from, asked, at, last_pick: self.picks.last() });
         self.load.phase(&format!("after {from}"));
         self.is_refused(update).await;
         self.is_whole().await;
@@ -129,8 +131,9 @@ impl Answered {
         let (http, picked) = (late(http), late(self.last_pick));
         println!(
             "back from {}: last start of a request that 2.0.0 answered {http:.1?}, last pick of \
-             2.0.0 {picked:.1?} after the answer",
-            self.from
+             2.0.0 {picked:.1?} after the answer, which took {:.1?}",
+            self.from,
+            self.at - self.asked
         );
         assert_eq!(phase(phases, &format!("after {}", self.from)).answers("2.0.0"), 0);
         if !self.from.ends_with("late") {
