@@ -22,8 +22,7 @@ impl Tx<'_> {
             return stale(&update);
         }
         update.pause = Some(Pause { reason: reason.clone(), since_ms: self.now_ms() });
-        let is_spent =
-            |d: &Deadline| d.at_ms <= self.now_ms() || d.action == DeadlineAction::Pause;
+        let is_spent = |d: &Deadline| d.at_ms <= self.now_ms() || d.action == DeadlineAction::Pause;
         if update.deadline.as_ref().is_some_and(is_spent) {
             // What would pause it has nothing left to do, whether its time came
             // or not; a pause has a deadline of its own.
