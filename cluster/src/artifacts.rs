@@ -13,16 +13,31 @@ pub const EXAMPLE: &str = "org.example:hello";
 /// # Errors
 /// When the directory cannot be written.
 pub fn example_slice(dir: &Path, binary: &Path, version: &str, flags: &[&str]) -> Result<PathBuf> {
+    example_slice_as(dir, binary, &format!("{EXAMPLE}:{version}"), "/", flags)
+}
+
+/// Likewise under coordinates of the caller's, reached at a path of the
+/// ingress.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn example_slice_as(
+    dir: &Path,
+    binary: &Path,
+    artifact: &str,
+    path: &str,
+    flags: &[&str],
+) -> Result<PathBuf> {
     let quoted = |text: &str| format!("'{text}'");
     let binary = binary.display().to_string();
     let mut command = vec![quoted(&binary), quoted("example-slice")];
     command.extend(flags.iter().map(|flag| quoted(flag)));
     let manifest = format!(
-        "artifact = '{EXAMPLE}:{version}'\n\n[run]\ncommand = [{}]\ngrace = '5s'\ndrain = '10s'\n\n\
-         [ready]\nhttp = '/ready'\ninterval = '200ms'\n\n[[ingress]]\npath = '/'\n",
+        "artifact = '{artifact}'\n\n[run]\ncommand = [{}]\ngrace = '5s'\ndrain = '10s'\n\n\
+         [ready]\nhttp = '/ready'\ninterval = '200ms'\n\n[[ingress]]\npath = '{path}'\n",
         command.join(", ")
     );
-    write(dir, version, &[("slice.toml", &manifest)])
+    write(dir, artifact, &[("slice.toml", &manifest)])
 }
 
 /// Writes a directory with these files below `dir`.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -26,16 +26,48 @@ impl Lease {
         let start = std::process::id() as usize * 17 % RANGE.len();
         for k in 0..RANGE.len() {
             let port = RANGE.start + ((start + k) % RANGE.len()) as u16;
-            let file = File::create(dir.join(port.to_string()))
-                .with_context(|| format!("cannot make a lock file in {}", dir.display()))?;
-            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-                continue;
-            };
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                return Ok(Self { port, _lock: lock });
+            if let Some(lease) = Self::of(&dir, port)? {
+                return Ok(lease);
             }
         }
         bail!("no free port in {}..{}", RANGE.start, RANGE.end)
+    }
+
+    /// Finds free ports at fixed distances from a first one, which is that of
+    /// the first lease.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn take_pattern(distances: &[u16]) -> Result<Vec<Self>> {
+        let dir = lock_dir()?;
+        let reach = distances.iter().max().copied().unwrap_or(0);
+        let firsts = RANGE.len().saturating_sub(usize::from(reach));
+        let start = std::process::id() as usize * 17 % firsts.max(1);
+        for k in 0..firsts {
+            let first = RANGE.start + ((start + k) % firsts) as u16;
+            let mut leases = Vec::new();
+            for distance in distances {
+                match Self::of(&dir, first + distance)? {
+                    Some(lease) => leases.push(lease),
+                    None => break,
+                }
+            }
+            if leases.len() == distances.len() {
+                return Ok(leases);
+            }
+        }
+        bail!("no free ports in this pattern in {}..{}", RANGE.start, RANGE.end)
+    }
+
+    /// This port, unless somebody has it.
+    fn of(dir: &Path, port: u16) -> Result<Option<Self>> {
+        let file = File::create(dir.join(port.to_string()))
+            .with_context(|| format!("cannot make a lock file in {}", dir.display()))?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Ok(None);
+        };
+        let is_free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        Ok(is_free.then_some(Self { port, _lock: lock }))
     }
 
     /// The port.

@@ -363,16 +363,23 @@ async fn while_deploying(desk: &Desk) {
     desk.refuses("in DEPLOYING", rows).await;
 
     stage.cli(&["update", "rollback", &id]).await.unwrap();
-    desk.refuses(
-        "after a rollback",
-        vec![wrong_state(
-            "a rollback is possible in PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING",
-            change(&id, "rollback"),
-        )],
-    )
-    .await;
-    stage.until_state(&id, "ROLLED_BACK").await.unwrap();
+    let says = "a rollback is possible in PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING";
+    let twice = vec![wrong_state(says, change(&id, "rollback"))];
+    desk.refuses_amid_change("after a rollback", twice).await;
+    let ended = stage.until_state(&id, "ROLLED_BACK").await.unwrap();
+    nobody_but_the_coordinator(&ended, "ROLLING_BACK");
     desk.refuses("in ROLLED_BACK", after_the_end(&id, "in state ROLLED_BACK; ")).await;
+}
+
+/// A request that was refused on the way left no entry: after the one that
+/// entered `state`, all are the coordinator's.
+fn nobody_but_the_coordinator(update: &Value, state: &str) {
+    let history = update["history"].as_array().expect("an update has a history");
+    let entered = history.iter().position(|entry| entry["state"] == state);
+    let (first, later) = history[entered.expect("it was entered")..].split_first().unwrap();
+    assert_ne!(first["actor"], "coordinator", "a person asked: {update:#}");
+    assert!(!later.is_empty(), "{update:#}");
+    assert!(later.iter().all(|entry| entry["actor"] == "coordinator"), "{update:#}");
 }
 
 /// An update that has ended changes no more.
@@ -511,9 +518,9 @@ async fn while_routing(desk: &Desk) {
 
     stage.route("1:0").await.unwrap();
     stage.cli(&["update", "complete", &id]).await.unwrap();
-    let twice = cli(format!("update complete {id}"));
-    let says = "'complete' is possible in ROUTING";
-    desk.refuses("after 'complete'", vec![wrong_state(says, vec![twice])]).await;
-    stage.until_state(&id, "COMPLETED").await.unwrap();
+    let twice = vec![wrong_state("'complete' is possible in ROUTING", change(&id, "complete"))];
+    desk.refuses_amid_change("after 'complete'", twice).await;
+    let ended = stage.until_state(&id, "COMPLETED").await.unwrap();
+    nobody_but_the_coordinator(&ended, "COMPLETING");
     desk.refuses("in COMPLETED", after_the_end(&id, "in state COMPLETED; ")).await;
 }

@@ -148,8 +148,8 @@ async fn nobody_reads(desk: &Desk) {
 #[tokio::test]
 async fn nobody_to_ask_is_not_a_refusal() {
     let dir = tempfile::TempDir::new().unwrap();
-    artifacts::example_slice(dir.path(), &aether_tests::binary(), "1.0.0", &[]).unwrap();
-    let push = format!("artifact push {}", dir.path().join("artifacts/1.0.0").display());
+    let slice = artifacts::example_slice(dir.path(), &aether_tests::binary(), "1.0.0", &[]);
+    let push = format!("artifact push {}", slice.unwrap().display());
     let (address, _lease) = aether_cluster::free_address().unwrap();
     for line in ["status", "update complete u1", "deploy a.b:c:1.0.0", "kv get x", &push] {
         let mut command = Command::new(aether_tests::binary());

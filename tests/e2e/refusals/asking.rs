@@ -129,6 +129,19 @@ impl Desk {
         assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     }
 
+    /// Likewise while the coordinator moves an update on, so that the rows do
+    /// not rest: each row must be refused as it says.
+    pub async fn refuses_amid_change(&self, when: &str, rows: Vec<Row>) {
+        let mut wrong = Vec::new();
+        for (kind, code, says, asks) in rows {
+            for ask in asks {
+                let (asked, problem) = self.ask(&ask, kind, code, says).await;
+                wrong.extend(problem.map(|problem| format!("{when}: {asked}: {problem}")));
+            }
+        }
+        assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    }
+
     /// The hash over all rows but `meta/cluster`, which holds the log position
     /// and so moves with every entry.
     pub async fn rows(&self) -> u128 {
