@@ -257,6 +257,9 @@ pub enum Command {
         kind: SessionKind,
         /// Who it is.
         name: String,
+        /// It holds no tables yet.
+        #[serde(default)]
+        fresh: bool,
     },
     /// A holder of routing tables is gone.
     CloseSession {

@@ -270,6 +270,9 @@ pub struct SessionRecord {
     pub name: String,
     /// Log index of its opening.
     pub opened: u64,
+    /// It held no tables when it was opened: whatever it holds is from later.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 /// State of an update.
@@ -476,6 +479,9 @@ pub struct UpdateRecord {
     pub weights: Weights,
     /// A routing change that waits for approval.
     pub pending_weights: Option<Weights>,
+    /// That change was asked for past the capacity guard and a pause.
+    #[serde(default)]
+    pub pending_forced: bool,
     /// Wanted instances of the new side.
     pub instances: u32,
     /// Instance target of the slice before the update (of the new side for a
@@ -511,6 +517,13 @@ pub struct UpdateRecord {
     pub state_index: u64,
     /// Its transitions, the latest [`HISTORY_MAX`].
     pub history: Vec<HistoryEntry>,
+}
+
+impl UpdateRecord {
+    /// Log time of its last change.
+    pub fn modified_ms(&self) -> u64 {
+        self.history.last().map_or(self.created_ms, |entry| entry.log_time_ms)
+    }
 }
 
 /// Transitions kept in an update's record. The full manual walk takes about a

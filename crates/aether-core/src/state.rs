@@ -16,8 +16,9 @@ use thiserror::Error;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, InstanceRecord, NodeRecord, RequestRecord, RetainedRecord,
-    RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
+    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, RequestRecord,
+    RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord,
+    UpdateRecord,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -290,6 +291,23 @@ impl State {
     pub fn ready_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
         let ready = self.instances_of(slice).filter(|i| i.revision == revision && i.is_routable());
         u32::try_from(ready.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether an instance of this revision still has to be waited for before
+    /// its update ends. With `forced`, one that was told to stop on a node that
+    /// is silent has not: its record stays, and the node stops it on return.
+    pub fn has_instances_left(
+        &self,
+        slice: &SliceName,
+        revision: RevisionNo,
+        forced: bool,
+    ) -> bool {
+        let is_silent = |i: &InstanceRecord| {
+            self.nodes.get(&i.node).is_none_or(|n| n.lifecycle == NodeLifecycle::Unreachable)
+        };
+        self.instances_of(slice)
+            .filter(|i| i.revision == revision)
+            .any(|i| !(forced && i.desired == Desired::Stop && is_silent(i)))
     }
 
     /// The live update of a slice.

@@ -28,7 +28,8 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut reported = String::new();
     while node.members().is_empty() && !node.is_closed() {
         match step(&node).await {
-            Ok(()) => {}
+            // It is shown a moment later. To ask again would find it formed.
+            Ok(()) => return,
             Err(Obstacle::Final(reason)) => return node.fail(reason),
             Err(Obstacle::Wait(reason)) => {
                 if reason != reported {

@@ -32,6 +32,10 @@ const TICK_EVERY_MS: u64 = 20_000;
 /// nobody's silence in it may be held against them.
 const PAUSED_BEYOND: Duration = Duration::from_millis(2_500);
 
+/// Pause after a decision was refused: the same one may come up in every pass,
+/// and must neither fill the log nor keep the rest from being planned.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
 /// Runs until the process ends; works while this node leads.
 pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Duration) {
     let mut leadership = control.replica().leadership();
@@ -56,7 +60,7 @@ pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Durat
             leading_term = term;
             if let Some(term) = term {
                 info!(term, "this node coordinates");
-                leader.take_over();
+                leader.take_over(term);
             }
         }
         let (Some(term), Some(now_ms)) = (term, control.replica().now_ms()) else {
@@ -77,12 +81,10 @@ async fn pass(
     table_age_max: Duration,
 ) -> Duration {
     leader.set_now(now_ms, state.meta.incarnation);
-    let news = news(leader, state);
-    if !news.is_empty() {
-        propose_all(control, term, news).await;
-        // The plan is made on a state that holds the news.
-        return Duration::ZERO;
-    }
+    let mut refused = propose_all(control, term, news(leader, state)).await;
+    // The plan is made on a state that holds the news.
+    let published = control.local();
+    let state = &published.state;
     leader.forget_sessions(state);
     let plan = planner::plan(&View {
         state,
@@ -101,7 +103,11 @@ async fn pass(
         true if plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS => vec![Command::Tick],
         _ => plan.commands,
     };
-    propose_all(control, term, commands).await;
+    refused |= propose_all(control, term, commands).await;
+    if refused {
+        // Each refusal is an entry that would wake this loop again at once.
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
     wake_in
 }
 
@@ -189,21 +195,35 @@ fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
     })
 }
 
-/// Proposes independent commands side by side.
-async fn propose_all(control: &Control, term: u64, commands: Vec<Command>) {
+/// Proposes independent commands side by side. Whether one was refused for
+/// another reason than a state that had moved on.
+async fn propose_all(control: &Control, term: u64, commands: Vec<Command>) -> bool {
     let proposals = commands.into_iter().map(|command| propose(control, term, command));
-    join_all(proposals).await;
+    join_all(proposals).await.contains(&true)
 }
 
-async fn propose(control: &Control, term: u64, command: Command) {
+/// Proposes one command. Whether it was refused or not committed.
+async fn propose(control: &Control, term: u64, command: Command) -> bool {
     let request = Request { request_id: None, actor: "coordinator".to_owned(), command };
     let applied = control.replica().propose_as_leader(term, encode_request(&request)).await;
     match applied.map(|applied| decode_outcome(&applied.response)) {
-        Ok(Ok(answer)) => debug!(command = ?request.command, index = answer.index, "carried out"),
+        Ok(Ok(answer)) => {
+            debug!(command = ?request.command, index = answer.index, "carried out");
+            false
+        }
         // The state moved on since the plan was made; the next pass looks again.
-        Ok(Err(Refusal::Stale { what })) => debug!(what, "a decision was stale"),
-        Ok(Err(refusal)) => warn!(command = ?request.command, %refusal, "a decision was refused"),
-        Err(ProposeError::NotLeader { .. }) => {}
-        Err(error) => warn!(command = ?request.command, %error, "a decision was not committed"),
+        Ok(Err(Refusal::Stale { what })) => {
+            debug!(what, "a decision was stale");
+            false
+        }
+        Ok(Err(refusal)) => {
+            warn!(command = ?request.command, %refusal, "a decision was refused");
+            true
+        }
+        Err(ProposeError::NotLeader { .. }) => false,
+        Err(error) => {
+            warn!(command = ?request.command, %error, "a decision was not committed");
+            true
+        }
     }
 }

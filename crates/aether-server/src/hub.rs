@@ -4,8 +4,9 @@
 //! again, to a new one too, and nothing is lost or counted twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aether_proto::{peer, v1};
 use dashmap::DashMap;
@@ -42,6 +43,8 @@ pub struct Hub {
     sessions: DashMap<String, SessionEntry>,
     agents: DashMap<String, AgentEntry>,
     connections: AtomicU64,
+    /// Since when reports do not reach a leader; `None` while they do.
+    undelivered_since: Mutex<Option<Instant>>,
     /// Woken when something is there to be sent to the leader.
     pub changed: Notify,
 }
@@ -51,6 +54,26 @@ pub struct Hub {
 const COUNTERS_MAX: usize = 20_000;
 
 impl Hub {
+    /// A report reached the leader.
+    pub fn delivered(&self) {
+        *self.undelivered_since() = None;
+    }
+
+    /// A report did not reach a leader.
+    pub fn undelivered(&self) {
+        self.undelivered_since().get_or_insert_with(Instant::now);
+    }
+
+    /// Whether no report has reached a leader for this long: then clients are
+    /// better served by another node, which may not be cut off.
+    pub fn is_cut_off(&self, for_longer_than: Duration) -> bool {
+        self.undelivered_since().is_some_and(|since| since.elapsed() > for_longer_than)
+    }
+
+    fn undelivered_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.undelivered_since.lock().expect("nothing panics while it holds this lock")
+    }
+
     /// A session said hello on a new stream; earlier streams of it are void.
     /// Returns the number of the connection.
     pub fn session_hello(&self, hello: v1::SessionHello) -> u64 {

@@ -35,6 +35,8 @@ pub struct HeardAgent {
 }
 
 struct Inner {
+    /// The term that this node leads in and listens for; 0 before the first.
+    term: u64,
     /// Since when silence counts: the take-over, or the end of a pause of this
     /// very process.
     listening_since: Instant,
@@ -61,6 +63,7 @@ impl LeaderView {
     /// Nothing heard yet.
     pub fn new(session_lease: Duration, agent_lease: Duration) -> Self {
         let inner = Inner {
+            term: 0,
             listening_since: Instant::now(),
             now_ms: 0,
             incarnation: 1,
@@ -78,8 +81,9 @@ impl LeaderView {
     }
 
     /// This node became the leader: what was heard before is void.
-    pub fn take_over(&self) {
+    pub fn take_over(&self, term: u64) {
         let mut inner = self.inner();
+        inner.term = term;
         inner.listening_since = Instant::now();
         inner.sessions.clear();
         inner.agents.clear();
@@ -100,9 +104,13 @@ impl LeaderView {
         inner.incarnation = incarnation;
     }
 
-    /// Takes in a node's report of its clients.
-    pub fn absorb(&self, request: peer::ReportRequest) {
+    /// Takes in a node's report of its clients, if this node has taken over in
+    /// this term: what came before would be lost. Whether it did.
+    pub fn absorb(&self, term: u64, request: peer::ReportRequest) -> bool {
         let mut inner = self.inner();
+        if inner.term != term {
+            return false;
+        }
         for session in request.sessions {
             inner.absorb_session(session);
         }
@@ -111,6 +119,7 @@ impl LeaderView {
         }
         drop(inner);
         self.changed.notify_one();
+        true
     }
 
     /// How the planner sees every committed session.
@@ -135,7 +144,9 @@ impl LeaderView {
         let ended: Vec<String> = inner
             .sessions
             .iter()
-            .filter(|(id, session)| session.goodbye && gone(id))
+            .filter(|(id, session)| {
+                gone(id) && (session.goodbye || session.heard.elapsed() > self.session_lease)
+            })
             .map(|(id, _)| id.clone())
             .collect();
         for id in ended {

@@ -39,21 +39,24 @@ pub async fn run(control: Control, hub: Arc<Hub>, leader: Arc<LeaderView>, node:
             reported_to = to;
         }
         if to.is_none() {
+            hub.undelivered();
             continue;
         }
         let Some(request) = hub.take_changes(&node) else {
             continue;
         };
         let delivered = if now.is_leader {
-            leader.absorb(request);
-            Ok(())
+            leader.absorb(now.term, request).then_some(()).ok_or("not taken over yet".to_owned())
         } else {
             send(&control, request).await
         };
         if let Err(problem) = delivered {
             debug!(problem, "the report of connected clients did not reach the leader");
+            hub.undelivered();
             hub.mark_all();
             tokio::time::sleep(RETRY).await;
+        } else {
+            hub.delivered();
         }
         let published = control.local();
         hub.forget_ended(|id| {

@@ -72,6 +72,7 @@ impl Tx<'_> {
         session: &SessionId,
         kind: SessionKind,
         name: &str,
+        fresh: bool,
     ) -> Outcome {
         if self.state.sessions.contains_key(session) {
             return Ok(Answer::default());
@@ -94,6 +95,7 @@ impl Tx<'_> {
             kind,
             name: name.to_owned(),
             opened: self.index(),
+            fresh,
         };
         self.state.sessions.insert(session.clone(), Arc::new(record));
         Ok(Answer::default())

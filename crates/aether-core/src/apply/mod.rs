@@ -170,7 +170,9 @@ impl Tx<'_> {
             Command::SetNodeLifecycle { node, lifecycle } => {
                 self.set_node_lifecycle(node, *lifecycle)
             }
-            Command::OpenSession { session, kind, name } => self.open_session(session, *kind, name),
+            Command::OpenSession { session, kind, name, fresh } => {
+                self.open_session(session, *kind, name, *fresh)
+            }
             Command::CloseSession { session, reason } => self.close_session(session, reason),
             Command::Tick => Ok(Answer::default()),
         }
@@ -271,6 +273,7 @@ impl Tx<'_> {
             update.pause = None;
         }
         update.pending_weights = None;
+        update.pending_forced = false;
         let (slice, ended) = (update.slice.clone(), to.is_terminal());
         self.put_update(update, event);
         if ended {

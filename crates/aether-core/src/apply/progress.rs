@@ -79,6 +79,11 @@ impl Tx<'_> {
 
     pub(super) fn remove_losing_side(&mut self, id: &UpdateId) -> Outcome {
         let update = self.update(id)?;
+        // The new side may have died since `complete` was accepted.
+        let completing = update.state == UpdateState::Completing;
+        if completing && !update.forced && !self.new_side_is_whole(&update) {
+            return stale(&update);
+        }
         let side = match (update.state, &update.old) {
             (UpdateState::Completing, Some(old)) if update.weights == Weights::ALL_NEW => {
                 old.clone()
@@ -103,7 +108,7 @@ impl Tx<'_> {
     }
 
     fn instances_left(&self, update: &UpdateRecord, side: &crate::records::Side) -> bool {
-        self.state.instances_of(&update.slice).any(|i| i.revision == side.revision)
+        self.state.has_instances_left(&update.slice, side.revision, update.forced)
     }
 
     fn finish_completing(&mut self, mut update: UpdateRecord) -> Outcome {
@@ -115,6 +120,9 @@ impl Tx<'_> {
                     return stale(&update);
                 }
             } else {
+                if !update.forced && !self.new_side_is_whole(&update) {
+                    return stale(&update);
+                }
                 self.retain_old_side(&update, &old);
                 event += &format!("; {} is kept warm", old.version);
             }

@@ -84,6 +84,7 @@ impl Tx<'_> {
             state: UpdateState::Pending,
             weights: Weights::ALL_OLD,
             pending_weights: None,
+            pending_forced: false,
             instances: wanted,
             base_instances,
             options: options.clone(),
@@ -115,6 +116,26 @@ impl Tx<'_> {
             action: action.to_owned(),
             allowed: allowed.to_owned(),
         }
+    }
+
+    /// A pause lets only a smaller share of the new side through.
+    fn check_not_paused(update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
+        match &update.pause {
+            Some(pause) if update.weights.is_raised_by(weights) => Err(Refusal::Paused {
+                update: update.id.clone(),
+                code_of_pause: pause.reason.code.clone(),
+                message: pause.reason.message.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the new side can carry everything: the instances that were asked
+    /// for, or as many as there were before if that is fewer. A smaller new
+    /// side got to 1:0 by --force, which need not be said twice.
+    pub(super) fn new_side_is_whole(&self, update: &UpdateRecord) -> bool {
+        let ready = self.state.ready_count(&update.slice, update.new.revision);
+        ready >= update.base_instances.min(update.instances)
     }
 
     /// The capacity guard: each side with weight needs `w * B <= ready * T`.
@@ -154,15 +175,8 @@ impl Tx<'_> {
             let actual = update.modified;
             return Err(Refusal::Modified { update: id.clone(), expected, actual });
         }
-        let raised = update.weights.is_raised_by(weights);
-        if let (Some(pause), true, false) = (&update.pause, raised, force) {
-            return Err(Refusal::Paused {
-                update: id.clone(),
-                code_of_pause: pause.reason.code.clone(),
-                message: pause.reason.message.clone(),
-            });
-        }
         if !force {
+            Self::check_not_paused(&update, weights)?;
             self.check_capacity(&update, weights)?;
         }
         let answer = |note: Option<String>| {
@@ -173,6 +187,7 @@ impl Tx<'_> {
         }
         if update.options.manual_approval {
             update.pending_weights = Some(weights);
+            update.pending_forced = force;
             self.put_update(update, format!("routing {weights} waits for approval"));
             return answer(Some(format!(
                 "routing {weights} waits for 'aether update approve {id}'"
@@ -212,7 +227,10 @@ impl Tx<'_> {
         let Some(weights) = update.pending_weights else {
             return Err(Refusal::NothingToApprove { update: id.clone() });
         };
-        self.check_capacity(&update, weights)?;
+        if !update.pending_forced {
+            Self::check_not_paused(&update, weights)?;
+            self.check_capacity(&update, weights)?;
+        }
         self.commit_weights(update, weights);
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
@@ -223,10 +241,7 @@ impl Tx<'_> {
         if update.state == UpdateState::Completing && force && !update.forced {
             update.forced = true;
             update.pause = None;
-            self.put_update(
-                update,
-                "no longer waits for sessions that cannot be reached".to_owned(),
-            );
+            self.put_update(update, "no longer waits for sessions that do not answer".to_owned());
             return Ok(answer);
         }
         if update.state != UpdateState::Routing {
@@ -235,7 +250,7 @@ impl Tx<'_> {
         if update.weights != Weights::ALL_NEW {
             return Err(Refusal::NotAllNew { update: id.clone(), weights: update.weights });
         }
-        if !force {
+        if !force && !self.new_side_is_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;
         }
         update.forced = force;
@@ -252,14 +267,8 @@ impl Tx<'_> {
     ) -> Outcome {
         let mut update = self.update(id)?;
         let mut answer = Answer { update: Some(id.clone()), ..Answer::default() };
-        if update.state == UpdateState::RollingBack && force && !update.forced {
-            update.forced = true;
-            update.pause = None;
-            self.put_update(
-                update,
-                "no longer waits for sessions that cannot be reached".to_owned(),
-            );
-            return Ok(answer);
+        if update.state == UpdateState::RollingBack {
+            return self.hurry_rollback(update, now, force);
         }
         if !transition::is_allowed(update.state, UpdateState::RollingBack) {
             let allowed = "PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING";
@@ -276,6 +285,29 @@ impl Tx<'_> {
         answer.note = (update.weights != Weights::ALL_OLD)
             .then(|| format!("routing is {} until restored instances are ready", update.weights));
         self.transition(update, UpdateState::RollingBack, event);
+        Ok(answer)
+    }
+
+    /// A rollback is never rolled back, but it can be told not to wait: for the
+    /// old side's capacity (`now`), or for sessions that do not answer (`force`).
+    fn hurry_rollback(&mut self, mut update: UpdateRecord, now: bool, force: bool) -> Outcome {
+        let answer = Answer { update: Some(update.id.clone()), ..Answer::default() };
+        let mut said = Vec::new();
+        if now && update.weights != Weights::ALL_OLD && update.old.is_some() {
+            update.weights = Weights::ALL_OLD;
+            self.route_update(&update);
+            said.push("routes 0:1 whatever the old version's capacity");
+        }
+        if force && !update.forced {
+            update.forced = true;
+            update.pause = None;
+            said.push("no longer waits for sessions that do not answer");
+        }
+        if said.is_empty() {
+            let allowed = "PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING";
+            return Err(Self::wrong_state(&update, "a rollback", allowed));
+        }
+        self.put_update(update, said.join("; "));
         Ok(answer)
     }
 

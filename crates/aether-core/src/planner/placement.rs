@@ -41,17 +41,26 @@ impl Placer {
         Self { nodes }
     }
 
-    /// Nodes for `count` more instances of a slice, or how many there is room
-    /// for. Fewest of the slice first, then fewest at all, then by name.
+    /// Nodes for `count` more instances of a slice, all or none.
     ///
     /// # Errors
     /// The room that there is, when it is not enough.
     pub fn place(&mut self, slice: &SliceName, count: u32) -> Result<Vec<NodeName>, u32> {
-        let room = self.nodes.values().map(|load| load.room).fold(0, u32::saturating_add);
-        if room < count {
-            return Err(room);
+        match self.room() {
+            room if room < count => Err(room),
+            _ => Ok(self.place_up_to(slice, count)),
         }
-        let mut placed = Vec::with_capacity(count as usize);
+    }
+
+    /// How many more instances there is room for.
+    pub fn room(&self) -> u32 {
+        self.nodes.values().map(|load| load.room).fold(0, u32::saturating_add)
+    }
+
+    /// Nodes for as many as there is room for, at most `count`. Fewest of the
+    /// slice first, then fewest at all, then by name.
+    pub fn place_up_to(&mut self, slice: &SliceName, count: u32) -> Vec<NodeName> {
+        let mut placed = Vec::new();
         for _ in 0..count {
             let best = self
                 .nodes
@@ -62,7 +71,7 @@ impl Placer {
             load.take(slice);
             placed.push(name.clone());
         }
-        Ok(placed)
+        placed
     }
 
     /// How many instances a node runs, for choosing which to remove.

@@ -204,16 +204,12 @@ fn route_is_acked(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bo
         return true;
     };
     let outstanding = Outstanding::of(view, route.route_revision);
-    if outstanding.is_clear(update.forced) {
+    if outstanding.is_clear(view, update.forced, update.modified_ms()) {
         return true;
     }
     let what = format!("routing {}", update.weights);
     outstanding.report(view, &update.slice, Some(update), &what, update.state_since_ms, plan);
     false
-}
-
-fn side_is_gone(view: &View<'_>, slice: &SliceName, side: &Side) -> bool {
-    !view.state.instances_of(slice).any(|i| i.revision == side.revision)
 }
 
 /// Waits until the losing side is drained, stopped and gone; starts that first.
@@ -224,7 +220,7 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
         .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
     if wanted {
         plan.commands.push(Command::RemoveLosingSide { update: update.id.clone() });
-    } else if side_is_gone(view, &update.slice, losing) {
+    } else if !view.state.has_instances_left(&update.slice, losing.revision, update.forced) {
         plan.commands.push(Command::Finish { update: update.id.clone() });
     } else {
         let stopping = view
@@ -239,7 +235,12 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
                 code: "instances_stopped",
                 message: format!("instances of {} to end: {}", losing.version, stopping.join(", ")),
                 since_ms: update.state_since_ms,
-                unblock: "nothing to do while their nodes report".to_owned(),
+                unblock: format!(
+                    "nothing to do while their nodes report; if one is gone for good, \
+                     'aether update {} {} --force'",
+                    super::removal::verb(update),
+                    update.id
+                ),
             },
         );
     }
@@ -247,6 +248,28 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
 
 fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if !route_is_acked(view, update, plan) {
+        return;
+    }
+    let removing = update.old.as_ref().is_some_and(|old| {
+        let target = view.state.targets.get(&(update.slice.clone(), old.revision));
+        target.is_none_or(|target| target.instances == 0)
+    });
+    let ready = view.state.ready_count(&update.slice, update.new.revision);
+    let wanted = update.base_instances.min(update.instances);
+    if !removing && !update.forced && update.old.is_some() && ready < wanted {
+        // Nothing is lost yet: the old set is whole, and a rollback one command away.
+        plan.wait(
+            &update.slice,
+            Wait {
+                code: "new_capacity",
+                message: format!(
+                    "{ready} of {wanted} instances of {} are ready",
+                    update.new.version
+                ),
+                since_ms: update.state_since_ms,
+                unblock: format!("they become ready, or 'aether update rollback {}'", update.id),
+            },
+        );
         return;
     }
     match &update.old {

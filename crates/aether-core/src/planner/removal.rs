@@ -7,7 +7,7 @@ use super::{Plan, SessionView, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, SessionId};
-use crate::records::{Desired, InstanceRecord, Observed, Reason, UpdateRecord};
+use crate::records::{Desired, InstanceRecord, Observed, Reason, UpdateRecord, UpdateState};
 
 /// What stands between a table revision and all sessions having applied it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,11 @@ impl Outstanding {
     /// Sessions that have not acked `revision`.
     pub(super) fn of(view: &View<'_>, revision: u64) -> Self {
         let mut outstanding = Self::default();
-        for session in view.state.sessions.keys() {
+        for (session, record) in &view.state.sessions {
+            // Its first table was already without what left before it came.
+            if record.fresh && record.opened > revision {
+                continue;
+            }
             match view.sessions.get(session) {
                 Some(SessionView::Connected { applied, .. }) if *applied >= revision => {}
                 Some(SessionView::Connected { .. } | SessionView::Awaited) | None => {
@@ -36,9 +40,12 @@ impl Outstanding {
         outstanding
     }
 
-    /// Whether everything may go on.
-    pub(super) fn is_clear(&self, forced: bool) -> bool {
-        self.behind.is_empty() && (forced || self.unreachable.is_empty())
+    /// Whether everything may go on. `--force` waives sessions that cannot be
+    /// reached, and those that answer but have not followed since `since_ms`,
+    /// the later of the decision and the last change of the update.
+    pub(super) fn is_clear(&self, view: &View<'_>, forced: bool, since_ms: u64) -> bool {
+        let given_up = forced && view.now_ms.saturating_sub(since_ms) > STUCK_MS;
+        (self.behind.is_empty() || given_up) && (forced || self.unreachable.is_empty())
     }
 
     /// Says what is waited for, and pauses the update over sessions that cannot
@@ -70,14 +77,11 @@ impl Outstanding {
             "{} cannot be reached and may still send calls by an old table",
             named(view, &self.unreachable)
         );
-        let verb = match update.map(|update| update.state) {
-            Some(crate::records::UpdateState::RollingBack) => "rollback",
-            _ => "complete",
-        };
         let unblock = match update {
             Some(update) => format!(
-                "bring them back, wait {} s, or 'aether update {verb} {} --force'",
+                "bring them back, wait {} s, or 'aether update {} {} --force'",
                 view.table_age_max_ms / 1000,
+                verb(update),
                 update.id
             ),
             None => format!("bring them back, or wait {} s", view.table_age_max_ms / 1000),
@@ -89,6 +93,18 @@ impl Outstanding {
             });
         }
         plan.wait(slice, Wait { code: "session_unreachable", message, since_ms, unblock });
+    }
+}
+
+/// How long sessions that answer may lag behind before `--force` waives them
+/// too: three leases at their usual length. A healthy one needs milliseconds.
+const STUCK_MS: u64 = 10_000;
+
+/// The verb whose `--force` ends the waiting of an update.
+pub(super) fn verb(update: &UpdateRecord) -> &'static str {
+    match update.state {
+        UpdateState::RollingBack => "rollback",
+        _ => "complete",
     }
 }
 
@@ -119,8 +135,14 @@ fn busy(view: &View<'_>, instance: &InstanceId) -> BTreeSet<SessionId> {
 
 /// Stops the drained instances of a slice for which the fence holds.
 pub(super) fn stop_drained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) {
-    let update = view.state.live_update(slice).map(|update| &**update);
+    // What else drains beside an update (a scale-down, a retired set) is no
+    // reason to pause it, nor covered by its --force.
+    let removes = |update: &&UpdateRecord| {
+        matches!(update.state, UpdateState::Completing | UpdateState::RollingBack)
+    };
+    let update = view.state.live_update(slice).map(|update| &**update).filter(removes);
     let forced = update.is_some_and(|update| update.forced);
+    let changed_ms = update.map_or(0, UpdateRecord::modified_ms);
     let mut clear = Vec::new();
     let mut late: Vec<(InstanceId, String)> = Vec::new();
     let mut held: Option<(Outstanding, u64)> = None;
@@ -131,7 +153,7 @@ pub(super) fn stop_drained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) 
             continue;
         }
         let outstanding = Outstanding::of(view, record.left_table);
-        if !outstanding.is_clear(forced) {
+        if !outstanding.is_clear(view, forced, record.desired_since_ms.max(changed_ms)) {
             held.get_or_insert((outstanding, record.desired_since_ms));
             continue;
         }

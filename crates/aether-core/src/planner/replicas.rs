@@ -45,25 +45,29 @@ fn assign(
     placer: &mut Placer,
     plan: &mut Plan,
 ) {
-    match placer.place(slice, missing) {
-        Ok(placements) => plan.commands.push(Command::Assign {
+    let room = placer.room();
+    let placements = placer.place_up_to(slice, missing);
+    let placed = u32::try_from(placements.len()).unwrap_or(u32::MAX);
+    if !placements.is_empty() {
+        plan.commands.push(Command::Assign {
             slice: slice.clone(),
             revision: target.revision,
             placements,
             target_modified: target.modified,
-        }),
-        Err(room) => plan.wait(
-            slice,
-            Wait {
-                code: "no_capacity",
-                message: format!(
-                    "{missing} instances of {} have no place; the nodes that report have room for {room}",
-                    target.revision
-                ),
-                since_ms: 0,
-                unblock: "add a node or scale something down".to_owned(),
-            },
-        ),
+        });
+    }
+    if placed < missing {
+        let wait = Wait {
+            code: "no_capacity",
+            message: format!(
+                "{} instances of {} have no place; the nodes that report have room for {room}",
+                missing - placed,
+                target.revision
+            ),
+            since_ms: 0,
+            unblock: "add a node or scale something down".to_owned(),
+        };
+        plan.wait(slice, wait);
     }
 }
 

@@ -413,3 +413,180 @@ fn an_instance_that_an_agent_stopped_unasked_is_replaced() {
     assert_eq!(world.ready("1.0.0"), 3);
     assert!(!world.state.instances.contains_key(&gone.id));
 }
+
+/// Makes every instance of a version fail its probe from now on.
+fn sicken(world: &mut World, version: &str) {
+    let reason = Reason::new("probe_failed", "it says 503");
+    world.broken.insert(version.to_owned(), (Observed::Unready, 0, reason));
+    world.agents_act();
+}
+
+#[test]
+fn complete_keeps_the_old_set_while_the_new_one_cannot_serve() {
+    for cleanup in [CleanupPolicy::Immediate, CleanupPolicy::GracePeriod] {
+        let mut world = World::deployed(3);
+        let options = UpdateOptions { cleanup, ..UpdateOptions::default() };
+        let id = world.start("2.0.0", options);
+        world.settle();
+        world.ok(routing(&id, "1:0"));
+        world.ok(complete(&id));
+        sicken(&mut world, "2.0.0");
+        world.rounds(20);
+        assert_eq!(world.state_of(&id), S::Completing);
+        assert_eq!(world.ready("1.0.0"), 3, "the way back is whole");
+        let waits = &world.plan().waits[&SLICE.parse().unwrap()];
+        assert!(waits.iter().any(|wait| wait.code == "new_capacity"), "{waits:?}");
+        world.broken.clear();
+        world.settle();
+        assert_eq!(world.state_of(&id), S::Completed);
+    }
+}
+
+#[test]
+fn force_ends_an_update_whose_last_instance_is_on_a_dead_node() {
+    for forward in [true, false] {
+        let (mut world, id) = at(S::Routing, 0);
+        world.silent_nodes.insert("n3".parse().unwrap());
+        world.settle();
+        if forward {
+            world.ok(routing(&id, "1:0"));
+            world.ok(complete(&id));
+        } else {
+            world.ok(rollback(&id));
+        }
+        world.rounds(50);
+        assert!(!world.state_of(&id).is_terminal());
+        let waits = &world.plan().waits[&SLICE.parse().unwrap()];
+        assert!(waits.iter().any(|wait| wait.unblock.contains("--force")), "{waits:?}");
+        world.ok(if forward {
+            Command::Complete { update: id.clone(), force: true }
+        } else {
+            Command::Rollback { update: id.clone(), now: false, reason: None, force: true }
+        });
+        world.settle();
+        assert!(world.state_of(&id).is_terminal());
+        // The node comes back and stops what it was told to.
+        world.silent_nodes.clear();
+        world.settle();
+        assert_eq!(world.state.instances.len(), 3);
+    }
+}
+
+#[test]
+fn force_waives_a_session_that_answers_but_never_follows() {
+    let (mut world, id) = at(S::Completing, 0);
+    world.sessions_work = false;
+    let stuck = SessionView::Connected { applied: 0, busy: Default::default() };
+    world.sessions.insert("s2".parse().unwrap(), stuck.clone());
+    world.rounds(50);
+    world.ok(Command::Complete { update: id.clone(), force: true });
+    for _ in 0..10 {
+        world.sessions_ack();
+        world.sessions.insert("s2".parse().unwrap(), stuck.clone());
+        world.now_ms += 11_000;
+        world.rounds(5);
+    }
+    assert_eq!(world.state_of(&id), S::Completed);
+}
+
+#[test]
+fn a_session_that_came_later_does_not_hold_what_left_before() {
+    let (mut world, id) = at(S::Completing, 1);
+    world.sessions_ack();
+    let open = |fresh| Command::OpenSession {
+        session: "s3".parse().unwrap(),
+        kind: aether_core::records::SessionKind::Invoker,
+        name: "late".to_owned(),
+        fresh,
+    };
+    world.ok(open(true));
+    let since_ms = world.now_ms;
+    world.sessions.insert("s3".parse().unwrap(), SessionView::Unreachable { since_ms });
+    world.settle();
+    assert_eq!(world.state_of(&id), S::Completed);
+    // One that holds tables from before its record is not taken for fresh.
+    let (mut world, id) = at(S::Completing, 1);
+    world.sessions_ack();
+    world.ok(open(false));
+    world.sessions.insert("s3".parse().unwrap(), SessionView::Unreachable { since_ms });
+    world.rounds(50);
+    assert_eq!(world.state_of(&id), S::Completing);
+}
+
+#[test]
+fn a_rollback_that_waits_for_capacity_can_be_told_not_to() {
+    let (mut world, id) = at(S::Completing, 3);
+    sicken(&mut world, "1.0.0");
+    world.ok(rollback(&id));
+    world.rounds(50);
+    assert_eq!(world.update(&id).weights.to_string(), "1:0");
+    let now = Command::Rollback { update: id.clone(), now: true, reason: None, force: false };
+    world.ok(now.clone());
+    assert_eq!(world.update(&id).weights.to_string(), "0:1");
+    assert!(matches!(world.propose(now), Err(Refusal::WrongState { .. })));
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+}
+
+#[test]
+fn a_rollback_places_what_there_is_room_for() {
+    let (mut world, id) = at(S::Completing, 3);
+    // Room for two more instances in all.
+    for (node, most) in [("n1", 1), ("n2", 2), ("n3", 2)] {
+        world.ok(Command::RegisterNode {
+            node: node.parse().unwrap(),
+            address: "127.0.0.1:9001".parse().unwrap(),
+            labels: Default::default(),
+            instances_max: most,
+        });
+    }
+    world.ok(rollback(&id));
+    world.rounds(50);
+    assert_eq!(world.ready("1.0.0"), 2);
+    assert_eq!(world.update(&id).weights.to_string(), "1:2");
+}
+
+#[test]
+fn approval_respects_a_pause_and_remembers_force() {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let id = world.ok(start("2.0.0", Some(1), options)).update.unwrap();
+    world.settle();
+    let forced = Command::SetWeights {
+        update: id.clone(),
+        weights: "1:0".parse().unwrap(),
+        force: true,
+        if_modified: None,
+    };
+    world.ok(forced);
+    world.ok(Command::Approve { update: id.clone() });
+    assert_eq!(world.update(&id).weights.to_string(), "1:0");
+    // The smaller set was forced there; that need not be said again.
+    world.ok(complete(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), S::Completed);
+
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.settle();
+    world.ok(routing(&id, "1:1"));
+    let reason = Reason::new("threshold_exceeded", "too slow");
+    world.ok(Command::Pause { update: id.clone(), reason });
+    let refused = world.propose(Command::Approve { update: id.clone() }).unwrap_err();
+    assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
+}
+
+#[test]
+fn what_else_drains_does_not_pause_a_new_update() {
+    let mut world = World::deployed(3);
+    let since_ms = world.now_ms;
+    world.sessions.insert("s2".parse().unwrap(), SessionView::Unreachable { since_ms });
+    world.ok(Command::Scale { slice: SLICE.parse().unwrap(), instances: 2 });
+    world.rounds(10);
+    let id = world.start("2.0.0", UpdateOptions::default());
+    world.settle();
+    assert_eq!(world.state_of(&id), S::Deployed);
+    assert!(world.update(&id).pause.is_none());
+    world.ok(routing(&id, "1:9"));
+}

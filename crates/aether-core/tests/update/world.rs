@@ -81,6 +81,7 @@ impl World {
                 session: session.clone(),
                 kind: SessionKind::Invoker,
                 name: format!("caller {name}"),
+                fresh: true,
             });
             world.sessions.insert(session, SessionView::Awaited);
         }
@@ -128,7 +129,8 @@ impl World {
         let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
         if let (Some(old), Some(new)) = (old, new)
             && old.effective_weights().is_some()
-            && !matches!(command, Command::Observe { .. })
+            // Instances die by themselves, and --now is a person's own decision.
+            && !matches!(command, Command::Observe { .. } | Command::Rollback { now: true, .. })
         {
             assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
         }

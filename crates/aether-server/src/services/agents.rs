@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aether_core::apply::INSTANCES_MAX;
 use aether_core::ids::NodeName;
 use aether_core::records::{Desired, InstanceRecord};
 use aether_core::state::State;
@@ -11,6 +12,7 @@ use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,6 +42,8 @@ impl AgentsService {
     async fn push(self, node: NodeName, to: mpsc::Sender<Result<v1::AgentDown, Status>>) {
         let mut states = self.control.watch();
         let mut last: Option<Vec<v1::Assignment>> = None;
+        let mut alive = interval(self.lease / 3);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let state = states.borrow_and_update().state.clone();
             let assignments = assignments(&state, &node);
@@ -53,7 +57,14 @@ impl AgentsService {
                 changed = states.changed() => if changed.is_err() { return },
                 () = to.closed() => return,
                 // A message now and then shows the agent that the stream lives.
-                () = tokio::time::sleep(self.lease / 3) => last = None,
+                _ = alive.tick() => {
+                    if self.hub.is_cut_off(self.lease) {
+                        let cut_off = status::unavailable("this node reaches no leader");
+                        let _ = to.send(Err(cut_off)).await;
+                        return;
+                    }
+                    last = None;
+                }
             }
         }
     }
@@ -132,6 +143,10 @@ impl Agents for AgentsService {
         let node: NodeName = hello.node.parse().map_err(|e| status::invalid("node", e))?;
         let address = hello.address.parse::<std::net::SocketAddr>();
         address.map_err(|e| status::invalid("address", e))?;
+        if hello.instances_max > INSTANCES_MAX {
+            let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
+            return Err(status::invalid("instances_max", problem));
+        }
         let connection = self.hub.agent_hello(hello);
         let (to, stream) = mpsc::channel(QUEUED_MAX);
         tokio::spawn(self.clone().push(node.clone(), to));

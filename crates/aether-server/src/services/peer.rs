@@ -39,8 +39,11 @@ impl Peer for PeerService {
         request: Request<peer::ReportRequest>,
     ) -> Result<Response<peer::ReportResponse>, Status> {
         self.check_leader()?;
-        self.leader.absorb(request.into_inner());
-        Ok(Response::new(peer::ReportResponse {}))
+        let term = self.control.replica().leadership().borrow().term;
+        match self.leader.absorb(term, request.into_inner()) {
+            true => Ok(Response::new(peer::ReportResponse {})),
+            false => Err(Status::failed_precondition("this node has not taken over yet")),
+        }
     }
 
     async fn leader_view(

@@ -11,6 +11,7 @@ use aether_proto::v1::routing_server::Routing;
 use aether_proto::v1::routing_up::Message;
 use futures::StreamExt;
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -62,8 +63,12 @@ impl RoutingService {
         let known = local.state.sessions.contains_key(&session);
         if !known {
             let name = hello.name.clone();
-            let open = Command::OpenSession { session: session.clone(), kind, name };
+            let fresh = hello.revision == 0;
+            let open = Command::OpenSession { session: session.clone(), kind, name, fresh };
             self.control.write("session", "", open).await?;
+            if !self.control.local().state.sessions.contains_key(&session) {
+                return Err(status::unavailable("this node is catching up"));
+            }
         }
         let meta = &local.state.meta;
         let caught_up = hello.revision > 0
@@ -84,6 +89,9 @@ impl RoutingService {
         if to.send(Ok(first)).await.is_err() {
             return;
         }
+        // Beside the loop, so that other events do not put it off.
+        let mut alive = interval(self.lease / 3);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 change = subscription.changes.recv() => {
@@ -108,7 +116,12 @@ impl RoutingService {
                 }
                 () = to.closed() => return,
                 // A message now and then shows the client that the stream lives.
-                () = tokio::time::sleep(self.lease / 3) => {
+                _ = alive.tick() => {
+                    if self.hub.is_cut_off(self.lease) {
+                        let cut_off = status::unavailable("this node reaches no leader");
+                        let _ = to.send(Err(cut_off)).await;
+                        return;
+                    }
                     let local = self.control.local();
                     let alive = v1::RoutingDown {
                         incarnation: local.state.meta.incarnation,

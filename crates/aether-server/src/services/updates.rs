@@ -143,8 +143,13 @@ impl UpdatesService {
 
     /// Resolves what a write names. The leader must have been asked: on an old
     /// copy `current` could be another update.
-    async fn target(&self, text: &str) -> Result<UpdateId, Status> {
+    async fn target(&self, text: &str, request_id: &str) -> Result<UpdateId, Status> {
         let published = self.views.control.barrier().await?;
+        // A retry means what the first try meant, whatever is live by now.
+        let done = published.state.requests.get(request_id);
+        if let Some(update) = done.and_then(|record| record.answer.update.clone()) {
+            return Ok(update);
+        }
         resolve(&published.state, text).map(|update| update.id.clone())
     }
 
@@ -176,7 +181,13 @@ impl UpdatesService {
         stale: bool,
     ) -> Result<(Read, Arc<UpdateRecord>, Option<LeaderViewResponse>), Status> {
         let read = self.views.control.read(stale).await;
-        let record = resolve(&read.published.state, text)?;
+        let record = resolve(&read.published.state, text).map_err(|problem| match read.stale {
+            // What this node does not know may exist all the same.
+            true => status::unavailable(
+                "the leader could not be asked, and here ".to_owned() + problem.message(),
+            ),
+            false => problem,
+        })?;
         let view = if stale { None } else { self.views.leader_view(Some(&record.id)).await };
         Ok((read, record, view))
     }
@@ -278,7 +289,7 @@ impl Updates for UpdatesService {
         let request = request.into_inner();
         let weights: Weights =
             request.routing.parse().map_err(|e| status::invalid("routing", e))?;
-        let update = self.target(&request.update_id).await?;
+        let update = self.target(&request.update_id, &request.request_id).await?;
         let (force, if_modified) = (request.force, request.if_modified);
         let command = Command::SetWeights { update, weights, force, if_modified };
         self.write(&request.actor, &request.request_id, command).await
@@ -289,7 +300,7 @@ impl Updates for UpdatesService {
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let update = self.target(&request.update_id).await?;
+        let update = self.target(&request.update_id, &request.request_id).await?;
         self.write(&request.actor, &request.request_id, Command::Approve { update }).await
     }
 
@@ -298,7 +309,7 @@ impl Updates for UpdatesService {
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let update = self.target(&request.update_id).await?;
+        let update = self.target(&request.update_id, &request.request_id).await?;
         let command = Command::Complete { update, force: request.force };
         self.write(&request.actor, &request.request_id, command).await
     }
@@ -308,7 +319,7 @@ impl Updates for UpdatesService {
         request: Request<v1::RollbackRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let update = self.target(&request.update_id).await?;
+        let update = self.target(&request.update_id, &request.request_id).await?;
         let (now, force) = (request.now, request.force);
         let command = Command::Rollback { update, now, reason: None, force };
         self.write(&request.actor, &request.request_id, command).await
@@ -319,7 +330,7 @@ impl Updates for UpdatesService {
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        let update = self.target(&request.update_id).await?;
+        let update = self.target(&request.update_id, &request.request_id).await?;
         self.write(&request.actor, &request.request_id, Command::Resume { update }).await
     }
 
