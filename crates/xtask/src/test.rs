@@ -17,17 +17,13 @@ pub fn run(filters: &[String]) -> Result<()> {
     // The end-to-end tests spawn this binary; `cargo test` does not build it.
     run_cargo(&["build", "--package", "aether"])?;
     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
-    let has_nextest = succeeds("cargo", &["nextest", "--version"]);
-    let runner: &[&str] = if has_nextest {
-        &["nextest", "run", "--no-fail-fast"]
-    } else {
-        &["test", "--no-fail-fast"]
-    };
-    run_cargo(&[runner, &["--workspace"], &filters].concat())?;
-    if has_nextest && filters.is_empty() {
+    if !succeeds("cargo", &["nextest", "--version"]) {
+        return run_cargo(&[&["test", "--no-fail-fast", "--workspace"], &filters[..]].concat());
+    }
+    if filters.is_empty() {
         run_cargo(&["test", "--workspace", "--doc"])?;
     }
-    Ok(())
+    run_cargo(&[&["nextest", "run", "--no-fail-fast", "--workspace"], &filters[..]].concat())
 }
 
 /// The main job with ten times the requests.
