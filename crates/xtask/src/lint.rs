@@ -15,7 +15,7 @@ const FILE_LINES_MAX: usize = 700;
 const EDGES: &[(&str, &[&str])] = &[
     ("aether-core", &[]),
     ("aether-proto", &["aether-core"]),
-    ("aether-replica", &["aether-core", "aether-proto"]),
+    ("aether-replica", &["aether-proto"]),
     ("aether-agent", &["aether-core", "aether-proto"]),
     ("aether-invoker", &["aether-core", "aether-proto"]),
     ("aether-ingress", &["aether-core", "aether-invoker"]),
