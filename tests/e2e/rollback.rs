@@ -55,10 +55,12 @@ impl Scene {
         Self { stage, invoker, load, picks, answers: Vec::new() }
     }
 
-    /// Takes an update to ROUTING at a ratio.
+    /// Takes an update to ROUTING at a ratio. What is called by it belongs to a
+    /// phase of its own, not to what came before.
     async fn at_ratio(&self, ratio: &str) -> String {
         let update = self.stage.start("2.0.0", &[]).await.unwrap();
         self.stage.until_state(&update, "DEPLOYED").await.unwrap();
+        self.load.phase(ratio);
         self.stage.route(ratio).await.unwrap();
         update
     }
@@ -234,7 +236,6 @@ async fn rollback_with_the_old_set_whole_takes_every_call_back_at_once() {
     let before = ids(&scene.stage).await;
 
     let update = scene.at_ratio("3:1").await;
-    scene.load.phase("3:1");
     scene.load.until_requests(ENOUGH).await;
     scene.roll_back(&update, "ROUTING").await;
 
@@ -244,7 +245,6 @@ async fn rollback_with_the_old_set_whole_takes_every_call_back_at_once() {
     let slice = scene.stage.slice(&holder);
     let slow: Vec<_> = (0..INSTANCES).map(|_| slow_call(&slice, 9_000)).collect();
     let update = scene.at_ratio("1:0").await;
-    scene.load.phase("1:0");
     scene.load.until_requests(ENOUGH).await;
     scene.stage.cli(&["update", "complete", &update]).await.unwrap();
     let draining =
