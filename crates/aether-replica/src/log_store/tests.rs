@@ -171,9 +171,10 @@ async fn a_last_record_that_ends_in_zeros_is_truncated() {
     let whole = fs::read(&file).unwrap();
     let intact = &read_all(dir.path()).await.unwrap()[..4];
     let last_record = find(&whole, b"the last command") - 25 - 17 - 4;
-    let crc = whole.len() - 4;
-    for (zero_from, more) in (last_record..crc).flat_map(|at| [(at, 0), (at, 1), (at, 5_000)]) {
-        let what = format!("{more} more, from {zero_from} of {last_record}..{}", whole.len());
+    let end = whole.len();
+    assert!(whole[end - 1].count_ones() > 1, "without its last byte the CRC lacks more than a bit");
+    for (zero_from, more) in (last_record..end).flat_map(|at| [(at, 0), (at, 1), (at, 5_000)]) {
+        let what = format!("{more} more, from {zero_from} of {last_record}..{end}");
         let mut torn = whole[..zero_from].to_vec();
         torn.resize(whole.len() + more, 0);
         only_file(&file, &torn);
@@ -189,10 +190,10 @@ async fn a_last_record_that_ends_in_zeros_is_truncated() {
     }
 }
 
-/// A checksum that is there says that the record was written: what does not
-/// match it is damage, zeros too.
+/// The end of a checksum says that the record was written: what does not match
+/// it is damage, zeros too.
 #[tokio::test]
-async fn zeros_in_front_of_a_checksum_are_damage() {
+async fn zeros_in_front_of_the_end_of_a_checksum_are_damage() {
     let dir = tempfile::tempdir().unwrap();
     let file = written(dir.path()).await;
     let whole = fs::read(&file).unwrap();
@@ -203,7 +204,8 @@ async fn zeros_in_front_of_a_checksum_are_damage() {
         ("the whole payload", body..crc),
         ("from the length on", body - 24..crc),
         ("from the log's id on", body - 25 - 17..crc),
-        ("the end of the checksum", crc + 2..whole.len()),
+        ("the beginning of the checksum", crc..crc + 2),
+        ("all but the last byte of the payload and the checksum", body..whole.len() - 1),
     ];
     for (what, zeroed) in cases {
         for more in [0, 5_000] {
