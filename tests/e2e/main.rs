@@ -6,6 +6,7 @@ mod broken;
 mod cut_off;
 mod failover;
 mod guide;
+mod minority;
 mod nginx;
 mod refusals;
 mod restart;

@@ -5,6 +5,7 @@
 //! sides agree on that moment through [`Ticket`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,13 +61,13 @@ struct Job {
 pub(crate) struct Links(Mutex<BTreeMap<(u64, String), mpsc::Sender<Job>>>);
 
 impl Links {
-    /// Proposes through the leader `id`; gives up after `timeout`.
+    /// Proposes through the leader `id`, and waits for it until `given_up`.
     pub async fn propose(
         &self,
         peers: &Arc<Peers>,
         (id, member): (u64, &Member),
         body: Bytes,
-        timeout: Duration,
+        given_up: impl Future<Output = ()>,
     ) -> Result<Applied, Attempt> {
         let ticket = Arc::new(Ticket::default());
         let (reply, answer) = oneshot::channel();
@@ -75,17 +76,14 @@ impl Links {
         if link.try_send(job).is_err() {
             return Err(Attempt::NotDone("too many proposals wait for the leader".into()));
         }
-        match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) if !ticket.settle(WITHDRAWN) => {
-                Err(Attempt::Unknown("the connection to the leader was lost".into()))
-            }
-            Ok(Err(_)) => Err(Attempt::NotDone("the connection to the leader was lost".into())),
-            Err(_) if ticket.settle(WITHDRAWN) => {
-                Err(Attempt::NotDone("the leader could not be reached in time".into()))
-            }
-            Err(_) => Err(Attempt::Unknown("the leader did not answer in time".into())),
-        }
+        let why = tokio::select! {
+            answer = answer => match answer {
+                Ok(result) => return result,
+                Err(_) => "the connection to the leader was lost".to_owned(),
+            },
+            () = given_up => "the leader did not answer in time".to_owned(),
+        };
+        Err(if ticket.settle(WITHDRAWN) { Attempt::NotDone(why) } else { Attempt::Unknown(why) })
     }
 
     fn link(&self, peers: &Arc<Peers>, id: u64, member: &Member) -> mpsc::Sender<Job> {

@@ -23,6 +23,9 @@ pub const COMMAND_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A proposal that is not done is tried again at every change of leadership,
 /// and this often in between.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// A former leader that lives has answered what it was sent within this time;
+/// of one that hangs, a caller need not wait for more.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A proposal of the coordinator that stays unanswered for so long is unknown.
 const PROPOSE_AS_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a shutdown waits for another leader: for a few times as long as a
@@ -53,6 +56,9 @@ impl Handle {
     /// [`ProposeError::Unknown`] if that can't be told.
     pub async fn propose(&self, body: Bytes, timeout: Duration) -> Result<Applied, ProposeError> {
         check_size(&body)?;
+        if timeout.is_zero() {
+            return Err(not_done("there was no time left to try".to_owned()));
+        }
         let deadline = Instant::now() + timeout;
         let Ok(Ok(_place)) = timeout_at(deadline, self.node.proposals.acquire()).await else {
             let in_flight = self.node.config.proposals_in_flight_max;
@@ -91,19 +97,34 @@ impl Handle {
             if !leadership.ready {
                 return Err(Attempt::NotDone("this node has only just become the leader".into()));
             }
-            let proposed = node.propose_here(leadership.term, body);
-            return timeout_at(deadline, proposed).await.unwrap_or_else(|_| {
-                Err(Attempt::Unknown("it was not committed in time".to_owned()))
-            });
+            return node.propose_here(leadership.term, body, deadline).await;
         }
         let Some(leader) = &leadership.leader else {
             return Err(Attempt::NotDone("there is no leader".to_owned()));
         };
+        // It could no longer be proved that what is sent to it was not done.
+        if !node.hears_leader() {
+            return Err(Attempt::NotDone(format!("the leader, {}, is silent", leader.name)));
+        }
         let member = node
             .member(leader.raft_id)
             .ok_or_else(|| Attempt::NotDone("the leader is no member".to_owned()))?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        node.links.propose(&node.peers, (leader.raft_id, &member), body, left).await
+        let given_up = self.given_up(leader.raft_id, deadline);
+        node.links.propose(&node.peers, (leader.raft_id, &member), body, given_up).await
+    }
+
+    /// Waits until nothing more is to be expected of `leader`: until the
+    /// deadline, or until there has been another leader for a while.
+    async fn given_up(&self, leader: u64, deadline: Instant) {
+        let mut leadership = self.node.leadership.subscribe();
+        let replaced = async {
+            let another = leadership
+                .wait_for(|now| now.leader.as_ref().is_some_and(|now| now.raft_id != leader));
+            // Without a sender the node is gone, and the leader's answers too.
+            drop(another.await);
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let _ = timeout_at(deadline, replaced).await;
     }
 
     /// Proposes a command as the leader of `term`, and of no other.
@@ -119,12 +140,11 @@ impl Handle {
         };
         let mut leadership = self.node.leadership.subscribe();
         loop {
-            let proposed = timeout_at(deadline, self.node.propose_here(term, body.clone())).await;
-            match proposed {
-                Ok(Ok(applied)) => return Ok(applied),
-                Ok(Err(Attempt::Unknown(reason))) => return Err(ProposeError::Unknown { reason }),
-                Ok(Err(Attempt::Stopped(reason))) => return Err(not_done(reason)),
-                Ok(Err(Attempt::NotDone(reason))) => {
+            match self.node.propose_here(term, body.clone(), deadline).await {
+                Ok(applied) => return Ok(applied),
+                Err(Attempt::Unknown(reason)) => return Err(ProposeError::Unknown { reason }),
+                Err(Attempt::Stopped(reason)) => return Err(not_done(reason)),
+                Err(Attempt::NotDone(reason)) => {
                     // Right after an election, and when the lease has run out
                     // for a moment, the same leader may go on.
                     let now = leadership.borrow_and_update().clone();
@@ -135,10 +155,6 @@ impl Handle {
                         return Err(not_done(reason));
                     }
                     let _ = timeout_at(Instant::now() + RETRY_EVERY, leadership.changed()).await;
-                }
-                Err(_) => {
-                    let reason = "it was not committed in time".to_owned();
-                    return Err(ProposeError::Unknown { reason });
                 }
             }
         }

@@ -10,6 +10,7 @@ use openraft::errors::{ClientWriteError, Fatal};
 use openraft::impls::ProgressResponder;
 use openraft::{LinearizerOption, ReadPolicy};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
 use tonic::Request;
 
 use crate::clock::{LogClock, Readings};
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     pub leadership: watch::Sender<Leadership>,
     /// The log clock of a leadership of this node, with its term.
     pub clock: Mutex<Option<(u64, LogClock)>>,
+    /// When a leader of the present term was last heard of.
+    pub leader_heard: Mutex<Option<Instant>>,
     pub fatal: watch::Sender<Option<String>>,
     /// Places for proposals of this node's callers.
     pub proposals: Semaphore,
@@ -92,6 +95,20 @@ impl Node {
         self.leadership.borrow().clone()
     }
 
+    /// Notes that a message of the present leader was accepted.
+    pub fn heard_leader(&self) {
+        *self.leader_heard.lock().expect("no panic while held") = Some(Instant::now());
+    }
+
+    /// Whether the leader, another node, was heard of within the time that a
+    /// follower waits for it. Openraft goes on naming one that is gone until
+    /// there is another.
+    pub fn hears_leader(&self) -> bool {
+        let silence_max = Duration::from_millis(2 * self.config.election_ms_max);
+        let heard = *self.leader_heard.lock().expect("no panic while held");
+        heard.is_some_and(|at| at.elapsed() < silence_max)
+    }
+
     /// A member of the present membership, by id.
     pub fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.server_metrics();
@@ -112,10 +129,20 @@ impl Node {
         clock.filter(|(of, _)| *of == term).map(|(_, clock)| clock)
     }
 
-    /// Proposes on this node as the leader of `term`.
-    pub async fn propose_here(&self, term: u64, body: Bytes) -> Result<Applied, Attempt> {
-        let rx = self.submit_here(term, body).await?;
-        rx.outcome().await
+    /// Proposes on this node as the leader of `term`; gives up at `deadline`.
+    pub async fn propose_here(
+        &self,
+        term: u64,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Applied, Attempt> {
+        // Without a place in line by then, it was dropped on this side of the log.
+        let in_line = timeout_at(deadline, self.submit_here(term, body)).await;
+        let submitted = in_line.unwrap_or_else(|_| {
+            Err(Attempt::NotDone("too many proposals wait for the log".to_owned()))
+        })?;
+        let outcome = timeout_at(deadline, submitted.outcome()).await;
+        outcome.unwrap_or_else(|_| Err(Attempt::Unknown("it was not committed in time".to_owned())))
     }
 
     /// The first half of [`propose_here`](Self::propose_here): when it returns,

@@ -260,6 +260,7 @@ async fn start(
         image,
         leadership: watch::Sender::new(Leadership::default()),
         clock: Mutex::new(None),
+        leader_heard: Mutex::new(None),
         fatal: watch::Sender::new(None),
         links: Links::default(),
         reads,

@@ -11,6 +11,7 @@ use aether_proto::raft::raft_server::Raft as RaftRpc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::Snapshot;
+use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +19,7 @@ use crate::forward;
 use crate::node::Node;
 use crate::peers::check_route;
 use crate::snapshot::SnapshotFile;
+use crate::types::TypeConfig;
 use crate::wire;
 
 /// A round to the quorum for a follower's reads.
@@ -48,6 +50,13 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("the replica has stopped: {error}"))
 }
 
+/// A leader that is not refused shows that it is there.
+fn note_leader(node: &Node, answer: &StreamAppendResult<TypeConfig>) {
+    if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+        node.heard_leader();
+    }
+}
+
 #[tonic::async_trait]
 impl RaftRpc for PeerService {
     type AppendStream = Outbound<pb::AppendResponse>;
@@ -66,7 +75,12 @@ impl RaftRpc for PeerService {
             futures::future::ready(usable.ok())
         });
         let answers = self.node.raft.stream_append(requests);
-        let answers = answers.map(|answer| answer.map(wire::appended_out).map_err(stopped));
+        let node = self.node.clone();
+        let answers = answers.map(move |answer| {
+            let answer = answer.map_err(stopped)?;
+            note_leader(&node, &answer);
+            Ok(wire::appended_out(answer))
+        });
         Ok(Response::new(answers.boxed()))
     }
 
@@ -79,6 +93,7 @@ impl RaftRpc for PeerService {
         let last = request.entries.last().map(|e| e.log_id).or(previous);
         let answer = self.node.raft.append_entries(request).await.map_err(stopped)?;
         let answer = answer.into_stream_result(previous, last);
+        note_leader(&self.node, &answer);
         Ok(Response::new(wire::appended_out(answer)))
     }
 

@@ -9,6 +9,7 @@ use aether_replica::{Handle, ProposeError};
 use tokio::sync::watch;
 use tonic::Status;
 
+use crate::deadline::Deadline;
 use crate::machine::{Published, decode_outcome, encode_request};
 use crate::status;
 
@@ -59,8 +60,9 @@ impl Control {
 
     /// A state that holds every write acknowledged before the call; the node's
     /// own copy, marked so, if the leader cannot be asked or `stale` is wanted.
-    pub async fn read(&self, stale: bool) -> Read {
-        let fresh = !stale && self.replica.read_barrier(READ_MAX).await.is_ok();
+    pub async fn read(&self, stale: bool, deadline: Deadline) -> Read {
+        let wait = deadline.within(READ_MAX);
+        let fresh = !stale && self.replica.read_barrier(wait).await.is_ok();
         Read { published: self.local(), stale: !fresh }
     }
 
@@ -78,20 +80,22 @@ impl Control {
     ///
     /// # Errors
     /// `Unavailable` when no leader could be asked in time.
-    pub async fn barrier(&self) -> Result<Arc<Published>, Status> {
-        match self.replica.read_barrier(READ_MAX).await {
+    pub async fn barrier(&self, deadline: Deadline) -> Result<Arc<Published>, Status> {
+        match self.replica.read_barrier(deadline.within(READ_MAX)).await {
             Ok(_) => Ok(self.local()),
             Err(error) => Err(status::unavailable(error)),
         }
     }
 
-    /// Proposes a command and waits until it is applied here.
+    /// Proposes a command and waits until it is applied here, but no longer than
+    /// the caller does.
     ///
     /// # Errors
     /// The refusal of the command, `Unavailable` when it provably was not
     /// done, `Unknown` when it may or may not have been.
     pub async fn write(
         &self,
+        deadline: Deadline,
         actor: &str,
         request_id: &str,
         command: Command,
@@ -108,7 +112,7 @@ impl Control {
             actor: if actor.is_empty() { "anonymous".to_owned() } else { actor.to_owned() },
             command,
         };
-        match self.replica.propose(encode_request(&request), WRITE_MAX).await {
+        match self.replica.propose(encode_request(&request), deadline.within(WRITE_MAX)).await {
             Ok(applied) => {
                 decode_outcome(&applied.response).map_err(|refusal| status::refused(&refusal))
             }

@@ -14,6 +14,7 @@
 
 mod control;
 mod coordinator;
+mod deadline;
 mod feed;
 mod hub;
 mod leader;

@@ -10,6 +10,7 @@ use aether_proto::peer::{LeaderViewRequest, LeaderViewResponse};
 use aether_proto::v1;
 
 use crate::control::{Control, Read};
+use crate::deadline::Deadline;
 use crate::leader::LeaderView;
 use crate::render;
 
@@ -32,7 +33,11 @@ impl Views {
 
     /// What the leader knows of sessions and of one update; `None` if it cannot
     /// be asked now.
-    pub async fn leader_view(&self, update: Option<&UpdateId>) -> Option<LeaderViewResponse> {
+    pub async fn leader_view(
+        &self,
+        update: Option<&UpdateId>,
+        deadline: Deadline,
+    ) -> Option<LeaderViewResponse> {
         let replica = self.control.replica();
         let leadership = replica.leadership().borrow().clone();
         if leadership.is_leader {
@@ -43,9 +48,10 @@ impl Views {
         }
         let update_id = update.map(ToString::to_string).unwrap_or_default();
         let mut request = tonic::Request::new(LeaderViewRequest { update_id });
-        request.set_timeout(VIEW_MAX);
+        let wait = deadline.within(VIEW_MAX);
+        request.set_timeout(wait);
         let mut client = PeerClient::new(replica.leader_channel()?);
-        let answer = tokio::time::timeout(VIEW_MAX, client.leader_view(request)).await;
+        let answer = tokio::time::timeout(wait, client.leader_view(request)).await;
         answer.ok()?.ok().map(tonic::Response::into_inner)
     }
 

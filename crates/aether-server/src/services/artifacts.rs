@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
 use crate::control::Control;
+use crate::deadline::Deadline;
 use crate::{render, status};
 
 /// Size of the pieces in which archives travel.
@@ -160,7 +161,7 @@ impl ArtifactsService {
             digest: record.digest.clone(),
             holder: self.node.clone(),
         };
-        self.control.write(self.node.as_str(), "", command).await.map(drop)
+        self.control.write(Deadline::default(), self.node.as_str(), "", command).await.map(drop)
     }
 }
 
@@ -172,7 +173,7 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<Streaming<v1::PushRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
-        let mut from = request.into_inner();
+        let (deadline, mut from) = Deadline::split(request);
         let Some(v1::PushRequest { part: Some(Part::Header(header)) }) = from.message().await?
         else {
             return Err(status::invalid("part", "the first one must be the header"));
@@ -181,7 +182,7 @@ impl Artifacts for ArtifactsService {
             header.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
         let digest: Digest = header.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
         // Refused before the bytes are kept, where that can be known.
-        let published = self.control.barrier().await?;
+        let published = self.control.barrier(deadline).await?;
         let known = published.state.artifacts.get(&artifact);
         if let Some(known) = known.filter(|known| known.digest != header.sha256) {
             let refusal = aether_core::command::Refusal::ArtifactDiffers {
@@ -206,7 +207,7 @@ impl Artifacts for ArtifactsService {
             manifest: Arc::new(contents.manifest),
             holder: self.node.clone(),
         };
-        self.control.write(&header.actor, "", command).await?;
+        self.control.write(deadline, &header.actor, "", command).await?;
         let published = self.control.local();
         let record = published.state.artifacts.get(&artifact);
         let record =
@@ -218,12 +219,12 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<v1::ListArtifactsRequest>,
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
-        let base = request.into_inner().artifact_base;
-        let base: Option<ArtifactBase> = match base.as_str() {
+        let (deadline, request) = Deadline::split(request);
+        let base: Option<ArtifactBase> = match request.artifact_base.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|e| status::invalid("artifact_base", e))?),
         };
-        let read = self.control.read(false).await;
+        let read = self.control.read(false, deadline).await;
         let all = read.published.state.artifacts.values();
         let wanted = all.filter(|r| base.as_ref().is_none_or(|base| r.artifact.base == *base));
         let artifacts = wanted.map(|record| render::artifact(record)).collect();
@@ -234,9 +235,10 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<v1::ArtifactInfoRequest>,
     ) -> Result<Response<v1::Artifact>, Status> {
-        let text = request.into_inner().artifact;
-        let artifact: Artifact = text.parse().map_err(|e| status::invalid("artifact", e))?;
-        let read = self.control.read(false).await;
+        let (deadline, request) = Deadline::split(request);
+        let artifact: Artifact =
+            request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let read = self.control.read(false, deadline).await;
         match read.published.state.artifacts.get(&artifact) {
             Some(record) => Ok(Response::new(render::artifact(record))),
             None => {
@@ -249,10 +251,10 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let digest: Digest = request.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
         if self.store.size_bytes(&digest).is_none() && !request.local_only {
-            let published = self.control.barrier().await?;
+            let published = self.control.barrier(deadline).await?;
             let record = self.known(&published.state, &request.sha256).ok_or_else(|| {
                 status::not_found("unknown_artifact", format!("no artifact has digest {digest}"))
             })?;

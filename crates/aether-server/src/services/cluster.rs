@@ -4,6 +4,7 @@ use aether_proto::v1;
 use aether_proto::v1::cluster_server::Cluster;
 use tonic::{Request, Response, Status};
 
+use crate::deadline::Deadline;
 use crate::views::Views;
 use crate::{render, status};
 
@@ -22,8 +23,12 @@ impl ClusterService {
         Self { views }
     }
 
-    async fn sessions(&self, state: &aether_core::state::State) -> Vec<v1::Session> {
-        let view = self.views.leader_view(None).await;
+    async fn sessions(
+        &self,
+        deadline: Deadline,
+        state: &aether_core::state::State,
+    ) -> Vec<v1::Session> {
+        let view = self.views.leader_view(None, deadline).await;
         let seen = |id: &str| view.as_ref()?.sessions.iter().find(|s| s.session_id == id).cloned();
         let shown = |record: &std::sync::Arc<aether_core::records::SessionRecord>| {
             let seen = seen(record.id.as_str());
@@ -48,9 +53,10 @@ impl ClusterService {
 impl Cluster for ClusterService {
     async fn status(
         &self,
-        _: Request<v1::StatusRequest>,
+        request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::ClusterStatus>, Status> {
-        let read = self.views.control.read(false).await;
+        let (deadline, _) = Deadline::split(request);
+        let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let replica = self.views.control.replica().status();
         let leader = replica.leader.as_ref();
@@ -74,16 +80,17 @@ impl Cluster for ClusterService {
             live_updates: live as u32,
             slices: state.slices.len() as u32,
             sessions: state.sessions.len() as u32,
-            session_states: self.sessions(state).await,
+            session_states: self.sessions(deadline, state).await,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
 
     async fn nodes(
         &self,
-        _: Request<v1::NodesRequest>,
+        request: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        let read = self.views.control.read(false).await;
+        let (deadline, _) = Deadline::split(request);
+        let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let nodes = state.nodes.values().map(|r| render::node(state, r, state.meta.log_time_ms));
         let as_of = Some(self.views.control.as_of(&read));
@@ -94,11 +101,11 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
-        let key = request.into_inner().key;
+        let (deadline, v1::KvGetRequest { key }) = Deadline::split(request);
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(status::invalid("key", format!("must be 1 to {KEY_BYTES_MAX} bytes long")));
         }
-        let read = self.views.control.read(false).await;
+        let read = self.views.control.read(false, deadline).await;
         let Some(value) = read.published.state.row(&key) else {
             return Err(status::not_found("unknown_key", format!("no record has key '{key}'")));
         };

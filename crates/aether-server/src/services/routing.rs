@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
 use crate::control::Control;
+use crate::deadline::Deadline;
 use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::status;
@@ -65,7 +66,7 @@ impl RoutingService {
             let name = hello.name.clone();
             let fresh = hello.revision == 0;
             let open = Command::OpenSession { session: session.clone(), kind, name, fresh };
-            self.control.write("session", "", open).await?;
+            self.control.write(Deadline::default(), "session", "", open).await?;
             if !self.control.local().state.sessions.contains_key(&session) {
                 return Err(status::unavailable("this node is catching up"));
             }
@@ -75,7 +76,7 @@ impl RoutingService {
             && hello.incarnation == meta.incarnation
             && hello.revision <= meta.index;
         if known && !caught_up {
-            self.control.barrier().await?;
+            self.control.barrier(Deadline::default()).await?;
         }
         Ok(session)
     }

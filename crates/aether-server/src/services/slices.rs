@@ -18,9 +18,10 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
 
 use super::Streamed;
-use crate::status;
+use crate::control::Read;
+use crate::deadline::Deadline;
 use crate::views::Views;
-use crate::{control::Read, render};
+use crate::{render, status};
 
 /// Log lines shown per instance unless asked otherwise.
 const TAIL: u32 = 100;
@@ -151,7 +152,7 @@ impl Slices for SlicesService {
         &self,
         request: Request<v1::DeployRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let reference = parse("artifact", &request.artifact)?;
         let version = reference.version.ok_or_else(|| {
             status::invalid("artifact", "names no version; write group:artifact:version[@env]")
@@ -159,7 +160,7 @@ impl Slices for SlicesService {
         let slice = reference.slice;
         let instances = request.instances.unwrap_or(1);
         let command = Command::Deploy { slice: slice.clone(), version, instances };
-        self.views.control.write(&request.actor, &request.request_id, command).await?;
+        self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
         Ok(self.show(&slice))
     }
 
@@ -167,10 +168,10 @@ impl Slices for SlicesService {
         &self,
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let slice: SliceName = request.slice.parse().map_err(|e| status::invalid("slice", e))?;
         let command = Command::Scale { slice: slice.clone(), instances: request.instances };
-        self.views.control.write(&request.actor, &request.request_id, command).await?;
+        self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
         Ok(self.show(&slice))
     }
 
@@ -178,10 +179,14 @@ impl Slices for SlicesService {
         &self,
         request: Request<v1::UndeployRequest>,
     ) -> Result<Response<v1::UndeployResponse>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let SliceReference { slice, version } = parse("slice", &request.slice)?;
         let command = Command::Undeploy { slice, version };
-        let answer = self.views.control.write(&request.actor, &request.request_id, command).await?;
+        let answer = self
+            .views
+            .control
+            .write(deadline, &request.actor, &request.request_id, command)
+            .await?;
         let note = answer.note.unwrap_or_else(|| {
             format!("{} is being removed; 'aether slices' shows what is left", request.slice)
         });
@@ -192,12 +197,12 @@ impl Slices for SlicesService {
         &self,
         request: Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let only: Option<SliceName> = match request.slice.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|e| status::invalid("slice", e))?),
         };
-        let read: Read = self.views.control.read(request.stale).await;
+        let read: Read = self.views.control.read(request.stale, deadline).await;
         let state = &read.published.state;
         if let Some(slice) = only.as_ref().filter(|slice| !state.slices.contains_key(*slice)) {
             return Err(unknown(slice));
@@ -212,12 +217,12 @@ impl Slices for SlicesService {
         &self,
         request: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let tail = request.tail.unwrap_or(TAIL);
         if tail > TAIL_MAX {
             return Err(status::invalid("tail", format!("{tail} is more than {TAIL_MAX}")));
         }
-        let read = self.views.control.read(false).await;
+        let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let (to, stream) = mpsc::channel(QUEUED_MAX);
         for (node, instances) in log_targets(state, &request.target)? {

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::Streamed;
 use crate::control::Read;
+use crate::deadline::Deadline;
 use crate::status;
 use crate::views::Views;
 
@@ -143,8 +144,13 @@ impl UpdatesService {
 
     /// Resolves what a write names. The leader must have been asked: on an old
     /// copy `current` could be another update.
-    async fn target(&self, text: &str, request_id: &str) -> Result<UpdateId, Status> {
-        let published = self.views.control.barrier().await?;
+    async fn target(
+        &self,
+        deadline: Deadline,
+        text: &str,
+        request_id: &str,
+    ) -> Result<UpdateId, Status> {
+        let published = self.views.control.barrier(deadline).await?;
         // A retry means what the first try meant, whatever is live by now.
         let done = published.state.requests.get(request_id);
         if let Some(update) = done.and_then(|record| record.answer.update.clone()) {
@@ -155,21 +161,26 @@ impl UpdatesService {
 
     async fn write(
         &self,
+        deadline: Deadline,
         actor: &str,
         request_id: &str,
         command: Command,
     ) -> Result<Response<v1::Update>, Status> {
-        let answer = self.views.control.write(actor, request_id, command).await?;
-        self.show(answer).await
+        let answer = self.views.control.write(deadline, actor, request_id, command).await?;
+        self.show(deadline, answer).await
     }
 
     /// The update as a write left it.
-    async fn show(&self, answer: Answer) -> Result<Response<v1::Update>, Status> {
+    async fn show(
+        &self,
+        deadline: Deadline,
+        answer: Answer,
+    ) -> Result<Response<v1::Update>, Status> {
         let read = Read { published: self.views.control.local(), stale: false };
         let id = answer.update.ok_or_else(|| Status::internal("the answer names no update"))?;
         let record = read.published.state.updates.get(&id).cloned();
         let record = record.ok_or_else(|| Status::internal(format!("update {id} is gone")))?;
-        let view = self.views.leader_view(Some(&record.id)).await;
+        let view = self.views.leader_view(Some(&record.id), deadline).await;
         let mut update = self.views.update(&read, &record, view.as_ref());
         update.note = answer.note.unwrap_or_default();
         Ok(Response::new(update))
@@ -177,10 +188,11 @@ impl UpdatesService {
 
     async fn look(
         &self,
+        deadline: Deadline,
         text: &str,
         stale: bool,
     ) -> Result<(Read, Arc<UpdateRecord>, Option<LeaderViewResponse>), Status> {
-        let read = self.views.control.read(stale).await;
+        let read = self.views.control.read(stale, deadline).await;
         let record = resolve(&read.published.state, text).map_err(|problem| match read.stale {
             // What this node does not know may exist all the same.
             true => status::unavailable(
@@ -188,7 +200,8 @@ impl UpdatesService {
             ),
             false => problem,
         })?;
-        let view = if stale { None } else { self.views.leader_view(Some(&record.id)).await };
+        let view =
+            if stale { None } else { self.views.leader_view(Some(&record.id), deadline).await };
         Ok((read, record, view))
     }
 
@@ -204,7 +217,7 @@ impl UpdatesService {
                     .await;
                 return;
             };
-            let view = self.views.leader_view(Some(&id)).await;
+            let view = self.views.leader_view(Some(&id), Deadline::default()).await;
             let update = self.views.update(&read, &record, view.as_ref());
             if last.as_ref().is_none_or(|last| differs(last, &update)) {
                 if to.send(Ok(update.clone())).await.is_err() {
@@ -246,22 +259,22 @@ impl Updates for UpdatesService {
         &self,
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let slice: SliceName =
             request.artifact_base.parse().map_err(|e| status::invalid("artifact_base", e))?;
         let version = request.version.parse().map_err(|e| status::invalid("version", e))?;
         let options = options(&request)?;
         let command =
             Command::StartUpdate { slice, version, instances: request.instances, options };
-        self.write(&request.actor, &request.request_id, command).await
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn get(
         &self,
         request: Request<v1::GetUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        let (read, record, view) = self.look(&request.update_id, request.stale).await?;
+        let (deadline, request) = Deadline::split(request);
+        let (read, record, view) = self.look(deadline, &request.update_id, request.stale).await?;
         Ok(Response::new(self.views.update(&read, &record, view.as_ref())))
     }
 
@@ -269,8 +282,8 @@ impl Updates for UpdatesService {
         &self,
         request: Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        let request = request.into_inner();
-        let read = self.views.control.read(request.stale).await;
+        let (deadline, request) = Deadline::split(request);
+        let read = self.views.control.read(request.stale, deadline).await;
         let state = &read.published.state;
         let mut records: Vec<_> =
             state.updates.values().filter(|u| request.all || !u.state.is_terminal()).collect();
@@ -286,59 +299,60 @@ impl Updates for UpdatesService {
         &self,
         request: Request<v1::SetRoutingRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
+        let (deadline, request) = Deadline::split(request);
         let weights: Weights =
             request.routing.parse().map_err(|e| status::invalid("routing", e))?;
-        let update = self.target(&request.update_id, &request.request_id).await?;
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let (force, if_modified) = (request.force, request.if_modified);
         let command = Command::SetWeights { update, weights, force, if_modified };
-        self.write(&request.actor, &request.request_id, command).await
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn approve(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        let update = self.target(&request.update_id, &request.request_id).await?;
-        self.write(&request.actor, &request.request_id, Command::Approve { update }).await
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
+        self.write(deadline, &request.actor, &request.request_id, Command::Approve { update }).await
     }
 
     async fn complete(
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        let update = self.target(&request.update_id, &request.request_id).await?;
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let command = Command::Complete { update, force: request.force };
-        self.write(&request.actor, &request.request_id, command).await
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn rollback(
         &self,
         request: Request<v1::RollbackRequest>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        let update = self.target(&request.update_id, &request.request_id).await?;
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let (now, force) = (request.now, request.force);
         let command = Command::Rollback { update, now, reason: None, force };
-        self.write(&request.actor, &request.request_id, command).await
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn resume(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        let update = self.target(&request.update_id, &request.request_id).await?;
-        self.write(&request.actor, &request.request_id, Command::Resume { update }).await
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
+        self.write(deadline, &request.actor, &request.request_id, Command::Resume { update }).await
     }
 
     async fn health(
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::UpdateHealth>, Status> {
-        let (_, record, view) = self.look(&request.into_inner().update_id, false).await?;
+        let (deadline, request) = Deadline::split(request);
+        let (_, record, view) = self.look(deadline, &request.update_id, false).await?;
         let health = view.and_then(|view| view.health);
         health.map(Response::new).ok_or_else(|| {
             status::unavailable(format!(
@@ -352,7 +366,8 @@ impl Updates for UpdatesService {
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        let (read, record, view) = self.look(&request.into_inner().update_id, false).await?;
+        let (deadline, request) = Deadline::split(request);
+        let (read, record, view) = self.look(deadline, &request.update_id, false).await?;
         Ok(Response::new(self.views.explanation(&read, &record, view.as_ref())))
     }
 
@@ -360,7 +375,8 @@ impl Updates for UpdatesService {
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (_, record, _) = self.look(&request.into_inner().update_id, false).await?;
+        let (deadline, request) = Deadline::split(request);
+        let (_, record, _) = self.look(deadline, &request.update_id, false).await?;
         let (to, stream) = mpsc::channel(QUEUED_MAX);
         tokio::spawn(self.clone().follow(record.id.clone(), to));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -1,9 +1,9 @@
 //! Requests to a cluster over any of its nodes.
 //!
-//! A request goes to the addresses in turn. Where nobody listens, or a node
-//! says that it cannot serve now, the next one is tried, for as long as
-//! `--timeout` allows. A write carries a request id, so that trying it again
-//! cannot do it twice.
+//! A request goes to the first address that answers. Where a node says that it
+//! cannot serve now, the next one is asked, for as long as `--timeout` allows. A
+//! write is never under way to two nodes at once, and carries a request id, so
+//! that asking again after silence cannot do it twice.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -13,20 +13,19 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::error::Elapsed;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::exit::{Exit, Failure, Kind, leaves_open};
-
-/// Longest wait for a TCP connection to one address, so that a machine that is
-/// away does not use up the time of the others.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+use super::reach::Reach;
 
 /// Pause between two rounds over the addresses: about one election.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often a long stream's connection is probed, and how long for an answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A try with less time than this is cut off more likely than it is answered,
+/// and a write that is cut off leaves a doubt where there was none.
+const TRY_TIME_MIN: Duration = Duration::from_millis(500);
 
 /// `host:port` of a node's client gRPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +59,6 @@ enum Try<T> {
     Done(T),
     /// A refusal that every node would give.
     Refused(Failure),
-    /// Nobody listens there; nothing was sent.
-    Unreached(String),
     /// A node that cannot serve now, and has done nothing.
     NotNow(String),
     /// Sent, and nothing certain came back.
@@ -125,7 +122,7 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(Kind::Read, &|| with_deadline(message.clone(), self.timeout), &call).await
+        self.call(Kind::Read, &|time| with_deadline(message.clone(), time), &call).await
     }
 
     /// Asks for a change.
@@ -134,7 +131,7 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(Kind::Write, &|| with_deadline(message.clone(), self.timeout), &call).await
+        self.call(Kind::Write, &|time| with_deadline(message.clone(), time), &call).await
     }
 
     /// Opens a stream of answers. Only its beginning has a deadline.
@@ -143,37 +140,54 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(Kind::Read, &|| Request::new(message.clone()), &call).await
+        self.call(Kind::Read, &|_| Request::new(message.clone()), &call).await
     }
 
     async fn call<M, T>(
         &self,
         kind: Kind,
-        request: &impl Fn() -> Request<M>,
+        request: &impl Fn(Duration) -> Request<M>,
         call: &impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
-        let mut last = String::new();
+        let mut last = "no answer in time".to_owned();
         let (mut left_open, mut reached) = (false, false);
         loop {
+            let mut round = Reach::new(&self.addresses, self.first.get());
             let mut anyone = false;
-            for nth in 0..self.addresses.len() {
-                let at = (self.first.get() + nth) % self.addresses.len();
-                // What is left is shared by the addresses that are left.
-                let share = (self.addresses.len() - nth) as u32;
-                let patience = deadline.saturating_duration_since(Instant::now()) / share;
-                match self.attempt(at, patience, kind, request(), call).await {
+            for share in (1..=self.addresses.len() as u32).rev() {
+                // With somebody to ask again, the silent are waited for no longer.
+                let pause = Instant::now() + ROUND_PAUSE;
+                let until = if anyone { pause.min(deadline) } else { deadline };
+                let Some((at, found)) = round.next(until).await else { break };
+                let address = &self.addresses[at];
+                let channel = match found {
+                    Ok(channel) => channel,
+                    Err(why) => {
+                        if !reached {
+                            last = format!("{address}: {why}");
+                        }
+                        continue;
+                    }
+                };
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left < TRY_TIME_MIN && reached && !left_open {
+                    return Err(self.unreachable(reached, &last));
+                }
+                // The time is shared by the addresses that are left.
+                let patience = (left / share).max(TRY_TIME_MIN).min(left);
+                (anyone, reached) = (true, true);
+                let answer = call(channel, request(patience));
+                match judge(address, tokio::time::timeout(patience, answer).await, kind) {
                     Try::Done(answer) => {
                         self.first.set(at);
                         return Ok(answer);
                     }
                     Try::Refused(failure) => return Err(failure),
-                    Try::Unreached(why) => last = why,
-                    Try::NotNow(why) => (anyone, last) = (true, why),
-                    Try::Open(why) => (anyone, left_open, last) = (true, true, why),
+                    Try::NotNow(why) => last = why,
+                    Try::Open(why) => (left_open, last) = (true, why),
                 }
             }
-            reached |= anyone;
             // Another round makes sense only where somebody may recover, or
             // where an earlier try has to be made certain.
             let again = anyone || left_open;
@@ -200,27 +214,6 @@ impl Client {
         };
         Failure::new(Exit::Unreachable, message)
     }
-
-    async fn attempt<M, T>(
-        &self,
-        at: usize,
-        patience: Duration,
-        kind: Kind,
-        request: Request<M>,
-        call: &impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
-    ) -> Try<T> {
-        let address = &self.addresses[at];
-        let until = Instant::now() + patience;
-        let channel = match connect(address, patience.min(CONNECT_TIME_MAX)).await {
-            Ok(channel) => channel,
-            Err(why) => return Try::Unreached(format!("{address}: {why}")),
-        };
-        match tokio::time::timeout_at(until, call(channel, request)).await {
-            Ok(Ok(response)) => Try::Done(response.into_inner()),
-            Ok(Err(status)) => judge(address, &status, kind),
-            Err(_) => Try::Open(format!("{address}: no answer in time")),
-        }
-    }
 }
 
 fn outcome_unknown(last: &str) -> Failure {
@@ -230,17 +223,26 @@ fn outcome_unknown(last: &str) -> Failure {
     )
 }
 
-/// What an error means for the next address.
-fn judge<T>(address: &Address, status: &Status, kind: Kind) -> Try<T> {
+/// What an answer, or silence, means for the next address.
+fn judge<T>(
+    address: &Address,
+    answer: Result<Result<Response<T>, Status>, Elapsed>,
+    kind: Kind,
+) -> Try<T> {
+    let status = match answer {
+        Ok(Ok(response)) => return Try::Done(response.into_inner()),
+        Ok(Err(status)) => status,
+        Err(_) => return Try::Open(format!("{address}: no answer in time")),
+    };
     let why = || format!("{address}: {}", status.message());
     // A status with a source was made here, of a broken connection.
-    if status.source().is_some() || leaves_open(status, kind) {
+    if status.source().is_some() || leaves_open(&status, kind) {
         return Try::Open(why());
     }
     match status.code() {
         Code::Unavailable => Try::NotNow(why()),
         Code::DeadlineExceeded => Try::Open(why()),
-        _ => Try::Refused(Failure::from_status(status, kind)),
+        _ => Try::Refused(Failure::from_status(&status, kind)),
     }
 }
 
@@ -248,29 +250,6 @@ fn with_deadline<M>(message: M, timeout: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     request
-}
-
-async fn connect(address: &Address, patience: Duration) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| error.to_string())?
-        .connect_timeout(patience)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    match tokio::time::timeout(patience, endpoint.connect()).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => Err(innermost(&error)),
-        Err(_) => Err("no connection in time".to_owned()),
-    }
-}
-
-/// The last error of a chain, which is what the system said.
-fn innermost(error: &dyn Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]
@@ -291,13 +270,24 @@ mod tests {
         }
     }
 
-    /// A client over `n` addresses where somebody accepts, without serving.
-    fn client(n: usize, timeout_ms: u64) -> (Client, Vec<TcpListener>) {
-        let listeners: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let address = |l: &TcpListener| l.local_addr().unwrap().to_string().parse().unwrap();
-        let addresses = listeners.iter().map(address).collect();
-        let timeout = Duration::from_millis(timeout_ms);
-        (Client::new(addresses, timeout, "test".into()).unwrap(), listeners)
+    /// A client over `n` nodes that live.
+    async fn client(n: usize, timeout_ms: u64) -> Client {
+        let mut addresses = Vec::new();
+        for _ in 0..n {
+            addresses.push(Fake::default().serve().await);
+        }
+        client_of(&addresses, timeout_ms)
+    }
+
+    fn client_of(addresses: &[String], timeout_ms: u64) -> Client {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Client::new(addresses, Duration::from_millis(timeout_ms), "test".into()).unwrap()
+    }
+
+    /// An address where nobody listens.
+    fn nobody() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
     }
 
     /// Answers each try with the next of `answers`, the last one for ever, and
@@ -312,14 +302,13 @@ mod tests {
             let nth = count.replace_with(|n| *n + 1);
             answers[nth.min(answers.len() - 1)].clone().map(Response::new)
         };
-        let result = client.call(kind, &|| Request::new(()), &call).await;
+        let result = client.call(kind, &|_| Request::new(()), &call).await;
         (result, count.take())
     }
 
     #[tokio::test]
     async fn nobody_there_is_unreachable_at_once() {
-        let (client, listeners) = client(2, 60_000);
-        drop(listeners);
+        let client = client_of(&[nobody(), nobody()], 60_000);
         let (result, tried) = tries(&client, Kind::Write, &[Ok(1)]).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.exit(), tried), (Exit::Unreachable, 0));
@@ -328,15 +317,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_away_is_passed_over_and_not_asked_first_again() {
-        let (client, mut listeners) = client(2, 60_000);
-        drop(listeners.remove(0));
+        let client = client_of(&[nobody(), Fake::default().serve().await], 60_000);
         assert_eq!(tries(&client, Kind::Write, &[Ok(7)]).await, (Ok(7), 1));
         assert_eq!(client.first.get(), 1);
     }
 
     #[tokio::test]
+    async fn a_node_that_accepts_and_says_nothing_is_passed_over_and_sent_nothing() {
+        let (silent, _listener) = frozen();
+        let client = client_of(&[silent.clone(), Fake::default().serve().await], 60_000);
+        assert_eq!(tries(&client, Kind::Write, &[Ok(7)]).await, (Ok(7), 1));
+        assert_eq!(client.first.get(), 1);
+        let client = client_of(&[silent], 300);
+        let (result, tried) = tries(&client, Kind::Write, &[Ok(7)]).await;
+        assert_eq!((result.unwrap_err().exit(), tried), (Exit::Unreachable, 0));
+    }
+
+    /// A last try that is cut off would turn a certain answer into a doubt.
+    #[tokio::test]
+    async fn a_write_that_was_not_done_is_not_tried_again_in_the_last_moment() {
+        let client = client(2, 900).await;
+        let count = RefCell::new(0);
+        let call = async |_: Channel, request: Request<()>| {
+            count.replace_with(|n| *n + 1);
+            assert!(request.metadata().contains_key("grpc-timeout"), "{request:?}");
+            // Longer than what would be left for the second.
+            tokio::time::sleep(Duration::from_millis(450)).await;
+            Err::<Response<()>, _>(Status::unavailable("no leader"))
+        };
+        let result = client.write((), call).await;
+        assert_eq!((result.unwrap_err().exit(), count.take()), (Exit::Unreachable, 1));
+    }
+
+    #[tokio::test]
     async fn a_node_without_a_leader_is_asked_again() {
-        let (client, _listeners) = client(2, 60_000);
+        let client = client(2, 60_000).await;
         let no_leader = || Err(Status::unavailable("no leader"));
         let answers = [no_leader(), no_leader(), no_leader(), Ok(3)];
         assert_eq!(tries(&client, Kind::Write, &answers).await, (Ok(3), 4));
@@ -344,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_not_asked_again() {
-        let (client, _listeners) = client(2, 60_000);
+        let client = client(2, 60_000).await;
         let (result, tried) =
             tries(&client, Kind::Write, &[Err(Status::failed_precondition("no"))]).await;
         assert_eq!((result.unwrap_err().exit(), tried), (Exit::Refused, 1));
@@ -352,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_left_open_is_made_certain_or_said_to_be_unknown() {
-        let (client, _listeners) = client(1, 500);
+        let client = client(1, 1_500).await;
         let lost = || Err(Status::unknown("connection lost"));
         assert_eq!(tries(&client, Kind::Write, &[lost(), Ok(5)]).await, (Ok(5), 2));
         let (result, _) = tries(&client, Kind::Write, &[lost()]).await;
@@ -364,17 +379,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_hangs_is_unreachable() {
-        let (client, _listeners) = client(1, 300);
+        let client = client(1, 300).await;
         let call = async |_: Channel, _: Request<()>| {
             std::future::pending::<Result<Response<()>, Status>>().await
         };
-        let read = client.call(Kind::Read, &|| Request::new(()), &call).await;
+        let read = client.call(Kind::Read, &|_| Request::new(()), &call).await;
         assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);
-        let write = client.call(Kind::Write, &|| Request::new(()), &call).await;
+        let write = client.call(Kind::Write, &|_| Request::new(()), &call).await;
         assert_eq!(write.unwrap_err().exit(), Exit::Unknown);
     }
 
-    use super::super::fake::{self, Fake, update};
+    use super::super::fake::{self, Fake, frozen, update};
     use super::super::update::updates;
     use aether_proto::v1;
 
@@ -402,21 +417,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_breaks_leaves_a_write_open_and_a_read_unreachable() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        // Takes every connection, waits for the request, and hangs up.
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(async move {
-                    let mut some = [0; 16];
-                    drop(tokio::io::AsyncReadExt::read(&mut stream, &mut some).await);
-                });
-            }
-        });
-        let timeout = Duration::from_millis(700);
-        let client = Client::new(vec![address.parse().unwrap()], timeout, "test".into()).unwrap();
+        let fake = Fake::default();
+        let client = client_of(&[fake.serve_until_asked().await], 700);
         assert_eq!(complete(&client).await.unwrap_err().exit(), Exit::Unknown);
+        let client = client_of(&[fake.serve_until_asked().await], 700);
         let message = v1::ListUpdatesRequest::default();
         let read = client.read(message, async |c, request| updates(c).list(request).await).await;
         assert_eq!(read.unwrap_err().exit(), Exit::Unreachable);

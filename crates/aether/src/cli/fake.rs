@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use aether_proto::v1;
 use aether_proto::v1::updates_server::{Updates, UpdatesServer};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::codegen::async_trait;
@@ -21,11 +23,19 @@ struct Inner {
     asked: Vec<String>,
     refusal: Option<Status>,
     story: Vec<Result<v1::Update, Status>>,
+    hangs_up: bool,
 }
 
 /// The node; clones are the same.
 #[derive(Clone, Default)]
-pub struct Fake(Arc<Mutex<Inner>>);
+pub struct Fake(Arc<Mutex<Inner>>, Arc<Notify>);
+
+/// An address that accepts connections, as long as the listener is held, and
+/// says nothing.
+pub fn frozen() -> (String, std::net::TcpListener) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    (listener.local_addr().unwrap().to_string(), listener)
+}
 
 /// An update of which only id and state matter.
 pub fn update(id: &str, state: &str) -> v1::Update {
@@ -66,10 +76,39 @@ impl Fake {
         address
     }
 
-    fn note(&self, asked: String) -> Result<(), Status> {
-        let mut inner = self.0.lock().unwrap();
-        inner.asked.push(asked);
-        inner.refusal.clone().map_or(Ok(()), Err)
+    /// Likewise, but instead of answering an update's request it hangs up.
+    pub async fn serve_until_asked(&self) -> String {
+        self.0.lock().unwrap().hangs_up = true;
+        let behind = self.serve().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = self.1.clone();
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let (behind, asked) = (behind.clone(), asked.clone());
+                tokio::spawn(async move {
+                    let mut to = TcpStream::connect(behind).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut from, &mut to) => {}
+                        () = asked.notified() => {}
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn note(&self, asked: String) -> Result<(), Status> {
+        let (refusal, hangs_up) = {
+            let mut inner = self.0.lock().unwrap();
+            inner.asked.push(asked);
+            (inner.refusal.clone(), inner.hangs_up)
+        };
+        if hangs_up {
+            self.1.notify_waiters();
+            std::future::pending::<()>().await;
+        }
+        refusal.map_or(Ok(()), Err)
     }
 
     fn not_here<T>() -> Result<Response<T>, Status> {
@@ -84,7 +123,7 @@ impl Updates for Fake {
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let request = request.into_inner();
-        self.note(format!("complete {} {}", request.update_id, request.request_id))?;
+        self.note(format!("complete {} {}", request.update_id, request.request_id)).await?;
         Ok(Response::new(update(&request.update_id, "COMPLETING")))
     }
 
@@ -93,7 +132,7 @@ impl Updates for Fake {
         &self,
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.note(format!("watch {}", request.into_inner().update_id))?;
+        self.note(format!("watch {}", request.into_inner().update_id)).await?;
         let story = self.0.lock().unwrap().story.clone();
         Ok(Response::new(Box::pin(tokio_stream::iter(story).chain(tokio_stream::pending()))))
     }
@@ -111,6 +150,7 @@ impl Updates for Fake {
         &self,
         _: Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
+        self.note("list".to_owned()).await?;
         Self::not_here()
     }
     async fn set_routing(

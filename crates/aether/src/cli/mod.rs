@@ -1,6 +1,6 @@
 //! The command line. One file per verb, with its flags, documentation and
-//! code; what they share is in `client`, `exit`, `options`, `output`, `follow`
-//! and `render`.
+//! code; what they share is in `client`, `reach`, `exit`, `options`, `output`,
+//! `follow` and `render`.
 
 mod artifact;
 mod client;
@@ -18,6 +18,7 @@ mod node;
 mod nodes;
 mod options;
 mod output;
+mod reach;
 mod render;
 mod scale;
 mod shim;
