@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aether_core::command::Observation;
 use aether_core::records::Observed;
@@ -50,6 +50,10 @@ pub(crate) struct Attachment {
     store: Arc<ArtifactStore>,
     directives: mpsc::Sender<Directive>,
     lease: Duration,
+    /// Orders this process after earlier ones: the wall clock of its start.
+    life_ms: u64,
+    /// Streams that were asked for.
+    attached: u64,
 }
 
 impl Attachment {
@@ -60,7 +64,9 @@ impl Attachment {
         directives: mpsc::Sender<Directive>,
     ) -> Self {
         let lease = Directive::default().lease();
-        Self { shared, store, directives, lease }
+        let life = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let life_ms = life.map_or(0, |life| life.as_millis() as u64);
+        Self { shared, store, directives, lease, life_ms, attached: 0 }
     }
 
     /// Attaches, again and again, to one voter after the other.
@@ -96,6 +102,7 @@ impl Attachment {
             .connect()
             .await
             .map_err(|error| failed(root_cause(&error)))?;
+        self.attached += 1;
         // One report under way, one ready: a voter that does not read gets the
         // newest when it does.
         let (up, messages) = mpsc::channel(2);
@@ -188,6 +195,8 @@ impl Attachment {
             labels: config.labels.clone().into_iter().collect(),
             instances_max: config.instances_max,
             protocol: PROTOCOL,
+            life: self.life_ms,
+            attach: self.attached,
         }
     }
 

@@ -249,7 +249,7 @@ pub enum Command {
         /// What holds now.
         lifecycle: NodeLifecycle,
     },
-    /// A holder of routing tables appeared.
+    /// A holder of routing tables appeared, or started anew.
     OpenSession {
         /// Its id.
         session: SessionId,
@@ -260,11 +260,20 @@ pub enum Command {
         /// It holds no tables yet.
         #[serde(default)]
         fresh: bool,
+        /// [`opened`](crate::records::SessionRecord::opened) of the life that
+        /// this one follows, 0 if it is the first. If another one is open,
+        /// nothing changes.
+        #[serde(default)]
+        follows: u64,
     },
     /// A holder of routing tables is gone.
     CloseSession {
         /// Its id.
         session: SessionId,
+        /// [`opened`](crate::records::SessionRecord::opened) of the life that
+        /// ended; 0, as in entries of before there were lives, is any.
+        #[serde(default)]
+        opened: u64,
         /// Why it counts as gone.
         reason: String,
     },

@@ -259,6 +259,9 @@ pub enum SessionKind {
 }
 
 /// `session/{id}`: a holder of routing tables. Removals wait for its acks.
+///
+/// A session may have several lives, one after the other: an ingress that is
+/// started again goes by the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRecord {
@@ -268,9 +271,11 @@ pub struct SessionRecord {
     pub kind: SessionKind,
     /// Who it is, for people.
     pub name: String,
-    /// Log index of its opening.
+    /// Log index at which its present life was opened.
     pub opened: u64,
     /// It held no tables when it was opened: whatever it holds is from later.
+    /// Never set for a life that follows another one: the hello may be older
+    /// than what it is compared with, and its process hold tables by now.
     #[serde(default)]
     pub fresh: bool,
 }

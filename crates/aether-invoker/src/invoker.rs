@@ -173,7 +173,8 @@ struct Inner {
 
 /// Routing tables, kept up to date, and calls by them. Cheap to clone; the
 /// session lasts until [`close`](Self::close), or until the last clone and the
-/// last [`SliceHandle`] are dropped.
+/// last [`SliceHandle`] are dropped. It then ends in the same order, in the
+/// background, if the runtime lasts long enough: before a process ends, close it.
 #[derive(Debug, Clone)]
 pub struct Invoker(Arc<Inner>);
 

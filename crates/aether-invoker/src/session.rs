@@ -76,9 +76,8 @@ enum LinkError {
 /// Why the session's loop was interrupted.
 enum Interrupt {
     Lost(LinkError),
-    Close(CloseRequest),
-    /// Nobody holds the invoker any more.
-    Abandoned,
+    /// To be told when it is done; `None` if nobody holds the invoker any more.
+    Close(Option<CloseRequest>),
 }
 
 impl<E: Into<LinkError>> From<E> for Interrupt {
@@ -102,6 +101,8 @@ pub(crate) struct Session {
     lease: Duration,
     /// Attempts since a node last sent tables.
     failures: u32,
+    /// Streams that were asked for.
+    attached: u64,
 }
 
 impl Session {
@@ -110,7 +111,7 @@ impl Session {
         applier: Applier,
         close: mpsc::Receiver<CloseRequest>,
     ) -> Self {
-        Self { shared, applier, close, lease: LEASE_AT_FIRST, failures: 0 }
+        Self { shared, applier, close, lease: LEASE_AT_FIRST, failures: 0, attached: 0 }
     }
 
     /// Runs until the invoker is closed or dropped.
@@ -123,43 +124,40 @@ impl Session {
                 Err(interrupt) => interrupt,
             };
             self.shared.set_node(None);
-            let interrupt = match interrupt {
+            let close = match interrupt {
                 Interrupt::Lost(error) => self.pause(node, &error).await,
-                other => Some(other),
+                Interrupt::Close(done) => Some(done),
             };
-            match interrupt {
-                None => {}
-                Some(Interrupt::Close(done)) => {
-                    self.end(link).await;
-                    // Whoever asked may have stopped waiting.
-                    let _ = done.send(());
-                    return;
-                }
-                Some(_) => return,
+            if let Some(done) = close {
+                self.end(link).await;
+                // Whoever asked may have stopped waiting.
+                let _ = done.map(|done| done.send(()));
+                return;
             }
         }
     }
 
-    /// Waits before the next node is tried.
-    async fn pause(&mut self, node: SocketAddr, error: &LinkError) -> Option<Interrupt> {
+    /// Waits before the next node is tried, unless the session is to end.
+    async fn pause(&mut self, node: SocketAddr, error: &LinkError) -> Option<Option<CloseRequest>> {
         tracing::info!(%node, %error, failures = self.failures, "lost the routing tables' source");
         self.applier.sweep_connections();
         let pause = backoff(self.failures, rand::random_range(75..=125));
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
             () = sleep(pause) => None,
-            request = self.close.recv() => Some(asked(request)),
+            request = self.close.recv() => Some(request),
         }
     }
 
     /// Opens a stream at `node` and says hello.
     async fn open(&mut self, node: SocketAddr) -> Result<Link, Interrupt> {
+        self.attached += 1;
         let (up, outbound) = mpsc::channel(UPLINK_MESSAGES_MAX);
         up.try_send(wire(Message::Hello(self.hello()))).expect("the channel is new");
         let open = open_stream(node, self.shared.config.connect_timeout, self.lease, outbound);
         tokio::select! {
             down = open => Ok(Link { node, up, down: down? }),
-            request = self.close.recv() => Err(asked(request)),
+            request = self.close.recv() => Err(Interrupt::Close(request)),
         }
     }
 
@@ -172,6 +170,7 @@ impl Session {
             protocol: PROTOCOL,
             incarnation: applied.map_or(0, |applied| applied.incarnation),
             revision: applied.map_or(0, |applied| applied.revision),
+            attach: self.attached,
         }
     }
 
@@ -196,7 +195,7 @@ impl Session {
                 // A message that has arrived goes before a silence that is over:
                 // the process may have been stopped in between.
                 biased;
-                request = self.close.recv() => return asked(request),
+                request = self.close.recv() => return Interrupt::Close(request),
                 message = link.down.message() => {
                     silence.as_mut().reset(Instant::now() + self.lease);
                     let before = self.shared.applied();
@@ -222,7 +221,7 @@ impl Session {
     async fn first_tables(&mut self, link: &mut Link) -> Result<(), Interrupt> {
         let message = tokio::select! {
             message = timeout(self.lease, link.down.message()) => message,
-            request = self.close.recv() => return Err(asked(request)),
+            request = self.close.recv() => return Err(Interrupt::Close(request)),
         };
         let message = message.map_err(|_| LinkError::Silent(self.lease))?;
         if let Ok(Some(first)) = &message {
@@ -291,10 +290,6 @@ impl Session {
         let read = async { while let Ok(Some(_)) = down.message().await {} };
         let _ = timeout(GOODBYE_TIMEOUT, read).await;
     }
-}
-
-fn asked(request: Option<CloseRequest>) -> Interrupt {
-    request.map_or(Interrupt::Abandoned, Interrupt::Close)
 }
 
 fn wire(message: Message) -> v1::RoutingUp {

@@ -85,7 +85,7 @@ async fn pass(
     // The plan is made on a state that holds the news.
     let published = control.local();
     let state = &published.state;
-    leader.forget_sessions(state);
+    leader.expect_sessions(state);
     let plan = planner::plan(&View {
         state,
         now_ms,
@@ -114,10 +114,10 @@ async fn pass(
 /// What was heard and is not in the state yet.
 fn news(leader: &LeaderView, state: &State) -> Vec<Command> {
     let mut news = Vec::new();
-    for session in leader.ended_sessions() {
-        if state.sessions.contains_key(&session) {
+    for (session, opened) in leader.ended_sessions() {
+        if state.sessions.get(&session).is_some_and(|record| record.opened == opened) {
             let reason = "it ended in order".to_owned();
-            news.push(Command::CloseSession { session, reason });
+            news.push(Command::CloseSession { session, opened, reason });
         }
     }
     for agent in leader.agents() {

@@ -10,15 +10,16 @@ use aether_core::coordinates::SliceName;
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
 use aether_core::planner::{SessionView, Wait};
-use aether_core::records::{UpdateRecord, UpdateState};
+use aether_core::records::{SessionRecord, UpdateRecord, UpdateState};
 use aether_core::state::State;
 use aether_proto::{peer, v1};
 use tokio::sync::Notify;
 
+use crate::order::{Heard, Order};
 use crate::telemetry::Telemetry;
 
 struct HeardSession {
-    heard: Instant,
+    heard: Heard,
     goodbye: bool,
     applied: u64,
     busy: BTreeSet<aether_core::ids::InstanceId>,
@@ -27,7 +28,7 @@ struct HeardSession {
 /// What an agent said last.
 #[derive(Clone)]
 pub struct HeardAgent {
-    heard: Instant,
+    heard: Heard,
     /// Who it is.
     pub hello: v1::AgentHello,
     /// What it runs.
@@ -42,19 +43,22 @@ struct Inner {
     listening_since: Instant,
     now_ms: u64,
     incarnation: u64,
+    /// Committed sessions: the index at which each was opened, and since when
+    /// this leader knows of it.
+    expected: BTreeMap<SessionId, (u64, Instant)>,
     sessions: BTreeMap<String, HeardSession>,
     agents: BTreeMap<String, HeardAgent>,
     telemetry: Telemetry,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.
     waits_index: u64,
+    session_lease: Duration,
+    agent_lease: Duration,
 }
 
 /// What only the leader knows.
 pub struct LeaderView {
     inner: Mutex<Inner>,
-    session_lease: Duration,
-    agent_lease: Duration,
     /// Woken when somebody reported.
     pub changed: Notify,
 }
@@ -67,13 +71,16 @@ impl LeaderView {
             listening_since: Instant::now(),
             now_ms: 0,
             incarnation: 1,
+            expected: BTreeMap::new(),
             sessions: BTreeMap::new(),
             agents: BTreeMap::new(),
             telemetry: Telemetry::default(),
             waits: BTreeMap::new(),
             waits_index: 0,
+            session_lease,
+            agent_lease,
         };
-        Self { inner: Mutex::new(inner), session_lease, agent_lease, changed: Notify::new() }
+        Self { inner: Mutex::new(inner), changed: Notify::new() }
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -85,6 +92,7 @@ impl LeaderView {
         let mut inner = self.inner();
         inner.term = term;
         inner.listening_since = Instant::now();
+        inner.expected.clear();
         inner.sessions.clear();
         inner.agents.clear();
         inner.telemetry = Telemetry::default();
@@ -125,27 +133,38 @@ impl LeaderView {
     /// How the planner sees every committed session.
     pub fn session_views(&self, state: &State, now_ms: u64) -> BTreeMap<SessionId, SessionView> {
         let inner = self.inner();
-        let view = |id: &SessionId| inner.session_view(id, now_ms, self.session_lease);
-        state.sessions.keys().map(|id| (id.clone(), view(id))).collect()
+        let sessions = state.sessions.iter();
+        sessions.map(|(id, record)| (id.clone(), inner.session_view(record, now_ms))).collect()
     }
 
-    /// Sessions that said goodbye.
-    pub fn ended_sessions(&self) -> Vec<SessionId> {
+    /// Sessions that said goodbye, and the index at which the life that did
+    /// was opened.
+    pub fn ended_sessions(&self) -> Vec<(SessionId, u64)> {
         let inner = self.inner();
         let ended = inner.sessions.iter().filter(|(_, session)| session.goodbye);
-        ended.filter_map(|(id, _)| id.parse().ok()).collect()
+        ended.filter_map(|(id, session)| Some((id.parse().ok()?, session.life()))).collect()
     }
 
-    /// Forgets sessions that are not committed any more.
-    pub fn forget_sessions(&self, state: &State) {
+    /// Expects the committed sessions to report from now on, and forgets those
+    /// that are not committed any more.
+    pub fn expect_sessions(&self, state: &State) {
         let mut inner = self.inner();
+        let inner = &mut *inner;
+        inner.expected.retain(|id, (opened, _)| {
+            state.sessions.get(id).is_some_and(|record| record.opened == *opened)
+        });
+        let now = Instant::now();
+        for (id, record) in &state.sessions {
+            inner.expected.entry(id.clone()).or_insert((record.opened, now));
+        }
         let gone =
             |id: &String| id.parse::<SessionId>().is_ok_and(|id| !state.sessions.contains_key(&id));
         let ended: Vec<String> = inner
             .sessions
             .iter()
             .filter(|(id, session)| {
-                gone(id) && (session.goodbye || session.heard.elapsed() > self.session_lease)
+                let is_silent = session.heard.at.elapsed() > inner.session_lease;
+                gone(id) && (session.goodbye || is_silent)
             })
             .map(|(id, _)| id.clone())
             .collect();
@@ -160,8 +179,8 @@ impl LeaderView {
         let inner = self.inner();
         let waited = inner.listening_since.elapsed();
         let silent = |node: &&NodeName| {
-            let heard = inner.agents.get(node.as_str()).map(|agent| agent.heard.elapsed());
-            heard.unwrap_or(waited).min(waited) > self.agent_lease
+            let heard = inner.agents.get(node.as_str()).map(|agent| agent.heard.at.elapsed());
+            heard.unwrap_or(waited).min(waited) > inner.agent_lease
         };
         state.nodes.keys().filter(silent).cloned().collect()
     }
@@ -169,6 +188,12 @@ impl LeaderView {
     /// Every agent that reported under this leader.
     pub fn agents(&self) -> Vec<HeardAgent> {
         self.inner().agents.values().cloned().collect()
+    }
+
+    /// All calls to a version that sessions have told of.
+    #[cfg(test)]
+    pub fn total(&self, version: &crate::telemetry::Version) -> Tally {
+        self.inner().telemetry.total(version)
     }
 
     /// What the thresholds say of live updates that have taken calls.
@@ -205,8 +230,8 @@ impl LeaderView {
         let inner = self.inner();
         let mut response =
             peer::LeaderViewResponse { index: state.meta.index, now_ms, ..Default::default() };
-        for id in state.sessions.keys() {
-            let view = inner.session_view(id, now_ms, self.session_lease);
+        for (id, record) in &state.sessions {
+            let view = inner.session_view(record, now_ms);
             let (connected, applied) = match view {
                 SessionView::Connected { applied, .. } => (true, applied),
                 SessionView::Awaited | SessionView::Unreachable { .. } => (false, 0),
@@ -224,14 +249,36 @@ impl LeaderView {
     }
 }
 
+impl HeardSession {
+    /// Log index at which the life that speaks was opened.
+    fn life(&self) -> u64 {
+        self.heard.order.life
+    }
+}
+
 impl Inner {
     fn absorb_session(&mut self, state: peer::SessionState) {
         let Some(hello) = state.hello else { return };
         let report = state.report.unwrap_or_default();
-        let heard = heard_at(state.silent_ms);
-        // A node that lost the session may send what it said earlier.
-        if self.sessions.get(&hello.session_id).is_some_and(|known| known.heard > heard) {
-            return;
+        let order = Order { life: state.life, attach: hello.attach, seq: state.seq };
+        let got = Heard { order, at: heard_at(state.silent_ms) };
+        let known = self.sessions.get(&hello.session_id).map(|known| known.heard);
+        let heard = match known {
+            // Log indexes leave no doubt, whoever has been silent.
+            Some(known) if order.life < known.order.life => None,
+            Some(known) => known.then(got, self.session_lease),
+            None => Some(got),
+        };
+        let Some(heard) = heard else { return };
+        if known.is_some_and(|known| known.order.life < order.life) {
+            // Another process counts from zero.
+            self.telemetry.settle(&hello.session_id);
+        }
+        // Figures of before what is known would look as if counted anew.
+        if known.is_none_or(|known| known.order <= order) {
+            for telemetry in &report.telemetry {
+                self.telemetry.absorb(&hello.session_id, telemetry, self.now_ms);
+            }
         }
         let of_today = report.incarnation == self.incarnation;
         let session = HeardSession {
@@ -240,9 +287,6 @@ impl Inner {
             applied: if of_today { report.applied } else { 0 },
             busy: report.busy.iter().filter_map(|b| b.instance_id.parse().ok()).collect(),
         };
-        for telemetry in &report.telemetry {
-            self.telemetry.absorb(&hello.session_id, telemetry, self.now_ms);
-        }
         self.sessions.insert(hello.session_id, session);
     }
 
@@ -250,27 +294,39 @@ impl Inner {
         let (Some(hello), Some(report)) = (state.hello, state.report) else {
             return;
         };
-        let heard = heard_at(state.silent_ms);
-        if self.agents.get(&hello.node).is_none_or(|known| known.heard <= heard) {
+        let order = Order { life: hello.life, attach: hello.attach, seq: state.seq };
+        let got = Heard { order, at: heard_at(state.silent_ms) };
+        let heard = match self.agents.get(&hello.node) {
+            Some(known) => known.heard.then(got, self.agent_lease),
+            None => Some(got),
+        };
+        if let Some(heard) = heard {
             self.agents.insert(hello.node.clone(), HeardAgent { heard, hello, report });
         }
     }
 
-    fn session_view(&self, id: &SessionId, now_ms: u64, lease: Duration) -> SessionView {
-        let waited = self.listening_since.elapsed();
-        match self.sessions.get(id.as_str()) {
-            Some(session) if session.heard.elapsed() <= lease => {
-                SessionView::Connected { applied: session.applied, busy: session.busy.clone() }
-            }
-            known => {
-                let silent = known.map_or(waited, |session| session.heard.elapsed());
-                if silent.min(waited) <= lease {
-                    SessionView::Awaited
-                } else {
-                    let since_ms = now_ms.saturating_sub(silent.as_millis() as u64);
-                    SessionView::Unreachable { since_ms }
-                }
-            }
+    /// How the present life of a session looks. What an earlier one said does
+    /// not count for it: neither its acks nor its silence.
+    fn session_view(&self, record: &SessionRecord, now_ms: u64) -> SessionView {
+        let heard = self.sessions.get(record.id.as_str());
+        let heard = heard.filter(|session| session.life() == record.opened);
+        if let Some(session) = heard
+            && session.heard.at.elapsed() <= self.session_lease
+        {
+            return SessionView::Connected { applied: session.applied, busy: session.busy.clone() };
+        }
+        let expected = self.expected.get(&record.id);
+        let Some((_, expected)) = expected.filter(|(opened, _)| *opened == record.opened) else {
+            return SessionView::Awaited;
+        };
+        // While nobody listened it may have spoken.
+        let listening = self.listening_since.max(*expected);
+        let since = heard.map_or(listening, |session| session.heard.at.max(listening));
+        let silent = since.elapsed();
+        if silent <= self.session_lease {
+            SessionView::Awaited
+        } else {
+            SessionView::Unreachable { since_ms: now_ms.saturating_sub(silent.as_millis() as u64) }
         }
     }
 
@@ -369,3 +425,6 @@ fn version_health(
         window_p99_ms: window.p99_us().map(ms),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ mod hub;
 mod leader;
 mod machine;
 pub mod metrics;
+mod order;
 mod render;
 mod services;
 mod status;
@@ -92,7 +93,7 @@ impl Server {
     ) -> Self {
         let control = control::Control::new(replica, published, config.node.as_str());
         let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
-        let hub = Arc::new(hub::Hub::default());
+        let hub = Arc::new(hub::Hub::new(config.session_lease, config.agent_lease));
         let feed = Arc::new(feed::Feed::new());
         let views = views::Views::new(control.clone(), Arc::clone(&leader));
         let artifacts = ArtifactsService::new(control.clone(), store, config.node.clone());

@@ -21,13 +21,29 @@ pub const WINDOW_MS: u64 = 10_000;
 const PART_MS: u64 = 1_000;
 /// Versions whose figures are kept: the latest of a thousand slices' updates.
 const VERSIONS_MAX: usize = 4_096;
+/// Counters that are told apart, over all versions: more than a hundred
+/// sessions with a thousand instances each. At half a kilobyte to one each they
+/// take some hundred megabytes.
+const COUNTERS_MAX: usize = 131_072;
+/// Counters left when some are settled, so that this is rare.
+const COUNTERS_KEPT: usize = COUNTERS_MAX / 4 * 3;
+
+/// What one session last told of one instance.
+struct Counter {
+    /// Cumulative.
+    tally: Tally,
+    /// Number of the change, among all of all counters.
+    touched: u64,
+}
 
 #[derive(Default)]
 struct Figures {
-    /// Of sessions that are gone.
+    /// Of sessions that are gone, and of counters that were silent for longest
+    /// when there were too many. One of these that is told of again counts
+    /// twice in the totals; it does not count in the window.
     settled: Tally,
-    /// Latest cumulative tally by session and instance.
-    latest: BTreeMap<(String, String), Tally>,
+    /// By session and instance.
+    latest: BTreeMap<(String, String), Counter>,
     /// What was added, by the log time at which it arrived.
     window: VecDeque<(u64, Tally)>,
     touched_ms: u64,
@@ -37,6 +53,10 @@ struct Figures {
 #[derive(Default)]
 pub struct Telemetry {
     versions: BTreeMap<Version, Figures>,
+    /// Counters in all of them.
+    counters: usize,
+    /// Changes of counters, ever.
+    touches: u64,
 }
 
 fn tally(wire: &v1::EndpointTelemetry) -> Tally {
@@ -62,7 +82,8 @@ impl Telemetry {
         figures.touched_ms = now_ms;
         let key = (session.to_owned(), wire.instance_id.clone());
         let latest = tally(wire);
-        if let Some(known) = figures.latest.get(&key) {
+        let known = figures.latest.get(&key).map(|counter| &counter.tally);
+        if let Some(known) = known {
             let added = latest.since(known);
             if latest.requests < known.requests {
                 figures.settled.add(known);
@@ -76,23 +97,47 @@ impl Telemetry {
             while figures.window.front().is_some_and(|(at, _)| *at < oldest) {
                 figures.window.pop_front();
             }
+        } else {
+            self.counters += 1;
         }
-        figures.latest.insert(key, latest);
+        self.touches += 1;
+        figures.latest.insert(key, Counter { tally: latest, touched: self.touches });
         self.forget_oldest();
+        self.settle_oldest();
     }
 
-    /// A session is gone for good: its figures become part of the totals.
+    /// A life of a session is over: its figures become part of the totals.
     pub fn settle(&mut self, session: &str) {
+        self.settle_where(|(owner, _), _| owner == session);
+    }
+
+    fn settle_where(&mut self, is_over: impl Fn(&(String, String), &Counter) -> bool) {
         for figures in self.versions.values_mut() {
             let Figures { settled, latest, .. } = figures;
-            latest.retain(|(owner, _), tally| {
-                let keep = owner != session;
-                if !keep {
-                    settled.add(tally);
+            let before = latest.len();
+            latest.retain(|key, counter| {
+                let over = is_over(key, counter);
+                if over {
+                    settled.add(&counter.tally);
                 }
-                keep
+                !over
             });
+            self.counters -= before - latest.len();
         }
+    }
+
+    /// Settles the counters that were touched longest ago, if there are too
+    /// many.
+    fn settle_oldest(&mut self) {
+        if self.counters <= COUNTERS_MAX {
+            return;
+        }
+        let counters = self.versions.values().flat_map(|figures| figures.latest.values());
+        let mut touched: Vec<u64> = counters.map(|counter| counter.touched).collect();
+        let surplus = self.counters - COUNTERS_KEPT;
+        let (_, oldest_kept, _) = touched.select_nth_unstable(surplus);
+        let oldest_kept = *oldest_kept;
+        self.settle_where(|_, counter| counter.touched < oldest_kept);
     }
 
     /// All calls to a version that sessions have told of.
@@ -100,7 +145,7 @@ impl Telemetry {
         let mut sum = Tally::default();
         if let Some(figures) = self.versions.get(version) {
             sum.add(&figures.settled);
-            figures.latest.values().for_each(|tally| sum.add(tally));
+            figures.latest.values().for_each(|counter| sum.add(&counter.tally));
         }
         sum
     }
@@ -121,7 +166,8 @@ impl Telemetry {
         if self.versions.len() > VERSIONS_MAX {
             let oldest = self.versions.iter().min_by_key(|(_, f)| f.touched_ms);
             if let Some(version) = oldest.map(|(version, _)| version.clone()) {
-                self.versions.remove(&version);
+                let gone = self.versions.remove(&version);
+                self.counters -= gone.map_or(0, |figures| figures.latest.len());
             }
         }
     }
@@ -167,5 +213,31 @@ mod tests {
         telemetry.settle("s");
         telemetry.absorb("t", &wire(7, 0), 3_000);
         assert_eq!(telemetry.total(&version).requests, 137);
+    }
+
+    #[test]
+    fn too_many_counters_cost_the_totals_nothing() {
+        let version = ("org.example:a".parse().unwrap(), RevisionNo(2));
+        let mut telemetry = Telemetry::default();
+        let mut sent = 0;
+        for instance in 0..COUNTERS_MAX + 10 {
+            let row = v1::EndpointTelemetry { instance_id: format!("a-{instance}"), ..wire(3, 0) };
+            telemetry.absorb("s", &row, 1_000);
+            sent += 3;
+            // One of the first goes on all the time.
+            if instance % 1_000 == 0 {
+                let requests = 3 + instance as u64;
+                telemetry.absorb("s", &wire(requests, 0), 1_000);
+            }
+        }
+        let busy = 3 + (COUNTERS_MAX / 1_000 * 1_000) as u64;
+        assert_eq!(telemetry.total(&version).requests, sent + busy);
+        assert!(telemetry.counters <= COUNTERS_MAX, "{}", telemetry.counters);
+        // What went on is still told apart from what was counted before.
+        telemetry.absorb("s", &wire(busy + 5, 0), 1_000);
+        assert_eq!(telemetry.total(&version).requests, sent + busy + 5);
+        telemetry.settle("s");
+        assert_eq!(telemetry.total(&version).requests, sent + busy + 5);
+        assert_eq!(telemetry.counters, 0);
     }
 }

@@ -73,11 +73,13 @@ impl Tx<'_> {
         kind: SessionKind,
         name: &str,
         fresh: bool,
+        follows: u64,
     ) -> Outcome {
-        if self.state.sessions.contains_key(session) {
+        let known = self.state.sessions.get(session).map(|known| known.opened);
+        if known.is_some_and(|opened| opened != follows) {
             return Ok(Answer::default());
         }
-        if self.state.sessions.len() >= SESSIONS_MAX {
+        if known.is_none() && self.state.sessions.len() >= SESSIONS_MAX {
             return Err(Refusal::TooMany {
                 what: "sessions".to_owned(),
                 most: SESSIONS_MAX as u64,
@@ -95,19 +97,26 @@ impl Tx<'_> {
             kind,
             name: name.to_owned(),
             opened: self.index(),
-            fresh,
+            fresh: fresh && known.is_none(),
         };
         self.state.sessions.insert(session.clone(), Arc::new(record));
         Ok(Answer::default())
     }
 
-    pub(super) fn close_session(&mut self, session: &SessionId, reason: &str) -> Outcome {
-        if let Some(record) = self.state.sessions.remove(session) {
-            self.audit(
-                format!("session {session} of {}", record.name),
-                format!("closed: {reason}"),
-            );
+    pub(super) fn close_session(
+        &mut self,
+        session: &SessionId,
+        opened: u64,
+        reason: &str,
+    ) -> Outcome {
+        let Some(record) = self.state.sessions.get(session).cloned() else {
+            return Ok(Answer::default());
+        };
+        if opened != 0 && opened != record.opened {
+            return Err(Refusal::Stale { what: format!("session {session}") });
         }
+        self.state.sessions.remove(session);
+        self.audit(format!("session {session} of {}", record.name), format!("closed: {reason}"));
         Ok(Answer::default())
     }
 }

@@ -170,10 +170,12 @@ impl Tx<'_> {
             Command::SetNodeLifecycle { node, lifecycle } => {
                 self.set_node_lifecycle(node, *lifecycle)
             }
-            Command::OpenSession { session, kind, name, fresh } => {
-                self.open_session(session, *kind, name, *fresh)
+            Command::OpenSession { session, kind, name, fresh, follows } => {
+                self.open_session(session, *kind, name, *fresh, *follows)
             }
-            Command::CloseSession { session, reason } => self.close_session(session, reason),
+            Command::CloseSession { session, opened, reason } => {
+                self.close_session(session, *opened, reason)
+            }
             Command::Tick => Ok(Answer::default()),
         }
     }

@@ -134,6 +134,7 @@ fn members(view: &View<'_>, plan: &mut Plan) {
             if view.now_ms >= gone_at_ms {
                 plan.commands.push(Command::CloseSession {
                     session: session.id.clone(),
+                    opened: session.opened,
                     reason: format!("silent for {} s", view.table_age_max_ms / 1000),
                 });
             } else {

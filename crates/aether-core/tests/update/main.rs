@@ -2,4 +2,5 @@
 
 mod random;
 mod scenarios;
+mod sessions;
 mod world;

@@ -498,6 +498,7 @@ fn a_session_that_came_later_does_not_hold_what_left_before() {
         kind: aether_core::records::SessionKind::Invoker,
         name: "late".to_owned(),
         fresh,
+        follows: 0,
     };
     world.ok(open(true));
     let since_ms = world.now_ms;

@@ -82,6 +82,7 @@ impl World {
                 kind: SessionKind::Invoker,
                 name: format!("caller {name}"),
                 fresh: true,
+                follows: 0,
             });
             world.sessions.insert(session, SessionView::Awaited);
         }

@@ -85,6 +85,8 @@ async fn an_older_revision_is_refused_and_a_higher_incarnation_needs_a_snapshot(
     assert_eq!(invoker.table(&a()).as_deref(), Some(&current));
     // A reconnect says what is applied.
     assert_eq!((control.hellos()[1].incarnation, control.hellos()[1].revision), (1, 11));
+    let numbers: Vec<u64> = control.hellos().iter().map(|hello| hello.attach).collect();
+    assert_eq!(numbers, [1, 2]);
 
     let mut restored = current.clone();
     restored.old = set(1, &[("a-restored", dead_address())]);
@@ -232,6 +234,23 @@ async fn closing_waits_for_calls_in_flight_and_says_goodbye() {
     until("goodbye", || control.said_goodbye()).await;
     assert!(invoker.status().closed);
     invoker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invoker_that_is_dropped_says_goodbye_too() {
+    let control = Control::start(LEASE);
+    let invoker = connect(&[&control]).await;
+    let handle = invoker.slice(&a());
+    drop(invoker);
+    until("a report after the drop", {
+        let before = control.reports().len();
+        let control = &control;
+        move || control.reports().len() > before
+    })
+    .await;
+    assert!(!control.said_goodbye(), "a handle is left");
+    drop(handle);
+    until("goodbye", || control.said_goodbye()).await;
 }
 
 #[tokio::test]

@@ -11,12 +11,10 @@ use aether_proto::v1;
 use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
+use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
 use crate::hub::Hub;
 use crate::status;
@@ -39,30 +37,25 @@ impl AgentsService {
         Self { control, hub, lease }
     }
 
-    async fn push(self, node: NodeName, to: mpsc::Sender<Result<v1::AgentDown, Status>>) {
+    /// Sends the node's desired set, and again whenever it changes.
+    async fn push(self, node: NodeName, to: Down<v1::AgentDown>) -> Result<(), Status> {
         let mut states = self.control.watch();
         let mut last: Option<Vec<v1::Assignment>> = None;
-        let mut alive = interval(self.lease / 3);
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
             let state = states.borrow_and_update().state.clone();
             let assignments = assignments(&state, &node);
             if last.as_ref() != Some(&assignments) {
                 last = Some(assignments.clone());
                 if to.send(Ok(self.directive(&state, assignments))).await.is_err() {
-                    return;
+                    return Ok(());
                 }
             }
             tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
-                () = to.closed() => return,
-                // A message now and then shows the agent that the stream lives.
-                _ = alive.tick() => {
-                    if self.hub.is_cut_off(self.lease) {
-                        let cut_off = status::unavailable("this node reaches no leader");
-                        let _ = to.send(Err(cut_off)).await;
-                        return;
-                    }
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
+                () = to.closed() => return Ok(()),
+                due = alive.due() => {
+                    due?;
                     last = None;
                 }
             }
@@ -134,12 +127,9 @@ impl Agents for AgentsService {
         let mut from = request.into_inner();
         let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) = from.message().await?
         else {
-            return Err(status::invalid("message", "the first one must be 'hello'"));
+            return Err(streams::no_hello());
         };
-        if hello.protocol != 1 {
-            let problem = format!("{} is not spoken here, 1 is", hello.protocol);
-            return Err(status::invalid("protocol", problem));
-        }
+        streams::check_protocol(hello.protocol)?;
         let node: NodeName = hello.node.parse().map_err(|e| status::invalid("node", e))?;
         let address = hello.address.parse::<std::net::SocketAddr>();
         address.map_err(|e| status::invalid("address", e))?;
@@ -147,10 +137,8 @@ impl Agents for AgentsService {
             let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
             return Err(status::invalid("instances_max", problem));
         }
-        let connection = self.hub.agent_hello(hello);
-        let (to, stream) = mpsc::channel(QUEUED_MAX);
-        tokio::spawn(self.clone().push(node.clone(), to));
+        let connection = self.hub.agent_hello(hello).ok_or_else(streams::overtaken)?;
         tokio::spawn(self.clone().listen(node.to_string(), connection, from));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(streams::answer(QUEUED_MAX, |to| self.clone().push(node, to)))
     }
 }

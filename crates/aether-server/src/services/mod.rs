@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod peer;
 pub mod routing;
 pub mod slices;
+mod streams;
 pub mod updates;
 
 use std::pin::Pin;

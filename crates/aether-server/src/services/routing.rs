@@ -10,12 +10,11 @@ use aether_proto::v1;
 use aether_proto::v1::routing_server::Routing;
 use aether_proto::v1::routing_up::Message;
 use futures::StreamExt;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::broadcast;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
+use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::feed::Feed;
@@ -25,6 +24,9 @@ use crate::status;
 /// Messages queued towards one watcher before it counts as stuck. Changes
 /// beyond that wait in the feed, which has a bound of its own.
 const QUEUED_MAX: usize = 16;
+
+/// Attempts to open a session whose record changes meanwhile.
+const OPEN_ATTEMPTS: u32 = 3;
 
 /// The `Routing` service.
 #[derive(Clone)]
@@ -41,13 +43,11 @@ impl RoutingService {
         Self { control, hub, feed, lease }
     }
 
-    /// Commits the session if it is new, and makes sure that what it is sent
-    /// first is no older than what it, or an earlier life of it, has acked.
-    async fn admit(&self, hello: &v1::SessionHello) -> Result<SessionId, Status> {
-        if hello.protocol != 1 {
-            let problem = format!("{} is not spoken here, 1 is", hello.protocol);
-            return Err(status::invalid("protocol", problem));
-        }
+    /// Commits the session if it is new or starts anew, and makes sure that
+    /// what it is sent first is no older than what it, or an earlier life of
+    /// it, has acked. Gives the index at which its life was opened.
+    async fn admit(&self, hello: &v1::SessionHello) -> Result<(SessionId, u64), Status> {
+        streams::check_protocol(hello.protocol)?;
         let session: SessionId =
             hello.session_id.parse().map_err(|e| status::invalid("session_id", e))?;
         let kind = match hello.kind.as_str() {
@@ -60,78 +60,79 @@ impl RoutingService {
                 ));
             }
         };
-        let local = self.control.local();
-        let known = local.state.sessions.contains_key(&session);
-        if !known {
-            let name = hello.name.clone();
-            let fresh = hello.revision == 0;
-            let open = Command::OpenSession { session: session.clone(), kind, name, fresh };
-            self.control.write(Deadline::default(), "session", "", open).await?;
-            if !self.control.local().state.sessions.contains_key(&session) {
-                return Err(status::unavailable("this node is catching up"));
+        let holds_tables = hello.revision > 0;
+        let mut local = self.control.local();
+        let meta = &local.state.meta;
+        let caught_up = hello.incarnation == meta.incarnation && hello.revision <= meta.index;
+        if holds_tables && !caught_up {
+            local = self.control.barrier(Deadline::default()).await?;
+        }
+        for _ in 0..OPEN_ATTEMPTS {
+            let known = local.state.sessions.get(&session).map(|record| record.opened);
+            if let Some(opened) = known.filter(|_| holds_tables) {
+                return Ok((session, opened));
+            }
+            let open = Command::OpenSession {
+                session: session.clone(),
+                kind,
+                name: hello.name.clone(),
+                fresh: !holds_tables,
+                follows: known.unwrap_or(0),
+            };
+            let index = self.control.write(Deadline::default(), "session", "", open).await?.index;
+            local = self.control.local();
+            // Another index: it was opened elsewhere since we looked.
+            if local.state.sessions.get(&session).is_some_and(|record| record.opened == index) {
+                return Ok((session, index));
             }
         }
-        let meta = &local.state.meta;
-        let caught_up = hello.revision > 0
-            && hello.incarnation == meta.incarnation
-            && hello.revision <= meta.index;
-        if known && !caught_up {
-            self.control.barrier(Deadline::default()).await?;
-        }
-        Ok(session)
+        Err(status::unavailable("this node is catching up"))
     }
 
-    /// Sends the snapshot and every change until the stream or the session ends.
-    async fn push(self, session: SessionId, to: mpsc::Sender<Result<v1::RoutingDown, Status>>) {
+    /// Sends the snapshot and every change until the stream or this life of the
+    /// session ends.
+    async fn push(
+        self,
+        session: SessionId,
+        life: u64,
+        to: Down<v1::RoutingDown>,
+    ) -> Result<(), Status> {
         let mut states = self.control.watch();
         let mut subscription = self.feed.subscribe(self.control.local().state.clone());
         let mut first = subscription.snapshot;
         first.lease_ms = self.lease.as_millis() as u64;
         if to.send(Ok(first)).await.is_err() {
-            return;
+            return Ok(());
         }
         // Beside the loop, so that other events do not put it off.
-        let mut alive = interval(self.lease / 3);
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
-            tokio::select! {
-                change = subscription.changes.recv() => {
-                    let message = match change {
-                        Ok(change) => (*change).clone(),
-                        Err(broadcast::error::RecvError::Lagged(_)) => {
-                            subscription = self.feed.subscribe(self.control.local().state.clone());
-                            subscription.snapshot.clone()
-                        }
-                        Err(broadcast::error::RecvError::Closed) => return,
-                    };
-                    if to.send(Ok(message)).await.is_err() {
-                        return;
+            let message = tokio::select! {
+                change = subscription.changes.recv() => match change {
+                    Ok(change) => (*change).clone(),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        subscription = self.feed.subscribe(self.control.local().state.clone());
+                        subscription.snapshot.clone()
                     }
-                }
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                },
                 _ = states.changed() => {
-                    if !states.borrow_and_update().state.sessions.contains_key(&session) {
-                        let gone = status::unavailable("the session was closed; say hello again");
-                        let _ = to.send(Err(gone)).await;
-                        return;
+                    let sessions = &states.borrow_and_update().state.sessions;
+                    if sessions.get(&session).is_none_or(|record| record.opened != life) {
+                        let problem = "the session was closed or opened anew; say hello again";
+                        return Err(status::unavailable(problem));
                     }
+                    continue;
                 }
-                () = to.closed() => return,
-                // A message now and then shows the client that the stream lives.
-                _ = alive.tick() => {
-                    if self.hub.is_cut_off(self.lease) {
-                        let cut_off = status::unavailable("this node reaches no leader");
-                        let _ = to.send(Err(cut_off)).await;
-                        return;
-                    }
-                    let local = self.control.local();
-                    let alive = v1::RoutingDown {
-                        incarnation: local.state.meta.incarnation,
-                        ..Default::default()
-                    };
-                    if to.send(Ok(alive)).await.is_err() {
-                        return;
-                    }
+                () = to.closed() => return Ok(()),
+                due = alive.due() => {
+                    due?;
+                    let incarnation = self.control.local().state.meta.incarnation;
+                    v1::RoutingDown { incarnation, ..Default::default() }
                 }
+            };
+            if to.send(Ok(message)).await.is_err() {
+                return Ok(());
             }
         }
     }
@@ -166,13 +167,14 @@ impl Routing for RoutingService {
         let mut from = request.into_inner();
         let Some(v1::RoutingUp { message: Some(Message::Hello(hello)) }) = from.message().await?
         else {
-            return Err(status::invalid("message", "the first one must be 'hello'"));
+            return Err(streams::no_hello());
         };
-        let session = self.admit(&hello).await?;
-        let connection = self.hub.session_hello(hello);
-        let (to, stream) = mpsc::channel(QUEUED_MAX);
-        tokio::spawn(self.clone().push(session.clone(), to));
+        let (session, life) = self.admit(&hello).await?;
+        let connection = self.hub.session_hello(life, hello).ok_or_else(streams::overtaken)?;
         tokio::spawn(self.clone().listen(session.to_string(), connection, from));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(streams::answer(QUEUED_MAX, |to| self.clone().push(session, life, to)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! Reports that come late, twice, or from a life that is over.
+
+use aether_core::apply::Position;
+use aether_core::command::{Command, Refusal, Request};
+use aether_core::records::SessionKind;
+
+use super::*;
+use crate::hub::Hub;
+
+const LEASE: Duration = Duration::from_secs(3);
+/// Longer than a lease.
+const LONG_MS: u64 = 20_000;
+const NOW_MS: u64 = 1_000_000;
+
+fn leader() -> LeaderView {
+    let leader = LeaderView::new(LEASE, LEASE);
+    leader.set_now(NOW_MS, 1);
+    leader
+}
+
+fn hub() -> Hub {
+    Hub::new(LEASE, LEASE)
+}
+
+fn id() -> SessionId {
+    "ingress-n1".parse().unwrap()
+}
+
+fn apply(state: &mut State, command: Command) -> aether_core::command::Outcome {
+    let index = state.meta.index + 1;
+    let at = Position { term: 1, index, log_time_ms: NOW_MS, wall_ms: NOW_MS };
+    state.apply(at, &Request { request_id: None, actor: "test".to_owned(), command })
+}
+
+/// Opens the session, anew if it is open. Gives the index of this life.
+fn open(state: &mut State) -> u64 {
+    let follows = state.sessions.get(&id()).map_or(0, |record| record.opened);
+    let (kind, name) = (SessionKind::Ingress, "n1".to_owned());
+    let open = Command::OpenSession { session: id(), kind, name, fresh: true, follows };
+    apply(state, open).unwrap().index
+}
+
+fn hello(attach: u64) -> v1::SessionHello {
+    v1::SessionHello { session_id: id().to_string(), attach, ..Default::default() }
+}
+
+fn ack(applied: u64) -> v1::SessionReport {
+    v1::SessionReport { incarnation: 1, applied, ..Default::default() }
+}
+
+/// What a node that a session is connected to would send now.
+fn taken(hub: &Hub) -> peer::ReportRequest {
+    hub.take(&mut hub.batch(), "n", usize::MAX).expect("something has changed")
+}
+
+/// The report of a session that is attached to one more node.
+fn says(life: u64, attach: u64, applied: u64) -> (Hub, u64, peer::ReportRequest) {
+    let hub = hub();
+    let connection = hub.session_hello(life, hello(attach)).unwrap();
+    assert!(hub.session_report(id().as_str(), connection, ack(applied)));
+    let request = taken(&hub);
+    (hub, connection, request)
+}
+
+fn view(leader: &LeaderView, state: &State) -> SessionView {
+    leader.expect_sessions(state);
+    leader.session_views(state, NOW_MS).remove(&id()).unwrap()
+}
+
+fn connected(applied: u64) -> SessionView {
+    SessionView::Connected { applied, busy: BTreeSet::new() }
+}
+
+fn agent(life: u64, attach: u64, silent_ms: u64) -> peer::ReportRequest {
+    let hello = v1::AgentHello { node: "n1".to_owned(), life, attach, ..Default::default() };
+    let report = Some(v1::AgentReport::default());
+    let agent = peer::AgentState { hello: Some(hello), silent_ms, report, seq: 1 };
+    peer::ReportRequest { agents: vec![agent], ..Default::default() }
+}
+
+/// Life and stream of what the leader takes for the agent's last word.
+fn last_word(leader: &LeaderView) -> (u64, u64) {
+    let agents = leader.agents();
+    (agents[0].hello.life, agents[0].hello.attach)
+}
+
+#[test]
+fn a_late_report_of_a_node_that_was_frozen_changes_nothing() {
+    let (leader, mut state) = (leader(), State::default());
+    let life = open(&mut state);
+    // Both were made just now: by their arrival the first would be the later.
+    let (.., frozen) = says(life, 1, 5);
+    let (.., present) = says(life, 2, 9);
+    assert!(leader.absorb(0, present));
+    assert!(leader.absorb(0, frozen));
+    assert_eq!(view(&leader, &state), connected(9));
+
+    assert!(leader.absorb(0, agent(1_000, 2, 0)));
+    assert!(leader.absorb(0, agent(1_000, 1, 0)));
+    assert_eq!(last_word(&leader), (1_000, 2));
+}
+
+#[test]
+fn old_figures_are_not_counted_again() {
+    let (leader, mut state) = (leader(), State::default());
+    let life = open(&mut state);
+    let says = |attach, requests| {
+        let hub = hub();
+        let connection = hub.session_hello(life, hello(attach)).unwrap();
+        let row = v1::EndpointTelemetry {
+            slice: "org.example:a".to_owned(),
+            revision: 1,
+            requests,
+            ..Default::default()
+        };
+        let report = v1::SessionReport { telemetry: vec![row], ..ack(1) };
+        assert!(hub.session_report(id().as_str(), connection, report));
+        taken(&hub)
+    };
+    let frozen = says(1, 100);
+    for request in [says(2, 150), frozen] {
+        assert!(leader.absorb(0, request));
+    }
+    let version = ("org.example:a".parse().unwrap(), aether_core::ids::RevisionNo(1));
+    assert_eq!(leader.total(&version).requests, 150);
+}
+
+#[test]
+fn a_new_life_makes_what_the_old_one_says_late_void() {
+    let (leader, mut state) = (leader(), State::default());
+    let first = open(&mut state);
+    let (hub, connection, late_report) = says(first, 7, 5);
+    hub.session_goodbye(id().as_str(), connection);
+    let late_goodbye = taken(&hub);
+    let second = open(&mut state);
+    let (.., report) = says(second, 1, 9);
+    for request in [report, late_report, late_goodbye] {
+        assert!(leader.absorb(0, request));
+        assert_eq!(view(&leader, &state), connected(9));
+        assert_eq!(leader.ended_sessions(), []);
+    }
+}
+
+#[test]
+fn a_goodbye_ends_only_the_life_that_said_it() {
+    let (leader, mut state) = (leader(), State::default());
+    let first = open(&mut state);
+    let (hub, connection, _) = says(first, 7, 5);
+    hub.session_goodbye(id().as_str(), connection);
+    // It arrives before anything that the next life says.
+    assert!(leader.absorb(0, taken(&hub)));
+    let second = open(&mut state);
+    assert_eq!(leader.ended_sessions(), [(id(), first)]);
+    assert_eq!(view(&leader, &state), SessionView::Awaited, "the acks are of another process");
+    let close = |opened| {
+        let reason = "it ended in order".to_owned();
+        Command::CloseSession { session: id(), opened, reason }
+    };
+    assert!(matches!(apply(&mut state, close(first)), Err(Refusal::Stale { .. })));
+    assert_eq!(state.sessions[&id()].opened, second);
+    assert!(apply(&mut state, close(second)).is_ok());
+    assert!(state.sessions.is_empty());
+}
+
+#[test]
+fn an_agent_whose_clock_was_set_back_is_heard_after_a_lease() {
+    let leader = leader();
+    assert!(leader.absorb(0, agent(1_000, 1, 0)));
+    assert!(leader.absorb(0, agent(500, 1, 0)));
+    assert_eq!(last_word(&leader), (1_000, 1));
+
+    let leader = self::leader();
+    assert!(leader.absorb(0, agent(1_000, 1, LONG_MS)));
+    // As silent as what is known: nothing speaks for it.
+    assert!(leader.absorb(0, agent(500, 1, LONG_MS)));
+    assert_eq!(last_word(&leader), (1_000, 1));
+    assert!(leader.absorb(0, agent(500, 1, 0)));
+    assert_eq!(last_word(&leader), (500, 1));
+}
+
+#[test]
+fn a_report_that_is_repeated_does_not_look_fresher() {
+    let (leader, mut state) = (leader(), State::default());
+    let (.., repeated) = says(open(&mut state), 1, 5);
+    let mut first = repeated.clone();
+    first.sessions[0].silent_ms = LONG_MS;
+    assert!(leader.absorb(0, first));
+    assert_eq!(view(&leader, &state), SessionView::Awaited);
+    assert!(leader.absorb(0, repeated));
+    assert_eq!(view(&leader, &state), SessionView::Awaited);
+}
+
+/// Moves back what a leader counts silence from.
+fn led_for(leader: &LeaderView, long: Duration) {
+    leader.inner().listening_since = Instant::now().checked_sub(long).unwrap();
+}
+
+fn silent_ms(view: &SessionView) -> u64 {
+    match view {
+        SessionView::Unreachable { since_ms } => NOW_MS - since_ms,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn silence_counts_from_when_the_leader_could_have_heard() {
+    let long = Duration::from_millis(LONG_MS);
+    let (leader, mut state) = (leader(), State::default());
+    led_for(&leader, long);
+    let (.., mut report) = says(open(&mut state), 1, 5);
+    assert_eq!(view(&leader, &state), SessionView::Awaited, "it was opened just now");
+
+    // Known for long, and never heard of.
+    leader.inner().expected.get_mut(&id()).unwrap().1 -= long;
+    assert!((LONG_MS..LONG_MS + 5_000).contains(&silent_ms(&view(&leader, &state))));
+    // What this process slept through is nobody's silence.
+    leader.listen_anew();
+    assert_eq!(view(&leader, &state), SessionView::Awaited);
+    led_for(&leader, long / 2);
+    assert!((LONG_MS / 2..LONG_MS / 2 + 5_000).contains(&silent_ms(&view(&leader, &state))));
+    report.sessions[0].silent_ms = LONG_MS / 4;
+    assert!(leader.absorb(0, report));
+    assert!((LONG_MS / 4..LONG_MS / 4 + 5_000).contains(&silent_ms(&view(&leader, &state))));
+    // A new life has not been silent yet.
+    open(&mut state);
+    assert_eq!(view(&leader, &state), SessionView::Awaited);
+}
