@@ -19,7 +19,8 @@ impl Tx<'_> {
         Err(Refusal::BadInstances { given: instances, most: INSTANCES_MAX })
     }
 
-    /// Whether the nodes that report have room for this many more instances.
+    /// Whether the nodes that report have room for this many more instances,
+    /// or will have when what drains is gone.
     pub(super) fn check_room(&self, needed: u32) -> Result<(), Refusal> {
         let ready =
             |node: &&Arc<crate::records::NodeRecord>| node.lifecycle == NodeLifecycle::Ready;
@@ -33,7 +34,7 @@ impl Tx<'_> {
                     .state
                     .instances
                     .values()
-                    .filter(|i| i.node == node.name && i.desired != Desired::Stop)
+                    .filter(|i| i.node == node.name && i.desired == Desired::Run)
                     .count();
                 u64::from(node.instances_max).saturating_sub(used as u64)
             })
@@ -59,12 +60,8 @@ impl Tx<'_> {
     /// The slice's record, a fresh one if nothing of it is deployed.
     pub(super) fn slice_or_new(&self, slice: &SliceName) -> SliceRecord {
         self.slice(slice).unwrap_or_else(|_| SliceRecord {
-            slice: slice.clone(),
-            current: None,
-            instances: 0,
-            last_revision: RevisionNo(0),
-            live_update: None,
-            modified: 0,
+            last_revision: self.state.meta.revisions_forgotten,
+            ..SliceRecord::empty(slice.clone())
         })
     }
 

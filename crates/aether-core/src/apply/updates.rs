@@ -36,6 +36,10 @@ fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     if options.deploy_timeout_ms == 0 {
         return bad("deploy timeout", "0 ms".to_owned(), "above zero");
     }
+    if options.deploy_timeout_ms <= options.healthy_ms {
+        let expected = format!("above the healthy time of {} ms", options.healthy_ms);
+        return bad("deploy timeout", format!("{} ms", options.deploy_timeout_ms), &expected);
+    }
     if options.on_deploy_failure == DeadlineAction::Alert {
         return bad("action on deploy failure", "ALERT".to_owned(), "ROLLBACK, PAUSE or FAIL");
     }
@@ -64,10 +68,11 @@ impl Tx<'_> {
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
-        self.check_room(wanted)?;
+        // First, so that the room of a retained set counts.
         if self.state.retained.contains_key(slice) {
             self.retire(slice)?;
         }
+        self.check_room(wanted)?;
         let new = self.make_revision(&mut record, version)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
@@ -128,14 +133,6 @@ impl Tx<'_> {
             }),
             _ => Ok(()),
         }
-    }
-
-    /// Whether the new side can carry everything: the instances that were asked
-    /// for, or as many as there were before if that is fewer. A smaller new
-    /// side got to 1:0 by --force, which need not be said twice.
-    pub(super) fn new_side_is_whole(&self, update: &UpdateRecord) -> bool {
-        let ready = self.state.ready_count(&update.slice, update.new.revision);
-        ready >= update.base_instances.min(update.instances)
     }
 
     /// The capacity guard: each side with weight needs `w * B <= ready * T`.
@@ -199,15 +196,21 @@ impl Tx<'_> {
 
     fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
         let event = format!("routing {} -> {weights}", update.weights);
-        update.weights = weights;
-        update.health_from_ms = self.now_ms();
-        self.route_update(&update);
+        self.reweigh(&mut update, weights);
         if update.state == UpdateState::Deployed {
             self.transition(update, UpdateState::Routing, event);
         } else {
             update.pending_weights = None;
             self.put_update(update, event);
         }
+    }
+
+    /// Sets weights and routes by them; figures start anew. The caller writes
+    /// the update.
+    pub(super) fn reweigh(&mut self, update: &mut UpdateRecord, weights: Weights) {
+        update.weights = weights;
+        update.health_from_ms = self.now_ms();
+        self.route_update(update);
     }
 
     /// Writes the route that an update's sides and weights ask for.
@@ -250,7 +253,7 @@ impl Tx<'_> {
         if update.weights != Weights::ALL_NEW {
             return Err(Refusal::NotAllNew { update: id.clone(), weights: update.weights });
         }
-        if !force && !self.new_side_is_whole(&update) {
+        if !force && !self.state.is_new_side_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;
         }
         update.forced = force;
@@ -294,8 +297,7 @@ impl Tx<'_> {
         let answer = Answer { update: Some(update.id.clone()), ..Answer::default() };
         let mut said = Vec::new();
         if now && update.weights != Weights::ALL_OLD && update.old.is_some() {
-            update.weights = Weights::ALL_OLD;
-            self.route_update(&update);
+            self.reweigh(&mut update, Weights::ALL_OLD);
             said.push("routes 0:1 whatever the old version's capacity");
         }
         if force && !update.forced {
@@ -331,9 +333,8 @@ impl Tx<'_> {
         let back =
             if now { Weights::ALL_OLD } else { back_as_far_as(ready, update.base_instances) };
         if !update.weights.is_raised_by(back) {
-            update.weights = back;
+            self.reweigh(update, back);
         }
-        self.route_update(update);
     }
 
     pub(super) fn resume(&mut self, id: &UpdateId) -> Outcome {
