@@ -11,13 +11,14 @@ use aether_proto::v1;
 use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
 use crate::control::Control;
+use crate::coordinator::agent_news;
 use crate::hub::Hub;
 use crate::status;
 
@@ -39,22 +40,37 @@ impl AgentsService {
         Self { control, hub, lease }
     }
 
-    async fn push(self, node: NodeName, to: mpsc::Sender<Result<v1::AgentDown, Status>>) {
+    async fn push(
+        self,
+        node: NodeName,
+        hello: v1::AgentHello,
+        mut reports: watch::Receiver<Reported>,
+        to: mpsc::Sender<Result<v1::AgentDown, Status>>,
+    ) {
         let mut states = self.control.watch();
-        let mut last: Option<Vec<v1::Assignment>> = None;
+        let mut last: Option<(Vec<v1::Assignment>, u64)> = None;
+        let mut taken = 0;
         let mut alive = interval(self.lease / 3);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let state = states.borrow_and_update().state.clone();
-            let assignments = assignments(&state, &node);
-            if last.as_ref() != Some(&assignments) {
-                last = Some(assignments.clone());
-                if to.send(Ok(self.directive(&state, assignments))).await.is_err() {
+            let message = (assignments(&state, &node), {
+                let reported = reports.borrow_and_update();
+                if reported.asked > taken && reported.is_held_by(&state, &hello) {
+                    taken = reported.asked;
+                }
+                taken
+            });
+            if last.as_ref() != Some(&message) {
+                last = Some(message.clone());
+                if to.send(Ok(self.directive(&state, message))).await.is_err() {
                     return;
                 }
             }
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
+                // The other end is gone with its stream, as is this one then.
+                Ok(()) = reports.changed() => {}
                 () = to.closed() => return,
                 // A message now and then shows the agent that the stream lives.
                 _ = alive.tick() => {
@@ -69,25 +85,58 @@ impl AgentsService {
         }
     }
 
-    fn directive(&self, state: &State, assignments: Vec<v1::Assignment>) -> v1::AgentDown {
+    fn directive(
+        &self,
+        state: &State,
+        (assignments, taken): (Vec<v1::Assignment>, u64),
+    ) -> v1::AgentDown {
         v1::AgentDown {
             incarnation: state.meta.incarnation,
             term: 0,
             index: state.meta.index,
             lease_ms: self.lease.as_millis() as u64,
             assignments,
+            taken,
         }
     }
 
-    async fn listen(self, node: String, connection: u64, mut from: Streaming<v1::AgentUp>) {
+    async fn listen(
+        self,
+        node: String,
+        connection: u64,
+        mut from: Streaming<v1::AgentUp>,
+        reports: watch::Sender<Reported>,
+    ) {
         while let Some(Ok(up)) = from.next().await {
-            if let Some(Message::Report(report)) = up.message
-                && !self.hub.agent_report(&node, connection, report)
-            {
-                return;
+            if let Some(Message::Report(report)) = up.message {
+                reports.send_modify(|last| last.replace(report.clone()));
+                if !self.hub.agent_report(&node, connection, report) {
+                    return;
+                }
             }
         }
         self.hub.agent_lost(&node, connection);
+    }
+}
+
+/// What an agent reported last on one stream.
+#[derive(Default)]
+struct Reported {
+    report: v1::AgentReport,
+    /// The last receipt that it asked for. A report after that one says at
+    /// least as much.
+    asked: u64,
+}
+
+impl Reported {
+    fn replace(&mut self, report: v1::AgentReport) {
+        self.asked = self.asked.max(report.receipt);
+        self.report = report;
+    }
+
+    /// Whether the state knows all of it.
+    fn is_held_by(&self, state: &State, hello: &v1::AgentHello) -> bool {
+        agent_news(hello, &self.report, state).is_empty()
     }
 }
 
@@ -147,10 +196,11 @@ impl Agents for AgentsService {
             let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
             return Err(status::invalid("instances_max", problem));
         }
-        let connection = self.hub.agent_hello(hello);
+        let connection = self.hub.agent_hello(hello.clone());
         let (to, stream) = mpsc::channel(QUEUED_MAX);
-        tokio::spawn(self.clone().push(node.clone(), to));
-        tokio::spawn(self.clone().listen(node.to_string(), connection, from));
+        let (reports, reported) = watch::channel(Reported::default());
+        tokio::spawn(self.clone().push(node.clone(), hello, reported, to));
+        tokio::spawn(self.clone().listen(node.to_string(), connection, from, reports));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
