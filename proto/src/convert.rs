@@ -69,9 +69,10 @@ impl From<&core::SliceTable> for v1::SliceTable {
             ingress: table
                 .ingress
                 .iter()
-                .map(|rule| v1::IngressRule {
-                    host: rule.host.clone().unwrap_or_default(),
-                    path: rule.path.clone(),
+                .map(|claim| v1::IngressRule {
+                    host: claim.rule.host.clone().unwrap_or_default(),
+                    path: claim.rule.path.clone(),
+                    since: claim.since,
                 })
                 .collect(),
         }
@@ -92,9 +93,12 @@ impl TryFrom<&v1::SliceTable> for core::SliceTable {
             ingress: table
                 .ingress
                 .iter()
-                .map(|rule| core_manifest::IngressRule {
-                    host: Some(rule.host.clone()).filter(|host| !host.is_empty()),
-                    path: rule.path.clone(),
+                .map(|claim| core::IngressClaim {
+                    rule: core_manifest::IngressRule {
+                        host: Some(claim.host.clone()).filter(|host| !host.is_empty()),
+                        path: claim.path.clone(),
+                    },
+                    since: claim.since,
                 })
                 .collect(),
         })

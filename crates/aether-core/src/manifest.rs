@@ -4,6 +4,7 @@
 //! the agent; whether the artifact is known is the replicated state's business.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -129,6 +130,12 @@ pub struct IngressRule {
     /// Path prefix to match by whole segments.
     #[serde(default = "default_path")]
     pub path: String,
+}
+
+impl fmt::Display for IngressRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.host.as_deref().unwrap_or_default(), self.path)
+    }
 }
 
 fn default_path() -> String {

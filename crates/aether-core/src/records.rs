@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
+use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 /// `artifacts/{group}/{artifact}/{version}`: one pushed, immutable artifact.
@@ -112,6 +113,16 @@ pub struct RouteRecord {
     pub route_revision: u64,
     /// Highest log index that touched the route or its endpoints.
     pub table_revision: u64,
+    /// How the ingress finds the slice: the rules of the side that serves.
+    #[serde(default)]
+    pub ingress: Vec<IngressClaim>,
+}
+
+impl RouteRecord {
+    /// The side whose manifest says how the ingress finds the slice.
+    pub fn serving(&self) -> Option<&Side> {
+        self.old.as_ref().or(self.new.as_ref())
+    }
 }
 
 /// `slice-target/{slice}/{revision}`: how many instances should run.

@@ -371,8 +371,6 @@ impl State {
                 .filter_map(|i| Some(Endpoint { instance: i.id.clone(), address: i.endpoint? }))
                 .collect(),
         };
-        let serving = route.old.as_ref().or(route.new.as_ref())?;
-        let manifest = &self.revisions.get(&(slice.clone(), serving.revision))?.manifest;
         Some(SliceTable {
             slice: slice.clone(),
             table_revision: route.table_revision,
@@ -380,7 +378,7 @@ impl State {
             weights: route.weights,
             new: route.new.as_ref().map(set),
             old: route.old.as_ref().map(set),
-            ingress: manifest.ingress.clone(),
+            ingress: route.ingress.clone(),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::coordinates::{SliceName, Version};
 use crate::ids::{InstanceId, RevisionNo};
 use crate::manifest::IngressRule;
@@ -27,6 +29,17 @@ pub struct VersionSet {
     pub endpoints: Vec<Endpoint>,
 }
 
+/// A rule by which the ingress finds a slice, and since when it is the slice's.
+/// Two slices may ask for the same one: the earlier has it, so that nothing that
+/// is deployed later takes requests from what serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressClaim {
+    /// The rule.
+    pub rule: IngressRule,
+    /// Log index since which the slice has asked for it without a break.
+    pub since: u64,
+}
+
 /// Where calls to one slice go. Outside of updates there is only an old side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SliceTable {
@@ -43,7 +56,7 @@ pub struct SliceTable {
     /// The side that serves outside of updates.
     pub old: Option<VersionSet>,
     /// How the ingress finds this slice.
-    pub ingress: Vec<IngressRule>,
+    pub ingress: Vec<IngressClaim>,
 }
 
 impl SliceTable {

@@ -4,20 +4,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aether_invoker::{Invoker, SliceHandle, SliceName, SliceTable};
-
-/// A host and path of a rule; no host means any.
-type Rule = (Option<String>, String);
+use aether_invoker::{IngressClaim, Invoker, SliceHandle, SliceName, SliceTable};
 
 /// The rules of all slices. A host of its own wins over any host, then the
-/// longest path wins; of two slices with the same rule, the one whose name
-/// sorts first.
+/// longest path wins; of two slices with the same rule, the one that asked for
+/// it first.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     hosts: HashMap<Box<str>, Paths>,
     any_host: Paths,
     /// What it was built from, to see whether anything has changed.
-    rules: Vec<(SliceName, Vec<Rule>)>,
+    rules: Vec<(SliceName, IngressClaim)>,
 }
 
 #[derive(Debug, Default)]
@@ -28,32 +25,35 @@ struct Paths {
     segments_max: usize,
 }
 
-fn rules_of(tables: &[Arc<SliceTable>]) -> Vec<(SliceName, Vec<Rule>)> {
-    let rules = |table: &SliceTable| -> Vec<Rule> {
-        table.ingress.iter().map(|rule| (rule.host.clone(), rule.path.clone())).collect()
+/// The rules of all slices, the earliest first.
+fn rules_of(tables: &[Arc<SliceTable>]) -> Vec<(SliceName, IngressClaim)> {
+    let rules_of = |table: &Arc<SliceTable>| {
+        let named = |claim: &IngressClaim| (table.slice.clone(), claim.clone());
+        table.ingress.iter().map(named).collect::<Vec<_>>()
     };
-    tables
-        .iter()
-        .filter(|table| !table.ingress.is_empty())
-        .map(|table| (table.slice.clone(), rules(table)))
-        .collect()
+    let mut rules: Vec<_> = tables.iter().flat_map(rules_of).collect();
+    // Tables come ordered by slice name, and the sort is stable.
+    rules.sort_by_key(|(_, claim)| claim.since);
+    rules
 }
 
 impl Routes {
     /// The rules of the invoker's current tables.
     pub(crate) fn build(invoker: &Invoker) -> Self {
-        let rules = rules_of(&invoker.tables());
+        Self::of(rules_of(&invoker.tables()), invoker)
+    }
+
+    fn of(rules: Vec<(SliceName, IngressClaim)>, invoker: &Invoker) -> Self {
         let mut routes = Self::default();
-        // Tables come ordered by slice name, and the first entry stays.
-        for (slice, rules) in &rules {
-            let handle = Arc::new(invoker.slice(slice));
-            for (host, path) in rules {
-                let paths = match host {
-                    Some(host) => routes.hosts.entry(host.as_str().into()).or_default(),
-                    None => &mut routes.any_host,
-                };
-                paths.add(path, &handle);
-            }
+        let mut handles = HashMap::new();
+        for (slice, IngressClaim { rule, .. }) in &rules {
+            let handle = handles.entry(slice).or_insert_with(|| Arc::new(invoker.slice(slice)));
+            let paths = match &rule.host {
+                Some(host) => routes.hosts.entry(host.as_str().into()).or_default(),
+                None => &mut routes.any_host,
+            };
+            // The first entry stays.
+            paths.add(&rule.path, handle);
         }
         routes.rules = rules;
         routes
@@ -61,7 +61,8 @@ impl Routes {
 
     /// The rules of the invoker's current tables if they differ from these.
     pub(crate) fn rebuild(&self, invoker: &Invoker) -> Option<Self> {
-        (rules_of(&invoker.tables()) != self.rules).then(|| Self::build(invoker))
+        let rules = rules_of(&invoker.tables());
+        (rules != self.rules).then(|| Self::of(rules, invoker))
     }
 
     /// The slice that a request is for. `host` is in lower case and without a
@@ -102,24 +103,31 @@ fn segments(path: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use aether_invoker::{Config, SessionKind};
+    use aether_invoker::{Config, IngressRule, SessionKind, Weights};
 
     use super::*;
 
-    /// Routes to slices `org.example:{name}`, in the order of their names.
+    /// Routes to slices `org.example:{name}`, the first of which asked first.
     async fn routes(rules: &[(&str, &str, &str)]) -> Routes {
         let node = ([127, 0, 0, 1], 1).into();
         let config = Config::new("test", SessionKind::Ingress, vec![node]);
         let invoker = Invoker::connect(config).unwrap();
-        let mut routes = Routes::default();
-        for (host, path, name) in rules {
-            let handle = Arc::new(invoker.slice(&format!("org.example:{name}").parse().unwrap()));
-            match *host {
-                "" => routes.any_host.add(path, &handle),
-                host => routes.hosts.entry(host.into()).or_default().add(path, &handle),
-            }
-        }
-        routes
+        let table = |(since, (host, path, name)): (usize, &(&str, &str, &str))| {
+            let host = Some((*host).to_owned()).filter(|host| !host.is_empty());
+            let rule = IngressRule { host, path: (*path).to_owned() };
+            Arc::new(SliceTable {
+                slice: format!("org.example:{name}").parse().unwrap(),
+                table_revision: 1,
+                route_revision: 1,
+                weights: Weights::ALL_OLD,
+                new: None,
+                old: None,
+                ingress: vec![IngressClaim { rule, since: since as u64 }],
+            })
+        };
+        let mut tables: Vec<_> = rules.iter().enumerate().map(table).collect();
+        tables.sort_by_key(|table| table.slice.clone());
+        Routes::of(rules_of(&tables), &invoker)
     }
 
     fn find(routes: &Routes, host: &str, path: &str) -> Option<String> {
@@ -151,11 +159,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_of_its_own_wins_and_the_first_slice_of_two_stays() {
+    async fn a_host_of_its_own_wins_and_the_slice_that_asked_first_stays() {
         let rules = [
             ("", "/api/long/path", "any"),
             ("shop.example", "/api", "shop"),
-            ("shop.example", "/api", "zebra"),
+            ("shop.example", "/api", "aardvark"),
         ];
         let routes = routes(&rules).await;
         assert_eq!(find(&routes, "shop.example", "/api/long/path").as_deref(), Some("shop"));

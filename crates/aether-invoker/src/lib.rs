@@ -48,8 +48,9 @@ mod tally;
 
 pub use aether_core::coordinates::{SliceName, Version};
 pub use aether_core::ids::{InstanceId, RevisionNo, SessionId};
+pub use aether_core::manifest::IngressRule;
 pub use aether_core::schedule::Side;
-pub use aether_core::table::SliceTable;
+pub use aether_core::table::{IngressClaim, SliceTable};
 pub use aether_core::weights::Weights;
 pub use body::{BoxError, RequestBody, ResponseBody};
 pub use call::CallOptions;

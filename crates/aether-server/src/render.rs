@@ -173,6 +173,7 @@ pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: 
             .map(|record| instance(state, record, now_ms))
             .collect(),
         modified: record.modified,
+        note: String::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! that isn't the maps'. A refused command leaves no trace but the log position.
 
 mod artifacts;
+mod ingress;
 mod instances;
 mod members;
 mod progress;
@@ -221,6 +222,7 @@ impl Tx<'_> {
     fn put_route(&mut self, mut record: RouteRecord) {
         record.route_revision = self.index();
         record.table_revision = self.index();
+        record.ingress = self.claims(&record);
         self.touched.insert(record.slice.clone());
         self.state.routes.insert(record.slice.clone(), Arc::new(record));
     }

@@ -134,12 +134,14 @@ impl Tx<'_> {
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, side.revision, instances);
+        let revision = self.state.revisions.get(&(slice.clone(), side.revision)).cloned();
+        let note = revision.and_then(|r| self.rules_of_others(slice, &r.manifest.ingress));
         self.route_to(slice, side);
         self.audit(
             format!("slice {slice}"),
             format!("deployed {version} with {instances} instances"),
         );
-        Ok(Answer::default())
+        Ok(Answer { note, ..Answer::default() })
     }
 
     /// The route outside of updates: one version takes all.
@@ -151,6 +153,7 @@ impl Tx<'_> {
             weights: Weights::ALL_OLD,
             route_revision: 0,
             table_revision: 0,
+            ingress: Vec::new(),
         });
     }
 

@@ -111,7 +111,8 @@ impl Tx<'_> {
             update,
             format!("started: {slice} from {from} to {version}, {wanted} instances"),
         );
-        Ok(Answer { update: Some(id), ..Answer::default() })
+        let note = self.rules_of_others(slice, &known.manifest.ingress);
+        Ok(Answer { update: Some(id), note, ..Answer::default() })
     }
 
     fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
@@ -222,6 +223,7 @@ impl Tx<'_> {
             weights: update.weights,
             route_revision: 0,
             table_revision: 0,
+            ingress: Vec::new(),
         });
     }
 

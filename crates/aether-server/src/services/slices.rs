@@ -153,8 +153,11 @@ impl Slices for SlicesService {
         let slice = reference.slice;
         let instances = request.instances.unwrap_or(1);
         let command = Command::Deploy { slice: slice.clone(), version, instances };
-        self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
-        Ok(self.show(&slice))
+        let control = &self.views.control;
+        let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let mut shown = self.show(&slice);
+        shown.get_mut().note = answer.note.unwrap_or_default();
+        Ok(shown)
     }
 
     async fn scale(

@@ -52,6 +52,9 @@ impl Deploy {
         };
         let mut slice =
             client.write(message, async |c, request| slices(c).deploy(request).await).await?;
+        if !slice.note.is_empty() {
+            say(&slice.note);
+        }
         if self.wait.wait {
             slice = wait_until_ready(&client, &slice.slice, &self.wait).await?;
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use aether_core::ids::RevisionNo;
 use aether_core::manifest::IngressRule;
+use aether_core::table::IngressClaim;
 use aether_core::table::{Endpoint, SliceTable, VersionSet};
 use aether_core::weights::Weights;
 
@@ -58,7 +59,7 @@ pub fn set(revision: u32, endpoints: &[(&str, SocketAddr)]) -> Option<VersionSet
 }
 
 /// An ingress rule; any host if that is empty.
-pub fn rule(host: &str, path: &str) -> IngressRule {
+pub fn rule(host: &str, path: &str) -> IngressClaim {
     let host = Some(host.to_owned()).filter(|host| !host.is_empty());
-    IngressRule { host, path: path.to_owned() }
+    IngressClaim { rule: IngressRule { host, path: path.to_owned() }, since: 1 }
 }
