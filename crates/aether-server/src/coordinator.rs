@@ -60,7 +60,7 @@ pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Durat
             leading_term = term;
             if let Some(term) = term {
                 info!(term, "this node coordinates");
-                leader.take_over(term);
+                leader.take_over(term, control.local().state.meta.index);
             }
         }
         let (Some(term), Some(now_ms)) = (term, control.replica().now_ms()) else {

@@ -387,6 +387,7 @@ impl SessionEntry {
             goodbye: self.goodbye,
             life: self.stream.heard.order.life,
             seq: self.stream.heard.order.seq,
+            partial: false,
         };
         let mut bytes = state.encoded_len() + report.encoded_len() + 2 * FRAME_BYTES;
         if bytes > room && !is_alone {
@@ -407,6 +408,7 @@ impl SessionEntry {
             self.telemetry_dirty.pop_first();
         }
         self.stream.dirty = !self.telemetry_dirty.is_empty();
+        state.partial = self.stream.dirty;
         state.report = Some(report);
         Some((state, bytes))
     }

@@ -21,6 +21,9 @@ use crate::telemetry::Telemetry;
 struct HeardSession {
     heard: Heard,
     goodbye: bool,
+    /// All that this life had counted was told to this leader at least once:
+    /// counters that appear later began at zero since.
+    told_all: bool,
     applied: u64,
     busy: BTreeSet<aether_core::ids::InstanceId>,
 }
@@ -38,6 +41,8 @@ pub struct HeardAgent {
 struct Inner {
     /// The term that this node leads in and listens for; 0 before the first.
     term: u64,
+    /// Log index at which it took over.
+    took_over: u64,
     /// Since when silence counts: the take-over, or the end of a pause of this
     /// very process.
     listening_since: Instant,
@@ -68,6 +73,7 @@ impl LeaderView {
     pub fn new(session_lease: Duration, agent_lease: Duration) -> Self {
         let inner = Inner {
             term: 0,
+            took_over: 0,
             listening_since: Instant::now(),
             now_ms: 0,
             incarnation: 1,
@@ -87,10 +93,12 @@ impl LeaderView {
         self.inner.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// This node became the leader: what was heard before is void.
-    pub fn take_over(&self, term: u64) {
+    /// This node became the leader, with the log up to `index`: what was heard
+    /// before is void.
+    pub fn take_over(&self, term: u64, index: u64) {
         let mut inner = self.inner();
         inner.term = term;
+        inner.took_over = index;
         inner.listening_since = Instant::now();
         inner.expected.clear();
         inner.sessions.clear();
@@ -262,7 +270,9 @@ impl Inner {
         let report = state.report.unwrap_or_default();
         let order = Order { life: state.life, attach: hello.attach, seq: state.seq };
         let got = Heard { order, at: heard_at(state.silent_ms) };
-        let known = self.sessions.get(&hello.session_id).map(|known| known.heard);
+        let known = self.sessions.get(&hello.session_id);
+        let told_all = known.is_some_and(|known| known.told_all && known.life() == state.life);
+        let known = known.map(|known| known.heard);
         let heard = match known {
             // Log indexes leave no doubt, whoever has been silent.
             Some(known) if order.life < known.order.life => None,
@@ -276,14 +286,19 @@ impl Inner {
         }
         // Figures of before what is known would look as if counted anew.
         if known.is_none_or(|known| known.order <= order) {
+            // What a process counted since it began, or since it told all.
+            let is_new = hello.revision == 0 && hello.attach == 1 && state.life > self.took_over;
+            let began_at_zero = is_new || told_all;
             for telemetry in &report.telemetry {
-                self.telemetry.absorb(&hello.session_id, telemetry, self.now_ms);
+                self.telemetry.absorb(&hello.session_id, telemetry, began_at_zero, self.now_ms);
             }
         }
         let of_today = report.incarnation == self.incarnation;
         let session = HeardSession {
             heard,
             goodbye: state.goodbye,
+            // The first report on a stream holds all; the hello before it, nothing.
+            told_all: told_all || (!state.partial && state.seq > 0),
             applied: if of_today { report.applied } else { 0 },
             busy: report.busy.iter().filter_map(|b| b.instance_id.parse().ok()).collect(),
         };

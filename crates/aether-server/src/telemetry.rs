@@ -1,8 +1,9 @@
 //! What sessions counted, summed by version: totals, and the last seconds.
 //!
-//! Sessions send cumulative figures. The first that a leader sees of a counter
+//! Sessions send cumulative figures. The first that a leader sees of a session
 //! is its baseline: it adds to the totals but not to the window, because
-//! nobody knows when it was counted.
+//! nobody knows when it was counted. A counter that appears later began at
+//! zero, and all of it is of the window.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -57,6 +58,9 @@ pub struct Telemetry {
     counters: usize,
     /// Changes of counters, ever.
     touches: u64,
+    /// Counters were forgotten because there were too many: one that is not
+    /// known may be old.
+    forgot: bool,
 }
 
 fn tally(wire: &v1::EndpointTelemetry) -> Tally {
@@ -73,8 +77,16 @@ fn tally(wire: &v1::EndpointTelemetry) -> Tally {
 }
 
 impl Telemetry {
-    /// Takes in one session's cumulative figures at log time `now_ms`.
-    pub fn absorb(&mut self, session: &str, wire: &v1::EndpointTelemetry, now_ms: u64) {
+    /// Takes in one session's cumulative figures at log time `now_ms`. A counter
+    /// that is not known yet counts in the window if it `began_at_zero` under
+    /// this leader.
+    pub fn absorb(
+        &mut self,
+        session: &str,
+        wire: &v1::EndpointTelemetry,
+        began_at_zero: bool,
+        now_ms: u64,
+    ) {
         let Ok(slice) = wire.slice.parse() else {
             return;
         };
@@ -83,7 +95,11 @@ impl Telemetry {
         let key = (session.to_owned(), wire.instance_id.clone());
         let latest = tally(wire);
         let known = figures.latest.get(&key).map(|counter| &counter.tally);
-        if let Some(known) = known {
+        if known.is_none() {
+            self.counters += 1;
+        }
+        let zero = Tally::default();
+        if let Some(known) = known.or((began_at_zero && !self.forgot).then_some(&zero)) {
             let added = latest.since(known);
             if latest.requests < known.requests {
                 figures.settled.add(known);
@@ -97,8 +113,6 @@ impl Telemetry {
             while figures.window.front().is_some_and(|(at, _)| *at < oldest) {
                 figures.window.pop_front();
             }
-        } else {
-            self.counters += 1;
         }
         self.touches += 1;
         figures.latest.insert(key, Counter { tally: latest, touched: self.touches });
@@ -138,6 +152,7 @@ impl Telemetry {
         let (_, oldest_kept, _) = touched.select_nth_unstable(surplus);
         let oldest_kept = *oldest_kept;
         self.settle_where(|_, counter| counter.touched < oldest_kept);
+        self.forgot = true;
     }
 
     /// All calls to a version that sessions have told of.
@@ -194,10 +209,10 @@ mod tests {
     fn the_first_figures_are_a_baseline_and_the_window_forgets() {
         let version = ("org.example:a".parse().unwrap(), RevisionNo(2));
         let mut telemetry = Telemetry::default();
-        telemetry.absorb("s", &wire(1_000, 10), 5_000);
+        telemetry.absorb("s", &wire(1_000, 10), false, 5_000);
         assert_eq!(telemetry.total(&version).requests, 1_000);
         assert_eq!(telemetry.window(&version, 0, 5_000).requests, 0);
-        telemetry.absorb("s", &wire(1_300, 40), 6_200);
+        telemetry.absorb("s", &wire(1_300, 40), false, 6_200);
         let window = telemetry.window(&version, 0, 6_500);
         assert_eq!((window.requests, window.errors), (300, 30));
         assert_eq!(telemetry.window(&version, 6_100, 6_500).requests, 0, "counted before");
@@ -208,10 +223,10 @@ mod tests {
     fn a_session_that_is_gone_or_starts_anew_loses_nothing_of_the_totals() {
         let version = ("org.example:a".parse().unwrap(), RevisionNo(2));
         let mut telemetry = Telemetry::default();
-        telemetry.absorb("s", &wire(100, 0), 1_000);
-        telemetry.absorb("s", &wire(30, 0), 2_000);
+        telemetry.absorb("s", &wire(100, 0), false, 1_000);
+        telemetry.absorb("s", &wire(30, 0), false, 2_000);
         telemetry.settle("s");
-        telemetry.absorb("t", &wire(7, 0), 3_000);
+        telemetry.absorb("t", &wire(7, 0), false, 3_000);
         assert_eq!(telemetry.total(&version).requests, 137);
     }
 
@@ -222,19 +237,19 @@ mod tests {
         let mut sent = 0;
         for instance in 0..COUNTERS_MAX + 10 {
             let row = v1::EndpointTelemetry { instance_id: format!("a-{instance}"), ..wire(3, 0) };
-            telemetry.absorb("s", &row, 1_000);
+            telemetry.absorb("s", &row, false, 1_000);
             sent += 3;
             // One of the first goes on all the time.
             if instance % 1_000 == 0 {
                 let requests = 3 + instance as u64;
-                telemetry.absorb("s", &wire(requests, 0), 1_000);
+                telemetry.absorb("s", &wire(requests, 0), false, 1_000);
             }
         }
         let busy = 3 + (COUNTERS_MAX / 1_000 * 1_000) as u64;
         assert_eq!(telemetry.total(&version).requests, sent + busy);
         assert!(telemetry.counters <= COUNTERS_MAX, "{}", telemetry.counters);
         // What went on is still told apart from what was counted before.
-        telemetry.absorb("s", &wire(busy + 5, 0), 1_000);
+        telemetry.absorb("s", &wire(busy + 5, 0), false, 1_000);
         assert_eq!(telemetry.total(&version).requests, sent + busy + 5);
         telemetry.settle("s");
         assert_eq!(telemetry.total(&version).requests, sent + busy + 5);

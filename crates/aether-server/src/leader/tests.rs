@@ -225,3 +225,47 @@ fn silence_counts_from_when_the_leader_could_have_heard() {
     open(&mut state);
     assert_eq!(view(&leader, &state), SessionView::Awaited);
 }
+
+/// A session's report, made by hand.
+fn counted(life: u64, (attach, seq): (u64, u64), counts: &[(&str, u64)]) -> peer::SessionState {
+    let counter = |(instance, requests): &(&str, u64)| v1::EndpointTelemetry {
+        slice: "org.example:a".to_owned(),
+        revision: 1,
+        instance_id: (*instance).to_owned(),
+        requests: *requests,
+        ..Default::default()
+    };
+    let telemetry = counts.iter().map(counter).collect();
+    let report = Some(v1::SessionReport { telemetry, ..ack(1) });
+    peer::SessionState { hello: Some(hello(attach)), report, life, seq, ..Default::default() }
+}
+
+#[test]
+fn calls_to_an_instance_that_is_new_are_of_the_window_at_once() {
+    let version = ("org.example:a".parse().unwrap(), aether_core::ids::RevisionNo(1));
+    let seen = |leader: &LeaderView, state: peer::SessionState| {
+        let request = peer::ReportRequest { sessions: vec![state], ..Default::default() };
+        assert!(leader.absorb(1, request));
+        leader.inner().telemetry.window(&version, 0, NOW_MS).requests
+    };
+    let follows = |life_before: u64| {
+        let leader = leader();
+        leader.take_over(1, life_before);
+        leader.set_now(NOW_MS, 1);
+        leader
+    };
+    // A session of before the leader: when it counted that, nobody knows.
+    let leader = follows(100);
+    assert_eq!(seen(&leader, counted(5, (1, 0), &[])), 0, "only a hello");
+    let first = peer::SessionState { partial: true, ..counted(5, (1, 1), &[("a-1-0", 70)]) };
+    assert_eq!(seen(&leader, first), 0);
+    assert_eq!(seen(&leader, counted(5, (1, 2), &[("a-1-1", 80)])), 0, "the rest of it");
+    // But it has told all now.
+    assert_eq!(seen(&leader, counted(5, (1, 3), &[("a-1-2", 9)])), 9);
+    assert_eq!(seen(&leader, counted(5, (2, 1), &[("a-1-2", 9), ("a-1-3", 2)])), 11);
+    // A process that began under this leader counted all of it under it.
+    assert_eq!(seen(&leader, counted(101, (1, 1), &[("a-1-0", 4)])), 15);
+    // Unless that was on another stream, of which nobody told.
+    let leader = follows(100);
+    assert_eq!(seen(&leader, counted(101, (2, 1), &[("a-1-0", 4)])), 0);
+}
