@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+/// Smallest [`Config::header_bytes_max`] that is taken as it is: hyper wants
+/// read buffers of at least this size.
+pub const HEADER_BYTES_MIN: usize = 8 * 1024;
+
 /// Bounds and habits of an ingress. `Default` gives the values named below.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Most client connections at a time; further ones wait to be accepted
     /// (10,000).

@@ -28,5 +28,5 @@ mod proxy;
 mod routes;
 mod server;
 
-pub use config::Config;
+pub use config::{Config, HEADER_BYTES_MIN};
 pub use server::Ingress;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::Config;
+use crate::config::{Config, HEADER_BYTES_MIN};
 use crate::headers::Client;
 use crate::io::StallGuard;
 use crate::proxy::Proxy;
@@ -26,9 +26,6 @@ use crate::routes::Routes;
 /// Pause after an accept failed, usually for want of file descriptors: they
 /// come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// hyper wants read buffers of at least this size.
-const HEADER_BYTES_MIN: usize = 8 * 1024;
 
 /// A running ingress. Dropping it stops it at once; see
 /// [`shutdown`](Self::shutdown) for an orderly end.

@@ -14,6 +14,7 @@ use aether_proto::v1::artifacts_server::Artifacts;
 use aether_proto::v1::push_request::Part;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
@@ -29,6 +30,10 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const QUEUED_MAX: usize = 4;
 /// How long connecting to another holder may take.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// How long another holder may take for its answer, and for each piece. It
+/// reads them from its own disk. A copy as a whole has no bound: it takes as
+/// long as it makes progress.
+const PIECE_MAX: Duration = Duration::from_secs(5);
 
 /// The `Artifacts` service.
 #[derive(Clone)]
@@ -47,6 +52,42 @@ fn not_stored(error: StoreError) -> Status {
         | StoreError::DigestMismatch { .. }
         | StoreError::Refused(_) => status::invalid("archive", error),
     }
+}
+
+/// Copies an archive from the first source that sends all of it. One that
+/// sends nothing for `piece_max` is given up for the next.
+async fn obtain_from(
+    sources: Vec<Channel>,
+    store: &Arc<ArtifactStore>,
+    digest: Digest,
+    piece_max: Duration,
+) -> Result<(), Status> {
+    let mut problem = "no other node is known to hold it".to_owned();
+    for source in sources {
+        match copy(source, store, digest, piece_max).await {
+            Ok(()) => return Ok(()),
+            Err(status) => problem = status.message().to_owned(),
+        }
+    }
+    Err(status::unavailable(format!("archive {digest} could not be fetched: {problem}")))
+}
+
+async fn copy(
+    source: Channel,
+    store: &Arc<ArtifactStore>,
+    digest: Digest,
+    piece_max: Duration,
+) -> Result<(), Status> {
+    let stalled = |_| status::unavailable(format!("its holder sent nothing for {piece_max:?}"));
+    let mut client = ArtifactsClient::new(source);
+    let request = v1::FetchRequest { sha256: digest.to_string(), local_only: true };
+    let answer = timeout(piece_max, client.fetch(request)).await.map_err(stalled)?;
+    let mut pieces = answer?.into_inner();
+    let mut incoming = store.begin().await.map_err(not_stored)?;
+    while let Some(piece) = timeout(piece_max, pieces.message()).await.map_err(stalled)?? {
+        incoming.write(&piece.chunk).await.map_err(not_stored)?;
+    }
+    incoming.finish(Some(digest)).await.map(drop).map_err(not_stored)
 }
 
 impl ArtifactsService {
@@ -105,30 +146,7 @@ impl ArtifactsService {
     /// Gets an archive from another holder into this node's store.
     async fn obtain(&self, record: &ArtifactRecord) -> Result<(), Status> {
         let digest: Digest = record.digest.parse().map_err(|e| status::invalid("sha256", e))?;
-        let mut problem = "no other node is known to hold it".to_owned();
-        for channel in self.sources(record) {
-            let mut client = ArtifactsClient::new(channel);
-            let request = v1::FetchRequest { sha256: record.digest.clone(), local_only: true };
-            match self.copy(&mut client, request, digest).await {
-                Ok(()) => return Ok(()),
-                Err(status) => problem = status.message().to_owned(),
-            }
-        }
-        Err(status::unavailable(format!("archive {digest} could not be fetched: {problem}")))
-    }
-
-    async fn copy(
-        &self,
-        client: &mut ArtifactsClient<Channel>,
-        request: v1::FetchRequest,
-        digest: Digest,
-    ) -> Result<(), Status> {
-        let mut chunks = client.fetch(request).await?.into_inner();
-        let mut incoming = self.store.begin().await.map_err(not_stored)?;
-        while let Some(part) = chunks.message().await? {
-            incoming.write(&part.chunk).await.map_err(not_stored)?;
-        }
-        incoming.finish(Some(digest)).await.map(drop).map_err(not_stored)
+        obtain_from(self.sources(record), &self.store, digest, PIECE_MAX).await
     }
 
     /// Copies every known archive that this voter does not hold, so that the
@@ -277,5 +295,91 @@ impl Artifacts for ArtifactsService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aether_proto::v1::artifacts_server::ArtifactsServer;
+    use futures::StreamExt;
+    use tonic::transport::server::TcpIncoming;
+
+    /// A holder that sends these bytes, one piece each, and then ends or hangs.
+    #[derive(Clone)]
+    struct Holder {
+        sends: &'static [u8],
+        hangs: bool,
+    }
+
+    #[tonic::async_trait]
+    impl Artifacts for Holder {
+        type FetchStream = Streamed<v1::FetchResponse>;
+
+        async fn fetch(
+            &self,
+            _: Request<v1::FetchRequest>,
+        ) -> Result<Response<Self::FetchStream>, Status> {
+            if self.sends.is_empty() && self.hangs {
+                std::future::pending::<()>().await;
+            }
+            let piece = |byte: &u8| Ok(v1::FetchResponse { chunk: vec![*byte] });
+            let pieces = futures::stream::iter(self.sends.iter().map(piece));
+            Ok(Response::new(match self.hangs {
+                true => Box::pin(pieces.chain(futures::stream::pending())),
+                false => Box::pin(pieces),
+            }))
+        }
+        async fn push(
+            &self,
+            _: Request<Streaming<v1::PushRequest>>,
+        ) -> Result<Response<v1::Artifact>, Status> {
+            Err(Status::unimplemented(""))
+        }
+        async fn list(
+            &self,
+            _: Request<v1::ListArtifactsRequest>,
+        ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+        async fn info(
+            &self,
+            _: Request<v1::ArtifactInfoRequest>,
+        ) -> Result<Response<v1::Artifact>, Status> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    async fn serve(holder: Holder) -> Channel {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_service(ArtifactsServer::new(holder));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_hangs_is_given_up_for_the_next_one() {
+        let piece_max = Duration::from_secs(1);
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let mute = serve(Holder { sends: b"", hangs: true }).await;
+        let stalls = serve(Holder { sends: b"arch", hangs: true }).await;
+        let whole = serve(Holder { sends: b"archive", hangs: false }).await;
+        let digest = Digest::of(b"archive");
+        let limit = Duration::from_secs(60);
+
+        let hung = vec![mute.clone(), stalls.clone()];
+        let failed = timeout(limit, obtain_from(hung, &store, digest, piece_max)).await;
+        let problem = failed.expect("it ends").unwrap_err();
+        assert!(problem.message().contains("sent nothing for 1s"), "{problem}");
+        assert_eq!(store.size_bytes(&digest), None, "half of it is not kept");
+        let left = std::fs::read_dir(dir.path().join("artifacts")).unwrap().count();
+        assert_eq!(left, 0, "nor is its file");
+
+        let all = vec![mute, stalls, whole];
+        let done = timeout(limit, obtain_from(all, &store, digest, piece_max)).await;
+        done.expect("it ends").unwrap();
+        assert_eq!(store.size_bytes(&digest), Some(7));
     }
 }

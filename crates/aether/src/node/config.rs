@@ -102,6 +102,8 @@ pub struct NodeConfig {
     pub join: Vec<SocketAddr>,
     /// Running instances.
     pub agent: Agent,
+    /// Bounds and waits of the ingress; used with the ingress role only.
+    pub ingress: aether_ingress::Config,
     /// Leases and timeouts.
     pub timing: Timing,
     /// What the node says about itself.

@@ -105,7 +105,7 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     let invoker = start_invoker(&config)?;
     let ingress = match (listeners.ingress, &invoker) {
         (Some(listener), Some(invoker)) => {
-            Some(Ingress::start(listener, invoker.clone(), aether_ingress::Config::default())?)
+            Some(Ingress::start(listener, invoker.clone(), config.ingress.clone())?)
         }
         _ => None,
     };

@@ -12,6 +12,9 @@ const LOG_LEVEL: &str = "info,openraft=warn,chunked_wal=warn,raft_log=warn,sled=
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// Largest head of a request that can be allowed. Each connection may hold one.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
 /// Most labels of a node. They are replicated.
 const LABELS_MAX: usize = 64;
 
@@ -39,12 +42,13 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
         grpc: file.grpc.unwrap_or(local(8090)),
         http: file.http.unwrap_or(local(8080)),
         peer: file.peer.or(own_peer).unwrap_or(local(8091)),
-        ingress: file.ingress.unwrap_or(local(8070)),
+        ingress: file.ingress.listen.unwrap_or(local(8070)),
     };
     let timing = timing(&file.timing)?;
     let config = NodeConfig {
         roles: roles(file.roles.as_deref())?,
         agent: agent(file.agent, timing.max_table_age)?,
+        ingress: ingress(&file.ingress)?,
         log: Log {
             level: file.log.level.unwrap_or_else(|| LOG_LEVEL.to_owned()),
             json: file.log.json.unwrap_or_default(),
@@ -169,6 +173,43 @@ fn agent(file: file::Agent, max_table_age: Millis) -> Result<Agent, ConfigError>
         );
     }
     Ok(agent)
+}
+
+fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> {
+    let default = aether_ingress::Config::default();
+    let or = |span: Option<file::Span>, default| span.map_or(default, |span| span.0.duration());
+    let count = |number: Option<u32>, default| number.map_or(default, |number| number as usize);
+    let ingress = aether_ingress::Config {
+        connections_max: count(file.connections_max, default.connections_max),
+        header_timeout: or(file.header_timeout, default.header_timeout),
+        header_bytes_max: count(file.header_bytes_max, default.header_bytes_max),
+        request_timeout: or(file.request_timeout, default.request_timeout),
+        retry_safe: file.retry_safe.unwrap_or(default.retry_safe),
+        stall_timeout: or(file.stall_timeout, default.stall_timeout),
+        shutdown_timeout: or(file.shutdown_timeout, default.shutdown_timeout),
+        trust_forwarded: file.trust_forwarded.unwrap_or(default.trust_forwarded),
+        debug: file.debug.unwrap_or(default.debug),
+    };
+    for (field, wait) in [
+        ("ingress.header_timeout", ingress.header_timeout),
+        ("ingress.request_timeout", ingress.request_timeout),
+        ("ingress.stall_timeout", ingress.stall_timeout),
+    ] {
+        if wait.is_zero() {
+            return bad(field, "must be above zero");
+        }
+    }
+    if ingress.connections_max == 0 {
+        return bad("ingress.connections_max", "must be above zero");
+    }
+    let bytes = aether_ingress::HEADER_BYTES_MIN..=HEADER_BYTES_MAX;
+    if !bytes.contains(&ingress.header_bytes_max) {
+        return bad(
+            "ingress.header_bytes_max",
+            format!("must be {} to {}", bytes.start(), bytes.end()),
+        );
+    }
+    Ok(ingress)
 }
 
 /// Whether both cannot be bound at once. Port 0 is another one each time.

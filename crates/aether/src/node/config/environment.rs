@@ -31,9 +31,17 @@ pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
 /// so that an error names the variable that made it.
 pub fn overlay(mut table: Table, variables: BTreeMap<String, String>) -> Result<File, ConfigError> {
     let mut file = File::default();
+    // The short form of a table, so that either form overrides either.
+    if let Some(listen @ Value::String(_)) = table.get("ingress").cloned() {
+        table
+            .insert("ingress".to_owned(), Table::from_iter([("listen".to_owned(), listen)]).into());
+    }
     for (variable, text) in variables {
-        let path: Vec<String> =
+        let mut path: Vec<String> =
             variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        if path == ["ingress"] {
+            path.push("listen".to_owned());
+        }
         let error =
             |problem: String| ConfigError::Environment { variable: variable.clone(), problem };
         (table, file) = set(&table, &path, &text).map_err(error)?;

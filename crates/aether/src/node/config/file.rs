@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use aether_core::duration::Millis;
 use aether_core::ids::NodeName;
-use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Default, Deserialize)]
@@ -21,7 +22,8 @@ pub struct File {
     pub grpc: Option<SocketAddr>,
     pub http: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
-    pub ingress: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "address_or_table")]
+    pub ingress: Ingress,
     #[serde(default)]
     pub voters: Vec<Voter>,
     #[serde(default)]
@@ -60,6 +62,42 @@ pub struct Agent {
     pub port_reuse_after: Option<Span>,
     #[serde(default)]
     pub stop_instances_on_exit: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingress {
+    pub listen: Option<SocketAddr>,
+    pub connections_max: Option<u32>,
+    pub header_timeout: Option<Span>,
+    pub header_bytes_max: Option<u32>,
+    pub request_timeout: Option<Span>,
+    pub retry_safe: Option<bool>,
+    pub stall_timeout: Option<Span>,
+    pub shutdown_timeout: Option<Span>,
+    pub trust_forwarded: Option<bool>,
+    pub debug: Option<bool>,
+}
+
+/// `ingress = "ADDRESS"` is short for a table with nothing but `listen`.
+fn address_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ingress, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Ingress;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address such as \"127.0.0.1:8070\", or a table")
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<Ingress, E> {
+            let listen = text.parse().map_err(|_| {
+                E::custom("invalid socket address syntax; expected one such as \"127.0.0.1:8070\"")
+            })?;
+            Ok(Ingress { listen: Some(listen), ..Ingress::default() })
+        }
+        fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Ingress, A::Error> {
+            Ingress::deserialize(MapAccessDeserializer::new(members))
+        }
+    }
+    deserializer.deserialize_any(Either)
 }
 
 #[derive(Debug, Default, Deserialize)]

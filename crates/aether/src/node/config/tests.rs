@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aether_core::duration::Millis;
 
@@ -37,6 +38,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.listen.peer.to_string(), "127.0.0.1:8091");
     assert_eq!(config.listen.ingress.to_string(), "127.0.0.1:8070");
     assert_eq!(config.agent.ports, 10_000..=29_999);
+    assert_eq!(config.ingress, aether_ingress::Config::default());
     assert_eq!(config.timing.session_lease, Millis(3_000));
     assert_eq!(config.timing.agent_lease, Millis(3_000));
     assert_eq!(config.timing.max_table_age, Millis(600_000));
@@ -51,7 +53,7 @@ fn everything_can_be_set() {
 name = 'w1'
 cluster = 'test'
 data_dir = '/var/lib/aether'
-roles = ['agent']
+roles = ['agent', 'ingress']
 grpc = '[::1]:8490'
 http = '127.0.0.1:8480'
 join = ['127.0.0.1:8090', '127.0.0.1:8190']
@@ -61,6 +63,17 @@ labels = { zone = 'a' }
 ports = '30000-30100'
 bind_ip = '127.0.0.2'
 port_reuse_after = '20m'
+[ingress]
+listen = '127.0.0.1:8470'
+connections_max = 50
+header_timeout = '5s'
+header_bytes_max = 8192
+request_timeout = '2m'
+retry_safe = true
+stall_timeout = '7s'
+shutdown_timeout = '0s'
+trust_forwarded = true
+debug = true
 [timing]
 heartbeat = '100ms'
 election_min = '500ms'
@@ -74,7 +87,19 @@ level = 'debug'
 json = true
 ";
     let config = parse(text).unwrap().config;
-    assert!(!config.roles.voter && config.roles.agent && !config.roles.ingress);
+    assert!(!config.roles.voter && config.roles.agent && config.roles.ingress);
+    let ingress = aether_ingress::Config {
+        connections_max: 50,
+        header_timeout: Duration::from_secs(5),
+        header_bytes_max: 8_192,
+        request_timeout: Duration::from_secs(120),
+        retry_safe: true,
+        stall_timeout: Duration::from_secs(7),
+        shutdown_timeout: Duration::ZERO,
+        trust_forwarded: true,
+        debug: true,
+    };
+    assert_eq!(config.ingress, ingress);
     assert_eq!(config.timing.stop_together, Millis(7_000));
     assert_eq!(config.join.len(), 2);
     assert_eq!(config.agent.labels["zone"], "a");
@@ -82,7 +107,8 @@ json = true
     assert_eq!(config.agent.port_reuse_after, Millis(1_200_000));
     assert_eq!(config.timing.election_max, Millis(1_000));
     assert!(config.log.json);
-    assert_eq!(config.listeners().len(), 2);
+    let ingress = "127.0.0.1:8470".parse().unwrap();
+    assert_eq!(config.listeners()[2..], [("ingress", ingress)]);
 }
 
 /// Each case: what is added to the top and the end of [`SINGLE`], and what the
@@ -101,6 +127,16 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[timing]\nagent_lease = '0s'", &["timing.agent_lease"]),
         ("", "[timing]\nmax_table_age = '1s'", &["timing.max_table_age", "session_lease"]),
         ("", "[agent]\nport_reuse_after = '1s'", &["agent.port_reuse_after"]),
+        ("", "[ingress]\nwait = '1s'", &["wait", "line 8"]),
+        ("", "[ingress]\nrequest_timeout = 60", &["unit", "request_timeout = 60"]),
+        ("", "[ingress]\nrequest_timeout = '0s'", &["ingress.request_timeout", "above zero"]),
+        ("", "[ingress]\nheader_timeout = '0s'", &["ingress.header_timeout", "above zero"]),
+        ("", "[ingress]\nstall_timeout = '0s'", &["ingress.stall_timeout", "above zero"]),
+        ("", "[ingress]\nconnections_max = 0", &["ingress.connections_max", "above zero"]),
+        ("", "[ingress]\nheader_bytes_max = 100", &["ingress.header_bytes_max", "8192"]),
+        ("", "[ingress]\nheader_bytes_max = 2_000_000", &["ingress.header_bytes_max", "1048576"]),
+        ("ingress = '127.0.0.1'", "", &["line 1", "socket address"]),
+        ("ingress = 8070", "", &["line 1", "an address", "a table"]),
         ("", "[agent]\nports = '2-1'", &["range of ports"]),
         ("", "[agent]\nports = '0-1'", &["range of ports"]),
         ("", "[agent]\nports = '1-70000'", &["range of ports"]),
@@ -191,12 +227,38 @@ fn variables_override_the_file() {
 }
 
 #[test]
+fn either_form_of_the_ingress_is_overridden_by_either() {
+    let short = "AETHER_NODE_INGRESS";
+    let listen = "AETHER_NODE_INGRESS__LISTEN";
+    let wait = "AETHER_NODE_INGRESS__REQUEST_TIMEOUT";
+    for (top, end) in [
+        ("", ""),
+        ("ingress = '127.0.0.1:1'", ""),
+        ("", "[ingress]\nlisten = '127.0.0.1:1'\nrequest_timeout = '1s'"),
+        ("", "[ingress]\nrequest_timeout = '1s'"),
+    ] {
+        for address in [short, listen] {
+            let text = format!("{top}\n{SINGLE}{end}");
+            let variables = [(address, "127.0.0.1:9070"), (wait, "9s")];
+            let config = parse_with(&text, &variables).unwrap().config;
+            assert_eq!(config.listen.ingress.port(), 9070, "{text}");
+            assert_eq!(config.ingress.request_timeout, Duration::from_secs(9), "{text}");
+        }
+    }
+    let text = format!("{SINGLE}[ingress]\nstall_timeout = '3s'");
+    let config = parse_with(&text, &[(short, "127.0.0.1:9070")]).unwrap().config;
+    assert_eq!(config.ingress.stall_timeout, Duration::from_secs(3), "the rest is kept");
+}
+
+#[test]
 fn a_bad_variable_is_named() {
     for (variable, value, part) in [
         ("AETHER_NODE_COLOUR", "red", "colour"),
         ("AETHER_NODE_TIMING__BEAT", "1s", "beat"),
         ("AETHER_NODE_TIMING__HEARTBEAT", "40", "unit"),
         ("AETHER_NODE_HTTP", "nowhere", "socket address"),
+        ("AETHER_NODE_INGRESS", "nowhere", "socket address"),
+        ("AETHER_NODE_INGRESS__RETRY_SAFE", "maybe", "boolean"),
         ("AETHER_NODE_NAME__FIRST", "x", "'name' has no members"),
         ("AETHER_NODE_", "x", "names no key"),
         ("AETHER_NODE_AGENT__INSTANCES_MAX", "many", "many"),
