@@ -363,11 +363,11 @@ pub enum Refusal {
     )]
     NotAllNew { update: UpdateId, weights: Weights },
     #[error(
-        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; scale it, wait, or use --force"
+        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; wait for them, start the update with more --instances, or use --force"
     )]
     CapacityGuard { weights: Weights, side: String, version: Version, needed: u32, ready: u32 },
     #[error(
-        "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' or --force before a higher weight"
+        "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' first, or --force"
     )]
     Paused { update: UpdateId, code_of_pause: String, message: String },
     #[error("update {update} is not paused; nothing to resume")]

@@ -124,10 +124,11 @@ impl Tx<'_> {
         }
     }
 
-    /// A pause lets only a smaller share of the new side through.
-    fn check_not_paused(update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
+    /// A pause lets only a smaller share of the new side through, and nothing
+    /// that takes the way back away.
+    fn check_not_paused(update: &UpdateRecord, goes_on: bool) -> Result<(), Refusal> {
         match &update.pause {
-            Some(pause) if update.weights.is_raised_by(weights) => Err(Refusal::Paused {
+            Some(pause) if goes_on => Err(Refusal::Paused {
                 update: update.id.clone(),
                 code_of_pause: pause.reason.code.clone(),
                 message: pause.reason.message.clone(),
@@ -143,13 +144,23 @@ impl Tx<'_> {
             ("old", weights.old_side(), update.old.as_ref()),
         ];
         for (name, weight, side) in sides {
+            let Some(side) = side else {
+                if weight == 0 {
+                    continue;
+                }
+                return Err(Refusal::BadOption {
+                    what: "the ratio".to_owned(),
+                    given: weights.to_string(),
+                    expected: "1:0, as there is no old version".to_owned(),
+                });
+            };
             let needed = instances_needed(weight, weights, update.base_instances);
-            let ready = side.map_or(0, |side| self.state.ready_count(&update.slice, side.revision));
+            let ready = self.state.ready_count(&update.slice, side.revision);
             if needed > ready {
                 return Err(Refusal::CapacityGuard {
                     weights,
                     side: name.to_owned(),
-                    version: side.map_or_else(|| update.new.version.clone(), |s| s.version.clone()),
+                    version: side.version.clone(),
                     needed,
                     ready,
                 });
@@ -174,7 +185,7 @@ impl Tx<'_> {
             return Err(Refusal::Modified { update: id.clone(), expected, actual });
         }
         if !force {
-            Self::check_not_paused(&update, weights)?;
+            Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
         }
         let answer = |note: Option<String>| {
@@ -233,7 +244,7 @@ impl Tx<'_> {
             return Err(Refusal::NothingToApprove { update: id.clone() });
         };
         if !update.pending_forced {
-            Self::check_not_paused(&update, weights)?;
+            Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
         }
         self.commit_weights(update, weights);
@@ -254,6 +265,9 @@ impl Tx<'_> {
         }
         if update.weights != Weights::ALL_NEW {
             return Err(Refusal::NotAllNew { update: id.clone(), weights: update.weights });
+        }
+        if !force {
+            Self::check_not_paused(&update, true)?;
         }
         if !force && !self.state.is_new_side_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;

@@ -85,7 +85,7 @@ fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 }
 
 fn pending(update: &UpdateRecord, placer: &mut Placer, plan: &mut Plan) {
-    match placer.place(&update.slice, update.instances) {
+    match placer.place(&update.slice, update.new.revision, update.instances) {
         Ok(placements) => {
             plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });
         }

@@ -1,9 +1,12 @@
 //! Brings the number of instances of every revision to its target.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use super::{Placer, Plan, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
-use crate::ids::{InstanceId, RevisionNo};
+use crate::ids::{InstanceId, NodeName, RevisionNo};
 use crate::records::{Desired, InstanceRecord, TargetRecord};
 
 /// Assigns what is missing, drains what is too many.
@@ -50,7 +53,7 @@ fn assign(
     plan: &mut Plan,
 ) {
     let room = placer.room();
-    let placements = placer.place_up_to(slice, missing);
+    let placements = placer.place_up_to(slice, target.revision, missing);
     let placed = u32::try_from(placements.len()).unwrap_or(u32::MAX);
     if !placements.is_empty() {
         plan.commands.push(Command::Assign {
@@ -75,18 +78,28 @@ fn assign(
     }
 }
 
-/// Removes first what does not serve, then from the fullest node, newest first.
+/// Removes first what does not serve, then from the node with the most of the
+/// revision, then from the fullest, newest first.
 fn drain(
     target: &TargetRecord,
     mut running: Vec<&InstanceRecord>,
     placer: &Placer,
     plan: &mut Plan,
 ) {
-    running.sort_by_key(|i| {
-        let fullest_first = u32::MAX - placer.total(&i.node);
-        (i.is_routable(), fullest_first, u64::MAX - i.fence.index, i.id.clone())
+    // How many that would stay each has beside it on its node.
+    running.sort_by_key(|i| (!i.is_routable(), i.fence.index, i.id.clone()));
+    let mut on_node: BTreeMap<&NodeName, u32> = BTreeMap::new();
+    let mut ranked: Vec<(u32, &InstanceRecord)> = Vec::new();
+    for instance in running {
+        let beside = on_node.entry(&instance.node).or_default();
+        ranked.push((*beside, instance));
+        *beside += 1;
+    }
+    ranked.sort_by_key(|(beside, i)| {
+        let fullest_first = Reverse((*beside, placer.total(&i.node)));
+        (i.is_routable(), fullest_first, Reverse(i.fence.index), i.id.clone())
     });
-    let surplus = running.len() - target.instances as usize;
-    let instances: Vec<InstanceId> = running[..surplus].iter().map(|i| i.id.clone()).collect();
+    let surplus = ranked.len() - target.instances as usize;
+    let instances: Vec<InstanceId> = ranked[..surplus].iter().map(|(_, i)| i.id.clone()).collect();
     plan.commands.push(Command::Drain { instances, target_modified: target.modified });
 }

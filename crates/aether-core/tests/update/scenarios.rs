@@ -1,6 +1,6 @@
 //! Walks of one update, written as scenarios.
 
-use aether_core::command::{Command, Refusal, RefusalKind};
+use aether_core::command::{Command, Observation, Refusal, RefusalKind};
 use aether_core::health::Verdict;
 use aether_core::planner::SessionView;
 use aether_core::records::{
@@ -308,7 +308,7 @@ fn a_first_deployment_by_update_has_no_route_until_ready_and_rolls_back_to_nothi
     world.settle();
     assert_eq!(world.state_of(&id), S::Deployed);
     let refused = world.propose(routing(&id, "1:1")).unwrap_err();
-    assert!(matches!(refused, Refusal::CapacityGuard { .. }), "{refused}");
+    assert!(refused.to_string().contains("there is no old version"), "{refused}");
     world.ok(rollback(&id));
     world.settle();
     assert_eq!(world.state_of(&id), S::RolledBack);
@@ -668,4 +668,51 @@ fn what_else_drains_does_not_pause_a_new_update() {
     assert_eq!(world.state_of(&id), S::Deployed);
     assert!(world.update(&id).pause.is_none());
     world.ok(routing(&id, "1:9"));
+}
+
+/// How many instances of a version each node has, fewest first.
+fn spread(world: &World, version: &str) -> Vec<usize> {
+    let of = |node: &aether_core::ids::NodeName| {
+        let here = world.state.instances.values().filter(|i| i.node == *node);
+        let revision = |i: &aether_core::records::InstanceRecord| {
+            world.state.revisions.get(&(i.slice.clone(), i.revision)).unwrap().version.to_string()
+        };
+        here.filter(|i| i.desired == Desired::Run && revision(i) == version).count()
+    };
+    let mut counts: Vec<usize> = world.state.nodes.keys().map(of).collect();
+    counts.sort_unstable();
+    counts
+}
+
+#[test]
+fn each_version_is_spread_whatever_the_other_one_occupies() {
+    let mut world = World::deployed(2);
+    assert_eq!(spread(&world, "1.0.0"), [0, 1, 1]);
+    world.ok(start("2.0.0", Some(3), UpdateOptions::default()));
+    world.settle();
+    assert_eq!(spread(&world, "2.0.0"), [1, 1, 1]);
+    let mut world = World::deployed(7);
+    world.ok(Command::Scale { slice: SLICE.parse().unwrap(), instances: 3 });
+    world.settle();
+    assert_eq!(spread(&world, "1.0.0"), [1, 1, 1]);
+}
+
+#[test]
+fn a_paused_update_is_not_completed_unless_somebody_insists() {
+    for insists in [false, true] {
+        let (mut world, id) = at(S::Routing, 0);
+        world.ok(routing(&id, "1:0"));
+        let reason = Reason::new("threshold_exceeded", "errors");
+        world.ok(Command::Pause { update: id.clone(), reason, if_modified: None });
+        let refused = world.propose(complete(&id)).unwrap_err();
+        assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
+        if insists {
+            world.ok(Command::Complete { update: id.clone(), force: true });
+        } else {
+            world.ok(Command::Resume { update: id.clone() });
+            world.ok(complete(&id));
+        }
+        world.settle();
+        assert_eq!(world.state_of(&id), S::Completed);
+    }
 }

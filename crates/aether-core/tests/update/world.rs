@@ -206,8 +206,8 @@ impl World {
     pub fn agents_act(&mut self) {
         let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
         for (k, instance) in self.state.instances.values().enumerate() {
-            // An agent never starts again what it has stopped.
-            let over = instance.observed == Observed::Stopped && instance.desired != Desired::Stop;
+            // An agent never starts again what it has stopped, unless its node returns.
+            let over = instance.has_ended() && instance.desired != Desired::Stop;
             if over || self.silent_nodes.contains(&instance.node) {
                 continue;
             }
