@@ -36,11 +36,23 @@ pub struct Meta {
     pub log_time_ms: u64,
     /// Wall clock at which it was stamped, for display.
     pub wall_ms: u64,
+    /// Highest revision number of any slice that is forgotten. A slice without
+    /// a record counts on from here, so that no name ever sees a number twice,
+    /// and nothing has to be kept of each name.
+    #[serde(default)]
+    pub revisions_forgotten: RevisionNo,
 }
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { incarnation: 1, feature_level: 1, index: 0, log_time_ms: 0, wall_ms: 0 }
+        Self {
+            incarnation: 1,
+            feature_level: 1,
+            index: 0,
+            log_time_ms: 0,
+            wall_ms: 0,
+            revisions_forgotten: RevisionNo(0),
+        }
     }
 }
 

@@ -190,12 +190,14 @@ impl Tx<'_> {
 
     /// Removes a slice that has nothing deployed, nothing kept and no update.
     pub(super) fn forget_slice_if_empty(&mut self, slice: &SliceName) {
-        let gone = self.state.slices.get(slice).is_some_and(|record| {
-            record.current.is_none()
-                && record.live_update.is_none()
-                && !self.state.retained.contains_key(slice)
-        });
-        if gone && self.state.instances_of(slice).next().is_none() {
+        let Ok(record) = self.slice(slice) else { return };
+        let in_use = record.current.is_some()
+            || record.live_update.is_some()
+            || self.state.retained.contains_key(slice)
+            || self.state.instances_of(slice).next().is_some();
+        if !in_use {
+            let forgotten = &mut self.state.meta.revisions_forgotten;
+            *forgotten = record.last_revision.max(*forgotten);
             self.state.slices.remove(slice);
             self.state.remove_revisions(slice);
         }

@@ -62,7 +62,7 @@ impl Tx<'_> {
             slice: slice.clone(),
             current: None,
             instances: 0,
-            last_revision: RevisionNo(0),
+            last_revision: self.state.meta.revisions_forgotten,
             live_update: None,
             modified: 0,
         })

@@ -15,6 +15,7 @@ enum Step {
     Complete,
     Rollback(bool),
     Undeploy,
+    Deploy(u8),
     Scale(u32),
     Round,
     HalfRound(bool),
@@ -37,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Complete),
         1 => any::<bool>().prop_map(Step::Rollback),
         1 => Just(Step::Undeploy),
+        2 => (1u8..4).prop_map(Step::Deploy),
         1 => (1u32..6).prop_map(Step::Scale),
         12 => Just(Step::Round),
         4 => any::<bool>().prop_map(Step::HalfRound),
@@ -70,6 +72,11 @@ fn take(world: &mut World, step: &Step) {
         (Step::Undeploy, None) => {
             let slice = SLICE.parse().unwrap();
             drop(world.propose(Command::Undeploy { slice, version: None }));
+        }
+        (Step::Deploy(version), _) => {
+            let (slice, version) = (SLICE.parse().unwrap(), format!("{version}.0.0"));
+            let version = version.parse().unwrap();
+            drop(world.propose(Command::Deploy { slice, version, instances: 2 }));
         }
         (Step::Scale(instances), _) => {
             let slice = SLICE.parse().unwrap();

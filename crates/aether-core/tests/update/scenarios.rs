@@ -322,6 +322,36 @@ fn a_first_deployment_by_update_has_no_route_until_ready_and_rolls_back_to_nothi
 }
 
 #[test]
+fn revision_numbers_go_on_after_everything_of_a_slice_was_removed() {
+    let slice: aether_core::coordinates::SliceName = SLICE.parse().unwrap();
+    let mut world = World::deployed(2);
+    for life in 2..5 {
+        world.ok(Command::Undeploy { slice: slice.clone(), version: None });
+        world.settle();
+        assert!(world.state.slices.is_empty() && world.state.revisions.is_empty());
+        assert_eq!(world.state.row(&format!("slice/{SLICE}")), None, "no trace is shown");
+        world.fail_over();
+        let version = "1.0.0".parse().unwrap();
+        world.ok(Command::Deploy { slice: slice.clone(), version, instances: 2 });
+        world.settle();
+        assert_eq!(world.state.slices[&slice].current.unwrap().0, life);
+    }
+}
+
+#[test]
+fn a_state_without_the_number_of_forgotten_revisions_is_read() {
+    let world = World::deployed(1);
+    let mut rows = world.state.rows();
+    let meta = rows.iter_mut().find(|(key, _)| key == "meta/cluster").unwrap();
+    let text = String::from_utf8(meta.1.clone()).unwrap();
+    let old = text.replace(",\"revisionsForgotten\":0", "");
+    assert_ne!(old, text);
+    meta.1 = old.into_bytes();
+    let state = aether_core::state::State::from_rows(rows.into_iter()).unwrap();
+    assert_eq!(state.rows(), world.state.rows());
+}
+
+#[test]
 fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
     let mut world = World::deployed(3);
     let refused = |world: &mut World, command: Command| world.propose(command).unwrap_err().code();

@@ -17,7 +17,7 @@ use aether_core::planner::{self, Plan, SessionView, View};
 use aether_core::records::{
     Desired, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord, UpdateState,
 };
-use aether_core::state::State;
+use aether_core::state::{RevisionKey, State};
 
 pub struct World {
     pub state: State,
@@ -30,6 +30,8 @@ pub struct World {
     pub broken: BTreeMap<String, (Observed, u32, Reason)>,
     /// Calls in flight that a session will not let go of.
     pub stuck_calls: BTreeSet<InstanceId>,
+    /// Log index that made each revision, also of those that are forgotten.
+    pub revisions: BTreeMap<RevisionKey, u64>,
     /// How often each instance was started, ever.
     pub started: BTreeMap<InstanceId, u32>,
     pub agents_work: bool,
@@ -63,6 +65,7 @@ impl World {
             verdicts: BTreeMap::new(),
             broken: BTreeMap::new(),
             stuck_calls: BTreeSet::new(),
+            revisions: BTreeMap::new(),
             started: BTreeMap::new(),
             agents_work: true,
             sessions_work: true,
@@ -113,7 +116,16 @@ impl World {
             }
             Ok(_) => self.check_guards(&before, &command),
         }
+        self.check_revisions();
         outcome
+    }
+
+    /// No revision number ever means two things.
+    fn check_revisions(&mut self) {
+        for (key, revision) in &self.state.revisions {
+            let made = self.revisions.entry(key.clone()).or_insert(revision.created);
+            assert_eq!(*made, revision.created, "{} {} was used before", key.0, key.1);
+        }
     }
 
     /// Guards that no command may break.
