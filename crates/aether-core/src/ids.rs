@@ -7,29 +7,48 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A name or id that holds characters outside `[A-Za-z0-9._-]`, is empty, or
-/// is longer than 64 bytes.
+/// A name or id with a character that it may not hold, empty, or too long.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{what} '{text}' must be 1 to 64 letters, digits, dots, dashes or underscores")]
+#[error("{what} '{text}' must be {expected}")]
 pub struct IdError {
     /// Which kind of id.
     pub what: &'static str,
     /// What was given, shortened.
     pub text: String,
+    /// What it must be.
+    pub expected: &'static str,
 }
 
-fn check(what: &'static str, text: &str) -> Result<(), IdError> {
+/// Longest name or id, in bytes.
+const BYTES_MAX: usize = 64;
+
+/// What a kind of id may be: which texts, and that in words.
+type Form = (fn(&str) -> bool, &'static str);
+
+const NAME: Form = (is_name, "1 to 64 letters, digits, dots, dashes or underscores");
+const BASE36: Form = (is_base36, "1 to 64 lower-case letters or digits");
+
+fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let fits = (1..=64).contains(&text.len()) && text.bytes().all(plain);
     // A leading dot would make "..", a hidden file, or a path out of the tree.
-    if fits && !text.starts_with('.') {
-        return Ok(());
+    (1..=BYTES_MAX).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
+}
+
+/// Upper case is refused: it would be a second spelling that is found nowhere.
+fn is_base36(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=BYTES_MAX).contains(&text.len()) && text.bytes().all(plain)
+}
+
+fn check(what: &'static str, (fits, expected): Form, text: &str) -> Result<(), IdError> {
+    match fits(text) {
+        true => Ok(()),
+        false => Err(IdError { what, text: text.chars().take(80).collect(), expected }),
     }
-    Err(IdError { what, text: text.chars().take(80).collect() })
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $form:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -43,7 +62,7 @@ macro_rules! text_id {
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
-                check($what, text)?;
+                check($what, $form, text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -68,19 +87,19 @@ macro_rules! text_id {
 
 text_id!(
     /// A node, by the name its configuration gives it.
-    NodeName, "node name"
+    NodeName, "node name", NAME
 );
 text_id!(
     /// A session of an invoker, an ingress or an agent with the control plane.
-    SessionId, "session id"
+    SessionId, "session id", NAME
 );
 text_id!(
     /// One running copy of a revision: `{artifact}-{index}-{k}`, unique for ever.
-    InstanceId, "instance id"
+    InstanceId, "instance id", NAME
 );
 text_id!(
-    /// An update: `u` and the creating log index in base 36.
-    UpdateId, "update id"
+    /// An update: `u` and the creating log index in base 36, lower case.
+    UpdateId, "update id", BASE36
 );
 
 impl UpdateId {
@@ -119,7 +138,8 @@ pub fn base36(n: u64) -> String {
     text.iter().rev().collect()
 }
 
-/// Number of a revision, counted from 1 per slice name.
+/// Number of a revision. It rises within a slice name and is never used twice,
+/// also after everything of the slice was removed.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
@@ -162,6 +182,17 @@ mod tests {
         assert_eq!(UpdateId::from_index(35).as_str(), "uz");
         assert_eq!(UpdateId::from_index(36).as_str(), "u10");
         assert_eq!(UpdateId::from_index(u64::MAX).as_str(), "u3w5e11264sgsf");
+    }
+
+    #[test]
+    fn an_update_id_has_one_spelling() {
+        for text in ["U1A", "u1A", "u-1", "u.1", "u_1", "", "ü1", &"u".repeat(65)] {
+            let refused = text.parse::<UpdateId>().unwrap_err().to_string();
+            assert!(refused.ends_with("must be 1 to 64 lower-case letters or digits"), "{refused}");
+        }
+        for text in ["u1a", "u", "current"] {
+            assert_eq!(text.parse::<UpdateId>().unwrap().as_str(), text);
+        }
     }
 
     #[test]

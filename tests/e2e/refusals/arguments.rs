@@ -78,6 +78,7 @@ async fn what_makes_no_sense_is_a_usage_error() {
         "status --timeout 0s",
         "status extra",
         "kv get",
+        "update status U1A",
     ]
     .map(str::to_owned)
     .into();

@@ -36,9 +36,7 @@ pub struct UpdatesService {
 
 /// Finds an update by id, unique prefix, or `current`.
 fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
-    if text.is_empty() {
-        return Err(status::invalid("update_id", "is empty"));
-    }
+    let id: UpdateId = text.parse().map_err(|e| status::invalid("update_id", e))?;
     let live = || state.slices.values().filter_map(|s| state.live_update(&s.slice));
     let listed = |updates: Vec<&Arc<UpdateRecord>>| {
         let names = updates.iter().map(|u| format!("{} ({})", u.id, u.slice));
@@ -58,7 +56,7 @@ fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
             )),
         };
     }
-    if let Some(update) = text.parse::<UpdateId>().ok().and_then(|id| state.updates.get(&id)) {
+    if let Some(update) = state.updates.get(&id) {
         return Ok(Arc::clone(update));
     }
     let matching = |updates: &mut dyn Iterator<Item = &Arc<UpdateRecord>>| {
@@ -70,15 +68,10 @@ fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
     }
     match found.as_slice() {
         [only] => Ok(Arc::clone(only)),
-        [] => {
-            let shown: String = text.chars().take(40).collect();
-            Err(status::not_found(
-                "unknown_update",
-                format!(
-                    "update '{shown}' does not exist; 'aether update list' shows the live ones"
-                ),
-            ))
-        }
+        [] => Err(status::not_found(
+            "unknown_update",
+            format!("update '{id}' does not exist; 'aether update list' shows the live ones"),
+        )),
         several => Err(status::invalid(
             "update_id",
             format!("'{text}' is ambiguous, name one of {}", listed(several.iter().collect())),
