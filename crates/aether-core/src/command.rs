@@ -150,6 +150,10 @@ pub enum Command {
         update: UpdateId,
         /// Why.
         reason: Reason,
+        /// Modification index of the update the decision was made on: what a
+        /// person decided since stands until there is new evidence.
+        #[serde(default)]
+        if_modified: Option<u64>,
     },
     /// Coordinator: PENDING → DEPLOYING, with the new side's first instances.
     BeginDeploy {

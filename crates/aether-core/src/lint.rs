@@ -11,6 +11,7 @@ pub fn lint(state: &State) -> Vec<String> {
     let mut findings = Vec::new();
     updates(state, &mut findings);
     routes(state, &mut findings);
+    targets(state, &mut findings);
     for instance in state.instances.values() {
         let target = state.targets.get(&(instance.slice.clone(), instance.revision));
         if instance.desired == Desired::Run && target.is_none() {
@@ -21,6 +22,27 @@ pub fn lint(state: &State) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Instances are wanted only of what is deployed, kept warm, or being moved to;
+/// a target of 0 goes with the last instance.
+fn targets(state: &State, findings: &mut Vec<String>) {
+    for target in state.targets.values() {
+        let (slice, no) = (&target.slice, target.revision);
+        if target.instances == 0 {
+            if !state.instances_of(slice).any(|i| i.revision == no) {
+                findings.push(format!("{slice} {no} has a target and nothing else"));
+            }
+            continue;
+        }
+        let current = state.slices.get(slice).and_then(|record| record.current);
+        let retained = state.retained.get(slice).map(|record| record.side.revision);
+        let new = state.live_update(slice).map(|update| update.new.revision);
+        if ![current, retained, new].contains(&Some(no)) {
+            let wanted = target.instances;
+            findings.push(format!("{slice} {no} is unused and has a target of {wanted}"));
+        }
+    }
 }
 
 fn updates(state: &State, findings: &mut Vec<String>) {

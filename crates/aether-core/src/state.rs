@@ -16,9 +16,9 @@ use thiserror::Error;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, RequestRecord,
-    RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord,
-    UpdateRecord,
+    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, Observed,
+    RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord,
+    TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -320,6 +320,38 @@ impl State {
         self.instances_of(slice)
             .filter(|i| i.revision == revision)
             .any(|i| !(forced && i.desired == Desired::Stop && is_silent(i)))
+    }
+
+    /// Whether the new side can carry everything: the instances that were asked
+    /// for, or as many as there were before if that is fewer. A smaller new
+    /// side got to 1:0 by --force, which need not be said twice.
+    pub fn is_new_side_whole(&self, update: &UpdateRecord) -> bool {
+        let ready = self.ready_count(&update.slice, update.new.revision);
+        ready >= update.base_instances.min(update.instances)
+    }
+
+    /// Whether the old side of an update is still wanted, or has an instance
+    /// that was not told to stop: a rollback would get it back at once.
+    pub fn has_way_back(&self, update: &UpdateRecord) -> bool {
+        update.old.as_ref().is_some_and(|old| {
+            let target = self.targets.get(&(update.slice.clone(), old.revision));
+            target.is_some_and(|target| target.instances > 0)
+                || self
+                    .instances_of(&update.slice)
+                    .any(|i| i.revision == old.revision && i.desired != Desired::Stop)
+        })
+    }
+
+    /// Whether an instance is kept from being stopped though it drains: it is
+    /// of the old side of an update in COMPLETING whose new side is not whole.
+    pub fn is_kept_for_rollback(&self, instance: &InstanceRecord) -> bool {
+        let Some(update) = self.live_update(&instance.slice) else { return false };
+        let old = update.old.as_ref().map(|side| side.revision);
+        update.state == UpdateState::Completing
+            && !update.forced
+            && old == Some(instance.revision)
+            && instance.observed != Observed::Stopped
+            && !self.is_new_side_whole(update)
     }
 
     /// The live update of a slice.

@@ -77,17 +77,23 @@ impl Tx<'_> {
         }
     }
 
-    /// Takes all running instances of a revision out of the table.
+    /// Takes all running instances of a revision out of the table, and wants
+    /// no more of them.
     pub(super) fn drain_revision(&mut self, slice: &SliceName, revision: RevisionNo) {
-        self.put_target(slice, revision, 0);
-        let running: Vec<InstanceId> = self
+        let left: Vec<(InstanceId, Desired)> = self
             .state
             .instances_of(slice)
-            .filter(|i| i.revision == revision && i.desired == Desired::Run)
-            .map(|i| i.id.clone())
+            .filter(|i| i.revision == revision)
+            .map(|i| (i.id.clone(), i.desired))
             .collect();
-        for id in running {
-            self.decide(&id, Desired::Drain);
+        if left.is_empty() {
+            // The target goes with the last instance, and that is gone already.
+            self.state.targets.remove(&(slice.clone(), revision));
+            return;
+        }
+        self.put_target(slice, revision, 0);
+        for (id, _) in left.iter().filter(|(_, desired)| *desired == Desired::Run) {
+            self.decide(id, Desired::Drain);
         }
     }
 
@@ -122,13 +128,15 @@ impl Tx<'_> {
 
     pub(super) fn stop(&mut self, instances: &[InstanceId], waived: Option<&str>) -> Outcome {
         for id in instances {
-            match self.state.instances.get(id).map(|record| record.desired) {
-                // Revived meanwhile: it takes calls and must not be stopped.
-                Some(Desired::Run) => {
-                    return Err(Refusal::Stale { what: format!("instance {id}") });
+            let Some(record) = self.state.instances.get(id) else { continue };
+            match record.desired {
+                // Revived meanwhile, or about to be: it must not be stopped.
+                Desired::Run => return Err(Refusal::Stale { what: format!("instance {id}") }),
+                Desired::Drain if self.state.is_kept_for_rollback(record) => {
+                    return Err(Refusal::Stale { what: format!("capacity beside instance {id}") });
                 }
-                Some(Desired::Drain) => self.decide(id, Desired::Stop),
-                Some(Desired::Stop) | None => {}
+                Desired::Drain => self.decide(id, Desired::Stop),
+                Desired::Stop => {}
             }
         }
         if let Some(waived) = waived {

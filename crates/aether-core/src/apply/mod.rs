@@ -147,7 +147,9 @@ impl Tx<'_> {
                 self.rollback(update, *now, reason.as_ref(), *force)
             }
             Command::Resume { update } => self.resume(update),
-            Command::Pause { update, reason } => self.pause(update, reason),
+            Command::Pause { update, reason, if_modified } => {
+                self.pause(update, reason, *if_modified)
+            }
             Command::BeginDeploy { update, placements } => self.begin_deploy(update, placements),
             Command::MarkDeployed { update } => self.mark_deployed(update),
             Command::ShiftBack { update, weights } => self.shift_back(update, *weights),

@@ -1,7 +1,7 @@
 //! What the coordinator asks of an update once its conditions hold. Each
 //! condition that the state itself can show is checked again here.
 
-use super::Tx;
+use super::{Tx, back_as_far_as};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{NodeName, UpdateId};
@@ -16,9 +16,15 @@ fn stale<T>(update: &UpdateRecord) -> Result<T, Refusal> {
 }
 
 impl Tx<'_> {
-    pub(super) fn pause(&mut self, id: &UpdateId, reason: &Reason) -> Outcome {
+    pub(super) fn pause(
+        &mut self,
+        id: &UpdateId,
+        reason: &Reason,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let mut update = self.update(id)?;
-        if update.state.is_terminal() || update.pause.is_some() {
+        let moved_on = if_modified.is_some_and(|expected| expected != update.modified);
+        if moved_on || update.state.is_terminal() || update.pause.is_some() {
             return stale(&update);
         }
         update.pause = Some(Pause { reason: reason.clone(), since_ms: self.now_ms() });
@@ -66,8 +72,12 @@ impl Tx<'_> {
 
     pub(super) fn shift_back(&mut self, id: &UpdateId, weights: Weights) -> Outcome {
         let mut update = self.update(id)?;
+        let Some(old) = &update.old else { return stale(&update) };
         let lowered = weights.is_raised_by(update.weights);
-        if update.state != UpdateState::RollingBack || !lowered || update.old.is_none() {
+        // Old instances may have died since.
+        let ready = self.state.ready_count(&update.slice, old.revision);
+        let carried = !weights.is_raised_by(back_as_far_as(ready, update.base_instances));
+        if update.state != UpdateState::RollingBack || !lowered || !carried {
             return stale(&update);
         }
         let event = format!("routing {} -> {weights}", update.weights);
@@ -81,7 +91,7 @@ impl Tx<'_> {
         let update = self.update(id)?;
         // The new side may have died since `complete` was accepted.
         let completing = update.state == UpdateState::Completing;
-        if completing && !update.forced && !self.new_side_is_whole(&update) {
+        if completing && !update.forced && !self.state.is_new_side_whole(&update) {
             return stale(&update);
         }
         let side = match (update.state, &update.old) {
@@ -115,14 +125,17 @@ impl Tx<'_> {
         let mut slice = self.slice(&update.slice)?;
         let mut event = format!("{} is the current version", update.new.version);
         if let Some(old) = update.old.clone() {
-            if update.options.cleanup == CleanupPolicy::Immediate {
-                if self.instances_left(&update, &old) {
-                    return stale(&update);
-                }
+            let is_whole = update.forced || self.state.is_new_side_whole(&update);
+            let removes = update.options.cleanup == CleanupPolicy::Immediate;
+            if (!is_whole && self.state.has_way_back(&update))
+                || (removes && self.instances_left(&update, &old))
+            {
+                return stale(&update);
+            }
+            if removes {
+                // Its instances may have ended by themselves.
+                self.drain_revision(&update.slice, old.revision);
             } else {
-                if !update.forced && !self.new_side_is_whole(&update) {
-                    return stale(&update);
-                }
                 self.retain_old_side(&update, &old);
                 event += &format!("; {} is kept warm", old.version);
             }
@@ -141,6 +154,8 @@ impl Tx<'_> {
         if new_side_left || update.weights != Weights::ALL_OLD {
             return stale(&update);
         }
+        // Its instances may have ended by themselves.
+        self.drain_revision(&update.slice, update.new.revision);
         let (slice, event) = match &update.old {
             Some(old) => {
                 self.route_to(&update.slice, old.clone());

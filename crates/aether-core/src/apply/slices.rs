@@ -19,7 +19,8 @@ impl Tx<'_> {
         Err(Refusal::BadInstances { given: instances, most: INSTANCES_MAX })
     }
 
-    /// Whether the nodes that report have room for this many more instances.
+    /// Whether the nodes that report have room for this many more instances,
+    /// or will have when what drains is gone.
     pub(super) fn check_room(&self, needed: u32) -> Result<(), Refusal> {
         let ready =
             |node: &&Arc<crate::records::NodeRecord>| node.lifecycle == NodeLifecycle::Ready;
@@ -33,7 +34,7 @@ impl Tx<'_> {
                     .state
                     .instances
                     .values()
-                    .filter(|i| i.node == node.name && i.desired != Desired::Stop)
+                    .filter(|i| i.node == node.name && i.desired == Desired::Run)
                     .count();
                 u64::from(node.instances_max).saturating_sub(used as u64)
             })

@@ -36,6 +36,10 @@ fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     if options.deploy_timeout_ms == 0 {
         return bad("deploy timeout", "0 ms".to_owned(), "above zero");
     }
+    if options.deploy_timeout_ms <= options.healthy_ms {
+        let expected = format!("above the healthy time of {} ms", options.healthy_ms);
+        return bad("deploy timeout", format!("{} ms", options.deploy_timeout_ms), &expected);
+    }
     if options.on_deploy_failure == DeadlineAction::Alert {
         return bad("action on deploy failure", "ALERT".to_owned(), "ROLLBACK, PAUSE or FAIL");
     }
@@ -64,10 +68,11 @@ impl Tx<'_> {
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
-        self.check_room(wanted)?;
+        // First, so that the room of a retained set counts.
         if self.state.retained.contains_key(slice) {
             self.retire(slice)?;
         }
+        self.check_room(wanted)?;
         let new = self.make_revision(&mut record, version)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
@@ -128,14 +133,6 @@ impl Tx<'_> {
             }),
             _ => Ok(()),
         }
-    }
-
-    /// Whether the new side can carry everything: the instances that were asked
-    /// for, or as many as there were before if that is fewer. A smaller new
-    /// side got to 1:0 by --force, which need not be said twice.
-    pub(super) fn new_side_is_whole(&self, update: &UpdateRecord) -> bool {
-        let ready = self.state.ready_count(&update.slice, update.new.revision);
-        ready >= update.base_instances.min(update.instances)
     }
 
     /// The capacity guard: each side with weight needs `w * B <= ready * T`.
@@ -250,7 +247,7 @@ impl Tx<'_> {
         if update.weights != Weights::ALL_NEW {
             return Err(Refusal::NotAllNew { update: id.clone(), weights: update.weights });
         }
-        if !force && !self.new_side_is_whole(&update) {
+        if !force && !self.state.is_new_side_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;
         }
         update.forced = force;

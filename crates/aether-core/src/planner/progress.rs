@@ -1,7 +1,7 @@
 //! Moves one update on: what each state waits for, and what follows.
 
 use super::removal::Outstanding;
-use super::{CRASH_LOOP_RESTARTS, Placer, Plan, View, Wait};
+use super::{CRASH_LOOP_RESTARTS, Placer, Plan, SessionView, View, Wait};
 use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
@@ -42,12 +42,16 @@ fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command
     let id = update.id.clone();
     match action {
         DeadlineAction::Alert => Command::Rearm { update: id },
-        DeadlineAction::Pause => Command::Pause { update: id, reason },
+        DeadlineAction::Pause => pause(update, reason),
         DeadlineAction::Fail => Command::Fail { update: id, reason },
         DeadlineAction::Rollback => {
             Command::Rollback { update: id, now: false, reason: Some(reason), force: false }
         }
     }
+}
+
+pub(super) fn pause(update: &UpdateRecord, reason: Reason) -> Command {
+    Command::Pause { update: update.id.clone(), reason, if_modified: Some(update.modified) }
 }
 
 /// One step, if one can be taken; otherwise what is waited for.
@@ -68,14 +72,14 @@ pub(super) fn advance(
     }
 }
 
-/// A pause over unreachable sessions ends when they are back or gone.
+/// A pause over unreachable sessions ends when they are back or gone. One that
+/// is awaited is neither: a new leader does not know yet.
 fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let over_sessions =
         update.pause.as_ref().is_some_and(|p| p.reason.code == "session_unreachable");
-    let unreachable = |session| {
-        matches!(view.sessions.get(session), Some(super::SessionView::Unreachable { .. }))
-    };
-    if over_sessions && !view.state.sessions.keys().any(unreachable) {
+    let connected =
+        |session| matches!(view.sessions.get(session), Some(SessionView::Connected { .. }));
+    if over_sessions && view.state.sessions.keys().all(connected) {
         plan.commands.push(Command::Resume { update: update.id.clone() });
     }
 }
@@ -177,7 +181,7 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     {
         let message = format!("version {}: {detail}", update.new.version);
         let reason = Reason::new("threshold_exceeded", message);
-        plan.commands.push(Command::Pause { update: update.id.clone(), reason });
+        plan.commands.push(pause(update, reason));
         return;
     }
     let next = if update.pending_weights.is_some() {
@@ -250,14 +254,10 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if !route_is_acked(view, update, plan) {
         return;
     }
-    let removing = update.old.as_ref().is_some_and(|old| {
-        let target = view.state.targets.get(&(update.slice.clone(), old.revision));
-        target.is_none_or(|target| target.instances == 0)
-    });
-    let ready = view.state.ready_count(&update.slice, update.new.revision);
-    let wanted = update.base_instances.min(update.instances);
-    if !removing && !update.forced && update.old.is_some() && ready < wanted {
-        // Nothing is lost yet: the old set is whole, and a rollback one command away.
+    if view.state.has_way_back(update) && !view.state.is_new_side_whole(update) && !update.forced {
+        // Nothing is lost yet: the old set is there, and a rollback one command away.
+        let ready = view.state.ready_count(&update.slice, update.new.revision);
+        let wanted = update.base_instances.min(update.instances);
         plan.wait(
             &update.slice,
             Wait {
@@ -303,7 +303,11 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
                 update.base_instances, old.version, update.weights
             ),
             since_ms: update.state_since_ms,
-            unblock: "they become ready; 'aether slices' shows them".to_owned(),
+            unblock: format!(
+                "they become ready ('aether slices' shows them), or 'aether update rollback {} \
+                 --now' to route to {} whatever its capacity",
+                update.id, old.version
+            ),
         },
     );
 }

@@ -2,6 +2,7 @@
 //! table without it and its calls in flight have ended.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Plan, SessionView, View, Wait};
 use crate::command::Command;
@@ -70,7 +71,8 @@ impl Outstanding {
                 },
             );
         }
-        if self.unreachable.is_empty() {
+        // With --force they are not waited for.
+        if self.unreachable.is_empty() || update.is_some_and(|update| update.forced) {
             return;
         }
         let message = format!(
@@ -87,10 +89,8 @@ impl Outstanding {
             None => format!("bring them back, or wait {} s", view.table_age_max_ms / 1000),
         };
         if let Some(update) = update.filter(|update| update.pause.is_none()) {
-            plan.commands.push(Command::Pause {
-                update: update.id.clone(),
-                reason: Reason::new("session_unreachable", message.clone()),
-            });
+            let reason = Reason::new("session_unreachable", message.clone());
+            plan.commands.push(super::progress::pause(update, reason));
         }
         plan.wait(slice, Wait { code: "session_unreachable", message, since_ms, unblock });
     }
@@ -146,7 +146,11 @@ pub(super) fn stop_drained(view: &View<'_>, slice: &SliceName, plan: &mut Plan) 
     let mut clear = Vec::new();
     let mut late: Vec<(InstanceId, String)> = Vec::new();
     let mut held: Option<(Outstanding, u64)> = None;
-    for record in view.state.instances_of(slice).filter(|i| i.desired == Desired::Drain) {
+    let drained = |i: &&Arc<InstanceRecord>| i.desired == Desired::Drain;
+    for record in view.state.instances_of(slice).filter(drained) {
+        if view.state.is_kept_for_rollback(record) {
+            continue;
+        }
         // Never in a table, or dead: there is nothing to protect it from.
         if record.left_table == 0 || record.observed == Observed::Stopped {
             clear.push(record.id.clone());

@@ -31,7 +31,9 @@ pub(super) fn match_targets(
         }
         let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
         if count < target.instances {
-            assign(slice, target, target.instances - count, placer, plan);
+            // A wait is shown with an update, and is no older than its state.
+            let since_ms = view.state.live_update(slice).map_or(view.now_ms, |u| u.state_since_ms);
+            assign(slice, target, target.instances - count, since_ms, placer, plan);
         } else if count > target.instances {
             drain(target, running, placer, plan);
         }
@@ -42,6 +44,7 @@ fn assign(
     slice: &SliceName,
     target: &TargetRecord,
     missing: u32,
+    since_ms: u64,
     placer: &mut Placer,
     plan: &mut Plan,
 ) {
@@ -64,7 +67,7 @@ fn assign(
                 missing - placed,
                 target.revision
             ),
-            since_ms: 0,
+            since_ms,
             unblock: "add a node or scale something down".to_owned(),
         };
         plan.wait(slice, wait);

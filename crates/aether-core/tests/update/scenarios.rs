@@ -1,6 +1,6 @@
 //! Walks of one update, written as scenarios.
 
-use aether_core::command::{Command, Observation, Refusal, RefusalKind};
+use aether_core::command::{Command, Refusal, RefusalKind};
 use aether_core::health::Verdict;
 use aether_core::planner::SessionView;
 use aether_core::records::{
@@ -47,7 +47,7 @@ fn the_guide_s_walk_ends_with_the_new_version_alone() {
 }
 
 /// Brings a fresh world's update to a state. COMPLETING comes in three depths.
-fn at(state: S, depth: u32) -> (World, aether_core::ids::UpdateId) {
+pub fn at(state: S, depth: u32) -> (World, aether_core::ids::UpdateId) {
     let mut world = World::deployed(3);
     let id = world.start("2.0.0", UpdateOptions::default());
     if state == S::Pending {
@@ -360,6 +360,8 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
     assert_eq!(refused(&mut world, start("1.0.0", None, options())), "same_revision");
     assert_eq!(refused(&mut world, start("2.0.0", Some(0), options())), "bad_instances");
     assert_eq!(refused(&mut world, start("2.0.0", Some(298), options())), "no_capacity");
+    let never_healthy = UpdateOptions { deploy_timeout_ms: 1_000, ..options() };
+    assert_eq!(refused(&mut world, start("2.0.0", None, never_healthy)), "bad_option");
     let id = world.ok(start("2.0.0", Some(1), options())).update.unwrap();
     assert_eq!(refused(&mut world, start("3.0.0", None, options())), "update_live");
     assert_eq!(refused(&mut world, routing(&id, "1:1")), "wrong_state");
@@ -426,26 +428,19 @@ fn approval_holds_a_routing_change() {
 #[test]
 fn an_instance_that_an_agent_stopped_unasked_is_replaced() {
     let mut world = World::deployed(3);
-    let gone = world.state.instances.values().next().unwrap().clone();
-    let stopped = Observation {
-        instance: gone.id.clone(),
-        observed: Observed::Stopped,
-        endpoint: gone.endpoint,
-        restarts: 0,
-        reason: None,
-    };
-    world.ok(Command::Observe { node: gone.node.clone(), observations: vec![stopped] });
+    let gone = world.instances("1.0.0").remove(0);
+    world.end_unasked(&gone);
     assert_eq!(world.ready("1.0.0"), 2);
     world.agents_work = false;
     world.rounds(3);
     world.agents_work = true;
     world.settle();
     assert_eq!(world.ready("1.0.0"), 3);
-    assert!(!world.state.instances.contains_key(&gone.id));
+    assert!(!world.state.instances.contains_key(&gone));
 }
 
 /// Makes every instance of a version fail its probe from now on.
-fn sicken(world: &mut World, version: &str) {
+pub fn sicken(world: &mut World, version: &str) {
     let reason = Reason::new("probe_failed", "it says 503");
     world.broken.insert(version.to_owned(), (Observed::Unready, 0, reason));
     world.agents_act();
@@ -563,13 +558,8 @@ fn a_rollback_that_waits_for_capacity_can_be_told_not_to() {
 fn a_rollback_places_what_there_is_room_for() {
     let (mut world, id) = at(S::Completing, 3);
     // Room for two more instances in all.
-    for (node, most) in [("n1", 1), ("n2", 2), ("n3", 2)] {
-        world.ok(Command::RegisterNode {
-            node: node.parse().unwrap(),
-            address: "127.0.0.1:9001".parse().unwrap(),
-            labels: Default::default(),
-            instances_max: most,
-        });
+    for (node, most) in [(1, 1), (2, 2), (3, 2)] {
+        world.set_room(node, most);
     }
     world.ok(rollback(&id));
     world.rounds(50);
@@ -603,7 +593,7 @@ fn approval_respects_a_pause_and_remembers_force() {
     world.settle();
     world.ok(routing(&id, "1:1"));
     let reason = Reason::new("threshold_exceeded", "too slow");
-    world.ok(Command::Pause { update: id.clone(), reason });
+    world.ok(Command::Pause { update: id.clone(), reason, if_modified: None });
     let refused = world.propose(Command::Approve { update: id.clone() }).unwrap_err();
     assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
 }

@@ -15,7 +15,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, Plan, SessionView, View};
 use aether_core::records::{
-    Desired, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord, UpdateState,
+    Desired, InstanceRecord, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord,
+    UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -70,14 +71,7 @@ impl World {
             agents_work: true,
             sessions_work: true,
         };
-        for n in 1..=3 {
-            world.ok(Command::RegisterNode {
-                node: format!("n{n}").parse().unwrap(),
-                address: format!("127.0.0.1:{}", 9000 + n).parse().unwrap(),
-                labels: BTreeMap::new(),
-                instances_max: 100,
-            });
-        }
+        (1..=3).for_each(|node| world.set_room(node, 100));
         for name in ["s1", "s2"] {
             let session: SessionId = name.parse().unwrap();
             world.ok(Command::OpenSession {
@@ -142,8 +136,15 @@ impl World {
         let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
         if let (Some(old), Some(new)) = (old, new)
             && old.effective_weights().is_some()
-            // Instances die by themselves, and --now is a person's own decision.
-            && !matches!(command, Command::Observe { .. } | Command::Rollback { now: true, .. })
+            // Instances die by themselves, and some of it is a person's own decision.
+            && !matches!(
+                command,
+                Command::Observe { .. }
+                    | Command::Rollback { now: true, .. }
+                    | Command::SetWeights { force: true, .. }
+                    | Command::Approve { .. }
+                    | Command::Undeploy { .. }
+            )
         {
             assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
         }
@@ -205,7 +206,9 @@ impl World {
     pub fn agents_act(&mut self) {
         let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
         for (k, instance) in self.state.instances.values().enumerate() {
-            if self.silent_nodes.contains(&instance.node) {
+            // An agent never starts again what it has stopped.
+            let over = instance.observed == Observed::Stopped && instance.desired != Desired::Stop;
+            if over || self.silent_nodes.contains(&instance.node) {
                 continue;
             }
             let version = self.state.revisions[&(instance.slice.clone(), instance.revision)]
@@ -262,6 +265,29 @@ impl World {
         }
     }
 
+    /// Node `n{node}` says how many instances it takes.
+    pub fn set_room(&mut self, node: u8, instances_max: u32) {
+        self.ok(Command::RegisterNode {
+            node: format!("n{node}").parse().unwrap(),
+            address: format!("127.0.0.1:{}", 9000 + u16::from(node)).parse().unwrap(),
+            labels: BTreeMap::new(),
+            instances_max,
+        });
+    }
+
+    /// An instance ends unasked, and its agent says so.
+    pub fn end_unasked(&mut self, id: &InstanceId) {
+        let record = self.state.instances[id].clone();
+        let observation = Observation {
+            instance: record.id.clone(),
+            observed: Observed::Stopped,
+            endpoint: record.endpoint,
+            restarts: record.restarts,
+            reason: None,
+        };
+        self.ok(Command::Observe { node: record.node.clone(), observations: vec![observation] });
+    }
+
     /// The leader dies: what was volatile is gone.
     pub fn fail_over(&mut self) {
         self.term += 1;
@@ -287,13 +313,19 @@ impl World {
         self.update(id).state
     }
 
+    /// Instances of a version, whatever they do.
+    pub fn instances(&self, version: &str) -> Vec<InstanceId> {
+        let of_version = |i: &&Arc<InstanceRecord>| {
+            let revision = &self.state.revisions[&(i.slice.clone(), i.revision)];
+            revision.version.as_str() == version
+        };
+        self.state.instances.values().filter(of_version).map(|i| i.id.clone()).collect()
+    }
+
     /// Ready instances of a version that calls may reach.
     pub fn ready(&self, version: &str) -> usize {
-        let of_version = |i: &&Arc<aether_core::records::InstanceRecord>| {
-            let revision = &self.state.revisions[&(i.slice.clone(), i.revision)];
-            revision.version.as_str() == version && i.is_routable()
-        };
-        self.state.instances.values().filter(of_version).count()
+        let all = self.instances(version);
+        all.iter().filter(|id| self.state.instances[*id].is_routable()).count()
     }
 }
 
