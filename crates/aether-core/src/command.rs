@@ -124,7 +124,8 @@ pub enum Command {
     Complete {
         /// The update.
         update: UpdateId,
-        /// Stop waiting for sessions that cannot be reached.
+        /// Wait neither for sessions and nodes that cannot be reached, nor for
+        /// the new side to be whole.
         force: bool,
     },
     /// Takes every call back to the old version.
@@ -135,7 +136,7 @@ pub enum Command {
         now: bool,
         /// Why, when a verdict and not a person asks.
         reason: Option<Reason>,
-        /// Stop waiting for sessions that cannot be reached.
+        /// Do not wait for sessions and nodes that cannot be reached.
         force: bool,
     },
     /// Clears the pause flag.

@@ -1,6 +1,5 @@
 //! Checks the structural invariants of a state. `apply` keeps them; this looks
-//! whether it did. Used by tests after every entry, and by nodes that load a
-//! snapshot.
+//! whether it did. Used by tests after every entry.
 
 use crate::records::{Desired, UpdateState};
 use crate::state::State;

@@ -17,7 +17,9 @@
 //! | `GET /api/{status,nodes,slices}` | `Cluster`, `Slices` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //!
-//! The update paths exist a second time under `/api`.
+//! The update paths exist a second time under `/api`. The members of answers are
+//! the fields of `updates.proto` and `slices.proto` in camelCase; meanings and
+//! units stand there.
 
 mod call;
 mod cluster;

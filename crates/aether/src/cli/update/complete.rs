@@ -15,7 +15,8 @@ use crate::cli::options::Wait;
 pub struct Complete {
     #[command(flatten)]
     which: Which,
-    /// Stop waiting for sessions that cannot be reached
+    /// Wait neither for sessions and nodes that cannot be reached, nor for the
+    /// new version to be ready
     #[arg(long)]
     force: bool,
     #[command(flatten)]

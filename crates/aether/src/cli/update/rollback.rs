@@ -18,7 +18,7 @@ pub struct Rollback {
     /// Route to the old version at once, whatever its capacity
     #[arg(long)]
     now: bool,
-    /// Stop waiting for sessions that cannot be reached
+    /// Do not wait for sessions and nodes that cannot be reached
     #[arg(long)]
     force: bool,
     #[command(flatten)]
