@@ -81,8 +81,7 @@ impl Tx<'_> {
             return stale(&update);
         }
         let event = format!("routing {} -> {weights}", update.weights);
-        update.weights = weights;
-        self.route_update(&update);
+        self.reweigh(&mut update, weights);
         self.put_update(update, event);
         Ok(Answer::default())
     }

@@ -196,15 +196,21 @@ impl Tx<'_> {
 
     fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
         let event = format!("routing {} -> {weights}", update.weights);
-        update.weights = weights;
-        update.health_from_ms = self.now_ms();
-        self.route_update(&update);
+        self.reweigh(&mut update, weights);
         if update.state == UpdateState::Deployed {
             self.transition(update, UpdateState::Routing, event);
         } else {
             update.pending_weights = None;
             self.put_update(update, event);
         }
+    }
+
+    /// Sets weights and routes by them; figures start anew. The caller writes
+    /// the update.
+    pub(super) fn reweigh(&mut self, update: &mut UpdateRecord, weights: Weights) {
+        update.weights = weights;
+        update.health_from_ms = self.now_ms();
+        self.route_update(update);
     }
 
     /// Writes the route that an update's sides and weights ask for.
@@ -291,8 +297,7 @@ impl Tx<'_> {
         let answer = Answer { update: Some(update.id.clone()), ..Answer::default() };
         let mut said = Vec::new();
         if now && update.weights != Weights::ALL_OLD && update.old.is_some() {
-            update.weights = Weights::ALL_OLD;
-            self.route_update(&update);
+            self.reweigh(&mut update, Weights::ALL_OLD);
             said.push("routes 0:1 whatever the old version's capacity");
         }
         if force && !update.forced {
@@ -328,9 +333,8 @@ impl Tx<'_> {
         let back =
             if now { Weights::ALL_OLD } else { back_as_far_as(ready, update.base_instances) };
         if !update.weights.is_raised_by(back) {
-            update.weights = back;
+            self.reweigh(update, back);
         }
-        self.route_update(update);
     }
 
     pub(super) fn resume(&mut self, id: &UpdateId) -> Outcome {
