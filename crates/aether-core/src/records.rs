@@ -53,6 +53,20 @@ pub struct SliceRecord {
     pub modified: u64,
 }
 
+impl SliceRecord {
+    /// Of a slice of which nothing is deployed.
+    pub fn empty(slice: SliceName) -> Self {
+        Self {
+            slice,
+            current: None,
+            instances: 0,
+            last_revision: RevisionNo(0),
+            live_update: None,
+            modified: 0,
+        }
+    }
+}
+
 /// `revision/{slice}/{no}`: what an update moves between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -60,12 +60,8 @@ impl Tx<'_> {
     /// The slice's record, a fresh one if nothing of it is deployed.
     pub(super) fn slice_or_new(&self, slice: &SliceName) -> SliceRecord {
         self.slice(slice).unwrap_or_else(|_| SliceRecord {
-            slice: slice.clone(),
-            current: None,
-            instances: 0,
             last_revision: self.state.meta.revisions_forgotten,
-            live_update: None,
-            modified: 0,
+            ..SliceRecord::empty(slice.clone())
         })
     }
 

@@ -57,14 +57,7 @@ impl SlicesService {
         let published = self.views.control.local();
         let state = &published.state;
         let record = state.slices.get(slice).map(|record| (**record).clone());
-        let record = record.unwrap_or_else(|| SliceRecord {
-            slice: slice.clone(),
-            current: None,
-            instances: 0,
-            last_revision: Default::default(),
-            live_update: None,
-            modified: 0,
-        });
+        let record = record.unwrap_or_else(|| SliceRecord::empty(slice.clone()));
         Response::new(render::slice(state, &record, state.meta.log_time_ms))
     }
 
