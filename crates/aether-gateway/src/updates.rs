@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use tonic::Status;
 
 use crate::call::{answer, request};
 use crate::extract::{Caller, Json, OptionalJson, Params, UpdateRef};
@@ -36,6 +37,13 @@ fn update(status: StatusCode, update: &v1::Update) -> Response {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
+}
+
+/// Waits for a change of an update, and answers with what it left.
+async fn changed(
+    call: impl Future<Output = Result<tonic::Response<v1::Update>, Status>>,
+) -> Result<Response, Problem> {
+    Ok(update(StatusCode::OK, &answer(Kind::Write, call).await?))
 }
 
 #[derive(Deserialize)]
@@ -139,8 +147,7 @@ async fn routing<U: Updates>(
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    let changed = answer(Kind::Write, updates.set_routing(request(message))).await?;
-    Ok(update(StatusCode::OK, &changed))
+    changed(updates.set_routing(request(message))).await
 }
 
 #[derive(Deserialize, Default)]
@@ -162,8 +169,7 @@ async fn complete<U: Updates>(
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    let changed = answer(Kind::Write, updates.complete(request(message))).await?;
-    Ok(update(StatusCode::OK, &changed))
+    changed(updates.complete(request(message))).await
 }
 
 #[derive(Deserialize, Default)]
@@ -187,8 +193,7 @@ async fn rollback<U: Updates>(
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    let changed = answer(Kind::Write, updates.rollback(request(message))).await?;
-    Ok(update(StatusCode::OK, &changed))
+    changed(updates.rollback(request(message))).await
 }
 
 /// A body without members.
@@ -196,28 +201,28 @@ async fn rollback<U: Updates>(
 #[serde(deny_unknown_fields)]
 struct NoMembers {}
 
+/// The message of a change that takes nothing but the update.
+fn reference(UpdateRef(update_id): UpdateRef, caller: Caller) -> Result<v1::UpdateRef, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    Ok(v1::UpdateRef { update_id, request_id, actor })
+}
+
 async fn approve<U: Updates>(
     State(updates): State<Arc<U>>,
-    UpdateRef(update_id): UpdateRef,
+    update: UpdateRef,
     caller: Caller,
     OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
 ) -> Result<Response, Problem> {
-    let caller = caller.without_precondition()?;
-    let message = v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
-    let changed = answer(Kind::Write, updates.approve(request(message))).await?;
-    Ok(update(StatusCode::OK, &changed))
+    changed(updates.approve(request(reference(update, caller)?))).await
 }
 
 async fn resume<U: Updates>(
     State(updates): State<Arc<U>>,
-    UpdateRef(update_id): UpdateRef,
+    update: UpdateRef,
     caller: Caller,
     OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
 ) -> Result<Response, Problem> {
-    let caller = caller.without_precondition()?;
-    let message = v1::UpdateRef { update_id, request_id: caller.request_id, actor: caller.actor };
-    let changed = answer(Kind::Write, updates.resume(request(message))).await?;
-    Ok(update(StatusCode::OK, &changed))
+    changed(updates.resume(request(reference(update, caller)?))).await
 }
 
 async fn health<U: Updates>(

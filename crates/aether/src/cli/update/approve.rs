@@ -1,9 +1,8 @@
 //! `aether update approve`
 
-use aether_proto::v1;
 use clap::Args;
 
-use super::{Which, show, updates};
+use super::{Which, updates};
 use crate::cli::Global;
 use crate::cli::exit::Failure;
 
@@ -16,14 +15,6 @@ pub struct Approve {
 
 impl Approve {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
-        let client = global.client()?;
-        let message = v1::UpdateRef {
-            update_id: self.which.id(),
-            request_id: client.request_id(),
-            actor: client.actor(),
-        };
-        let update =
-            client.write(message, async |c, request| updates(c).approve(request).await).await?;
-        show(global.output(), &update)
+        self.which.change(global, async |c, request| updates(c).approve(request).await).await
     }
 }

@@ -18,6 +18,7 @@ use aether_proto::v1;
 use aether_proto::v1::updates_client::UpdatesClient;
 use clap::{Args, Subcommand};
 use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
 use super::exit::Failure;
 use super::output::{Output, say};
@@ -69,6 +70,18 @@ pub struct Which {
 impl Which {
     fn id(&self) -> String {
         self.id.to_string()
+    }
+
+    /// Asks for a change that takes nothing but the update, and shows the update.
+    async fn change(
+        &self,
+        global: &Global,
+        call: impl AsyncFn(Channel, Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status>,
+    ) -> Result<(), Failure> {
+        let client = global.client()?;
+        let (request_id, actor) = (client.request_id(), client.actor());
+        let message = v1::UpdateRef { update_id: self.id(), request_id, actor };
+        show(global.output(), &client.write(message, call).await?)
     }
 }
 
