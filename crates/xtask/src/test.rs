@@ -8,14 +8,16 @@ use anyhow::Result;
 use crate::{lint, root};
 
 /// Format, the repository's rules, clippy, and all tests, fast things first.
-/// All of it in one profile, so that dependencies are built once.
+/// All of it in one profile, and all that runs built by one command: features
+/// are unified over what a command builds, so that two would build some
+/// dependencies twice.
 pub fn run(filters: &[String]) -> Result<()> {
     install();
     run_cargo(&["fmt", "--all", "--check"])?;
     lint::run()?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
-    // The end-to-end tests spawn this binary; `cargo test` does not build it.
-    run_cargo(&["build", "--package", "aether"])?;
+    // The end-to-end tests spawn the binary, which `cargo test` does not build.
+    run_cargo(&["build", "--workspace", "--all-targets"])?;
     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
     if !succeeds("cargo", &["nextest", "--version"]) {
         return run_cargo(&[&["test", "--no-fail-fast", "--workspace"], &filters[..]].concat());
