@@ -1,6 +1,6 @@
 //! Walks of one update, written as scenarios.
 
-use aether_core::command::{Command, Observation, Refusal, RefusalKind};
+use aether_core::command::{Command, Refusal, RefusalKind};
 use aether_core::health::Verdict;
 use aether_core::planner::SessionView;
 use aether_core::records::{
