@@ -5,6 +5,7 @@
 mod broken;
 mod cut_off;
 mod failover;
+mod full_disk;
 mod guide;
 mod minority;
 mod nginx;

@@ -27,7 +27,8 @@ pub struct Config {
     pub heartbeat_ms: u64,
     /// Shortest and longest time without a leader before an election. A
     /// follower waits for the longest (the leader's lease), then for a random
-    /// time between both.
+    /// time between both. A vote is given within the shortest, and synced to
+    /// disk before, so that must be longer than a sync of the slowest disk.
     pub election_ms_min: u64,
     /// See `election_ms_min`.
     pub election_ms_max: u64,

@@ -239,7 +239,9 @@ impl Handle {
     /// Hands over the leadership if this node has it, stops, and closes the
     /// data directory. Everything fails afterwards.
     pub async fn shutdown(&self) {
-        if self.node.leader().is_leader {
+        // A node that can't go on has nobody who would answer.
+        let goes_on = self.node.fatal.borrow().is_none();
+        if goes_on && self.node.leader().is_leader {
             self.hand_over().await;
         }
         self.stop().await;

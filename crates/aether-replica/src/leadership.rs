@@ -116,7 +116,11 @@ pub(crate) async fn watch_fatal(node: Arc<Node>) {
         let state = metrics.borrow_watched().running_state.clone();
         if let Err(fatal) = state {
             if !Node::stopped(&fatal) {
-                node.fail(format!("consensus has stopped: {fatal}"));
+                let dir = node.config.data_dir.display();
+                node.fail(format!(
+                    "consensus has stopped: {fatal}; its files are in {dir}: see to the disk, then \
+                     start this node again"
+                ));
             }
             return;
         }

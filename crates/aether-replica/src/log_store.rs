@@ -17,7 +17,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -35,6 +35,8 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 /// Entries kept in memory for replication and apply.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// A slow disk is told of this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 const READ_BUFFER_BYTES: usize = 1024 * 1024;
 /// Entries read, and sent to a follower, at a time.
 const READ_BATCH_BYTES: u64 = 2 * 1024 * 1024;
@@ -142,10 +144,39 @@ struct State {
     /// A flush is in flight, or about to be started by the finisher.
     flushing: bool,
     failed: Option<String>,
+    sync_began: Instant,
+    slow_syncs: SlowSyncs,
+}
+
+/// Decides which syncs are slow enough to be told of.
+struct SlowSyncs {
+    longest: Duration,
+    told: Option<Instant>,
+}
+
+impl SlowSyncs {
+    fn worth_telling(&mut self, began: Instant, ended: Instant) -> bool {
+        let lately = self.told.is_some_and(|told| ended - told < TELL_EVERY);
+        let tell = ended - began > self.longest && !lately;
+        if tell {
+            self.told = Some(ended);
+        }
+        tell
+    }
 }
 
 impl State {
     fn finish_flush(&mut self, outcome: &Outcome) {
+        let now = Instant::now();
+        if self.slow_syncs.worth_telling(self.sync_began, now) {
+            tracing::warn!(
+                took = ?now - self.sync_began,
+                election_timeout = ?self.slow_syncs.longest,
+                "a sync of the log took longer than the shortest election timeout: while a \
+                 majority is that slow no leader can be elected; use a faster disk, or raise both \
+                 election timeouts of all voters"
+            );
+        }
         for waiter in self.in_flight.drain(..) {
             waiter.complete(outcome);
         }
@@ -194,6 +225,7 @@ impl Shared {
 
     fn start_flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         state.in_flight = std::mem::take(&mut state.waiting);
+        state.sync_began = Instant::now();
         let done = FlushDone { log: Arc::downgrade(self), reported: false };
         // On an error the callback is dropped, and the finisher tells everybody.
         let flushed = state.writable()?.flush(true, Some(done));
@@ -242,6 +274,8 @@ impl LogStore {
             waiting: Vec::new(),
             flushing: false,
             failed: None,
+            sync_began: Instant::now(),
+            slow_syncs: SlowSyncs { longest: Duration::MAX, told: None },
         };
         let (events, arriving) = channel();
         let shared = Arc::new(Shared { state: Mutex::new(state), events });
@@ -261,6 +295,12 @@ impl LogStore {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.owner.0.lock()
+    }
+
+    /// Tells of syncs that take longer than this: than a voter waits for a vote,
+    /// which is synced too.
+    pub fn tell_of_syncs_over(&self, longest: Duration) {
+        self.lock().slow_syncs.longest = longest;
     }
 
     /// First and last position that the log knows: (purged up to, last).

@@ -115,6 +115,7 @@ impl Recovered {
     fn open(config: &Config, machine: &mut dyn ErasedMachine) -> Result<Self, OpenError> {
         let mut data = DataDir::open(config)?;
         let log = open_log(&data)?;
+        log.tell_of_syncs_over(Duration::from_millis(config.election_ms_min));
         data.confirm(log.is_pristine())?;
         let (snapshots, image, position) = recover_state(config, &data, &log, machine)?;
         Ok(Recovered {

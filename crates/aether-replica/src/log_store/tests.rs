@@ -266,3 +266,16 @@ async fn purging_frees_whole_files() {
     let log = LogStore::open(dir.path()).unwrap();
     assert_eq!(log.bounds(), (Some(log_id(1, 28)), Some(log_id(1, 30))));
 }
+
+#[test]
+fn a_slow_sync_is_told_of_once_in_a_while() {
+    let longest = Duration::from_millis(150);
+    let mut slow = SlowSyncs { longest, told: None };
+    let began = Instant::now();
+    let mut tell = |at: Duration, took: Duration| slow.worth_telling(began + at, began + at + took);
+    let ms = Duration::from_millis;
+    assert!(!tell(ms(0), longest), "it is in time");
+    assert!(tell(ms(1), ms(151)));
+    assert!(!tell(ms(500), ms(900)), "it was told just now");
+    assert!(tell(ms(500) + TELL_EVERY, ms(151)));
+}
