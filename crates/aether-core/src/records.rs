@@ -175,6 +175,10 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// Code of an instance that its node has stopped, because the node itself
+    /// ends: it is started again when the node is.
+    pub const NODE_STOPPED: &str = "node_stopped";
+
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }
@@ -217,6 +221,12 @@ impl InstanceRecord {
     /// Whether calls may be sent to it.
     pub fn is_routable(&self) -> bool {
         self.desired == Desired::Run && self.observed == Observed::Ready && self.endpoint.is_some()
+    }
+
+    /// Whether it has ended and is not started again, not even with its node.
+    pub fn has_ended(&self) -> bool {
+        let returns = self.reason.as_ref().is_some_and(|r| r.code == Reason::NODE_STOPPED);
+        self.observed == Observed::Stopped && !returns
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Placer, Plan, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, RevisionNo};
-use crate::records::{Desired, InstanceRecord, Observed, TargetRecord};
+use crate::records::{Desired, InstanceRecord, TargetRecord};
 
 /// Assigns what is missing, drains what is too many.
 pub(super) fn match_targets(
@@ -21,8 +21,9 @@ pub(super) fn match_targets(
             .filter(|i| i.revision == target.revision && i.desired == Desired::Run)
             .map(|i| &**i)
             .collect();
-        // An agent never starts again what it has stopped.
-        let ended = running.iter().filter(|i| i.observed == Observed::Stopped);
+        // An agent never starts again what it has stopped, unless it stopped
+        // it because the node itself was to end.
+        let ended = running.iter().filter(|i| i.has_ended());
         let ended: Vec<InstanceId> = ended.map(|i| i.id.clone()).collect();
         if !ended.is_empty() {
             let target_modified = target.modified;
