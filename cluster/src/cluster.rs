@@ -202,6 +202,24 @@ impl Cluster {
         bail!("no leader within {patience:?}; the nodes' output is in {}", self.dir.display())
     }
 
+    /// Waits until every node says that it serves.
+    ///
+    /// # Errors
+    /// When one does not within `patience`; says which, and why.
+    pub async fn ready(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        for node in &self.nodes {
+            while let Err(why) = node.ready().await {
+                if Instant::now() >= deadline {
+                    let log = node.log().display().to_string();
+                    return Err(why.context(format!("its output is in {log}")));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Position of the node with a name.
     ///
     /// # Errors

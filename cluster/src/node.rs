@@ -8,8 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// How long a node may take to say whether it serves.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +116,7 @@ impl Node {
              grpc = \"{}\"\nhttp = \"{}\"\npeer = \"{}\"\ningress = \"{}\"\njoin = [{}]\n",
             self.name,
             common.cluster,
-            self.dir.join("data").display(),
+            self.data_dir().display(),
             self.roles.toml(),
             self.addresses.grpc,
             self.addresses.http,
@@ -128,6 +135,11 @@ impl Node {
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("node.toml")
+    }
+
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// What it printed.
@@ -185,6 +197,20 @@ impl Node {
         }
     }
 
+    /// Whether it says that it serves.
+    ///
+    /// # Errors
+    /// It does not answer in time, or says why not.
+    pub async fn ready(&self) -> Result<()> {
+        let uri = format!("http://{}/health/ready", self.addresses.http);
+        let answer = tokio::time::timeout(ANSWER_MAX, get(&uri)).await;
+        match answer.context("no answer in time").flatten() {
+            Ok((StatusCode::OK, _)) => Ok(()),
+            Ok((_, why)) => bail!("node {} is not ready: {why}", self.name),
+            Err(error) => Err(error.context(format!("node {} is not ready", self.name))),
+        }
+    }
+
     /// Asks it to end, and kills it if it does not within `grace`. Whether it
     /// ended by itself with success.
     pub async fn stop(&mut self, grace: Duration) -> bool {
@@ -215,4 +241,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// One small GET.
+pub(crate) async fn get(uri: &str) -> Result<(StatusCode, String)> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let answer = client.get(uri.parse()?).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    Ok((status, String::from_utf8(body.to_vec())?))
 }

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use aether_invoker::{Config, Invoker, SessionKind, SliceHandle};
 use anyhow::{Context, Result, bail};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artifacts::{EXAMPLE, example_slice};
 use crate::load::Way;
+use crate::node::get;
 use crate::{Cluster, Said, Topology};
 
 /// How long anything may take before it counts as failed: far beyond what a
@@ -203,7 +201,7 @@ impl Stage {
     /// When it does not answer.
     pub async fn metrics(&self, node: usize) -> Result<String> {
         let address = self.cluster.nodes[node].addresses.http;
-        get(&format!("http://{address}/metrics")).await
+        Ok(get(&format!("http://{address}/metrics")).await?.1)
     }
 
     /// Ends the cluster in order, and every instance with it.
@@ -216,11 +214,4 @@ impl Stage {
         self.cluster.keep_directory();
         self.cluster.dir().to_owned()
     }
-}
-
-/// One small GET.
-async fn get(uri: &str) -> Result<String> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let body = client.get(uri.parse()?).await?.into_body().collect().await?.to_bytes();
-    Ok(String::from_utf8(body.to_vec())?)
 }

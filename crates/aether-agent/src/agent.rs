@@ -1,10 +1,12 @@
 //! The agent of a node: puts its parts together, starts and ends them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use aether_core::ids::InstanceId;
 use rand::RngExt;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -17,12 +19,21 @@ use crate::config::Config;
 use crate::directive::{DirectiveError, Keeper};
 use crate::fetch::Fetcher;
 use crate::fsio;
-use crate::instance::{Shared, end};
+use crate::instance::{Ended, Shared, end, kill};
 use crate::logs::LogsService;
 use crate::ports::{PortError, Ports};
 use crate::prepare::Preparer;
 use crate::reconcile::Reconciler;
 use crate::shim::spec::Layout;
+
+/// How long an agent that ends waits for the control plane to take a report. A
+/// failover fits in; without a quorum the end must not wait for ever.
+const TAKEN_MAX: Duration = Duration::from_secs(2);
+
+/// Time between the moment at which instances have left the tables and their
+/// stop signal. Holders of tables need a few milliseconds, and those that take
+/// longer find a closed port and call another instance.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// Why an agent could not start.
 #[derive(Debug, Error)]
@@ -64,9 +75,11 @@ impl From<PortError> for AgentError {
 #[derive(Debug)]
 pub struct Agent {
     store: Arc<ArtifactStore>,
-    data_dir: PathBuf,
-    node: String,
-    tasks: JoinSet<()>,
+    shared: Arc<Shared>,
+    /// Follows directives, with a task for every instance.
+    reconciling: JoinSet<()>,
+    /// Speaks with the control plane.
+    attaching: JoinSet<()>,
     /// Held for the life of the agent.
     _lock: File,
 }
@@ -113,52 +126,109 @@ impl Agent {
         let fetcher = Fetcher::new(store.clone(), config.advertise, config.control_plane.clone());
         let preparer = Preparer::open(&data_dir, store.clone(), fetcher).map_err(io(&data_dir))?;
         let keeper = Keeper::open(&data_dir)?;
-        let node = config.node.to_string();
         let shared = Arc::new(Shared { config, ports, preparer, board: Board::new() });
 
         let dir = data_dir.join("instances");
         let reconciler = Reconciler::start(shared.clone(), keeper, &dir).await.map_err(io(&dir))?;
         shared.preparer.remove_unclaimed();
         let (directives, accepted) = mpsc::channel(4); // Complete sets: few are ever waiting.
-        let attachment = Attachment::new(shared, store.clone(), directives);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(reconciler.run(accepted));
-        tasks.spawn(attachment.run());
-        Ok(Self { store, data_dir, node, tasks, _lock: lock })
+        let attachment = Attachment::new(shared.clone(), store.clone(), directives);
+        let (mut reconciling, mut attaching) = (JoinSet::new(), JoinSet::new());
+        reconciling.spawn(reconciler.run(accepted));
+        attaching.spawn(attachment.run());
+        Ok(Self { store, shared, reconciling, attaching, _lock: lock })
     }
 
     /// Stops the agent. Its instances go on, and the next agent on this data
     /// directory finds them again.
     pub async fn shutdown(mut self) {
-        self.tasks.shutdown().await;
+        self.attaching.shutdown().await;
+        self.reconciling.shutdown().await;
     }
 
-    /// Stops the agent and then every instance, each with its stop signal and
-    /// grace. For a node that is put away as a whole; the next agent starts the
-    /// instances anew.
-    pub async fn shutdown_with_instances(mut self) {
-        self.tasks.shutdown().await;
-        let Ok(entries) = fs::read_dir(self.data_dir.join("instances")) else {
+    /// Takes every instance out of the routing tables, before the node ends
+    /// with its instances: they run on, are reported as stopping, and follow no
+    /// directive any more. Returns when nobody calls them any more, or after
+    /// two seconds when the control plane cannot be told.
+    pub async fn leave(&mut self) {
+        self.reconciling.shutdown().await;
+        let board = &self.shared.board;
+        if board.is_leaving() || !board.leave() {
             return;
-        };
-        let mut stops = JoinSet::new();
-        for entry in entries.flatten() {
-            stops.spawn(async move { end(&Layout::new(entry.path())).await });
         }
-        stops.join_all().await;
+        match board.taken(TAKEN_MAX).await {
+            true => tokio::time::sleep(SETTLE).await,
+            false => tracing::warn!(
+                "the control plane did not hear in time that the instances stop; calls may fail"
+            ),
+        }
+    }
+
+    /// [Leaves](Self::leave), stops every instance with its stop signal and
+    /// grace, reports that, and ends. For a node that is put away as a whole;
+    /// the next agent starts the instances anew.
+    pub async fn shutdown_with_instances(mut self) {
+        self.leave().await;
+        let mut ends = JoinSet::new();
+        let instances = instances(&self.shared.config.data_dir);
+        let none = instances.is_empty();
+        for (id, layout) in instances {
+            ends.spawn(async move {
+                let ended = end(&id, &layout).await;
+                (id, ended)
+            });
+        }
+        for (id, ended) in ends.join_all().await {
+            if ended != Ended::Not {
+                self.shared.board.note_ended(&id, ended == Ended::ForGood);
+            }
+        }
+        if !none && !self.shared.board.taken(TAKEN_MAX).await {
+            tracing::warn!("the control plane did not hear in time that the instances stopped");
+        }
+        self.attaching.shutdown().await;
+    }
+
+    /// Tells whether the control plane has ever taken a report of this agent:
+    /// until then it may know other things of the node's instances than hold.
+    pub fn was_heard(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || shared.board.was_taken()
     }
 
     /// The gRPC service that reads the logs of this node's instances.
     pub fn logs_service(
         &self,
     ) -> aether_proto::v1::agent_logs_server::AgentLogsServer<LogsService> {
-        LogsService::server(&self.data_dir, &self.node)
+        let config = &self.shared.config;
+        LogsService::server(&config.data_dir, config.node.as_str())
     }
 
     /// The archives that this node holds.
     pub fn artifacts(&self) -> Arc<ArtifactStore> {
         self.store.clone()
     }
+}
+
+/// Kills every instance of a node whose agent is gone, and all that they
+/// started, at once. To the next agent they have crashed.
+pub async fn kill_instances(data_dir: &Path) {
+    let mut kills = JoinSet::new();
+    for (id, layout) in instances(data_dir) {
+        kills.spawn(async move { kill(&id, &layout).await });
+    }
+    kills.join_all().await;
+}
+
+/// The instances that have files in an agent's directory.
+fn instances(data_dir: &Path) -> Vec<(InstanceId, Layout)> {
+    let entries = data_dir.join("instances").read_dir().into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            Some((id, Layout::new(entry.path())))
+        })
+        .collect()
 }
 
 fn check(config: &Config) -> Result<(), AgentError> {

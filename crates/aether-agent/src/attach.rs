@@ -132,6 +132,8 @@ impl Attachment {
         let mut due = true;
         let mut earliest = Instant::now();
         let mut was_attached = false;
+        // A stream's first report is confirmed: with it the node is there.
+        let mut confirm = true;
         loop {
             tokio::select! {
                 message = down.message() => match message {
@@ -153,13 +155,17 @@ impl Attachment {
                         observed.borrow_and_update();
                         held.borrow_and_update();
                         due = false;
-                        let report = Message::Report(self.report());
+                        let report = Message::Report(self.report(confirm));
+                        confirm = self.shared.board.is_leaving();
                         permit.send(AgentUp { message: Some(report) });
                         earliest = Instant::now() + REPORT_GAP;
                     }
                     None => return Ok(()),
                 },
-                _ = observed.changed(), if !due => due = true,
+                _ = observed.changed(), if !due => {
+                    confirm |= self.shared.board.is_leaving();
+                    due = true;
+                }
                 _ = held.changed(), if !due => due = true,
                 _ = regularly.tick() => due = true,
             }
@@ -168,6 +174,7 @@ impl Attachment {
 
     /// True when the lease changed.
     async fn pass_on(&mut self, message: AgentDown) -> bool {
+        self.shared.board.set_taken(message.taken);
         match Directive::read(message) {
             Ok(directive) => {
                 let lease = directive.lease();
@@ -200,8 +207,12 @@ impl Attachment {
         }
     }
 
-    fn report(&self) -> AgentReport {
+    /// With `confirm` it asks for a receipt.
+    fn report(&self, confirm: bool) -> AgentReport {
+        // Before the rest: what it confirms must be in the report.
+        let receipt = if confirm { self.shared.board.receipt() } else { 0 };
         AgentReport {
+            receipt,
             instances: self.shared.board.all().into_iter().map(to_wire).collect(),
             holds_sha256: self.store.holds().iter().map(ToString::to_string).collect(),
         }

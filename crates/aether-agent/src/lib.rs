@@ -53,7 +53,7 @@ mod restart;
 mod shim;
 mod substitute;
 
-pub use agent::{Agent, AgentError};
+pub use agent::{Agent, AgentError, kill_instances};
 pub use artifact::ArtifactStore;
 pub use config::Config;
 pub use directive::DirectiveError;

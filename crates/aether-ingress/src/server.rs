@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aether_invoker::Invoker;
@@ -31,6 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Ingress {
     address: SocketAddr,
+    ready: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     following: JoinHandle<()>,
@@ -52,21 +54,35 @@ impl Ingress {
         let routes = ArcSwap::from_pointee(Routes::build(&invoker));
         let proxy = Arc::new(Proxy { invoker, config, routes });
         let follower = Arc::clone(&proxy);
+        let ready = Arc::new(AtomicBool::new(false));
+        let is_ready = Arc::clone(&ready);
         let following = tokio::spawn(async move {
-            while changes.changed().await {
+            loop {
                 if let Some(routes) = follower.routes.load().rebuild(&follower.invoker) {
                     follower.routes.store(Arc::new(routes));
+                }
+                let has_tables = follower.invoker.status().applied.is_some();
+                is_ready.fetch_or(has_tables, Ordering::Release);
+                if !changes.changed().await {
+                    return;
                 }
             }
         });
         let (stop, stopping) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, proxy, stopping));
-        Ok(Self { address, stop, accepting, following })
+        Ok(Self { address, ready, stop, accepting, following })
     }
 
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells whether requests find their slice: the invoker has had tables.
+    /// Later it serves by the last ones, however old.
+    pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let ready = Arc::clone(&self.ready);
+        move || ready.load(Ordering::Acquire)
     }
 
     /// Accepts no more connections, closes idle ones, and waits until requests

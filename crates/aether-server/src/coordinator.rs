@@ -18,7 +18,7 @@ use futures::future::join_all;
 use tracing::{debug, info, warn};
 
 use crate::control::Control;
-use crate::leader::{HeardAgent, LeaderView};
+use crate::leader::LeaderView;
 use crate::machine::{decode_outcome, encode_request};
 
 /// Thresholds, leases and deadlines are looked at this often though nothing
@@ -121,20 +121,19 @@ fn news(leader: &LeaderView, state: &State) -> Vec<Command> {
         }
     }
     for agent in leader.agents() {
-        agent_news(&agent, state, &mut news);
+        news.append(&mut agent_news(&agent.hello, &agent.report, state));
     }
     news
 }
 
-fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
-    let Ok(node) = agent.hello.node.parse::<NodeName>() else {
-        return;
+/// What an agent said and is not in the state yet.
+pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &State) -> Vec<Command> {
+    let mut news = Vec::new();
+    let (Ok(node), Ok(address)) = (hello.node.parse::<NodeName>(), hello.address.parse()) else {
+        return news;
     };
-    let Ok(address) = agent.hello.address.parse() else {
-        return;
-    };
-    let labels = agent.hello.labels.clone().into_iter().collect();
-    let instances_max = agent.hello.instances_max;
+    let labels = hello.labels.clone().into_iter().collect();
+    let instances_max = hello.instances_max;
     let same = state.nodes.get(&node).is_some_and(|known| {
         known.address == address && known.labels == labels && known.instances_max == instances_max
     });
@@ -142,8 +141,7 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
         let node = node.clone();
         news.push(Command::RegisterNode { node, address, labels, instances_max });
     }
-    let observations: Vec<Observation> = agent
-        .report
+    let observations: Vec<Observation> = report
         .instances
         .iter()
         .filter_map(observation)
@@ -156,7 +154,7 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
         news.push(Command::Observe { node: node.clone(), observations });
     }
     for artifact in state.artifacts.values() {
-        let held = agent.report.holds_sha256.contains(&artifact.digest);
+        let held = report.holds_sha256.contains(&artifact.digest);
         if held && !artifact.held_by.contains(&node) {
             news.push(Command::ArtifactHeld {
                 artifact: artifact.artifact.clone(),
@@ -165,6 +163,7 @@ fn agent_news(agent: &HeardAgent, state: &State, news: &mut Vec<Command>) {
             });
         }
     }
+    news
 }
 
 fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {

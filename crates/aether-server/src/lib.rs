@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use aether_agent::artifact::ArtifactStore;
 use aether_core::ids::NodeName;
+use aether_core::records::Observed;
 use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::peer::peer_server::PeerServer;
 use aether_proto::v1::agents_server::AgentsServer;
@@ -51,6 +52,14 @@ pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
 pub use services::slices::SlicesService;
 pub use services::updates::UpdatesService;
+
+/// How long a node that waits for the others waits for a quorum: an election
+/// that can succeed takes less.
+const QUORUM_MAX: Duration = Duration::from_secs(1);
+/// How often it looks whether they are done.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long it stays then, so that they see it too: a few looks.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Settings of the control plane of one node.
 #[derive(Debug, Clone)]
@@ -159,6 +168,21 @@ impl Server {
     /// Whether this node can answer: a leader is known.
     pub fn is_ready(&self) -> bool {
         self.control.replica().leadership().borrow().leader.is_some()
+    }
+
+    /// Waits until no instance of the cluster runs, as far as the agents report,
+    /// or until nothing can be committed any more. For nodes that end together
+    /// with their instances: while this one votes, the others can report theirs.
+    pub async fn until_all_stopped(&self) {
+        // Each barrier brings this node up to what is committed.
+        while self.control.replica().read_barrier(QUORUM_MAX).await.is_ok() {
+            let published = self.control.local();
+            if published.state.instances.values().all(|i| i.observed == Observed::Stopped) {
+                tokio::time::sleep(LAST_WORD).await;
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The node's figures as Prometheus reads them.

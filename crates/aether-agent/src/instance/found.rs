@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use aether_core::ids::InstanceId;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +14,9 @@ use crate::{fsio, procfs};
 
 /// Longest part of the shim's own error text that is shown, in bytes.
 const SHIM_ERROR_BYTES_MAX: usize = 400;
+
+/// Time between two looks for killed processes that are still there.
+const KILL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What was found.
 #[derive(Debug)]
@@ -95,6 +99,24 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Kills what a killed shim left behind. Returns when all of it is gone.
+pub(super) async fn clean_up(id: &InstanceId, past: &Past) {
+    let Some(state) = past.state.clone() else {
+        return;
+    };
+    loop {
+        let (state, instance) = (state.clone(), id.clone());
+        let left = tokio::task::spawn_blocking(move || kill_remains(&state, &instance)).await;
+        match left {
+            Ok(1..) => {
+                tracing::warn!(instance = %id, "killing what its shim left behind");
+                tokio::time::sleep(KILL_INTERVAL).await;
+            }
+            _ => return,
+        }
+    }
+}
+
 /// Kills what a killed shim left of its slice; tells how many processes were
 /// still there.
 ///
@@ -102,7 +124,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 /// process as long as one of them lives. Hence when a younger process has the
 /// number, none of them does. The slice's own environment is asked for too, in
 /// case the younger process has come and gone.
-pub(super) fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
+fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
     let other_boot = state.boot_id != fsio::boot_id();
     let reused = procfs::stat(state.shim.pid).is_some_and(|now| now.process != state.shim);
     if other_boot || reused {

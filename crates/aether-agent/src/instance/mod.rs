@@ -10,11 +10,10 @@ mod found;
 mod launch;
 mod link;
 
-pub(crate) use end::end;
+pub(crate) use end::{Ended, end, kill};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aether_core::ids::InstanceId;
 use aether_core::records::{Desired, Reason};
@@ -83,7 +82,7 @@ impl Instance {
                 Found::Alive => self.attend().await,
                 Found::Gone(past) => {
                     self.remember(&past);
-                    self.clean_up(&past).await;
+                    found::clean_up(&self.id, &past).await;
                     if self.start(past).await == Started::NotWanted {
                         break;
                     }
@@ -104,24 +103,6 @@ impl Instance {
     fn remember(&mut self, past: &Past) {
         self.restarts = past.restarts;
         self.listen = past.listen.or(self.listen);
-    }
-
-    /// Kills what a killed shim left behind. Returns when all of it is gone.
-    async fn clean_up(&self, past: &Past) {
-        let Some(state) = past.state.clone() else {
-            return;
-        };
-        loop {
-            let (state, id) = (state.clone(), self.id.clone());
-            let left = tokio::task::spawn_blocking(move || found::kill_remains(&state, &id)).await;
-            match left {
-                Ok(1..) => {
-                    tracing::warn!(instance = %self.id, "killing what its shim left behind");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                _ => return,
-            }
-        }
     }
 
     /// Starts the instance as soon as it is to run.

@@ -11,11 +11,13 @@ use aether_proto::v1;
 use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
 use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
+use crate::coordinator::agent_news;
 use crate::hub::Hub;
 use crate::status;
 
@@ -37,22 +39,38 @@ impl AgentsService {
         Self { control, hub, lease }
     }
 
-    /// Sends the node's desired set, and again whenever it changes.
-    async fn push(self, node: NodeName, to: Down<v1::AgentDown>) -> Result<(), Status> {
+    /// Sends the node's desired set, and again whenever it changes or a report
+    /// was taken whose receipt was asked for.
+    async fn push(
+        self,
+        node: NodeName,
+        hello: v1::AgentHello,
+        mut reports: watch::Receiver<Reported>,
+        to: Down<v1::AgentDown>,
+    ) -> Result<(), Status> {
         let mut states = self.control.watch();
-        let mut last: Option<Vec<v1::Assignment>> = None;
+        let mut last: Option<(Vec<v1::Assignment>, u64)> = None;
+        let mut taken = 0;
         let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
             let state = states.borrow_and_update().state.clone();
-            let assignments = assignments(&state, &node);
-            if last.as_ref() != Some(&assignments) {
-                last = Some(assignments.clone());
-                if to.send(Ok(self.directive(&state, assignments))).await.is_err() {
+            let message = (assignments(&state, &node), {
+                let reported = reports.borrow_and_update();
+                if reported.asked > taken && reported.is_held_by(&state, &hello) {
+                    taken = reported.asked;
+                }
+                taken
+            });
+            if last.as_ref() != Some(&message) {
+                last = Some(message.clone());
+                if to.send(Ok(self.directive(&state, message))).await.is_err() {
                     return Ok(());
                 }
             }
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return Ok(()) },
+                // The other end is gone with its stream, as is this one then.
+                Ok(()) = reports.changed() => {}
                 () = to.closed() => return Ok(()),
                 due = alive.due() => {
                     due?;
@@ -62,25 +80,58 @@ impl AgentsService {
         }
     }
 
-    fn directive(&self, state: &State, assignments: Vec<v1::Assignment>) -> v1::AgentDown {
+    fn directive(
+        &self,
+        state: &State,
+        (assignments, taken): (Vec<v1::Assignment>, u64),
+    ) -> v1::AgentDown {
         v1::AgentDown {
             incarnation: state.meta.incarnation,
             term: 0,
             index: state.meta.index,
             lease_ms: self.lease.as_millis() as u64,
             assignments,
+            taken,
         }
     }
 
-    async fn listen(self, node: String, connection: u64, mut from: Streaming<v1::AgentUp>) {
+    async fn listen(
+        self,
+        node: String,
+        connection: u64,
+        mut from: Streaming<v1::AgentUp>,
+        reports: watch::Sender<Reported>,
+    ) {
         while let Some(Ok(up)) = from.next().await {
-            if let Some(Message::Report(report)) = up.message
-                && !self.hub.agent_report(&node, connection, report)
-            {
-                return;
+            if let Some(Message::Report(report)) = up.message {
+                reports.send_modify(|last| last.replace(report.clone()));
+                if !self.hub.agent_report(&node, connection, report) {
+                    return;
+                }
             }
         }
         self.hub.agent_lost(&node, connection);
+    }
+}
+
+/// What an agent reported last on one stream.
+#[derive(Default)]
+struct Reported {
+    report: v1::AgentReport,
+    /// The last receipt that it asked for. A report after that one says at
+    /// least as much.
+    asked: u64,
+}
+
+impl Reported {
+    fn replace(&mut self, report: v1::AgentReport) {
+        self.asked = self.asked.max(report.receipt);
+        self.report = report;
+    }
+
+    /// Whether the state knows all of it.
+    fn is_held_by(&self, state: &State, hello: &v1::AgentHello) -> bool {
+        agent_news(hello, &self.report, state).is_empty()
     }
 }
 
@@ -137,8 +188,9 @@ impl Agents for AgentsService {
             let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
             return Err(status::invalid("instances_max", problem));
         }
-        let connection = self.hub.agent_hello(hello).ok_or_else(streams::overtaken)?;
-        tokio::spawn(self.clone().listen(node.to_string(), connection, from));
-        Ok(streams::answer(QUEUED_MAX, |to| self.clone().push(node, to)))
+        let connection = self.hub.agent_hello(hello.clone()).ok_or_else(streams::overtaken)?;
+        let (reports, reported) = watch::channel(Reported::default());
+        tokio::spawn(self.clone().listen(node.to_string(), connection, from, reports));
+        Ok(streams::answer(QUEUED_MAX, |to| self.clone().push(node, hello, reported, to)))
     }
 }

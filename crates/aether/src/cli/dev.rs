@@ -1,6 +1,6 @@
 //! `aether dev`
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +19,11 @@ const PORT_STEP: u16 = 100;
 const STOP_MAX: Duration = Duration::from_secs(45);
 /// How often the nodes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long a first leader may take.
-const LEADER_MAX: Duration = Duration::from_secs(60);
+/// How long the nodes may take until they serve.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How long a node that has ended its own instances votes on, so that the
+/// others can report theirs. Longer than most stop signals are ignored.
+const TOGETHER: &str = "15s";
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
@@ -106,6 +109,7 @@ impl Dev {
             extra: agent_settings(addresses),
             ..Topology::all_in_one(self.nodes.into())
         };
+        check_free(addresses)?;
         let mut cluster = Cluster::prepare(&binary, &topology, &dir, addresses)?;
         cluster.start_all()?;
         let supervised = tokio::select! {
@@ -113,14 +117,42 @@ impl Dev {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         };
-        say("stopping");
-        let clean = cluster.stop_all(STOP_MAX).await;
+        say("stopping; Ctrl-C again kills everything");
+        let clean = tokio::select! {
+            clean = cluster.stop_all(STOP_MAX) => clean,
+            _ = terminate.recv() => return kill_all(cluster).await,
+            _ = interrupt.recv() => return kill_all(cluster).await,
+        };
         supervised?;
         match clean {
             true => Ok(()),
             false => bail!("a node did not end in order; its output is in {}", dir.display()),
         }
     }
+}
+
+/// Whatever listens there would be taken for a node of this cluster.
+fn check_free(addresses: &[Addresses]) -> Result<()> {
+    for at in addresses {
+        for address in [at.grpc, at.http, at.peer, at.ingress] {
+            drop(TcpListener::bind(address).with_context(|| {
+                format!(
+                    "cannot listen on {address}; is another 'aether dev' running? Stop it, or \
+                     choose other ports with --http, --grpc and --ingress"
+                )
+            })?);
+        }
+    }
+    Ok(())
+}
+
+/// Kills every node, then what it ran.
+async fn kill_all(mut cluster: Cluster) -> Result<()> {
+    cluster.nodes.iter_mut().for_each(aether_cluster::Node::kill);
+    for node in &cluster.nodes {
+        aether_agent::kill_instances(&node.data_dir()).await;
+    }
+    bail!("killed everything before it had ended in order")
 }
 
 /// Instances end with the cluster, and get ports that no node listens on.
@@ -132,7 +164,11 @@ fn agent_settings(addresses: &[Addresses]) -> String {
     // Below what the kernel hands to outgoing connections.
     let free = [10_000, 15_000, 20_000, 25_000].into_iter().find(|port| !is_taken(*port));
     let first = free.unwrap_or(10_000);
-    format!("\n[agent]\nports = \"{first}-{}\"\nstop_instances_on_exit = true\n", first + 4_999)
+    format!(
+        "\n[agent]\nports = \"{first}-{}\"\nstop_instances_on_exit = true\n\n\
+         [timing]\nstop_together = \"{TOGETHER}\"\n",
+        first + 4_999
+    )
 }
 
 /// Says where everything is, and starts a node again that ended.
@@ -155,7 +191,10 @@ async fn supervise(cluster: &mut Cluster) -> Result<()> {
 
 async fn announce(cluster: &mut Cluster) -> Result<()> {
     let leader = tokio::select! {
-        leader = cluster.leader(LEADER_MAX) => leader?,
+        leader = async {
+            cluster.ready(READY_MAX).await?;
+            cluster.leader(READY_MAX).await
+        } => leader?,
         name = first_to_end(&cluster.nodes) => {
             let log = cluster.dir().join(&name).join("node.log");
             let text = std::fs::read_to_string(&log).unwrap_or_default();

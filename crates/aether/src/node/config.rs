@@ -178,6 +178,10 @@ pub struct Timing {
     pub agent_lease: Millis,
     /// How long a client that cannot be reached is taken to use its table.
     pub max_table_age: Millis,
+    /// How long a voter that is asked to end goes on voting while instances of
+    /// the cluster run. For nodes that end together with their instances, so
+    /// that all of them can report it; 0 for a node that ends alone.
+    pub stop_together: Millis,
 }
 
 /// What a node says about itself.

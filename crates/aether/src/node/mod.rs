@@ -4,6 +4,7 @@
 pub mod config;
 mod forward;
 mod metrics;
+mod ready;
 mod remote;
 mod run;
 

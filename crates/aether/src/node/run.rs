@@ -27,6 +27,7 @@ use tracing::{error, info};
 use super::config::NodeConfig;
 use super::forward::{Voters, forwarding};
 use super::metrics;
+use super::ready::Readiness;
 use super::remote::Remote;
 
 /// How often HTTP/2 connections are probed, and how long an answer may take:
@@ -94,7 +95,7 @@ pub async fn run(config: NodeConfig) -> Result<()> {
         let routes = Routes::new(voter.replica.peer_service());
         tasks.spawn(serve_grpc(listener, voter.server.peer_routes(routes)));
     }
-    let agent = match config.roles.agent {
+    let mut agent = match config.roles.agent {
         true => Some(start_agent(&config, Arc::clone(&store)).await?),
         false => None,
     };
@@ -108,7 +109,9 @@ pub async fn run(config: NodeConfig) -> Result<()> {
         }
         _ => None,
     };
-    let router = management(voter.as_ref(), voters, invoker.clone());
+    let server = voter.as_ref().map(|voter| &voter.server);
+    let ready = Readiness::of(server, agent.as_ref(), ingress.as_ref());
+    let router = management(server, voters, invoker.clone(), ready);
     let mut stopped = stopping.clone();
     let http = tokio::spawn(aether_gateway::serve(listeners.http, router, async move {
         // An error means that the sender is gone, which is a stop too.
@@ -119,19 +122,33 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     let ended = until_end(voter.as_ref(), &mut terminate, &mut interrupt).await;
     info!(node = %config.name, "stopping");
     let _ = stop.send(true);
-    if let Some(ingress) = ingress {
-        ingress.shutdown().await;
-    }
-    if let Some(invoker) = invoker {
-        invoker.close().await;
-    }
+    let stops_instances = config.agent.stop_instances_on_exit;
+    // Side by side: requests in flight may take longer than the control plane
+    // is there to be told of the instances.
+    let leave = async {
+        if let Some(agent) = agent.as_mut().filter(|_| stops_instances) {
+            agent.leave().await;
+        }
+    };
+    let close = async {
+        if let Some(ingress) = ingress {
+            ingress.shutdown().await;
+        }
+        if let Some(invoker) = invoker {
+            invoker.close().await;
+        }
+    };
+    tokio::join!(leave, close);
     if let Some(agent) = agent {
-        match config.agent.stop_instances_on_exit {
+        match stops_instances {
             true => agent.shutdown_with_instances().await,
             false => agent.shutdown().await,
         }
     }
     if let Some(voter) = &voter {
+        let together = config.timing.stop_together.duration();
+        // Either way the others had their time.
+        let _ = tokio::time::timeout(together, voter.server.until_all_stopped()).await;
         voter.replica.handle().shutdown().await;
     }
     tasks.shutdown().await;
@@ -273,22 +290,22 @@ async fn serve_grpc(listener: TcpListener, routes: Routes) {
 }
 
 /// The management REST of the node.
-fn management(voter: Option<&Voter>, voters: Arc<Voters>, invoker: Option<Invoker>) -> Router {
+fn management(
+    server: Option<&Arc<Server>>,
+    voters: Arc<Voters>,
+    invoker: Option<Invoker>,
+    ready: Readiness,
+) -> Router {
     let calls = move || metrics::calls(invoker.as_ref());
-    match voter {
-        Some(voter) => {
-            let server = Arc::clone(&voter.server);
+    match server {
+        Some(server) => {
+            let server = Arc::clone(server);
             let services = aether_gateway::Services {
                 updates: Arc::new(server.updates.clone()),
                 slices: Arc::new(server.slices.clone()),
                 cluster: Arc::new(server.cluster.clone()),
             };
-            let ready = Arc::clone(&server);
-            let readiness = move || match ready.is_ready() {
-                true => Ok(()),
-                false => Err("no leader is known".to_owned()),
-            };
-            aether_gateway::router(services, readiness, move || server.metrics() + &calls())
+            aether_gateway::router(services, ready, move || server.metrics() + &calls())
         }
         None => {
             let remote = Arc::new(Remote::new(voters));
@@ -297,8 +314,7 @@ fn management(voter: Option<&Voter>, voters: Arc<Voters>, invoker: Option<Invoke
                 slices: Arc::clone(&remote),
                 cluster: remote,
             };
-            // A worker serves with its last tables whatever the voters do.
-            aether_gateway::router(services, || Ok(()), calls)
+            aether_gateway::router(services, ready, calls)
         }
     }
 }

@@ -96,6 +96,7 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
         session_lease: or(file.session_lease, 3_000),
         agent_lease: or(file.agent_lease, 3_000),
         max_table_age: or(file.max_table_age, 10 * 60_000),
+        stop_together: or(file.stop_together, 0),
     };
     let Timing { heartbeat, election_min, election_max, .. } = timing;
     if heartbeat == Millis(0) {

@@ -109,6 +109,7 @@ pub struct Timing {
     pub session_lease: Option<Span>,
     pub agent_lease: Option<Span>,
     pub max_table_age: Option<Span>,
+    pub stop_together: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -42,6 +42,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.timing.session_lease, Millis(3_000));
     assert_eq!(config.timing.agent_lease, Millis(3_000));
     assert_eq!(config.timing.max_table_age, Millis(600_000));
+    assert_eq!(config.timing.stop_together, Millis(0));
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
     assert!(config.log.level.starts_with("info"));
 }
@@ -80,6 +81,7 @@ election_max = '1s'
 session_lease = '5s'
 agent_lease = '6s'
 max_table_age = '15m'
+stop_together = '7s'
 [log]
 level = 'debug'
 json = true
@@ -98,6 +100,7 @@ json = true
         debug: true,
     };
     assert_eq!(config.ingress, ingress);
+    assert_eq!(config.timing.stop_together, Millis(7_000));
     assert_eq!(config.join.len(), 2);
     assert_eq!(config.agent.labels["zone"], "a");
     assert_eq!(config.agent.ports, 30_000..=30_100);
