@@ -3,6 +3,9 @@
 mod dev;
 mod examples;
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use aether_cluster::artifacts::example_slice_as;
 use aether_tests::{binary, rest, states};
 use dev::{Dev, members};
@@ -391,16 +394,56 @@ async fn what_operators_look_at(dev: &Dev) {
     }
 }
 
-/// Ctrl-C ends everything; the same data directory brings it all back.
+/// Ctrl-C ends everything; the same data directory brings it all back. Nothing
+/// is called READY meanwhile that does not run, and once the nodes are ready
+/// and the instances too, every call is served.
 async fn starts_again(dev: &mut Dev) {
+    let before = dev.processes();
+    let stopping = Instant::now();
     dev.interrupt(false).await;
-    dev.start().await;
+    let stopped = stopping.elapsed();
+    restart(dev).await;
+    println!("an orderly stop took {stopped:?}");
     let slice = slice(dev).await;
     assert_eq!((&slice["version"], &slice["instances"]), (&json!("2.0.0"), &json!(3)), "{slice:#}");
-    let refused = dev.until_served().await;
-    println!("{refused} calls were refused between the restart and the first reports");
-    alone(dev, "2.0.0").await;
+    for instance in slice["instancesState"].as_array().unwrap() {
+        assert_eq!((&instance["restarts"], &instance["reason"]), (&json!(0), &Value::Null));
+    }
+    let after = dev.processes();
+    assert!(after.keys().eq(before.keys()), "the same instances: {before:?} {after:?}");
+    assert!(after.iter().all(|(id, pid)| before[id] != *pid), "{before:?} {after:?}");
     let all = dev.json("aether update list --all").await;
     assert!(all["updates"].as_array().unwrap().len() >= 9, "history is kept: {all:#}");
+
+    // Nodes that are killed leave their instances running, and find them again.
+    dev.kill();
+    assert_eq!(dev.processes(), after);
+    restart(dev).await;
+    assert_eq!(dev.processes(), after);
+    // Killed instances are missed only by the next agents.
+    dev.interrupt_twice().await;
+    assert_eq!(dev.processes(), BTreeMap::new());
+    dev.start().await;
+    alone(dev, "2.0.0").await;
     dev.interrupt(true).await;
+}
+
+/// Starts `dev` again and waits until everything serves.
+async fn restart(dev: &mut Dev) {
+    let started = Instant::now();
+    dev.launch();
+    let served = async {
+        dev.until_up().await;
+        for node in 0..dev::NODES {
+            let answer = rest::get(dev.http(node), "/health/ready").await.unwrap();
+            assert_eq!(answer.status, 200, "node {node}: {}", answer.text());
+        }
+        println!("all nodes were ready {:?} after the start", started.elapsed());
+        alone(dev, "2.0.0").await;
+        println!("all instances were READY by {:?}", started.elapsed());
+    };
+    let looks = dev.never_ready_in_vain(SLICE, served).await;
+    println!("{looks} looks at instances meanwhile");
+    assert!(looks > 0, "nothing was looked at");
+    dev.all_served().await;
 }

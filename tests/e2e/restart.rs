@@ -1,6 +1,7 @@
 //! Everything dies at once, or only an agent, or some of the voters; or the
 //! leader sleeps for a while.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use aether_cluster::artifacts::EXAMPLE;
@@ -219,6 +220,56 @@ async fn instances_outlive_their_agent_and_their_logs_are_whole() {
     assert_eq!(processes(&stage.cluster), running);
     assert!(starts(&stage.cluster).values().all(|count| *count == 1));
     equal_hashes(&stage).await;
+    invoker.close().await;
+    stage.end().await;
+}
+
+/// A worker that takes its instances with it tells everybody first; the others
+/// carry the load, and nothing is started in its place.
+#[tokio::test]
+async fn no_call_fails_while_a_worker_ends_with_its_instances() {
+    let mut topology = Topology::split(3, 3);
+    topology.extra = "\n[agent]\nstop_instances_on_exit = true\n".to_owned();
+    let mut stage = stage_with(&topology, VERSIONS).await;
+    let invoker = stage.invoker("test").await.unwrap();
+    all_ready(&stage, 3).await;
+    let running = processes(&stage.cluster);
+    let slice = stage.cli(&["slices", EXAMPLE]).await.unwrap();
+    let instances = slice["instancesState"].as_array().unwrap();
+    let (leaving, node) = (&instances[0]["instanceId"], instances[0]["node"].as_str().unwrap());
+    let leaving = leaving.as_str().unwrap();
+    let worker = stage.cluster.position(node).unwrap();
+
+    let gone = stage.cluster.nodes[worker].addresses.ingress;
+    let mut ways = stage.ways(&invoker);
+    ways.retain(|way| !matches!(way, Way::Ingress(address) if *address == gone));
+    let load = Load::start(ways, "/", RATE_PER_S, "before");
+    for round in 1..=3 {
+        load.until_requests(REQUESTS).await;
+        load.phase("worker ends");
+        assert!(stage.cluster.nodes[worker].stop(PATIENCE).await, "round {round}");
+        assert!(!processes(&stage.cluster).contains_key(leaving));
+        // What it reported last stands, until its silence is noticed.
+        let key = format!("instances/{node}/{leaving}");
+        let record = stage.cli(&["kv", "get", &key]).await.unwrap()["value"].clone();
+        assert_eq!((&record["desired"], &record["observed"]), (&"RUN".into(), &"STOPPED".into()));
+        assert_eq!(record["reason"]["code"], "node_stopped");
+        until_node(&stage, node, "UNREACHABLE").await;
+        load.until_requests(REQUESTS).await;
+
+        load.phase("worker started again");
+        stage.cluster.nodes[worker].start().unwrap();
+        stage.cluster.ready(PATIENCE).await.unwrap();
+        all_ready(&stage, 3).await;
+        load.until_requests(REQUESTS).await;
+    }
+    assert_none_failed(&load.stop().await);
+    let now = processes(&stage.cluster);
+    assert!(now.keys().eq(running.keys()), "none was replaced: {running:?} {now:?}");
+    let others = |all: &BTreeMap<String, i32>| {
+        all.iter().filter(|(id, _)| *id != leaving).map(|(_, pid)| *pid).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&now), others(&running));
     invoker.close().await;
     stage.end().await;
 }

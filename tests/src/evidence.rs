@@ -40,17 +40,21 @@ fn instances_below(dir: &Path) -> Vec<(String, std::path::PathBuf)> {
 /// The process of every instance on this machine, as its shim wrote it down,
 /// and only if it lives.
 pub fn processes(cluster: &Cluster) -> BTreeMap<String, i32> {
+    let nodes = cluster.nodes.iter().filter(|node| node.roles.agent);
+    nodes.flat_map(|node| processes_below(&node.data_dir())).collect()
+}
+
+/// Likewise of one node, by its data directory.
+pub fn processes_below(data_dir: &Path) -> BTreeMap<String, i32> {
     let mut processes = BTreeMap::new();
-    for node in cluster.nodes.iter().filter(|node| node.roles.agent) {
-        for (instance, dir) in instances_below(&node.dir.join("data/instances")) {
-            let state = std::fs::read_to_string(dir.join("state.json")).unwrap_or_default();
-            let state: Value = serde_json::from_str(&state).unwrap_or_default();
-            let Some(pid) = state["child"]["pid"].as_i64() else { continue };
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let name = format!("AETHER_INSTANCE={instance}");
-            if environment.split(|byte| *byte == 0).any(|entry| entry == name.as_bytes()) {
-                processes.insert(instance, pid as i32);
-            }
+    for (instance, dir) in instances_below(&data_dir.join("instances")) {
+        let state = std::fs::read_to_string(dir.join("state.json")).unwrap_or_default();
+        let state: Value = serde_json::from_str(&state).unwrap_or_default();
+        let Some(pid) = state["child"]["pid"].as_i64() else { continue };
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let name = format!("AETHER_INSTANCE={instance}");
+        if environment.split(|byte| *byte == 0).any(|entry| entry == name.as_bytes()) {
+            processes.insert(instance, pid as i32);
         }
     }
     processes

@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aether_cluster::{Lease, Said, kill_all_below};
-use aether_tests::{PATIENCE, binary, rest};
+use aether_tests::evidence::processes_below;
+use aether_tests::{PATIENCE, binary, rest, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
@@ -76,8 +77,14 @@ impl Dev {
     }
 
     /// Starts `aether dev --nodes 3` in a process group of its own, as a
-    /// terminal does, and waits until it says that it is up.
+    /// terminal does, and waits until it says that it is up: all nodes serve.
     pub async fn start(&mut self) {
+        self.launch();
+        self.until_up().await;
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn launch(&mut self) {
         let log = File::create(self.log()).unwrap();
         let port = |distance| self.address(0, distance).port().to_string();
         let child = Command::new(binary())
@@ -92,10 +99,13 @@ impl Dev {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Waits until it says that it is up.
+    pub async fn until_up(&self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.said().contains("Ctrl-C stops everything") {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
-            assert!(ended.is_none(), "'aether dev' ended with {ended:?}: {}", self.said());
+            assert!(!self.said().contains("error: "), "'aether dev' ended: {}", self.said());
             assert!(Instant::now() < deadline, "'aether dev' does not start: {}", self.said());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -109,6 +119,19 @@ impl Dev {
     /// What `aether dev` printed.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Ctrl-C, and once more before it has ended: everything is killed.
+    pub async fn interrupt_twice(&mut self) {
+        let child = self.child.as_mut().expect("it runs");
+        let pid = Pid::from_raw(child.id() as i32);
+        kill(pid, Signal::SIGINT).unwrap();
+        until("it to stop", || self.said().contains("Ctrl-C again kills everything")).await;
+        kill(pid, Signal::SIGINT).unwrap();
+        let mut child = self.child.take().expect("it runs");
+        until("it to end", || child.try_wait().unwrap().is_some()).await;
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{}", self.said());
+        assert_eq!(kill_all_below(self.temp.path()), 0, "processes were left: {}", self.said());
     }
 
     /// SIGINT to `aether dev` alone, or to the whole group as Ctrl-C sends it.
@@ -228,39 +251,59 @@ impl Dev {
         to_new
     }
 
-    /// Waits until the instances listen where the records say, and every
-    /// ingress has answered that many calls in a row. Returns how many calls
-    /// were refused before.
-    ///
-    /// For the time after a restart only, and a known gap: nodes that end
-    /// together with their instances leave records that say READY, so until the
-    /// agents report again, calls go to instances that are not there yet (502),
-    /// or find no tables (503). Anywhere else such an answer is a failure.
-    pub async fn until_served(&self) -> u64 {
+    /// Looks at the instances of a slice through each node in turn, until the
+    /// future ends. None may be READY where nothing listens, unless the answer
+    /// says of itself that it is old. Returns the answers that were looked at.
+    pub async fn never_ready_in_vain(&self, slice: &str, until: impl Future<Output = ()>) -> u64 {
         let listens = |instance: &Value| {
             let address = instance["endpoint"].as_str().and_then(|at| at.parse().ok());
             address.is_some_and(|at: SocketAddr| {
                 std::net::TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok()
             })
         };
-        self.until("aether slices org.example:my-slice", |slice| {
-            slice["instancesState"].as_array().is_some_and(|all| all.iter().all(listens))
-        })
-        .await;
-        let (mut refused, deadline) = (0, Instant::now() + PATIENCE);
-        for node in 0..NODES {
-            let mut in_a_row = 0;
-            while in_a_row < 10 {
-                let answer = rest::get(self.ingress(node), "/").await.unwrap();
-                match answer.status {
-                    200 => in_a_row += 1,
-                    502 | 503 => (in_a_row, refused) = (0, refused + 1),
-                    status => panic!("{status} {}", answer.text()),
-                }
-                assert!(Instant::now() < deadline, "ingress {node}: {}", answer.text());
+        let mut looks = 0;
+        let mut until = std::pin::pin!(until);
+        let path = format!("/api/slices?slice={slice}");
+        for node in (0..NODES).cycle() {
+            let asked = rest::get(self.http(node), &path);
+            let answer = tokio::select! {
+                answer = asked => answer,
+                () = &mut until => return looks,
+            };
+            // Refused: the node does not run yet.
+            let Ok(answer) = answer.and_then(|answer| answer.json()) else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            let (known, stale) = (&answer["slices"][0], &answer["asOf"]["stale"]);
+            for instance in known["instancesState"].as_array().into_iter().flatten() {
+                let ready = instance["state"] == "READY" && *stale == false;
+                assert!(!ready || listens(instance), "READY, and nothing listens: {answer:#}");
+                looks += 1;
             }
         }
-        refused
+        unreachable!("the cycle never ends")
+    }
+
+    /// Sends calls through every ingress, all of which must be answered.
+    pub async fn all_served(&self) {
+        for node in 0..NODES {
+            self.calls(node, 20).await;
+        }
+    }
+
+    /// Process ids of a slice's instances, by id, while they live.
+    pub fn processes(&self) -> BTreeMap<String, i32> {
+        let node_dirs = (0..NODES).map(|node| self.data().join(format!("n{node}/data")));
+        node_dirs.flat_map(|dir| processes_below(&dir)).collect()
+    }
+
+    /// `kill -9` of `aether dev` and all of its nodes at once. What they run
+    /// goes on.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        kill(Pid::from_raw(-(child.id() as i32)), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
     }
 
     /// Sends calls through one ingress; how many each version answered.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub struct Plane {
     reports: watch::Receiver<(u64, v1::AgentReport)>,
     hello: watch::Receiver<v1::AgentHello>,
     archives: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    takes: Arc<AtomicBool>,
     /// Of its own, so that ending it closes every connection at once.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -35,6 +37,7 @@ struct Service {
     reports: watch::Sender<(u64, v1::AgentReport)>,
     hello: watch::Sender<v1::AgentHello>,
     archives: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    takes: Arc<AtomicBool>,
 }
 
 impl Plane {
@@ -47,8 +50,14 @@ impl Plane {
         let (reports, heard) = watch::channel(Default::default());
         let (hello, greeted) = watch::channel(Default::default());
         let archives = Arc::<Mutex<HashMap<_, _>>>::default();
-        let service =
-            Service { wanted: wanted.clone(), reports, hello, archives: archives.clone() };
+        let takes = Arc::new(AtomicBool::new(true));
+        let service = Service {
+            wanted: wanted.clone(),
+            reports,
+            hello,
+            archives: archives.clone(),
+            takes: takes.clone(),
+        };
         let listener = listener.into_std().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -65,18 +74,26 @@ impl Plane {
                 .unwrap();
         });
         let runtime = Some(runtime);
-        Self { address, wanted, reports: heard, hello: greeted, archives, runtime }
+        Self { address, wanted, reports: heard, hello: greeted, archives, takes, runtime }
     }
 
     /// Sends a complete desired set at a log index.
     pub fn want(&self, index: u64, assignments: Vec<v1::Assignment>) {
-        self.wanted.send_replace(v1::AgentDown {
-            incarnation: 0,
-            term: 1,
-            index,
-            lease_ms: 300,
-            assignments,
+        self.wanted.send_modify(|down| {
+            *down = v1::AgentDown {
+                incarnation: 0,
+                term: 1,
+                index,
+                lease_ms: 300,
+                assignments,
+                taken: down.taken,
+            };
         });
+    }
+
+    /// From now on it hears reports and confirms none, as without a quorum.
+    pub fn take_nothing(&self) {
+        self.takes.store(false, Ordering::Relaxed);
     }
 
     /// Makes an archive available, or a damaged one under its name.
@@ -167,6 +184,9 @@ impl Agents for Service {
                 match message.message {
                     Some(Message::Hello(hello)) if first => drop(service.hello.send_replace(hello)),
                     Some(Message::Report(report)) if !first => {
+                        if report.receipt > 0 && service.takes.load(Ordering::Relaxed) {
+                            service.wanted.send_modify(|down| down.taken = report.receipt);
+                        }
                         service.reports.send_modify(|last| *last = (last.0 + 1, report));
                     }
                     other => panic!("unexpected message: {other:?}"),

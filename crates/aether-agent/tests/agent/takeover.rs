@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::plane::LIMIT;
 use crate::world::{FIXTURE, World, is_alive, until};
 
 fn agent_process(world: &World) -> Child {
@@ -149,12 +150,65 @@ async fn a_node_that_is_put_away_ends_its_instances_and_starts_them_anew() {
     world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
     world.plane.observed("a-1-0", "READY").await;
     let (shim, child) = world.pids("a-1-0");
-    world.agent.take().unwrap().shutdown_with_instances().await;
+    let mut agent = world.agent.take().unwrap();
+    agent.leave().await;
+    // Out of the tables first, and only then stopped.
+    let last = world.plane.last_report().instances.remove(0);
+    assert_eq!((&*last.observed, &*last.reason_code), ("STOPPING", "node_stopped"));
+    assert!(is_alive(child) && is_alive(shim));
+    agent.shutdown_with_instances().await;
     assert!(!is_alive(child) && !is_alive(shim));
+    let last = world.plane.last_report().instances.remove(0);
+    assert_eq!((&*last.observed, &*last.reason_code), ("STOPPED", "node_stopped"));
+
     world.agent = Some(world.start_agent(|_| {}).await);
     until("it runs again", || world.log("a-1-0", "stdout").matches("up ").count() == 2).await;
     let seen = world.plane.observed("a-1-0", "READY").await;
-    assert_eq!(seen.restarts, 0, "that was no crash");
+    assert_eq!((seen.restarts, &*seen.reason_code), (0, ""), "that was no crash");
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_hears_is_put_away_all_the_same() {
+    let mut world = World::new().await;
+    let heard = world.agent.as_ref().unwrap().was_heard();
+    let slice = world.fixture(&[], "");
+    world.plane.take_nothing();
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.observed("a-1-0", "READY").await;
+    assert!(!heard(), "nothing was confirmed");
+    let (shim, child) = world.pids("a-1-0");
+    let put_away = world.agent.take().unwrap().shutdown_with_instances();
+    tokio::time::timeout(LIMIT, put_away).await.unwrap();
+    assert!(!is_alive(child) && !is_alive(shim));
+}
+
+#[tokio::test]
+async fn a_node_is_heard_with_its_first_report() {
+    let mut world = World::without_agent().await;
+    world.plane.want(5, vec![]);
+    world.agent = Some(world.start_agent(|_| {}).await);
+    let heard = world.agent.as_ref().unwrap().was_heard();
+    until("the first report is confirmed", &heard).await;
+}
+
+#[tokio::test]
+async fn killed_instances_leave_nothing_behind_and_count_as_crashed() {
+    let mut world = World::new().await;
+    let slice = world.fixture(&["--ignore-term", "--grandchildren"], "");
+    world.plane.want(5, vec![slice.assign("a-1-0", "RUN", world.plane.address)]);
+    world.plane.observed("a-1-0", "READY").await;
+    let (shim, child) = world.pids("a-1-0");
+    world.stop_agent().await;
+    aether_agent::kill_instances(&world.data_dir()).await;
+    assert!(!is_alive(child) && !is_alive(shim));
+    let log = world.log("a-1-0", "stdout");
+    let line = log.lines().find_map(|line| line.strip_prefix("grandchildren ")).unwrap();
+    assert!(line.split(' ').all(|pid| !is_alive(pid.parse().unwrap())), "{line}");
+    world.agent = Some(world.start_agent(|_| {}).await);
+    let again = |seen: &aether_proto::v1::InstanceObservation| {
+        seen.observed == "READY" && seen.restarts == 1
+    };
+    world.plane.instance("a-1-0", "ready again", again).await;
 }
 
 #[tokio::test]
