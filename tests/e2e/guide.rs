@@ -398,10 +398,14 @@ async fn what_operators_look_at(dev: &Dev) {
 /// is called READY meanwhile that does not run, and once the nodes are ready
 /// and the instances too, every call is served.
 async fn starts_again(dev: &mut Dev) {
-    let before = dev.processes();
+    let before = dev.processes_of("my-slice");
     let stopping = Instant::now();
-    dev.interrupt(false).await;
+    let last = dev::last_seen(dev.grpc(), SLICE, dev.interrupt(false)).await;
     let stopped = stopping.elapsed();
+    // The control plane knew it before it ended itself.
+    assert!(last.keys().eq(before.keys()), "{last:?}");
+    let gone = |state: &String| ["STOPPING", "STOPPED"].contains(&state.as_str());
+    assert!(last.values().all(gone), "{last:?}");
     restart(dev).await;
     println!("an orderly stop took {stopped:?}");
     let slice = slice(dev).await;
@@ -409,7 +413,7 @@ async fn starts_again(dev: &mut Dev) {
     for instance in slice["instancesState"].as_array().unwrap() {
         assert_eq!((&instance["restarts"], &instance["reason"]), (&json!(0), &Value::Null));
     }
-    let after = dev.processes();
+    let after = dev.processes_of("my-slice");
     assert!(after.keys().eq(before.keys()), "the same instances: {before:?} {after:?}");
     assert!(after.iter().all(|(id, pid)| before[id] != *pid), "{before:?} {after:?}");
     let all = dev.json("aether update list --all").await;
@@ -417,12 +421,12 @@ async fn starts_again(dev: &mut Dev) {
 
     // Nodes that are killed leave their instances running, and find them again.
     dev.kill();
-    assert_eq!(dev.processes(), after);
+    assert_eq!(dev.processes_of("my-slice"), after);
     restart(dev).await;
-    assert_eq!(dev.processes(), after);
+    assert_eq!(dev.processes_of("my-slice"), after);
     // Killed instances are missed only by the next agents.
     dev.interrupt_twice().await;
-    assert_eq!(dev.processes(), BTreeMap::new());
+    assert_eq!(dev.processes_of(""), BTreeMap::new());
     dev.start().await;
     alone(dev, "2.0.0").await;
     dev.interrupt(true).await;

@@ -11,12 +11,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aether_cluster::{Lease, Said, kill_all_below};
+use aether_proto::v1::ListSlicesRequest;
+use aether_proto::v1::slices_client::SlicesClient;
 use aether_tests::evidence::processes_below;
 use aether_tests::{PATIENCE, binary, rest, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
+use tonic::transport::Endpoint;
 
 /// Nodes of the guide's cluster, and how far apart `dev` sets their ports.
 pub const NODES: u16 = 3;
@@ -292,10 +295,16 @@ impl Dev {
         }
     }
 
-    /// Process ids of a slice's instances, by id, while they live.
-    pub fn processes(&self) -> BTreeMap<String, i32> {
+    /// Process ids of the instances of an artifact, by id, while they live.
+    pub fn processes_of(&self, artifact: &str) -> BTreeMap<String, i32> {
         let node_dirs = (0..NODES).map(|node| self.data().join(format!("n{node}/data")));
-        node_dirs.flat_map(|dir| processes_below(&dir)).collect()
+        let all = node_dirs.flat_map(|dir| processes_below(&dir));
+        all.filter(|(id, _)| id.starts_with(artifact)).collect()
+    }
+
+    /// Every node's gRPC.
+    pub fn grpc(&self) -> Vec<SocketAddr> {
+        (0..NODES).map(|node| self.address(node, GRPC)).collect()
     }
 
     /// `kill -9` of `aether dev` and all of its nodes at once. What they run
@@ -368,6 +377,35 @@ impl Drop for Dev {
             kill_all_below(self.temp.path());
         }
     }
+}
+
+/// Asks the nodes in turn for the instances of a slice until the future ends.
+/// What was heard last of each, but not what a node says without the leader.
+pub async fn last_seen(
+    nodes: Vec<SocketAddr>,
+    slice: &str,
+    until: impl Future<Output = ()>,
+) -> BTreeMap<String, String> {
+    let mut last = BTreeMap::new();
+    let mut until = std::pin::pin!(until);
+    for node in nodes.iter().cycle() {
+        let endpoint = Endpoint::from_shared(format!("http://{node}")).unwrap();
+        let mut slices = SlicesClient::new(endpoint.connect_lazy());
+        let asked = slices.list(ListSlicesRequest { slice: slice.to_owned(), stale: false });
+        let answer = tokio::select! {
+            answer = asked => answer,
+            () = &mut until => break,
+        };
+        let Ok(answer) = answer.map(tonic::Response::into_inner) else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        if answer.as_of.is_some_and(|as_of| !as_of.stale) {
+            let instances = answer.slices.into_iter().flat_map(|slice| slice.instances_state);
+            last.extend(instances.map(|instance| (instance.instance_id, instance.state)));
+        }
+    }
+    last
 }
 
 /// Members of a JSON object, by name.
