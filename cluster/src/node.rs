@@ -204,7 +204,7 @@ impl Node {
     pub async fn ready(&self) -> Result<()> {
         let uri = format!("http://{}/health/ready", self.addresses.http);
         let answer = tokio::time::timeout(ANSWER_MAX, get(&uri)).await;
-        match answer.context("no answer in time").flatten() {
+        match answer.unwrap_or_else(|_| bail!("no answer in {ANSWER_MAX:?}")) {
             Ok((StatusCode::OK, _)) => Ok(()),
             Ok((_, why)) => bail!("node {} is not ready: {why}", self.name),
             Err(error) => Err(error.context(format!("node {} is not ready", self.name))),
