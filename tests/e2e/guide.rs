@@ -420,7 +420,7 @@ async fn starts_again(dev: &mut Dev) {
     assert!(all["updates"].as_array().unwrap().len() >= 9, "history is kept: {all:#}");
 
     // Nodes that are killed leave their instances running, and find them again.
-    dev.kill();
+    dev.kill().await;
     assert_eq!(dev.processes_of("my-slice"), after);
     restart(dev).await;
     assert_eq!(dev.processes_of("my-slice"), after);
