@@ -160,7 +160,7 @@ async fn update_stuck_in_deploying(dev: &Dev) {
     assert_eq!(states_of(&back), ["PENDING", "DEPLOYING", "ROLLING_BACK", "ROLLED_BACK"]);
 
     // And one that cannot be helped ends as FAILED.
-    let line = "aether update start org.example:my-slice 3.0.0 -i 1 --deploy-timeout 2s \
+    let line = "aether update start org.example:my-slice 3.0.0 -i 1 --deploy-timeout 1s \
                 --on-failure FAIL";
     let id = dev.json(line).await["updateId"].as_str().unwrap().to_owned();
     dev.until_state(&id, "FAILED").await;
@@ -420,7 +420,7 @@ async fn starts_again(dev: &mut Dev) {
     assert!(all["updates"].as_array().unwrap().len() >= 9, "history is kept: {all:#}");
 
     // Nodes that are killed leave their instances running, and find them again.
-    dev.kill();
+    dev.kill().await;
     assert_eq!(dev.processes_of("my-slice"), after);
     restart(dev).await;
     assert_eq!(dev.processes_of("my-slice"), after);

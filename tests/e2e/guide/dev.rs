@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -258,11 +258,9 @@ impl Dev {
     /// future ends. None may be READY where nothing listens, unless the answer
     /// says of itself that it is old. Returns the answers that were looked at.
     pub async fn never_ready_in_vain(&self, slice: &str, until: impl Future<Output = ()>) -> u64 {
-        let listens = |instance: &Value| {
-            let address = instance["endpoint"].as_str().and_then(|at| at.parse().ok());
-            address.is_some_and(|at: SocketAddr| {
-                std::net::TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok()
-            })
+        let connect = |instance: &Value| -> std::io::Result<TcpStream> {
+            let at = instance["endpoint"].as_str().and_then(|at| at.parse().ok());
+            TcpStream::connect_timeout(&at.expect("it has an endpoint"), PATIENCE)
         };
         let mut looks = 0;
         let mut until = std::pin::pin!(until);
@@ -273,15 +271,16 @@ impl Dev {
                 answer = asked => answer,
                 () = &mut until => return looks,
             };
+            // So that the looks themselves are no load.
+            tokio::time::sleep(Duration::from_millis(5)).await;
             // Refused: the node does not run yet.
-            let Ok(answer) = answer.and_then(|answer| answer.json()) else {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                continue;
-            };
+            let Ok(answer) = answer.and_then(|answer| answer.json()) else { continue };
             let (known, stale) = (&answer["slices"][0], &answer["asOf"]["stale"]);
             for instance in known["instancesState"].as_array().into_iter().flatten() {
-                let ready = instance["state"] == "READY" && *stale == false;
-                assert!(!ready || listens(instance), "READY, and nothing listens: {answer:#}");
+                if instance["state"] == "READY" && *stale == false {
+                    let connected = connect(instance);
+                    assert!(connected.is_ok(), "READY, but {connected:?}: {instance:#} {answer:#}");
+                }
                 looks += 1;
             }
         }
@@ -309,10 +308,15 @@ impl Dev {
 
     /// `kill -9` of `aether dev` and all of its nodes at once. What they run
     /// goes on.
-    pub fn kill(&mut self) {
+    pub async fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         kill(Pid::from_raw(-(child.id() as i32)), Signal::SIGKILL).unwrap();
         child.wait().unwrap();
+        let ports = [0, GRPC, GRPC + 1, INGRESS];
+        let all = (0..NODES).flat_map(|node| ports.map(|port| self.address(node, port)));
+        let all: Vec<SocketAddr> = all.collect();
+        // The nodes are nobody's children any more: who listens is still there.
+        until("the nodes to be gone", || all.iter().all(|at| TcpListener::bind(at).is_ok())).await;
     }
 
     /// Sends calls through one ingress; how many each version answered.
