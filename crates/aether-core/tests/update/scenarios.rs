@@ -1,6 +1,6 @@
 //! Walks of one update, written as scenarios.
 
-use aether_core::command::{Command, Refusal, RefusalKind};
+use aether_core::command::{Command, Observation, Refusal, RefusalKind};
 use aether_core::health::Verdict;
 use aether_core::planner::SessionView;
 use aether_core::records::{
@@ -437,64 +437,6 @@ fn an_instance_that_an_agent_stopped_unasked_is_replaced() {
     world.settle();
     assert_eq!(world.ready("1.0.0"), 3);
     assert!(!world.state.instances.contains_key(&gone));
-}
-
-/// Reports every instance of a node as `observed`, because the node ends.
-fn put_away(world: &mut World, node: &str, observed: Observed) {
-    let here = world.state.instances.values().filter(|i| i.node.as_str() == node);
-    let observations = here.map(|i| Observation {
-        instance: i.id.clone(),
-        observed,
-        endpoint: i.endpoint,
-        restarts: i.restarts,
-        reason: Some(Reason::new(Reason::NODE_STOPPED, "its node ends")),
-    });
-    let observations = observations.collect();
-    world.ok(Command::Observe { node: node.parse().unwrap(), observations });
-}
-
-#[test]
-fn instances_of_a_node_that_ends_leave_the_table_and_return_with_it() {
-    let (mut world, id) = at(S::Routing, 0);
-    let before: Vec<_> = world.state.instances.keys().cloned().collect();
-    world.agents_work = false;
-    for observed in [Observed::Stopping, Observed::Stopped] {
-        put_away(&mut world, "n3", observed);
-        assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (2, 2));
-        world.rounds(5);
-        assert!(world.state.instances.values().all(|i| i.desired == Desired::Run));
-    }
-    world.silent_nodes.insert("n3".parse().unwrap());
-    world.settle();
-    assert!(world.state.instances.keys().eq(&before), "none was replaced");
-    assert_eq!((world.state_of(&id), &world.update(&id).pause), (S::Routing, &None));
-    // What is left carries what is routed, but not all of it.
-    let refused = world.propose(routing(&id, "1:0")).unwrap_err();
-    assert_eq!(refused.kind(), RefusalKind::State);
-
-    world.silent_nodes.clear();
-    world.agents_work = true;
-    world.settle();
-    assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 3));
-    assert!(world.state.instances.keys().eq(&before));
-    world.ok(routing(&id, "1:0"));
-    world.ok(complete(&id));
-    world.settle();
-    assert_eq!(world.state_of(&id), S::Completed);
-}
-
-#[test]
-fn a_draining_instance_of_a_node_that_ended_is_not_waited_for() {
-    let (mut world, _) = at(S::Completing, 1);
-    (world.sessions_work, world.agents_work) = (false, false);
-    put_away(&mut world, "n3", Observed::Stopped);
-    world.rounds(3);
-    let drained = |i: &aether_core::records::InstanceRecord| match i.node.as_str() {
-        "n3" => i.desired == Desired::Stop,
-        _ => i.desired == Desired::Drain,
-    };
-    let old = world.state.instances.values().filter(|i| i.revision.0 == 1);
-    assert!(old.map(|i| &**i).all(drained), "{:#?}", world.state.instances);
 }
 
 /// Reports every instance of a node as `observed`, because the node ends.
