@@ -9,8 +9,8 @@ use aether_proto::metadata::{OUTCOME_KEY, OUTCOME_UNKNOWN};
 use aether_proto::v1::ScaleRequest;
 use aether_proto::v1::slices_client::SlicesClient;
 use aether_tests::evidence::equal_hashes;
-use aether_tests::{PATIENCE, Stage, Topology, stage_with};
-use nix::sys::signal::Signal::{self, SIGCONT, SIGSTOP};
+use aether_tests::{PATIENCE, Stage, Topology, stage_with, until};
+use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use serde_json::Value;
 use tonic::{Code, Request, Status};
 
@@ -41,8 +41,17 @@ impl Scene {
         Self { stage, leader, followers }
     }
 
-    fn signal(&self, nodes: [usize; 2], signal: Signal) {
-        nodes.iter().for_each(|node| self.stage.cluster.nodes[*node].signal(signal));
+    /// Stops the processes of nodes, and waits until they stand still.
+    async fn freeze(&self, nodes: &[usize]) {
+        nodes.iter().for_each(|node| self.stage.cluster.nodes[*node].signal(SIGSTOP));
+        for node in nodes {
+            let pid = self.stage.cluster.nodes[*node].pid().expect("it runs");
+            until("a process to stand still", || all_threads_stopped(pid)).await;
+        }
+    }
+
+    fn wake(&self, nodes: &[usize]) {
+        nodes.iter().for_each(|node| self.stage.cluster.nodes[*node].signal(SIGCONT));
     }
 
     /// Runs a verb against these nodes only; what it said, and how long it took.
@@ -88,6 +97,16 @@ impl Scene {
     }
 }
 
+/// On a busy machine a thread may go on for a while after the signal.
+fn all_threads_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // "tid (name) state …"; the name may hold anything but ends at the last ')'.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 const SCALE: [&str; 4] = ["scale", EXAMPLE, "-i", "2"];
 
 #[tokio::test]
@@ -96,11 +115,11 @@ async fn a_write_at_the_only_follower_left_is_not_done_and_says_so() {
     let [other, left] = scene.followers;
     let away = [scene.leader, other];
 
-    scene.signal(away, SIGSTOP);
+    scene.freeze(&away).await;
     scene.until_alone(left).await;
     scene.is_not_done(&[left]).await;
     scene.is_not_done(&[scene.leader, other, left]).await;
-    scene.signal(away, SIGCONT);
+    scene.wake(&away);
     assert_eq!(scene.wanted().await, 1);
 
     scene.stage.cluster.leader(PATIENCE).await.unwrap();
@@ -167,9 +186,9 @@ impl Scene {
             ..Default::default()
         });
         request.set_timeout(Duration::from_secs(2));
-        self.signal(followers, SIGSTOP);
+        self.freeze(&followers).await;
         let answer = slices.scale(request).await;
-        self.signal(followers, SIGCONT);
+        self.wake(&followers);
         answer.expect_err("two of three do not answer")
     }
 }
@@ -178,11 +197,11 @@ impl Scene {
 async fn one_frozen_address_does_not_use_up_the_time_of_the_others() {
     let scene = Scene::set().await;
     for (frozen, instances) in [(scene.followers[0], "2"), (scene.leader, "3")] {
-        scene.stage.cluster.nodes[frozen].signal(SIGSTOP);
+        scene.freeze(&[frozen]).await;
         let other = scene.followers[1];
         let scale = ["scale", EXAMPLE, "-i", instances];
         let (said, took) = scene.ask(&[frozen, other], &scale, LONG).await;
-        scene.stage.cluster.nodes[frozen].signal(SIGCONT);
+        scene.wake(&[frozen]);
         assert_eq!(said.code, Some(0), "{said:?}");
         assert!(took < LONG / 3, "{took:?}");
     }
