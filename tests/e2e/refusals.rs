@@ -187,9 +187,9 @@ fn makes_no_sense() -> Vec<Row> {
             ],
         ),
         (
-            Invalid,
-            "bad_option",
-            "the one that is deployed",
+            State,
+            "not_deployed",
+            "is not deployed, 1.0.0 is",
             vec![cli("undeploy org.example:hello:2.0.0"), Ask::Undeploy("org.example:hello:2.0.0")],
         ),
         (

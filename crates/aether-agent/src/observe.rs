@@ -6,6 +6,7 @@ use std::time::Duration;
 use aether_core::command::Observation;
 use aether_core::ids::InstanceId;
 use aether_core::manifest::Readiness;
+use aether_core::planner::CRASH_LOOP_RESTARTS;
 use aether_core::records::{Desired, Observed, Reason};
 
 use crate::probe::Tally;
@@ -110,7 +111,10 @@ fn end_reason(state: &ShimState) -> Option<Reason> {
             "" => "it wrote nothing to standard error".to_owned(),
             line => format!("last line of standard error: {line}"),
         };
-        Reason::new("crash_loop", format!("{how}{times}; {line}"))
+        // Ended once more than it was started again: the planner counts those.
+        let loops = state.ends_in_a_row > CRASH_LOOP_RESTARTS;
+        let code = if loops { "crash_loop" } else { "crashed" };
+        Reason::new(code, format!("{how}{times}; {line}"))
     };
     Some(match state.last_end.as_ref()? {
         End::Status(status) => ended(format!("exited with status {status}")),
@@ -212,7 +216,9 @@ mod tests {
             (Stop, shimmed(Running, 0, None, std::slice::from_ref(&ok), 5), "Stopping".to_owned()),
             (Run, shimmed(Running, 0, None, &[ok.clone(), closed], 5), format!("Unready port_closed: {closed_text}")),
             (Run, shimmed(Waiting, 1, status(), &[], 0),
-                "Crashed crash_loop: exited with status 3; last line of standard error: boom".to_owned()),
+                "Crashed crashed: exited with status 3; last line of standard error: boom".to_owned()),
+            (Run, shimmed(Waiting, 3, status(), &[], 0),
+                "Crashed crashed: exited with status 3, 3 times in a row; last line of standard error: boom".to_owned()),
             (Run, shimmed(Running, 4, status(), &[], 0),
                 "Starting crash_loop: exited with status 3, 4 times in a row; last line of standard error: boom".to_owned()),
             (Run, shimmed(Running, 4, status(), &[ok], 0), "Ready".to_owned()),

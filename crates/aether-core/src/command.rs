@@ -350,6 +350,10 @@ pub enum Refusal {
     SameRevision { slice: SliceName, version: Version },
     #[error("the number of instances must be 1 to {most}; {given} was asked for")]
     BadInstances { given: u32, most: u32 },
+    #[error(
+        "version {version} of {slice} is not deployed, {deployed} is; 'aether slices {slice}' shows what there is"
+    )]
+    NotDeployed { slice: SliceName, version: Version, deployed: Version },
     #[error("{what} must be {expected}; {given} was given")]
     BadOption { what: String, given: String, expected: String },
     #[error(

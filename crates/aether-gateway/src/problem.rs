@@ -62,8 +62,32 @@ impl Problem {
             return Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", status.message());
         }
         let (http, code) = http_of(status.code());
-        Self::new(http, said(CODE_KEY).unwrap_or(code), status.message())
+        let message = match status.code() {
+            Code::InvalidArgument => member_named(status.message()),
+            _ => status.message().to_owned(),
+        };
+        Self::new(http, said(CODE_KEY).unwrap_or(code), message)
     }
+}
+
+/// A refusal of a field, `max_error_rate: …`, with the name that the field has
+/// in JSON.
+fn member_named(message: &str) -> String {
+    let is_field = |name: &&str| {
+        name.contains('_') && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let field = message.split_once(": ").filter(|(name, _)| is_field(name));
+    let Some((field, problem)) = field else {
+        return message.to_owned();
+    };
+    let mut words = field.split('_');
+    let mut member = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        member.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        member.push_str(letters.as_str());
+    }
+    format!("{member}: {problem}")
 }
 
 /// HTTP status and fallback code of a gRPC code.
@@ -124,4 +148,20 @@ pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Problem {
         "wrong_method",
         format!("{} does not take {method}; the header Allow says what it takes", uri.path()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_field_has_the_name_that_it_has_in_json() {
+        let named = |message: &str| {
+            Problem::from_status(&Status::invalid_argument(message), Kind::Read).detail
+        };
+        assert_eq!(named("max_error_rate: 2 is no share"), "maxErrorRate: 2 is no share");
+        assert_eq!(named("routing: a_b: no"), "routing: a_b: no");
+        assert_eq!(named("on slice a_b: no"), "on slice a_b: no");
+        assert_eq!(named("no field"), "no field");
+    }
 }

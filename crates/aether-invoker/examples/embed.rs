@@ -59,5 +59,8 @@ async fn run(node: &str, slice: &str, calls: &str) -> Result<(), Box<dyn Error>>
     }
     println!("{calls} calls, {failed} failed");
     invoker.close().await;
-    Ok(())
+    match calls > 0 && failed == calls {
+        true => Err("no call succeeded".into()),
+        false => Ok(()),
+    }
 }

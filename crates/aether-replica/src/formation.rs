@@ -15,6 +15,7 @@ use aether_proto::raft as pb;
 use aether_proto::raft::raft_client::RaftClient;
 use tonic::Request;
 
+use crate::config::Voter;
 use crate::node::Node;
 use crate::peers::Lane;
 use crate::types::Member;
@@ -40,6 +41,39 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// Warns once the members are known, if the configuration names others: it
+/// decides nothing any more, and whoever wrote it may think that it does.
+pub(crate) async fn compare(node: Arc<Node>) {
+    while node.members().is_empty() && !node.is_closed() {
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    let members: Vec<(u64, String)> =
+        node.members().into_iter().map(|(id, member)| (id, member.name)).collect();
+    if let Some(difference) = difference(&node.config.voters, &members) {
+        tracing::warn!(node = node.identity.node, "{difference}");
+    }
+}
+
+/// What to say if the configured voters are not the members, which the founding
+/// list numbers from 1.
+fn difference(voters: &[Voter], members: &[(u64, String)]) -> Option<String> {
+    let listed: Vec<(u64, &str)> = (1..).zip(voters.iter().map(|v| v.name.as_str())).collect();
+    let formed: Vec<(u64, &str)> = members.iter().map(|(id, name)| (*id, name.as_str())).collect();
+    if formed.is_empty() || listed == formed {
+        return None;
+    }
+    let names = |of: &[(u64, &str)]| {
+        let names: Vec<&str> = of.iter().map(|(_, name)| *name).collect();
+        names.join(", ")
+    };
+    Some(format!(
+        "the configuration lists the voters {}, but the cluster was formed of {}, and these are \
+         its voters; correct the list",
+        names(&listed),
+        names(&formed),
+    ))
 }
 
 enum Obstacle {
@@ -118,4 +152,28 @@ async fn ask(node: &Node, address: &str) -> Result<pb::IdentifyResponse, String>
     request.set_timeout(ASK_TIMEOUT);
     let answer = RaftClient::new(channel).identify(request).await;
     answer.map(|r| r.into_inner()).map_err(|s| s.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_not_what_was_formed_is_named_beside_it() {
+        let voters = |names: &[&str]| {
+            let voter = |name: &&str| Voter { name: name.to_string(), peer_addr: "h:1".into() };
+            names.iter().map(voter).collect::<Vec<_>>()
+        };
+        let one = [(1, "n0".to_owned())];
+        let three: Vec<_> = (1..).zip(["n0", "n1", "n2"].map(str::to_owned)).collect();
+        assert_eq!(difference(&voters(&["n0", "n1", "n2"]), &three), None);
+        assert_eq!(difference(&voters(&["n0"]), &[]), None, "not formed yet");
+        let said = difference(&voters(&["n0", "n1", "n2"]), &one).unwrap();
+        assert!(
+            said.contains("voters n0, n1, n2, but") && said.contains("formed of n0,"),
+            "{said}"
+        );
+        assert!(difference(&voters(&["n0"]), &three).is_some());
+        assert!(difference(&voters(&["n1", "n0", "n2"]), &three).is_some(), "numbered otherwise");
+    }
 }

@@ -271,6 +271,7 @@ async fn start(
         tokio::spawn(leadership::watch(node.clone())),
         tokio::spawn(leadership::watch_fatal(node.clone())),
         tokio::spawn(reads::run(node.clone(), line)),
+        tokio::spawn(formation::compare(node.clone())),
     ];
     if pristine {
         tasks.push(tokio::spawn(formation::run(node.clone())));

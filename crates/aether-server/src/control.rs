@@ -29,6 +29,19 @@ pub struct Read {
     pub stale: bool,
 }
 
+impl Read {
+    /// The error for something that is not in this state. What an own copy does
+    /// not have may exist all the same.
+    pub fn missing(&self, problem: Status) -> Status {
+        match self.stale {
+            true => status::unavailable(
+                "the leader could not be asked, and here ".to_owned() + problem.message(),
+            ),
+            false => problem,
+        }
+    }
+}
+
 /// Access to the replicated state.
 #[derive(Clone)]
 pub struct Control {

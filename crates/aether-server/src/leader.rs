@@ -16,7 +16,10 @@ use aether_proto::{peer, v1};
 use tokio::sync::Notify;
 
 use crate::order::{Heard, Order};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, Telemetry};
+
+/// Updates described in one answer, of which each takes about a kilobyte.
+const DESCRIBED_MAX: usize = 1_000;
 
 struct HeardSession {
     heard: Heard,
@@ -227,18 +230,23 @@ impl LeaderView {
         inner.waits_index = index;
     }
 
-    /// The leader's answer about one update (none if `update` is `None`) and
-    /// about all sessions.
-    pub fn view(
+    /// What the leader knows of an update.
+    pub fn update_view(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
+        self.inner().describe(update, now_ms)
+    }
+
+    /// The leader's answer to a question.
+    pub fn answer(
         &self,
         state: &State,
-        update: Option<&UpdateRecord>,
+        request: &peer::LeaderViewRequest,
         now_ms: u64,
     ) -> peer::LeaderViewResponse {
         let inner = self.inner();
         let mut response =
             peer::LeaderViewResponse { index: state.meta.index, now_ms, ..Default::default() };
-        for (id, record) in &state.sessions {
+        let listed = state.sessions.iter().filter(|_| request.sessions);
+        for (id, record) in listed {
             let view = inner.session_view(record, now_ms);
             let (connected, applied) = match view {
                 SessionView::Connected { applied, .. } => (true, applied),
@@ -250,9 +258,9 @@ impl LeaderView {
                 applied,
             });
         }
-        if let Some(update) = update {
-            inner.describe(update, now_ms, &mut response);
-        }
+        let asked = request.update_ids.iter().take(DESCRIBED_MAX);
+        let known = asked.filter_map(|id| state.updates.get(&id.parse::<UpdateId>().ok()?));
+        response.updates = known.map(|update| inner.describe(update, now_ms)).collect();
         response
     }
 }
@@ -350,12 +358,7 @@ impl Inner {
         self.telemetry.window(&version, update.health_from_ms, now_ms)
     }
 
-    fn describe(
-        &self,
-        update: &UpdateRecord,
-        now_ms: u64,
-        response: &mut peer::LeaderViewResponse,
-    ) {
+    fn describe(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
         let window_of = |side: &aether_core::records::Side| {
             let version = (update.slice.clone(), side.revision);
             self.telemetry.window(&version, update.health_from_ms, now_ms)
@@ -366,9 +369,9 @@ impl Inner {
         };
         let new = window_of(&update.new).requests;
         let old = update.old.as_ref().map_or(0, |side| window_of(side).requests);
-        response.actual_requests = new + old;
-        response.actual_new_ppm =
-            (new + old > 0).then(|| (u128::from(new) * 1_000_000 / u128::from(new + old)) as u32);
+        let actual_requests = new + old;
+        let actual_new_ppm = (actual_requests > 0)
+            .then(|| (u128::from(new) * 1_000_000 / u128::from(actual_requests)) as u32);
         let window = self.window_of_new(update, now_ms);
         let (verdict, detail) = match health::judge(&window, &update.options.thresholds) {
             Verdict::Insufficient => {
@@ -379,27 +382,33 @@ impl Inner {
             Verdict::Healthy => ("healthy", String::new()),
             Verdict::Exceeded { detail } => ("exceeded", detail),
         };
-        response.health = Some(v1::UpdateHealth {
+        let health = v1::UpdateHealth {
             update_id: update.id.to_string(),
             old_version: update.old.as_ref().map(health_of),
             new_version: Some(health_of(&update.new)),
             collected_at: wall_ms(),
             verdict: verdict.to_owned(),
             detail,
-        });
+            as_of: None,
+        };
         // Waits of before the last change would speak of what is over.
         let current = self.waits_index >= update.modified;
         let waits = self.waits.get(&update.slice).filter(|_| current);
         let waits = waits.map(Vec::as_slice).unwrap_or_default();
-        response.waits = waits
-            .iter()
-            .map(|wait| v1::Wait {
-                code: wait.code.to_owned(),
-                message: wait.message.clone(),
-                since_ms: now_ms.saturating_sub(wait.since_ms),
-                unblock: wait.unblock.clone(),
-            })
-            .collect();
+        let waits = waits.iter().map(|wait| v1::Wait {
+            code: wait.code.to_owned(),
+            message: wait.message.clone(),
+            since_ms: now_ms.saturating_sub(wait.since_ms),
+            unblock: wait.unblock.clone(),
+        });
+        peer::UpdateView {
+            update_id: update.id.to_string(),
+            health: Some(health),
+            waits: waits.collect(),
+            actual_new_ppm,
+            actual_requests,
+            counted_ms: now_ms.saturating_sub(update.health_from_ms).min(telemetry::WINDOW_MS),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Puts the pure core behind the replicated log: bytes in, bytes out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
@@ -10,12 +11,33 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 /// A state as watchers see it: whole batches of entries, never half of one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Published {
     /// The state.
     pub state: State,
     /// Hash over all its rows.
     pub hash: u128,
+    /// When it was published here.
+    pub at: Instant,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self::now(State::default(), 0)
+    }
+}
+
+impl Published {
+    fn now(state: State, hash: u128) -> Self {
+        Self { state, hash, at: Instant::now() }
+    }
+
+    /// Log time by now as far as this node can tell by itself: that of the last
+    /// entry, and what has passed since it came. Never ahead of the leader's by
+    /// more than clocks drift apart.
+    pub fn now_ms(&self) -> u64 {
+        self.state.meta.log_time_ms + self.at.elapsed().as_millis() as u64
+    }
 }
 
 /// The state machine of the log.
@@ -41,6 +63,12 @@ impl StateMachine {
             published,
         };
         (machine, receiver)
+    }
+
+    /// Keeps what was published from ending with the replica.
+    #[cfg(test)]
+    pub fn publisher(&self) -> watch::Sender<Arc<Published>> {
+        self.published.clone()
     }
 
     /// Brings `hash` and `changes` up to the state.
@@ -133,7 +161,7 @@ impl Machine for StateMachine {
 
     fn publish(&mut self) {
         self.catch_up();
-        let published = Published { state: self.state.clone(), hash: self.hash };
+        let published = Published::now(self.state.clone(), self.hash);
         self.published.send_replace(Arc::new(published));
     }
 }

@@ -1,12 +1,13 @@
 //! Records as the public messages that show them.
 
 use aether_core::ids::RevisionNo;
+use aether_core::planner;
 use aether_core::records::{
-    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, UpdateRecord,
+    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, Side, UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
-use aether_proto::peer::LeaderViewResponse;
+use aether_proto::peer::UpdateView;
 use aether_proto::v1;
 
 /// The SCREAMING_SNAKE_CASE name that a unit variant serialises to.
@@ -23,19 +24,15 @@ fn reason(reason: &Reason) -> v1::Reason {
 
 /// One instance.
 pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Instance {
-    let silent =
-        state.nodes.get(&record.node).is_some_and(|n| n.lifecycle == NodeLifecycle::Unreachable);
-    let shown = match record.desired {
-        _ if silent => "UNREACHABLE".to_owned(),
-        Desired::Drain => "DRAINING".to_owned(),
-        Desired::Stop => "STOPPING".to_owned(),
-        Desired::Run => name(&record.observed),
+    let node = state.nodes.get(&record.node);
+    let silent = node.filter(|node| node.lifecycle == NodeLifecycle::Unreachable);
+    let (shown, since_ms) = match (silent, record.desired) {
+        (Some(node), _) => ("UNREACHABLE".to_owned(), node.since_ms),
+        (None, Desired::Drain) => ("DRAINING".to_owned(), record.desired_since_ms),
+        (None, Desired::Stop) => ("STOPPING".to_owned(), record.desired_since_ms),
+        (None, Desired::Run) => (name(&record.observed), record.observed_since_ms),
     };
     let revision = state.revisions.get(&(record.slice.clone(), record.revision));
-    let since_ms = match record.desired {
-        Desired::Run => record.observed_since_ms,
-        Desired::Drain | Desired::Stop => record.desired_since_ms,
-    };
     v1::Instance {
         instance_id: record.id.to_string(),
         slice: record.slice.to_string(),
@@ -47,6 +44,7 @@ pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Inst
         restarts: record.restarts,
         reason: record.reason.as_ref().map(reason),
         since_ms: now_ms.saturating_sub(since_ms),
+        takes_calls: record.is_routable(),
     }
 }
 
@@ -60,15 +58,20 @@ fn instances(
     of_revision.map(|record| instance(state, record, now_ms)).collect()
 }
 
-/// One update; with the leader's view, what really happens and what it waits for.
+/// One update at a log time; with the leader's view, what really happens and
+/// what it waits for.
 pub fn update(
     state: &State,
     record: &UpdateRecord,
-    view: Option<&LeaderViewResponse>,
+    view: Option<&UpdateView>,
+    now_ms: u64,
     as_of: v1::AsOf,
 ) -> v1::Update {
-    let now_ms = view.map_or(state.meta.log_time_ms, |view| view.now_ms);
-    // Once ended, the route is no longer this update's.
+    // Once ended, neither route nor instances are this update's any more.
+    let of_side = |side: &Side| match record.state.is_terminal() {
+        true => Vec::new(),
+        false => instances(state, record, side.revision, now_ms),
+    };
     let table = state.slice_table(&record.slice).filter(|_| !record.state.is_terminal());
     let effective = table.as_ref().and_then(SliceTable::effective_weights);
     let old_target = record.old.as_ref().and_then(|side| {
@@ -84,16 +87,13 @@ pub fn update(
         routing: record.weights.to_string(),
         actual_new_ppm: view.and_then(|view| view.actual_new_ppm),
         actual_requests: view.map_or(0, |view| view.actual_requests),
+        counted_ms: view.map(|view| view.counted_ms),
         effective_routing: effective.map(|w| w.to_string()).unwrap_or_default(),
         pending_routing: record.pending_weights.map(|w| w.to_string()),
         instances: record.instances,
         old_instances: old_target.unwrap_or(0),
-        new_instances_state: instances(state, record, record.new.revision, now_ms),
-        old_instances_state: record
-            .old
-            .as_ref()
-            .map(|side| instances(state, record, side.revision, now_ms))
-            .unwrap_or_default(),
+        new_instances_state: of_side(&record.new),
+        old_instances_state: record.old.as_ref().map(of_side).unwrap_or_default(),
         max_error_rate: f64::from(thresholds.error_rate_ppm) / 1_000_000.0,
         max_latency_ms: thresholds.p99_ms,
         require_manual_approval: record.options.manual_approval,
@@ -116,12 +116,21 @@ pub fn update(
                 event: entry.event.clone(),
             })
             .collect(),
-        waits_for: view
-            .map(|v| v.waits.iter().map(|w| w.message.clone()).collect())
-            .unwrap_or_default(),
+        waits_for: view.map(waits_for).unwrap_or_default(),
         as_of: Some(as_of),
         note: String::new(),
     }
+}
+
+/// What is waited for, each sentence once.
+fn waits_for(view: &UpdateView) -> Vec<String> {
+    let mut messages: Vec<String> = Vec::new();
+    for wait in &view.waits {
+        if !messages.contains(&wait.message) {
+            messages.push(wait.message.clone());
+        }
+    }
+    messages
 }
 
 fn deadline(record: &UpdateRecord, now_ms: u64) -> Option<v1::Deadline> {
@@ -133,14 +142,39 @@ fn deadline(record: &UpdateRecord, now_ms: u64) -> Option<v1::Deadline> {
 /// What the leader says of an update, as an explanation.
 pub fn explanation(
     record: &UpdateRecord,
-    view: Option<&LeaderViewResponse>,
+    view: Option<&UpdateView>,
     now_ms: u64,
     as_of: v1::AsOf,
 ) -> v1::Explanation {
-    let mut next: Vec<String> =
-        view.iter().flat_map(|view| &view.waits).map(|wait| wait.unblock.clone()).collect();
-    if record.pause.is_some() {
-        next.push(format!("'aether update resume {}' to go on all the same", record.id));
+    let mut waits: Vec<v1::Wait> = Vec::new();
+    for wait in view.iter().flat_map(|view| &view.waits) {
+        let same = |known: &v1::Wait| known.code == wait.code && known.message == wait.message;
+        if !waits.iter().any(same) {
+            waits.push(wait.clone());
+        }
+    }
+    let mut next: Vec<String> = Vec::new();
+    for wait in &waits {
+        if !next.contains(&wait.unblock) {
+            next.push(wait.unblock.clone());
+        }
+    }
+    match &record.pause {
+        None => {}
+        // Resumed, it would be paused again for the same reason at once.
+        Some(pause) if pause.reason.code == planner::SESSION_UNREACHABLE => {
+            let named = waits.iter().any(|wait| wait.code == planner::SESSION_UNREACHABLE);
+            if !named {
+                next.push(format!(
+                    "'aether update {} {} --force' to go on without the sessions",
+                    planner::force_verb(record),
+                    record.id
+                ));
+            }
+        }
+        Some(_) => {
+            next.push(format!("'aether update resume {}' to go on all the same", record.id));
+        }
     }
     use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
     if matches!(record.state, Pending | Deploying | Deployed | Routing | Completing) {
@@ -149,7 +183,7 @@ pub fn explanation(
     v1::Explanation {
         update_id: record.id.to_string(),
         state: record.state.to_string(),
-        waits: view.map(|view| view.waits.clone()).unwrap_or_default(),
+        waits,
         pause: record.pause.as_ref().map(|pause| reason(&pause.reason)),
         deadline: deadline(record, now_ms),
         next,
@@ -200,5 +234,6 @@ pub fn artifact(record: &aether_core::records::ArtifactRecord) -> v1::Artifact {
         held_by: record.held_by.iter().map(ToString::to_string).collect(),
         pushed_at: record.pushed_wall_ms,
         manifest: record.manifest.to_toml(),
+        as_of: None,
     }
 }

@@ -1,12 +1,13 @@
 //! What services show: the replicated state together with the leader's view.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aether_core::ids::UpdateId;
 use aether_core::records::UpdateRecord;
 use aether_proto::peer::peer_client::PeerClient;
-use aether_proto::peer::{LeaderViewRequest, LeaderViewResponse};
+use aether_proto::peer::{LeaderViewRequest, LeaderViewResponse, SessionView, UpdateView};
 use aether_proto::v1;
 
 use crate::control::{Control, Read};
@@ -25,54 +26,92 @@ pub struct Views {
     leader: Arc<LeaderView>,
 }
 
+/// What is known beyond the replicated state when an answer is given.
+pub struct Seen {
+    /// Log time.
+    pub now_ms: u64,
+    /// What the leader told of updates; nothing if it could not be asked.
+    updates: BTreeMap<String, UpdateView>,
+}
+
+impl Seen {
+    /// What the leader told of an update.
+    pub fn of(&self, update: &UpdateId) -> Option<&UpdateView> {
+        self.updates.get(update.as_str())
+    }
+}
+
 impl Views {
     /// Over the node's parts.
     pub fn new(control: Control, leader: Arc<LeaderView>) -> Self {
         Self { control, leader }
     }
 
-    /// What the leader knows of sessions and of one update; `None` if it cannot
-    /// be asked now.
-    pub async fn leader_view(
+    /// The leader's answer; `None` if it cannot be asked now.
+    async fn ask(
         &self,
-        update: Option<&UpdateId>,
+        request: LeaderViewRequest,
         deadline: Deadline,
     ) -> Option<LeaderViewResponse> {
         let replica = self.control.replica();
         let leadership = replica.leadership().borrow().clone();
         if leadership.is_leader {
             let published = self.control.local();
-            let record = update.and_then(|id| published.state.updates.get(id));
-            let now_ms = replica.now_ms()?;
-            return Some(self.leader.view(&published.state, record.map(|r| &**r), now_ms));
+            return Some(self.leader.answer(&published.state, &request, replica.now_ms()?));
         }
-        let update_id = update.map(ToString::to_string).unwrap_or_default();
-        let mut request = tonic::Request::new(LeaderViewRequest { update_id });
         let wait = deadline.within(VIEW_MAX);
+        let mut request = tonic::Request::new(request);
         request.set_timeout(wait);
         let mut client = PeerClient::new(replica.leader_channel()?);
         let answer = tokio::time::timeout(wait, client.leader_view(request)).await;
         answer.ok()?.ok().map(tonic::Response::into_inner)
     }
 
-    /// One update as it is shown.
-    pub fn update(
+    /// What the leader knows of the sessions.
+    pub async fn sessions(&self, deadline: Deadline) -> Option<Vec<SessionView>> {
+        let request = LeaderViewRequest { sessions: true, ..Default::default() };
+        self.ask(request, deadline).await.map(|view| view.sessions)
+    }
+
+    /// The leader's time and what it knows of these updates, in one question;
+    /// without the leader, this node's estimate of the time.
+    pub async fn seen(
         &self,
         read: &Read,
-        record: &UpdateRecord,
-        view: Option<&LeaderViewResponse>,
-    ) -> v1::Update {
-        render::update(&read.published.state, record, view, self.control.as_of(read))
+        updates: impl Iterator<Item = &UpdateId>,
+        deadline: Deadline,
+    ) -> Seen {
+        let update_ids = updates.map(ToString::to_string).collect();
+        let request = LeaderViewRequest { update_ids, sessions: false };
+        let Some(view) = self.ask(request, deadline).await else {
+            return self.by_itself(read);
+        };
+        let updates = view.updates.into_iter().map(|update| (update.update_id.clone(), update));
+        Seen { now_ms: view.now_ms, updates: updates.collect() }
+    }
+
+    /// What this node can tell without asking the leader.
+    pub fn by_itself(&self, read: &Read) -> Seen {
+        Seen { now_ms: read.published.now_ms(), updates: BTreeMap::new() }
+    }
+
+    /// Log time at which an answer is given. The leader is not asked again when
+    /// it did not answer just now.
+    pub async fn now_ms(&self, read: &Read, deadline: Deadline) -> u64 {
+        match read.stale {
+            true => self.by_itself(read).now_ms,
+            false => self.seen(read, std::iter::empty(), deadline).await.now_ms,
+        }
+    }
+
+    /// One update as it is shown.
+    pub fn update(&self, read: &Read, record: &UpdateRecord, seen: &Seen) -> v1::Update {
+        let as_of = self.control.as_of(read);
+        render::update(&read.published.state, record, seen.of(&record.id), seen.now_ms, as_of)
     }
 
     /// Why an update is where it is.
-    pub fn explanation(
-        &self,
-        read: &Read,
-        record: &UpdateRecord,
-        view: Option<&LeaderViewResponse>,
-    ) -> v1::Explanation {
-        let now_ms = view.map_or(read.published.state.meta.log_time_ms, |view| view.now_ms);
-        render::explanation(record, view, now_ms, self.control.as_of(read))
+    pub fn explanation(&self, read: &Read, record: &UpdateRecord, seen: &Seen) -> v1::Explanation {
+        render::explanation(record, seen.of(&record.id), seen.now_ms, self.control.as_of(read))
     }
 }

@@ -189,11 +189,10 @@ impl Tx<'_> {
         if let (Some(version), Some(deployed)) = (version, &deployed)
             && version != deployed
         {
-            let artifact = slice.base().at(version.clone());
-            return Err(Refusal::BadOption {
-                what: "version".to_owned(),
-                given: artifact.to_string(),
-                expected: format!("{deployed}, the one that is deployed"),
+            return Err(Refusal::NotDeployed {
+                slice: slice.clone(),
+                version: version.clone(),
+                deployed: deployed.clone(),
             });
         }
         if retained.is_some() {

@@ -22,6 +22,11 @@ use crate::records::NodeLifecycle;
 use crate::state::State;
 
 pub use placement::Placer;
+pub use removal::verb as force_verb;
+
+/// Code of the wait for sessions that cannot be reached, and of the pause over
+/// them. It ends by itself when they are back, and not by a resume.
+pub const SESSION_UNREACHABLE: &str = "session_unreachable";
 
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.

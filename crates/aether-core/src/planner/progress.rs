@@ -1,7 +1,7 @@
 //! Moves one update on: what each state waits for, and what follows.
 
 use super::removal::Outstanding;
-use super::{CRASH_LOOP_RESTARTS, Placer, Plan, SessionView, View, Wait};
+use super::{CRASH_LOOP_RESTARTS, Placer, Plan, SESSION_UNREACHABLE, SessionView, View, Wait};
 use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
@@ -75,8 +75,7 @@ pub(super) fn advance(
 /// A pause over unreachable sessions ends when they are back or gone. One that
 /// is awaited is neither: a new leader does not know yet.
 fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    let over_sessions =
-        update.pause.as_ref().is_some_and(|p| p.reason.code == "session_unreachable");
+    let over_sessions = update.pause.as_ref().is_some_and(|p| p.reason.code == SESSION_UNREACHABLE);
     let connected =
         |session| matches!(view.sessions.get(session), Some(SessionView::Connected { .. }));
     if over_sessions && view.state.sessions.keys().all(connected) {
@@ -184,22 +183,24 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(pause(update, reason));
         return;
     }
-    let next = if update.pending_weights.is_some() {
-        format!("'aether update approve {}'", update.id)
-    } else if update.weights == Weights::ALL_NEW {
-        format!("'aether update complete {}'", update.id)
-    } else {
-        format!("'aether update routing {} -r <new:old>'", update.id)
+    let (id, weights) = (&update.id, update.weights);
+    let (code, message, unblock) = match update.pending_weights {
+        Some(pending) => (
+            "approval",
+            format!("approval of the ratio {pending}; until then it is {weights}"),
+            format!("'aether update approve {id}'"),
+        ),
+        None => (
+            "operator",
+            format!("a person's next step, the ratio is {weights}"),
+            match weights == Weights::ALL_NEW {
+                true => format!("'aether update complete {id}'"),
+                false => format!("'aether update routing {id} -r <new:old>'"),
+            },
+        ),
     };
-    plan.wait(
-        &update.slice,
-        Wait {
-            code: "operator",
-            message: format!("a person's next step, the ratio is {}", update.weights),
-            since_ms: update.state_since_ms,
-            unblock: next,
-        },
-    );
+    let since_ms = update.state_since_ms;
+    plan.wait(&update.slice, Wait { code, message, since_ms, unblock });
 }
 
 /// Whether every session has applied the route as it is now.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Plan, SessionView, View, Wait};
+use super::{Plan, SESSION_UNREACHABLE, SessionView, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, SessionId};
@@ -89,10 +89,10 @@ impl Outstanding {
             None => format!("bring them back, or wait {} s", view.table_age_max_ms / 1000),
         };
         if let Some(update) = update.filter(|update| update.pause.is_none()) {
-            let reason = Reason::new("session_unreachable", message.clone());
+            let reason = Reason::new(SESSION_UNREACHABLE, message.clone());
             plan.commands.push(super::progress::pause(update, reason));
         }
-        plan.wait(slice, Wait { code: "session_unreachable", message, since_ms, unblock });
+        plan.wait(slice, Wait { code: SESSION_UNREACHABLE, message, since_ms, unblock });
     }
 }
 
@@ -101,7 +101,7 @@ impl Outstanding {
 const STUCK_MS: u64 = 10_000;
 
 /// The verb whose `--force` ends the waiting of an update.
-pub(super) fn verb(update: &UpdateRecord) -> &'static str {
+pub fn verb(update: &UpdateRecord) -> &'static str {
     match update.state {
         UpdateState::RollingBack => "rollback",
         _ => "complete",

@@ -358,6 +358,12 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
     let options = UpdateOptions::default;
     assert_eq!(refused(&mut world, start("9.9.9", None, options())), "unknown_artifact");
     assert_eq!(refused(&mut world, start("1.0.0", None, options())), "same_revision");
+    let not_deployed = Command::Undeploy {
+        slice: SLICE.parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+    };
+    assert_eq!(world.propose(not_deployed.clone()).unwrap_err().kind(), RefusalKind::State);
+    assert_eq!(refused(&mut world, not_deployed), "not_deployed");
     assert_eq!(refused(&mut world, start("2.0.0", Some(0), options())), "bad_instances");
     assert_eq!(refused(&mut world, start("2.0.0", Some(298), options())), "no_capacity");
     let never_healthy = UpdateOptions { deploy_timeout_ms: 1_000, ..options() };
@@ -418,6 +424,8 @@ fn approval_holds_a_routing_change() {
     world.settle();
     let answer = world.ok(routing(&id, "1:3"));
     assert!(answer.note.unwrap().contains("approve"));
+    let waits = &world.plan().waits[&SLICE.parse().unwrap()];
+    assert_eq!(waits[0].message, "approval of the ratio 1:3; until then it is 0:1", "{waits:?}");
     world.settle();
     assert_eq!(world.state_of(&id), S::Deployed);
     world.ok(Command::Approve { update: id.clone() });

@@ -140,6 +140,7 @@ impl Updates for Fake {
             collected_at: 1_704_067_200_000,
             verdict: "healthy".into(),
             detail: String::new(),
+            as_of: Some(v1::AsOf { index: 42, stale: true, node: "n1".into() }),
         };
         self.answer(request, answer).await
     }

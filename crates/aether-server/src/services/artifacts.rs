@@ -246,7 +246,8 @@ impl Artifacts for ArtifactsService {
         let all = read.published.state.artifacts.values();
         let wanted = all.filter(|r| base.as_ref().is_none_or(|base| r.artifact.base == *base));
         let artifacts = wanted.map(|record| render::artifact(record)).collect();
-        Ok(Response::new(v1::ListArtifactsResponse { artifacts }))
+        let as_of = Some(self.control.as_of(&read));
+        Ok(Response::new(v1::ListArtifactsResponse { artifacts, as_of }))
     }
 
     async fn info(
@@ -258,9 +259,13 @@ impl Artifacts for ArtifactsService {
             request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
         let read = self.control.read(false, deadline).await;
         match read.published.state.artifacts.get(&artifact) {
-            Some(record) => Ok(Response::new(render::artifact(record))),
+            Some(record) => {
+                let as_of = Some(self.control.as_of(&read));
+                Ok(Response::new(v1::Artifact { as_of, ..render::artifact(record) }))
+            }
             None => {
-                Err(status::refused(&aether_core::command::Refusal::UnknownArtifact { artifact }))
+                let refusal = aether_core::command::Refusal::UnknownArtifact { artifact };
+                Err(read.missing(status::refused(&refusal)))
             }
         }
     }

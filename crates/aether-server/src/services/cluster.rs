@@ -28,8 +28,8 @@ impl ClusterService {
         deadline: Deadline,
         state: &aether_core::state::State,
     ) -> Vec<v1::Session> {
-        let view = self.views.leader_view(None, deadline).await;
-        let seen = |id: &str| view.as_ref()?.sessions.iter().find(|s| s.session_id == id).cloned();
+        let views = self.views.sessions(deadline).await;
+        let seen = |id: &str| views.as_ref()?.iter().find(|s| s.session_id == id).cloned();
         let shown = |record: &std::sync::Arc<aether_core::records::SessionRecord>| {
             let seen = seen(record.id.as_str());
             let shown = match &seen {
@@ -92,7 +92,8 @@ impl Cluster for ClusterService {
         let (deadline, _) = Deadline::split(request);
         let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
-        let nodes = state.nodes.values().map(|r| render::node(state, r, state.meta.log_time_ms));
+        let now_ms = self.views.now_ms(&read, deadline).await;
+        let nodes = state.nodes.values().map(|record| render::node(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::NodesResponse { nodes: nodes.collect(), as_of }))
     }
@@ -107,7 +108,8 @@ impl Cluster for ClusterService {
         }
         let read = self.views.control.read(false, deadline).await;
         let Some(value) = read.published.state.row(&key) else {
-            return Err(status::not_found("unknown_key", format!("no record has key '{key}'")));
+            let problem = status::not_found("unknown_key", format!("no record has key '{key}'"));
+            return Err(read.missing(problem));
         };
         let value_json = String::from_utf8_lossy(&value).into_owned();
         let as_of = Some(self.views.control.as_of(&read));

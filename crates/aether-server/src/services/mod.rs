@@ -9,6 +9,9 @@ pub mod slices;
 mod streams;
 pub mod updates;
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 
 use futures::Stream;

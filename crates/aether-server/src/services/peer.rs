@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use aether_core::ids::UpdateId;
 use aether_proto::peer;
 use aether_proto::peer::peer_server::Peer;
 use tonic::{Request, Response, Status};
@@ -51,11 +50,9 @@ impl Peer for PeerService {
         request: Request<peer::LeaderViewRequest>,
     ) -> Result<Response<peer::LeaderViewResponse>, Status> {
         self.check_leader()?;
-        let id = request.into_inner().update_id;
         let published = self.control.local();
-        let update = id.parse::<UpdateId>().ok().and_then(|id| published.state.updates.get(&id));
-        let now_ms = self.control.replica().now_ms().unwrap_or(published.state.meta.log_time_ms);
-        let view = self.leader.view(&published.state, update.map(|update| &**update), now_ms);
+        let now_ms = self.control.replica().now_ms().unwrap_or_else(|| published.now_ms());
+        let view = self.leader.answer(&published.state, &request.into_inner(), now_ms);
         Ok(Response::new(view))
     }
 }

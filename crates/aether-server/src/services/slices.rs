@@ -53,12 +53,13 @@ impl SlicesService {
     }
 
     /// The slice as a write left it; an empty one if nothing is left of it.
-    fn show(&self, slice: &SliceName) -> Response<v1::Slice> {
-        let published = self.views.control.local();
-        let state = &published.state;
+    async fn show(&self, deadline: Deadline, slice: &SliceName) -> Response<v1::Slice> {
+        let read = Read { published: self.views.control.local(), stale: false };
+        let now_ms = self.views.now_ms(&read, deadline).await;
+        let state = &read.published.state;
         let record = state.slices.get(slice).map(|record| (**record).clone());
         let record = record.unwrap_or_else(|| SliceRecord::empty(slice.clone()));
-        Response::new(render::slice(state, &record, state.meta.log_time_ms))
+        Response::new(render::slice(state, &record, now_ms))
     }
 
     /// Reads one node's instances and passes the lines on.
@@ -155,7 +156,7 @@ impl Slices for SlicesService {
         let command = Command::Deploy { slice: slice.clone(), version, instances };
         let control = &self.views.control;
         let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
-        let mut shown = self.show(&slice);
+        let mut shown = self.show(deadline, &slice).await;
         shown.get_mut().note = answer.note.unwrap_or_default();
         Ok(shown)
     }
@@ -168,7 +169,7 @@ impl Slices for SlicesService {
         let slice: SliceName = request.slice.parse().map_err(|e| status::invalid("slice", e))?;
         let command = Command::Scale { slice: slice.clone(), instances: request.instances };
         self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
-        Ok(self.show(&slice))
+        Ok(self.show(deadline, &slice).await)
     }
 
     async fn undeploy(
@@ -201,10 +202,11 @@ impl Slices for SlicesService {
         let read: Read = self.views.control.read(request.stale, deadline).await;
         let state = &read.published.state;
         if let Some(slice) = only.as_ref().filter(|slice| !state.slices.contains_key(*slice)) {
-            return Err(unknown(slice));
+            return Err(read.missing(unknown(slice)));
         }
+        let now_ms = self.views.now_ms(&read, deadline).await;
         let wanted = state.slices.values().filter(|r| only.as_ref().is_none_or(|s| r.slice == *s));
-        let slices = wanted.map(|r| render::slice(state, r, state.meta.log_time_ms)).collect();
+        let slices = wanted.map(|record| render::slice(state, record, now_ms)).collect();
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::ListSlicesResponse { slices, as_of }))
     }

@@ -9,7 +9,6 @@ use aether_core::ids::UpdateId;
 use aether_core::records::{CleanupPolicy, DeadlineAction, UpdateOptions, UpdateRecord};
 use aether_core::state::State;
 use aether_core::weights::Weights;
-use aether_proto::peer::LeaderViewResponse;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
 use tokio::sync::mpsc;
@@ -20,7 +19,7 @@ use super::Streamed;
 use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::status;
-use crate::views::Views;
+use crate::views::{Seen, Views};
 
 /// Actual weight and waits change without a committed entry; a watcher looks
 /// this often.
@@ -173,8 +172,8 @@ impl UpdatesService {
         let id = answer.update.ok_or_else(|| Status::internal("the answer names no update"))?;
         let record = read.published.state.updates.get(&id).cloned();
         let record = record.ok_or_else(|| Status::internal(format!("update {id} is gone")))?;
-        let view = self.views.leader_view(Some(&record.id), deadline).await;
-        let mut update = self.views.update(&read, &record, view.as_ref());
+        let seen = self.views.seen(&read, std::iter::once(&record.id), deadline).await;
+        let mut update = self.views.update(&read, &record, &seen);
         update.note = answer.note.unwrap_or_default();
         Ok(Response::new(update))
     }
@@ -184,18 +183,14 @@ impl UpdatesService {
         deadline: Deadline,
         text: &str,
         stale: bool,
-    ) -> Result<(Read, Arc<UpdateRecord>, Option<LeaderViewResponse>), Status> {
+    ) -> Result<(Read, Arc<UpdateRecord>, Seen), Status> {
         let read = self.views.control.read(stale, deadline).await;
-        let record = resolve(&read.published.state, text).map_err(|problem| match read.stale {
-            // What this node does not know may exist all the same.
-            true => status::unavailable(
-                "the leader could not be asked, and here ".to_owned() + problem.message(),
-            ),
-            false => problem,
-        })?;
-        let view =
-            if stale { None } else { self.views.leader_view(Some(&record.id), deadline).await };
-        Ok((read, record, view))
+        let record = resolve(&read.published.state, text).map_err(|p| read.missing(p))?;
+        let seen = match stale {
+            true => self.views.by_itself(&read),
+            false => self.views.seen(&read, std::iter::once(&record.id), deadline).await,
+        };
+        Ok((read, record, seen))
     }
 
     /// Sends the update whenever something about it changes.
@@ -203,15 +198,17 @@ impl UpdatesService {
         let mut states = self.views.control.watch();
         let mut last: Option<v1::Update> = None;
         loop {
-            let read = Read { published: Arc::clone(&states.borrow_and_update()), stale: false };
+            drop(states.borrow_and_update());
+            let read = self.views.control.read(false, Deadline::default()).await;
             let Some(record) = read.published.state.updates.get(&id).cloned() else {
                 let _ = to
                     .send(Err(status::not_found("unknown_update", format!("update {id} is gone"))))
                     .await;
                 return;
             };
-            let view = self.views.leader_view(Some(&id), Deadline::default()).await;
-            let update = self.views.update(&read, &record, view.as_ref());
+            let once = std::iter::once(&id);
+            let seen = self.views.seen(&read, once, Deadline::default()).await;
+            let update = self.views.update(&read, &record, &seen);
             if last.as_ref().is_none_or(|last| differs(last, &update)) {
                 if to.send(Ok(update.clone())).await.is_err() {
                     return;
@@ -234,9 +231,13 @@ impl UpdatesService {
 fn differs(before: &v1::Update, after: &v1::Update) -> bool {
     let timeless = |update: &v1::Update| {
         let mut update = update.clone();
-        update.as_of = None;
+        // Whether it is old matters, not how old.
+        if let Some(as_of) = &mut update.as_of {
+            as_of.index = 0;
+        }
         update.deadline = None;
         update.actual_requests = 0;
+        update.counted_ms = None;
         let all = update.new_instances_state.iter_mut().chain(&mut update.old_instances_state);
         all.for_each(|instance| instance.since_ms = 0);
         update
@@ -267,8 +268,8 @@ impl Updates for UpdatesService {
         request: Request<v1::GetUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let (read, record, view) = self.look(deadline, &request.update_id, request.stale).await?;
-        Ok(Response::new(self.views.update(&read, &record, view.as_ref())))
+        let (read, record, seen) = self.look(deadline, &request.update_id, request.stale).await?;
+        Ok(Response::new(self.views.update(&read, &record, &seen)))
     }
 
     async fn list(
@@ -281,7 +282,12 @@ impl Updates for UpdatesService {
         let mut records: Vec<_> =
             state.updates.values().filter(|u| request.all || !u.state.is_terminal()).collect();
         records.sort_by_key(|update| update.created_ms);
-        let updates = records.into_iter().map(|record| self.views.update(&read, record, None));
+        let live = records.iter().filter(|u| !u.state.is_terminal()).map(|u| &u.id);
+        let seen = match read.stale {
+            true => self.views.by_itself(&read),
+            false => self.views.seen(&read, live, deadline).await,
+        };
+        let updates = records.into_iter().map(|record| self.views.update(&read, record, &seen));
         Ok(Response::new(v1::ListUpdatesResponse {
             updates: updates.collect(),
             as_of: Some(self.views.control.as_of(&read)),
@@ -345,14 +351,16 @@ impl Updates for UpdatesService {
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::UpdateHealth>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let (_, record, view) = self.look(deadline, &request.update_id, false).await?;
-        let health = view.and_then(|view| view.health);
-        health.map(Response::new).ok_or_else(|| {
+        let (read, record, seen) = self.look(deadline, &request.update_id, false).await?;
+        let health = seen.of(&record.id).and_then(|view| view.health.clone());
+        let health = health.ok_or_else(|| {
             status::unavailable(format!(
                 "the leader could not be asked for the health of update {}",
                 record.id
             ))
-        })
+        })?;
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::UpdateHealth { as_of, ..health }))
     }
 
     async fn explain(
@@ -360,8 +368,8 @@ impl Updates for UpdatesService {
         request: Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let (read, record, view) = self.look(deadline, &request.update_id, false).await?;
-        Ok(Response::new(self.views.explanation(&read, &record, view.as_ref())))
+        let (read, record, seen) = self.look(deadline, &request.update_id, false).await?;
+        Ok(Response::new(self.views.explanation(&read, &record, &seen)))
     }
 
     async fn watch(

@@ -2,15 +2,17 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aether_cluster::{Addresses, Cluster, Topology};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::output::say;
 
 /// Distance of the ports of two neighbouring nodes.
@@ -24,13 +26,22 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// How long a node that has ended its own instances votes on, so that the
 /// others can report theirs. Longer than most stop signals are ignored.
 const TOGETHER: &str = "15s";
+/// Pause before a node that ended is started again; doubled when it ends again
+/// soon.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// A node that ran for so long could run.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
+/// A node that ended so often in a row, soon after its start, is given up.
+const FAILURES_MAX: u32 = 3;
+/// Voters of a cluster, all of which `dev` starts.
+const NODES_MAX: i64 = 5;
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
 pub struct Dev {
-    /// Number of nodes, each voter, agent and ingress
+    /// Number of nodes, each voter, agent and ingress: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u16).range(1..=9))]
+          value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     nodes: u16,
     /// Where the nodes keep their data [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -52,6 +63,16 @@ pub struct Dev {
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
         let addresses = self.addresses()?;
+        if self.nodes.is_multiple_of(2) {
+            say(&format!(
+                "warning: {} voters survive no more failures than {}; use an odd number",
+                self.nodes,
+                self.nodes - 1
+            ));
+        }
+        if let Some(dir) = &self.data_dir {
+            check_size(dir, self.nodes.into())?;
+        }
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -155,6 +176,35 @@ async fn kill_all(mut cluster: Cluster) -> Result<()> {
     bail!("killed everything before it had ended in order")
 }
 
+/// Refuses a directory that holds a cluster of another size: its voters are in
+/// its log, and would not be the nodes that are started.
+fn check_size(dir: &Path, nodes: usize) -> Result<(), Failure> {
+    let Some(made_for) = voters_of(dir).filter(|made_for| *made_for != nodes) else {
+        return Ok(());
+    };
+    let dir = dir.display();
+    Err(Failure::new(
+        Exit::Refused,
+        format!(
+            "{dir} holds a cluster of {made_for} nodes, which cannot be changed to {nodes}; use \
+             'aether dev --nodes {made_for} --data-dir {dir}', or another directory"
+        ),
+    ))
+}
+
+/// How many voters the cluster of a directory was made of, if there is one.
+fn voters_of(dir: &Path) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Made {
+        voters: Vec<IgnoredAny>,
+    }
+    let first = dir.join("n0");
+    // Without data there is no log that names them.
+    first.join("data").exists().then_some(())?;
+    let text = std::fs::read_to_string(first.join("node.toml")).ok()?;
+    toml::from_str::<Made>(&text).ok().map(|made| made.voters.len())
+}
+
 /// Instances end with the cluster, and get ports that no node listens on.
 fn agent_settings(addresses: &[Addresses]) -> String {
     let is_taken = |port: u16| {
@@ -171,22 +221,69 @@ fn agent_settings(addresses: &[Addresses]) -> String {
     )
 }
 
+/// How often a node ended soon after its start, and when it is started again.
+///
+/// One that crashes now and then is brought back; one that cannot run is given
+/// up, because the reason will not go away by itself.
+#[derive(Default)]
+struct Restarts {
+    failures: u32,
+    started: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Restarts {
+    /// The node ended. When to start it again; `None` to give it up.
+    fn ended(&mut self, now: Instant) -> Option<Instant> {
+        let ran = self.started.map_or(STEADY_AFTER, |started| now - started);
+        self.failures = if ran < STEADY_AFTER { self.failures + 1 } else { 1 };
+        if self.failures >= FAILURES_MAX {
+            return None;
+        }
+        self.due = Some(now + RESTART_PAUSE * 2u32.pow(self.failures - 1));
+        self.due
+    }
+
+    /// Whether it is to be started by now; notes that it is.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due.take_if(|due| *due <= now).is_some();
+        if is_due {
+            self.started = Some(now);
+        }
+        is_due
+    }
+}
+
 /// Says where everything is, and starts a node again that ended.
 async fn supervise(cluster: &mut Cluster) -> Result<()> {
     announce(cluster).await?;
+    let mut restarts: Vec<Restarts> = cluster.nodes.iter().map(|_| Restarts::default()).collect();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        for node in &mut cluster.nodes {
-            if node.exited().is_some() {
-                say(&format!(
-                    "node {} ended; starting it again (see {})",
-                    node.name,
-                    node.log().display()
-                ));
+        for (node, restarts) in cluster.nodes.iter_mut().zip(&mut restarts) {
+            let now = Instant::now();
+            if restarts.due.is_none() && node.exited().is_some() {
+                let (name, log) = (&node.name, node.log());
+                if restarts.ended(now).is_none() {
+                    bail!(
+                        "node {name} ended {FAILURES_MAX} times in a row; the end of {}:\n{}",
+                        log.display(),
+                        last_lines(&log, 1)
+                    );
+                }
+                say(&format!("node {name} ended; starting it again (see {})", log.display()));
+            } else if restarts.is_due(now) {
                 node.start()?;
             }
         }
     }
+}
+
+/// The end of a text file; nothing if it cannot be read.
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 async fn announce(cluster: &mut Cluster) -> Result<()> {
@@ -197,10 +294,7 @@ async fn announce(cluster: &mut Cluster) -> Result<()> {
         } => leader?,
         name = first_to_end(&cluster.nodes) => {
             let log = cluster.dir().join(&name).join("node.log");
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let last: Vec<&str> = text.lines().rev().take(5).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            bail!("node {name} ended at once; the end of {}:\n{}", log.display(), last.join("\n"));
+            bail!("node {name} ended at once; the end of {}:\n{}", log.display(), last_lines(&log, 5));
         }
     };
     for (k, node) in cluster.nodes.iter().enumerate() {
@@ -223,5 +317,50 @@ async fn first_to_end(nodes: &[aether_cluster::Node]) -> String {
         if let Some(node) = gone {
             return node.name.clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_ends_again_and_again_is_given_up_after_pauses() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        let first = restarts.ended(start).expect("it ran until then");
+        assert_eq!(first, start + RESTART_PAUSE);
+        assert!(!restarts.is_due(start) && restarts.is_due(first) && !restarts.is_due(first));
+        let second = restarts.ended(first).expect("twice may be chance");
+        assert_eq!(second, first + 2 * RESTART_PAUSE);
+        assert!(restarts.is_due(second));
+        assert_eq!(restarts.ended(second), None);
+    }
+
+    #[test]
+    fn a_node_that_ran_for_a_while_starts_anew() {
+        let mut now = Instant::now();
+        let mut restarts = Restarts::default();
+        for _ in 0..10 {
+            now = restarts.ended(now).expect("each run was long");
+            assert!(restarts.is_due(now));
+            now += STEADY_AFTER;
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_size_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(check_size(dir.path(), 3), Ok(()), "empty");
+        let first = dir.path().join("n0");
+        std::fs::create_dir_all(&first).unwrap();
+        let toml = "name = \"n0\"\n[[voters]]\nname = \"n0\"\npeer = \"127.0.0.1:1\"\n";
+        std::fs::write(first.join("node.toml"), toml).unwrap();
+        assert_eq!(check_size(dir.path(), 3), Ok(()), "never started");
+        std::fs::create_dir(first.join("data")).unwrap();
+        assert_eq!(check_size(dir.path(), 1), Ok(()));
+        let refused = check_size(dir.path(), 3).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Refused);
+        assert!(refused.message().contains("aether dev --nodes 1"), "{}", refused.message());
     }
 }

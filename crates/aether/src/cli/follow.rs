@@ -111,12 +111,10 @@ pub async fn wait_for(
     judge: impl Fn(UpdateState) -> Verdict,
 ) -> Result<v1::Update, Failure> {
     let began = Instant::now();
-    let mut shown = String::new();
+    let mut news = render::change::News::default();
     let following = follow(client, update_id, |update| {
-        let gist = render::change::gist(update);
-        if gist != shown {
+        if news.is_new(update) {
             say(&render::change::change(update, began.elapsed().as_millis() as u64));
-            shown = gist;
         }
         Ok(match state_of(update).map(&judge) {
             Some(Verdict::Waiting) | None => ControlFlow::Continue(()),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Global;
 use super::exit::Failure;
+use super::output::say_if_old;
 use super::status::cluster;
 
 /// The verbs.
@@ -35,6 +36,7 @@ impl Command {
             let as_of = entry.as_of.as_ref().map(to_json);
             return output.json(&json!({"key": entry.key, "value": value, "asOf": as_of}));
         }
+        say_if_old(entry.as_of.as_ref());
         output.json(&value)
     }
 }

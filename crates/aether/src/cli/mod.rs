@@ -307,6 +307,7 @@ mod tests {
             "artifact info a.b:c",
             "dev --http 70000",
             "dev --nodes 0",
+            "dev --nodes 7",
             "status --output xml",
         ] {
             let error = parse(line).expect_err(line);

@@ -3,11 +3,13 @@
 use std::io::{self, Write};
 
 use aether_proto::json::to_json;
+use aether_proto::v1;
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::exit::Failure;
+use super::render;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +75,15 @@ impl Output {
         }
         stdout.flush()?;
         Ok(())
+    }
+}
+
+/// Says on stderr that an answer may be old, for verbs whose stdout has no place
+/// for that.
+pub fn say_if_old(as_of: Option<&v1::AsOf>) {
+    let fresh = as_of.map(render::update::as_of).unwrap_or_default();
+    if !fresh.is_empty() {
+        say(&format!("as of {fresh}"));
     }
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::deploy::slices;
 use super::exit::{Exit, Failure};
+use super::output::say_if_old;
 use super::{Global, render};
 
 /// List what is deployed, or show one slice with its instances
@@ -29,7 +30,10 @@ impl Slices {
             client.read(message, async |c, request| slices(c).list(request).await).await?;
         match (name, response.slices.as_slice()) {
             (None, _) => global.output().show(&response, render::slice::list),
-            (Some(_), [slice]) => global.output().show(slice, render::slice::whole),
+            (Some(_), [slice]) => {
+                say_if_old(response.as_of.as_ref());
+                global.output().show(slice, render::slice::whole)
+            }
             (Some(name), _) => Err(Failure::new(
                 Exit::NotFound,
                 format!("slice {name} is not deployed; 'aether slices' lists what is"),

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::artifacts;
 use crate::cli::exit::Failure;
+use crate::cli::output::say_if_old;
 use crate::cli::{Global, render};
 
 /// Show one artifact with its manifest
@@ -22,6 +23,7 @@ impl Info {
         let message = v1::ArtifactInfoRequest { artifact: self.artifact.to_string() };
         let artifact =
             client.read(message, async |c, request| artifacts(c).info(request).await).await?;
+        say_if_old(artifact.as_of.as_ref());
         global.output().show(&artifact, render::artifact::whole)
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::artifacts;
 use crate::cli::exit::Failure;
+use crate::cli::output::say_if_old;
 use crate::cli::{Global, render};
 
 /// List the artifacts that were pushed
@@ -23,6 +24,7 @@ impl List {
         let message = v1::ListArtifactsRequest { artifact_base };
         let response =
             client.read(message, async |c, request| artifacts(c).list(request).await).await?;
+        say_if_old(response.as_of.as_ref());
         global.output().show(&response, render::artifact::list)
     }
 }

@@ -3,7 +3,7 @@
 use aether_proto::v1;
 
 use super::fields;
-use super::update::{actual, deadline, instances, reason, requested};
+use super::update::{actual, as_of, deadline, instances, reason, requested};
 
 /// The lines for a change, under how long it has been watched.
 pub fn change(update: &v1::Update, watched_ms: u64) -> String {
@@ -12,11 +12,45 @@ pub fn change(update: &v1::Update, watched_ms: u64) -> String {
     lines(update, &time, &actual(update), &next)
 }
 
-/// What makes one message differ from the one before: all that is shown but
-/// times and shares, which move all the while.
-pub fn gist(update: &v1::Update) -> String {
+/// Picks the messages that say something new, so that neither passing time nor
+/// the noise of counting is shown as a change.
+#[derive(Default)]
+pub struct News {
+    shown: Option<(String, Option<u32>)>,
+}
+
+impl News {
+    /// Whether this message is worth showing after those that were before it.
+    pub fn is_new(&mut self, update: &v1::Update) -> bool {
+        let (gist, share) = (gist(update), update.actual_new_ppm);
+        let known = self.shown.as_ref();
+        if known.is_some_and(|(shown, ppm)| *shown == gist && !moved(*ppm, share, update)) {
+            return false;
+        }
+        self.shown = Some((gist, share));
+        true
+    }
+}
+
+/// Whether the actual share differs from the one shown by a point of a per
+/// cent, and by more than two calls account for.
+fn moved(shown: Option<u32>, now: Option<u32>, update: &v1::Update) -> bool {
+    const POINT_PPM: u64 = 10_000;
+    match (shown, now) {
+        (Some(shown), Some(now)) => {
+            let two_calls_ppm = 2_000_000 / update.actual_requests.max(1);
+            u64::from(shown.abs_diff(now)) >= POINT_PPM.max(two_calls_ppm + 1)
+        }
+        (shown, now) => shown != now,
+    }
+}
+
+/// All that is shown but times and shares, which move all the while.
+fn gist(update: &v1::Update) -> String {
     let next = update.deadline.as_ref().map(|d| d.action.clone());
-    lines(update, "", "", &next.unwrap_or_default())
+    let as_of = update.as_of.as_ref().map(|known| v1::AsOf { index: 0, ..known.clone() });
+    let still = v1::Update { as_of, ..update.clone() };
+    lines(&still, "", "", &next.unwrap_or_default())
 }
 
 fn lines(update: &v1::Update, time: &str, actual: &str, next: &str) -> String {
@@ -30,6 +64,7 @@ fn lines(update: &v1::Update, time: &str, actual: &str, next: &str) -> String {
         ("deadline", next.to_owned()),
         ("waits for", update.waits_for.join("\n")),
         ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
+        ("as of", update.as_of.as_ref().map(as_of).unwrap_or_default()),
     ]);
     let mut text =
         format!("[{time:>7}] {} {} {}", update.update_id, update.state, requested(update));
@@ -57,15 +92,40 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_shown_changes_the_gist() {
-        let update = routing_update();
-        let mut later = update.clone();
-        later.actual_new_ppm = Some(1);
-        later.deadline.as_mut().unwrap().in_ms -= 1_000;
-        later.new_instances_state[0].since_ms += 1;
-        later.modified += 1;
-        assert_eq!(gist(&update), gist(&later));
-        later.new_instances_state[0].state = "CRASHED".into();
-        assert_ne!(gist(&update), gist(&later));
+    fn passing_time_is_no_news() {
+        let mut news = News::default();
+        let mut update = routing_update();
+        let as_of = v1::AsOf { index: 7, stale: false, node: "n1".into() };
+        update.as_of = Some(as_of.clone());
+        assert!(news.is_new(&update));
+        update.deadline.as_mut().unwrap().in_ms -= 1_000;
+        update.new_instances_state[0].since_ms += 1;
+        update.modified += 1;
+        update.as_of = Some(v1::AsOf { index: 8, ..as_of });
+        assert!(!news.is_new(&update));
+        update.new_instances_state[0].takes_calls = false;
+        assert!(news.is_new(&update));
+        update.as_of.as_mut().unwrap().stale = true;
+        assert!(news.is_new(&update) && change(&update, 0).contains("without asking the leader"));
+        update.as_of.as_mut().unwrap().index += 1;
+        assert!(!news.is_new(&update));
+    }
+
+    #[test]
+    fn the_actual_share_is_news_when_it_moved_noticeably() {
+        let mut news = News::default();
+        let mut update = routing_update();
+        let mut is_new = |ppm, requests| {
+            (update.actual_new_ppm, update.actual_requests) = (ppm, requests);
+            news.is_new(&update)
+        };
+        assert!(is_new(None, 0));
+        assert!(is_new(Some(100_000), 3_000), "the first calls");
+        assert!(!is_new(Some(109_999), 3_000), "less than a point");
+        assert!(is_new(Some(110_000), 3_000), "a point since it was shown");
+        assert!(!is_new(Some(120_000), 100), "one call more or less");
+        assert!(!is_new(Some(310_000), 10), "two calls more or less");
+        assert!(is_new(Some(410_000), 10));
+        assert!(is_new(None, 0), "calls ceased");
     }
 }

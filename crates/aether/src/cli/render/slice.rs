@@ -1,9 +1,14 @@
 //! Slices and their instances.
 
+use std::collections::BTreeMap;
+
 use aether_proto::v1;
 
 use super::update::{as_of, reason};
 use super::{fields, or_dash, span, table};
+
+/// State of an instance whose node is silent.
+const UNREACHABLE: &str = "UNREACHABLE";
 
 /// Header of a table of instances.
 pub const INSTANCE_HEADER: [&str; 8] =
@@ -23,12 +28,40 @@ pub fn instance_row(instance: &v1::Instance) -> Vec<String> {
     ]
 }
 
+/// How many instances take calls, and what the others do: `2/3 (1 STARTING)`.
+///
+/// An instance on a node that fell silent stays in the routing table, because
+/// only the control plane has lost sight of it: it takes calls and counts, for
+/// the capacity guard too, and is named beside that.
+pub fn taking_calls<'a>(
+    instances: impl Iterator<Item = &'a v1::Instance> + Clone,
+    wanted: u32,
+) -> String {
+    let taking = instances.clone().filter(|instance| instance.takes_calls).count();
+    let mut others: BTreeMap<&str, usize> = BTreeMap::new();
+    for instance in instances.filter(|i| !i.takes_calls || i.state == UNREACHABLE) {
+        *others.entry(&instance.state).or_default() += 1;
+    }
+    let others: Vec<String> =
+        others.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    match others.is_empty() {
+        true => format!("{taking}/{wanted}"),
+        false => format!("{taking}/{wanted} ({})", others.join(", ")),
+    }
+}
+
+/// The same for the instances of a slice's version.
+fn ready(slice: &v1::Slice) -> String {
+    let current = |i: &&v1::Instance| Some(&i.version) == slice.version.as_ref();
+    taking_calls(slice.instances_state.iter().filter(current), slice.instances)
+}
+
 /// One slice with its instances.
 pub fn whole(slice: &v1::Slice) -> String {
     let mut text = fields(&[
         ("slice", slice.slice.clone()),
         ("version", slice.version.clone().unwrap_or_else(|| "(none yet)".to_owned())),
-        ("instances", format!("{} of {} ready", slice.ready, slice.instances)),
+        ("ready", ready(slice)),
         ("routing", slice.routing.clone()),
         ("update", slice.live_update.clone().unwrap_or_default()),
         ("retained", slice.retained_version.clone().unwrap_or_default()),
@@ -47,7 +80,7 @@ pub fn list(response: &v1::ListSlicesResponse) -> String {
         vec![
             slice.slice.clone(),
             or_dash(slice.version.as_deref().unwrap_or_default()),
-            format!("{}/{}", slice.ready, slice.instances),
+            ready(slice),
             or_dash(&slice.routing),
             or_dash(slice.live_update.as_deref().unwrap_or_default()),
             or_dash(slice.retained_version.as_deref().unwrap_or_default()),
@@ -68,17 +101,32 @@ mod tests {
 
     #[test]
     fn slices_are_listed_and_shown() {
+        let instance = |version: &str, state: &str, takes_calls| v1::Instance {
+            version: version.into(),
+            state: state.into(),
+            takes_calls,
+            ..Default::default()
+        };
         let slice = v1::Slice {
             slice: "org.example:a".into(),
             version: Some("1.0.0".into()),
             instances: 3,
             ready: 2,
             routing: "0:1".into(),
+            instances_state: vec![
+                instance("1.0.0", "READY", true),
+                instance("1.0.0", "STARTING", false),
+                instance("1.0.0", "UNREACHABLE", true),
+                instance("2.0.0", "READY", true),
+            ],
             ..Default::default()
         };
+        let text = whole(&slice);
+        let fields = text.split("\n\n").next().unwrap();
         assert_eq!(
-            whole(&slice),
-            "slice      org.example:a\nversion    1.0.0\ninstances  2 of 3 ready\nrouting    0:1"
+            fields,
+            "slice     org.example:a\nversion   1.0.0\n\
+             ready     2/3 (1 STARTING, 1 UNREACHABLE)\nrouting   0:1"
         );
         let response = v1::ListSlicesResponse {
             slices: vec![slice],
@@ -86,8 +134,8 @@ mod tests {
         };
         assert_eq!(
             list(&response),
-            "SLICE          VERSION  READY  ROUTING  UPDATE  RETAINED\n\
-             org.example:a  1.0.0    2/3    0:1      -       -\n\n\
+            "SLICE          VERSION  READY                            ROUTING  UPDATE  RETAINED\n\
+             org.example:a  1.0.0    2/3 (1 STARTING, 1 UNREACHABLE)  0:1      -       -\n\n\
              as of index 3 on node n1, without asking the leader"
         );
     }

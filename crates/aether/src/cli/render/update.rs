@@ -1,7 +1,5 @@
 //! One update: the whole of it for `status`, a row for `list`.
 
-use std::collections::BTreeMap;
-
 use aether_core::weights::Weights;
 use aether_proto::v1;
 
@@ -10,6 +8,8 @@ use crate::cli::follow::is_terminal;
 
 /// History entries shown; `-o json` has them all.
 const HISTORY_SHOWN: usize = 10;
+/// How far back calls are counted at most.
+const WINDOW_MS: u64 = 10_000;
 
 /// The whole of an update.
 pub fn whole(update: &v1::Update) -> String {
@@ -72,7 +72,7 @@ pub fn list(updates: &[v1::Update]) -> String {
             update.state.clone(),
             update.routing.clone(),
             update.actual_new_ppm.map_or_else(|| "-".to_owned(), percent_of_ppm),
-            instances(update),
+            or_dash(&instances(update)),
             or_dash(update.pause.as_ref().map_or("", |pause| &pause.code)),
         ]
     };
@@ -107,40 +107,38 @@ pub fn requested(update: &v1::Update) -> String {
 
 /// Where calls really went; nothing once the update has ended.
 pub fn actual(update: &v1::Update) -> String {
-    match update.actual_new_ppm {
-        _ if is_terminal(update) => String::new(),
-        Some(ppm) => format!(
-            "{} new of {} calls in the last 10 s",
-            percent_of_ppm(ppm),
-            update.actual_requests
-        ),
-        None => "no calls seen lately".to_owned(),
+    if is_terminal(update) {
+        return String::new();
     }
-}
-
-/// Instances of both sides: ready ones, wanted ones, and what the others do.
-pub fn instances(update: &v1::Update) -> String {
-    let new = side("new", &update.new_instances_state, update.instances);
-    if update.old_version.is_none() {
-        return new;
-    }
-    let old = side("old", &update.old_instances_state, update.old_instances);
-    format!("{new}, {old}")
-}
-
-fn side(name: &str, instances: &[v1::Instance], wanted: u32) -> String {
-    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-    for instance in instances {
-        *states.entry(&instance.state).or_default() += 1;
-    }
-    let ready = states.remove("READY").unwrap_or_default();
-    let others: Vec<String> =
-        states.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let others = match others.is_empty() {
-        true => String::new(),
-        false => format!(" ({})", others.join(", ")),
+    let (since, no_calls) = match update.counted_ms {
+        // Each change of the ratio is judged by the calls after it.
+        Some(counted_ms) if counted_ms < WINDOW_MS => {
+            let since = format!("since the last change, {} ago", span(counted_ms));
+            (since.clone(), format!("no calls counted yet {since}"))
+        }
+        Some(_) => ("in the last 10 s".to_owned(), "no calls seen in the last 10 s".to_owned()),
+        None => (String::new(), "not known: the leader was not asked".to_owned()),
     };
-    format!("{name} {ready}/{wanted}{others}")
+    match update.actual_new_ppm {
+        Some(ppm) => {
+            format!("{} new of {} calls {since}", percent_of_ppm(ppm), update.actual_requests)
+        }
+        None => no_calls,
+    }
+}
+
+/// Instances of both sides: those that take calls, wanted ones, and what the
+/// others do; nothing once the update has ended.
+pub fn instances(update: &v1::Update) -> String {
+    if is_terminal(update) {
+        return String::new();
+    }
+    let new = slice::taking_calls(update.new_instances_state.iter(), update.instances);
+    if update.old_version.is_none() {
+        return format!("new {new}");
+    }
+    let old = slice::taking_calls(update.old_instances_state.iter(), update.old_instances);
+    format!("new {new}, old {old}")
 }
 
 fn thresholds(update: &v1::Update) -> String {
@@ -191,6 +189,7 @@ pub mod tests {
             state: state.into(),
             endpoint: "127.0.0.1:10001".into(),
             since_ms: 61_500,
+            takes_calls: state == "READY",
             ..Default::default()
         };
         v1::Update {
@@ -202,6 +201,7 @@ pub mod tests {
             routing: "1:3".into(),
             actual_new_ppm: Some(249_812),
             actual_requests: 1_203,
+            counted_ms: Some(10_000),
             effective_routing: "1:3".into(),
             instances: 1,
             old_instances: 2,
@@ -268,6 +268,7 @@ INDEX  STATE    ROUTING  BY     EVENT
             effective_routing: "0:1".into(),
             pending_routing: Some("1:1".into()),
             actual_new_ppm: None,
+            counted_ms: None,
             pause: Some(v1::Reason {
                 code: "threshold_exceeded".into(),
                 message: "error rate 4 % is above 1 %".into(),
@@ -281,7 +282,7 @@ INDEX  STATE    ROUTING  BY     EVENT
         for part in [
             "requested   1:3 (25 % new), but 0:1 by the instances that are ready",
             "pending     1:1, waits for 'aether update approve u1f'",
-            "actual      no calls seen lately",
+            "actual      not known: the leader was not asked",
             "paused      threshold_exceeded: error rate 4 % is above 1 %",
             "deadline    ROLLBACK overdue by 1s",
             "waits for   one thing\n            another",
@@ -300,6 +301,24 @@ INDEX  STATE    ROUTING  BY     EVENT
     }
 
     #[test]
+    fn calls_are_counted_from_the_last_change_on() {
+        let update = v1::Update { counted_ms: Some(2_300), ..routing_update() };
+        let text = actual(&update);
+        assert_eq!(text, "24.98 % new of 1203 calls since the last change, 2s ago");
+        let update = v1::Update { actual_new_ppm: None, actual_requests: 0, ..update };
+        assert_eq!(actual(&update), "no calls counted yet since the last change, 2s ago");
+        let update = v1::Update { counted_ms: Some(10_000), ..update };
+        assert_eq!(actual(&update), "no calls seen in the last 10 s");
+    }
+
+    #[test]
+    fn an_instance_on_a_silent_node_takes_calls_and_is_named() {
+        let mut update = routing_update();
+        update.new_instances_state[0].state = "UNREACHABLE".into();
+        assert_eq!(instances(&update), "new 1/1 (1 UNREACHABLE), old 1/2 (1 UNREADY)");
+    }
+
+    #[test]
     fn the_ratio_of_an_ended_update_is_history() {
         let update = v1::Update {
             state: "COMPLETED".into(),
@@ -308,7 +327,9 @@ INDEX  STATE    ROUTING  BY     EVENT
         };
         let text = whole(&update);
         assert!(text.contains("requested   1:3 (25 % new)\n"), "{text}");
-        assert!(!text.contains("actual"), "{text}");
+        assert!(!text.contains("actual") && !text.contains("instances"), "{text}");
+        let row = list(&[update]);
+        assert!(!row.contains("new 1/1"), "{row}");
     }
 
     #[test]

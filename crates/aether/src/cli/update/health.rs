@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::{Which, updates};
 use crate::cli::exit::Failure;
+use crate::cli::output::say_if_old;
 use crate::cli::{Global, render};
 
 /// Show requests, errors and latencies of both versions
@@ -20,6 +21,7 @@ impl Health {
         let message = v1::UpdateRef { update_id: self.which.id(), ..Default::default() };
         let health =
             client.read(message, async |c, request| updates(c).health(request).await).await?;
+        say_if_old(health.as_of.as_ref());
         global.output().show(&health, render::health::whole)
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::updates;
 use crate::cli::exit::Failure;
-use crate::cli::output::say;
+use crate::cli::output::say_if_old;
 use crate::cli::{Global, render};
 
 /// List active updates
@@ -25,10 +25,7 @@ impl List {
         let message = v1::ListUpdatesRequest { all: self.all, stale: self.stale };
         let response =
             client.read(message, async |c, request| updates(c).list(request).await).await?;
-        let fresh = response.as_of.as_ref().map(render::update::as_of).unwrap_or_default();
-        if !fresh.is_empty() {
-            say(&format!("as of {fresh}"));
-        }
+        say_if_old(response.as_of.as_ref());
         global.output().show(&response, |response| render::update::list(&response.updates))
     }
 }

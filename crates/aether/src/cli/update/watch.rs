@@ -26,13 +26,11 @@ impl Watch {
         let client = global.client()?;
         let output = global.output();
         let began = Instant::now();
-        let mut shown = String::new();
+        let mut news = render::change::News::default();
         let ended = follow(&client, &self.which.id(), |update| {
-            let gist = render::change::gist(update);
-            if gist != shown {
+            if news.is_new(update) {
                 let watched_ms = began.elapsed().as_millis() as u64;
                 output.show_one_of_many(update, |u| render::change::change(u, watched_ms))?;
-                shown = gist;
             }
             Ok(ControlFlow::Continue(()))
         })
