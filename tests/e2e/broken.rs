@@ -1,6 +1,9 @@
 //! Versions that cannot run: the reason is named where people look, what was
 //! asked for happens, and nobody who calls the slice notices.
 
+use std::collections::BTreeSet;
+
+use aether_cluster::artifacts::EXAMPLE;
 use aether_cluster::load::Load;
 use aether_invoker::Invoker;
 use aether_tests::{Stage, assert_none_failed, ids, stage, states, until_alone};
@@ -104,6 +107,24 @@ impl Scene {
         seen
     }
 
+    /// What the instances of a version said last can be read when they are gone,
+    /// by the version and by each id.
+    async fn is_still_said(&self, version: &str, line: &str) {
+        let target = format!("{EXAMPLE}:{version}");
+        let said = self.stage.cluster.cli(&["logs", &target]).await.unwrap();
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let ids: BTreeSet<&str> =
+            said.stdout.lines().filter_map(|line| Some(line.split_once(" | ")?.0)).collect();
+        assert_eq!(ids.len(), INSTANCES, "{said:?}");
+        for id in ids {
+            assert!(said.stderr.contains(&format!("instance {id} ({version}) has ")), "{said:?}");
+            let said = self.stage.cluster.cli(&["logs", id]).await.unwrap();
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert!(said.stdout.contains(&format!("{id} | {line}")), "{said:?}");
+            assert!(said.stderr.contains(&format!("instance {id} ({version}) has ")), "{said:?}");
+        }
+    }
+
     async fn end(self) {
         let phases = self.load.stop().await;
         assert_none_failed(&phases);
@@ -154,6 +175,9 @@ async fn a_version_that_cannot_run_is_rolled_back_or_fails_by_itself() {
         let options = ["--deploy-timeout", deadline, "--on-failure", action];
         let update = scene.start(kind, &options).await;
         let seen = scene.ends(&update, state).await;
+        if code == "crash_loop" && action == "rollback" {
+            scene.is_still_said(kind.version, "ending at once with status 7").await;
+        }
         assert_eq!(seen["outcome"]["code"], code, "{seen:#}");
         assert!(contains(&seen["outcome"]["message"], kind.text), "{seen:#}");
         assert_eq!(seen["routing"], "0:1", "{seen:#}");

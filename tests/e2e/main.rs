@@ -7,6 +7,7 @@ mod cut_off;
 mod failover;
 mod full_disk;
 mod guide;
+mod logs;
 mod minority;
 mod nginx;
 mod refusals;

@@ -26,9 +26,11 @@
 //!          artifacts/<sha256>.tar.gz
 //!          unpacked/<sha256>/     shared by the instances, read-only
 //!          instances/<id>/        spec.json state.json readiness.json shim.*
-//!                         logs/   stdout.log stderr.log and rotated ones
+//!                         logs/   stdout.log stderr.log and rotated ones,
+//!                                 instance.json: whose they are
 //!                         work/   working directory, ${INSTANCE_DIR}
-//!          logs/<id>/             logs of the last instances that are gone
+//!          logs/<id>/             logs of the last 32 instances that are gone,
+//!                                 of which at most 512 MiB are kept
 //! $TMPDIR/aether-ports-<uid>/     one lock per port, for all agents here
 //! ```
 

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::decide::{Action, Known, decide};
 use crate::directive::{Directive, Keeper, Verdict};
-use crate::fsio;
 use crate::instance::{Instance, Shared, Told};
+use crate::logs::put_away;
 use crate::shim::spec::ShimSpec;
 
 /// How long the instances of an earlier agent are looked for before the first
@@ -25,9 +25,6 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Time until a directive that could not be kept (full disk) is tried again.
 const KEEP_RETRY: Duration = Duration::from_secs(1);
-
-/// Instances whose logs are kept after they are gone.
-const KEPT_LOGS_MAX: usize = 32;
 
 /// An instance that exists here.
 struct Existing {
@@ -197,13 +194,11 @@ impl Reconciler {
             existing.task.abort();
         }
         self.shared.board.remove(id);
-        let dir = self.shared.layout(id).dir().to_owned();
-        let kept = self.shared.config.data_dir.join("logs");
         let (shared, id) = (self.shared.clone(), id.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = put_away(&dir, &kept) {
+            if let Err(error) = put_away(&shared.config.data_dir, &id) {
                 // Found and forgotten again by the next agent.
-                tracing::warn!(dir = %dir.display(), %error, "files of a gone instance stay");
+                tracing::warn!(instance = %id, %error, "files of a gone instance stay");
             }
             shared.preparer.give_up(&id);
         });
@@ -212,48 +207,4 @@ impl Reconciler {
 
 fn lock(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {
     keeper.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Removes the directory of an instance, except for its logs: those of the
-/// last few are kept below `kept`.
-fn put_away(dir: &Path, kept: &Path) -> io::Result<()> {
-    fsio::create_private_dir(kept)?;
-    let name = dir.file_name().unwrap_or_default();
-    let target = kept.join(name);
-    fsio::remove_tree(&target)?;
-    match fs::rename(dir.join("logs"), &target) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fsio::remove_tree(dir)?;
-    let mut all = Vec::new();
-    for entry in fs::read_dir(kept)? {
-        let entry = entry?;
-        all.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    all.sort();
-    let surplus = all.len().saturating_sub(KEPT_LOGS_MAX);
-    all.iter().take(surplus).try_for_each(|(_, path)| fsio::remove_tree(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logs_of_the_last_few_instances_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let kept = dir.path().join("logs");
-        for n in 0..KEPT_LOGS_MAX + 3 {
-            let instance = dir.path().join(format!("i{n}"));
-            fs::create_dir_all(instance.join("logs")).unwrap();
-            fs::write(instance.join("logs/stdout.log"), format!("{n}")).unwrap();
-            put_away(&instance, &kept).unwrap();
-            assert!(!instance.exists());
-        }
-        assert_eq!(fs::read_dir(&kept).unwrap().count(), KEPT_LOGS_MAX);
-        let without_logs = dir.path().join("other");
-        fs::create_dir(&without_logs).unwrap();
-        put_away(&without_logs, &kept).unwrap();
-    }
 }

@@ -15,6 +15,7 @@ use super::found::Past;
 use super::{Instance, Shared};
 use crate::directive::Work;
 use crate::fsio::{self, Survives};
+use crate::logs::About;
 use crate::prepare;
 use crate::shim::spec::{Layout, ShimSpec};
 
@@ -103,6 +104,12 @@ impl Launch {
             restarts: self.restarts,
             ends_in_a_row: self.ends_in_a_row,
         };
+        let about = About {
+            slice: self.work.slice.clone(),
+            artifact: self.work.artifact.clone(),
+            gone_wall_ms: None,
+        };
+        about.write(&self.layout.logs()).map_err(failed)?;
         let bytes = serde_json::to_vec(&spec).map_err(|error| failed(error.into()))?;
         // The specification first: it carries the counts on. Then the state of
         // the earlier shim goes, so that it cannot be taken for the new one's.

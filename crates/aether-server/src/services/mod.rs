@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod artifacts;
 pub mod cluster;
+mod logs;
 pub mod peer;
 pub mod routing;
 pub mod slices;

@@ -8,17 +8,24 @@ use clap::Args;
 use super::Global;
 use super::deploy::slices;
 use super::exit::{Failure, Kind};
+use super::output::say;
+
+/// The stream of notes about the reading itself.
+const NOTE: &str = "aether";
 
 /// Print the log lines of instances
+///
+/// Also of instances that are gone, by their id or by their version: a node
+/// keeps the logs of the last 32 that it had, of which at most 512 MiB.
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Whose: group:artifact[:version][@env] or an instance id
     #[arg(value_name = "TARGET", value_parser = target)]
     target: String,
-    /// Go on with new lines as they come
+    /// Go on with new lines as they come, also of instances that start later
     #[arg(long, short)]
     follow: bool,
-    /// Last lines per instance [default: 100]
+    /// Last lines per instance and stream [default: 100]
     #[arg(long, value_name = "N")]
     tail: Option<u32>,
 }
@@ -53,6 +60,10 @@ impl Logs {
             };
             let next = next.map_err(|status| Failure::from_status(&status, Kind::Read))?;
             let Some(line) = next else { return Ok(()) };
+            if line.stream == NOTE {
+                say(&format!("note: {}", line.line));
+                continue;
+            }
             output
                 .show_one_of_many(&line, |line| format!("{} | {}", line.instance_id, line.line))?;
         }
