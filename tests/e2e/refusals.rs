@@ -152,7 +152,7 @@ fn no_such_update() -> Vec<Row> {
 
 /// Values that are no request, whatever the state.
 fn makes_no_sense() -> Vec<Row> {
-    use Kind::Invalid;
+    use Kind::{Invalid, State};
     let at = |base: &str| post(START, json!({"artifactBase": base, "version": "2.0.0"}));
     let option = |name: &str, value: serde_json::Value| start("2.0.0", json!({name: value}));
     vec![
