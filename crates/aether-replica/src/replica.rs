@@ -214,6 +214,10 @@ fn openraft_config(config: &Config) -> Result<openraft::Config, OpenError> {
         election_timeout_min: config.election_ms_min,
         election_timeout_max: config.election_ms_max,
         enable_pre_vote: Some(true),
+        // Entries go out while they are being written here. A leader that went
+        // on in its term after a crash could put another entry where a follower
+        // has one that was lost here, under the same term: nobody would notice.
+        enable_leader_restore: Some(false),
         install_snapshot_timeout: config.snapshot_ms_max,
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
         max_payload_entries: REPLICATION_ENTRIES_MAX,

@@ -38,6 +38,25 @@ async fn acknowledged_writes_survive_leaders_that_vanish() {
     }
 }
 
+/// What it had sent out but not yet written down is lost to it, and may be with
+/// the others. Under a new term it learns of that, or they do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_restarts_does_not_go_on_in_its_term() {
+    for names in [&["solo"][..], &["a", "b", "c"]] {
+        let mut cluster = Cluster::start(names, patient).await;
+        cluster.write(0, "x", "1").await;
+        let leader = cluster.leader().await;
+        let term = cluster.handle(leader).leadership().borrow().term;
+        cluster.kill_member(leader);
+        cluster.start_member(leader).await.unwrap();
+        cluster.write(leader, "y", "1").await;
+        cluster.agree().await;
+        let next = cluster.leader().await;
+        let next_term = cluster.handle(next).leadership().borrow().term;
+        assert!(next_term > term, "{names:?}: term {next_term} after {term}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_hands_the_leadership_over() {
     let mut cluster = Cluster::start(&["a", "b", "c"], patient).await;
