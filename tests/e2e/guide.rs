@@ -160,7 +160,7 @@ async fn update_stuck_in_deploying(dev: &Dev) {
     assert_eq!(states_of(&back), ["PENDING", "DEPLOYING", "ROLLING_BACK", "ROLLED_BACK"]);
 
     // And one that cannot be helped ends as FAILED.
-    let line = "aether update start org.example:my-slice 3.0.0 -i 1 --deploy-timeout 1s \
+    let line = "aether update start org.example:my-slice 3.0.0 -i 1 --deploy-timeout 2s \
                 --on-failure FAIL";
     let id = dev.json(line).await["updateId"].as_str().unwrap().to_owned();
     dev.until_state(&id, "FAILED").await;

@@ -159,7 +159,7 @@ fn makes_no_sense() -> Vec<Row> {
         (
             Invalid,
             "invalid_argument",
-            "artifact_base: ",
+            "artifactBase: ",
             ["", "hello", "org:hello", "org.example:Hello", "../x", "org.example:hello:1.0.0"]
                 .map(at)
                 .into(),

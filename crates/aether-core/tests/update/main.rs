@@ -2,6 +2,7 @@
 
 mod faults;
 mod ingress;
+mod placement;
 mod random;
 mod scenarios;
 mod sessions;

@@ -63,6 +63,8 @@ enum Try<T> {
     NotNow(String),
     /// Sent, and nothing certain came back.
     Open(String),
+    /// Sent, and nothing came back.
+    Silent(String),
 }
 
 /// A way to a cluster.
@@ -151,7 +153,7 @@ impl Client {
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut last = "no answer in time".to_owned();
-        let (mut left_open, mut reached) = (false, false);
+        let (mut left_open, mut reached, mut said) = (false, false, false);
         loop {
             let mut round = Reach::new(&self.addresses, self.first.get());
             let mut anyone = false;
@@ -184,8 +186,11 @@ impl Client {
                         return Ok(answer);
                     }
                     Try::Refused(failure) => return Err(failure),
-                    Try::NotNow(why) => last = why,
-                    Try::Open(why) => (left_open, last) = (true, why),
+                    Try::NotNow(why) => (said, last) = (true, why),
+                    Try::Open(why) => (left_open, said, last) = (true, true, why),
+                    // What a node said tells more than that one was silent later.
+                    Try::Silent(_) if said => left_open = true,
+                    Try::Silent(why) => (left_open, last) = (true, why),
                 }
             }
             // Another round makes sense only where somebody may recover, or
@@ -232,7 +237,7 @@ fn judge<T>(
     let status = match answer {
         Ok(Ok(response)) => return Try::Done(response.into_inner()),
         Ok(Err(status)) => status,
-        Err(_) => return Try::Open(format!("{address}: no answer in time")),
+        Err(_) => return Try::Silent(format!("{address}: no answer in time")),
     };
     let why = || format!("{address}: {}", status.message());
     // A status with a source was made here, of a broken connection.
