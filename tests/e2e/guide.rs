@@ -354,7 +354,7 @@ async fn rest_rollback_and_twins(dev: &Dev) {
 fn forget_time(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            for name in ["asOf", "sinceMs", "inMs", "actualRequests", "actualNewPpm"] {
+            for name in ["asOf", "sinceMs", "inMs", "countedMs", "actualRequests", "actualNewPpm"] {
                 members.remove(name);
             }
             members.values_mut().for_each(forget_time);
