@@ -160,11 +160,16 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 };
                 return Ok(futures::stream::iter(answer.map(Ok)).boxed());
             }
+            // Where openraft pauses after a failure is here: a stream that was
+            // opened first would knock at a node that is away without a pause.
+            let Some(first) = input.next().await else {
+                return Ok(futures::stream::empty().boxed());
+            };
             let unanswered = Arc::new(Unanswered::default());
             let mut client = self.client(Lane::Log)?;
             let requests = {
                 let unanswered = unanswered.clone();
-                input.map(move |request| {
+                futures::stream::iter([first]).chain(input).map(move |request| {
                     unanswered.sent();
                     wire::append_out(request)
                 })

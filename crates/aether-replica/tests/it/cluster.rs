@@ -124,16 +124,25 @@ impl Cluster {
         }
     }
 
+    /// The address of a member that does not run.
+    pub async fn bind(&self, i: usize) -> TcpListener {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // The listener of its last life is still being closed.
+            match TcpListener::bind(self.addresses[i]).await {
+                Ok(listener) => return listener,
+                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.addresses[i]),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     pub async fn start_member(&mut self, i: usize) -> Result<(), OpenError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // The listener and the files of its last life are still being closed.
-            let Ok(listener) = TcpListener::bind(self.addresses[i]).await else {
-                assert!(Instant::now() < deadline, "{} stays in use", self.addresses[i]);
-                tokio::time::sleep(POLL).await;
-                continue;
-            };
+            let listener = self.bind(i).await;
             match self.start_member_on(i, listener).await {
+                // So are its files.
                 Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(POLL).await;
                 }

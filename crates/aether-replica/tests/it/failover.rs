@@ -38,6 +38,29 @@ async fn acknowledged_writes_survive_leaders_that_vanish() {
     }
 }
 
+/// With a pause after each failure there are some 30 a second, most of them
+/// heartbeats; without one there were tens of thousands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_away_is_not_knocked_at_without_a_pause() {
+    let mut cluster = Cluster::start(&["a", "b", "c"], patient).await;
+    let (leader, away) = (cluster.leader().await, cluster.follower().await);
+    cluster.kill_member(away);
+    let closed_door = cluster.bind(away).await;
+    cluster.write(leader, "x", "1").await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    let mut knocks = 0;
+    while let Ok(knock) = tokio::time::timeout_at(until, closed_door.accept()).await {
+        drop(knock);
+        knocks += 1;
+    }
+    println!("{knocks} in two seconds");
+    assert!(knocks > 0, "it is looked for");
+    assert!(knocks < 500, "{knocks}");
+    drop(closed_door);
+    cluster.start_member(away).await.unwrap();
+    cluster.agree().await;
+}
+
 /// What it had sent out but not yet written down is lost to it, and may be with
 /// the others. Under a new term it learns of that, or they do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
