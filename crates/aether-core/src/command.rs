@@ -14,7 +14,10 @@ use thiserror::Error;
 use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
-use crate::records::{NodeLifecycle, Observed, Reason, SessionKind, UpdateOptions, UpdateState};
+use crate::records::{
+    CleanupPolicy, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind,
+    UpdateOptions, UpdateState,
+};
 use crate::weights::Weights;
 
 /// A command with who asked for it, as it stands in the log.
@@ -145,6 +148,38 @@ pub enum Command {
         update: UpdateId,
     },
 
+    /// Goes back to the set that a completed update left warm: a new update that
+    /// starts in DEPLOYED, and routes at once.
+    Undo {
+        /// The update that left the set.
+        update: UpdateId,
+        /// Weights to begin with; all to the set that was kept, usually.
+        weights: Weights,
+        /// Past the capacity guard.
+        force: bool,
+        /// What happens to the version that is left, in the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cleanup: Option<CleanupPolicy>,
+        /// How long GRACE_PERIOD keeps it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    },
+    /// Removes the set that a completed update left warm.
+    Cleanup {
+        /// The update that left it.
+        update: UpdateId,
+    },
+    /// Changes options of a live update.
+    SetOptions {
+        /// The update.
+        update: UpdateId,
+        /// What changes.
+        changes: OptionChanges,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
+    },
+
     /// Coordinator: sets the pause flag.
     Pause {
         /// The update.
@@ -254,6 +289,28 @@ pub enum Command {
         /// What holds now.
         lifecycle: NodeLifecycle,
     },
+    /// Whether a node takes new instances and keeps those it has.
+    SetNodeSchedule {
+        /// The node.
+        node: NodeName,
+        /// What holds from now on.
+        schedule: NodeSchedule,
+    },
+    /// A node that is lost will not come back.
+    ForgetNode {
+        /// The node.
+        node: NodeName,
+        /// Though it is only unreachable, and not yet lost.
+        force: bool,
+    },
+    /// Coordinator: too many nodes are silent at once for any of them to count
+    /// as lost, or no longer.
+    FreezeReplacement {
+        /// Whether they are.
+        frozen: bool,
+        /// How many are silent.
+        silent: u32,
+    },
     /// A holder of routing tables appeared, or started anew.
     OpenSession {
         /// Its id.
@@ -357,9 +414,14 @@ pub enum Refusal {
     #[error("{what} must be {expected}; {given} was given")]
     BadOption { what: String, given: String, expected: String },
     #[error(
-        "the nodes that report have room for {room} more instances, {needed} are needed; add a node, or scale something down"
+        "the nodes that report and take new instances{placement} have room for {room} more, {needed} are needed; add a node, uncordon one, or scale something down"
     )]
-    NoCapacity { needed: u32, room: u32 },
+    NoCapacity {
+        needed: u32,
+        room: u32,
+        #[serde(default)]
+        placement: String,
+    },
     #[error("update {update} is in state {state}; {action} is possible in {allowed}")]
     WrongState { update: UpdateId, state: UpdateState, action: String, allowed: String },
     #[error(
@@ -386,6 +448,14 @@ pub enum Refusal {
     StillServing { slice: SliceName, version: Version },
     #[error("slice {slice} keeps no retained set")]
     NothingRetained { slice: SliceName },
+    #[error(
+        "update {update} left no set that is still kept; start an update back to the version you want"
+    )]
+    NothingToUndo { update: UpdateId },
+    #[error(
+        "node {node} is {lifecycle:?}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
+    )]
+    NodeInUse { node: NodeName, lifecycle: NodeLifecycle },
     #[error("request id '{request_id}' was already used for another command")]
     RequestReused { request_id: String },
     #[error("the decision is stale: {what} changed meanwhile")]

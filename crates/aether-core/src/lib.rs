@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod command;
 pub mod coordinates;
+pub mod diff;
 pub mod duration;
 pub mod health;
 pub mod ids;
@@ -12,6 +13,7 @@ pub mod latency;
 pub mod lint;
 pub mod manifest;
 pub mod planner;
+pub mod preview;
 pub mod records;
 pub mod schedule;
 pub mod state;

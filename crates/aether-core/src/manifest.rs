@@ -12,6 +12,10 @@ use thiserror::Error;
 use crate::coordinates::Artifact;
 use crate::duration::Millis;
 
+mod placement;
+
+pub use placement::Placement;
+
 /// Largest accepted manifest in bytes: it is replicated with every artifact.
 pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
 
@@ -26,6 +30,9 @@ pub struct Manifest {
     /// When an instance counts as ready.
     #[serde(default)]
     pub ready: Readiness,
+    /// On which nodes instances may run, and how they are spread.
+    #[serde(default, skip_serializing_if = "Placement::is_anywhere")]
+    pub placement: Placement,
     /// Which requests at the ingress go to this slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,
@@ -215,6 +222,9 @@ impl Manifest {
         }
         if self.ready.successes == 0 || self.ready.failures == 0 {
             return bad("ready", "successes and failures must be at least 1");
+        }
+        if let Err(problem) = self.placement.check() {
+            return bad("placement", &problem);
         }
         if self.ingress.iter().any(|rule| !is_path(&rule.path)) {
             return bad("ingress.path", "must start with '/', without spaces");

@@ -4,17 +4,23 @@
 //! decided (`TargetRecord`, `Desired`) and what agents report (`Observed`) are
 //! distinct types with one writer each. Nothing here changes a record.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod members;
+mod options;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
 use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
+
+pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
+pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 
 /// `artifacts/{group}/{artifact}/{version}`: one pushed, immutable artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +193,9 @@ pub enum Observed {
     Stopping,
     /// The process and its group are gone.
     Stopped,
+    /// Its node is lost: nobody knows. No agent reports this; what the node
+    /// reports on its return takes its place.
+    Unknown,
 }
 
 /// Machine-readable code and text of why something is as it is.
@@ -248,71 +257,17 @@ impl InstanceRecord {
         self.desired == Desired::Run && self.observed == Observed::Ready && self.endpoint.is_some()
     }
 
+    /// Whether it may come back into the table when it is wanted again: it was
+    /// not told to stop, and its node is not lost.
+    pub fn is_revivable(&self) -> bool {
+        self.desired == Desired::Drain && self.observed != Observed::Unknown
+    }
+
     /// Whether it has ended and is not started again, not even with its node.
     pub fn has_ended(&self) -> bool {
         let returns = self.reason.as_ref().is_some_and(|r| r.code == Reason::NODE_STOPPED);
         self.observed == Observed::Stopped && !returns
     }
-}
-
-/// Lifecycle of a node as the control plane sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum NodeLifecycle {
-    /// Its agent reports within its lease.
-    Ready,
-    /// Its agent was silent for a lease.
-    Unreachable,
-}
-
-/// `nodes/{node}`: a machine that runs instances.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeRecord {
-    /// Its name.
-    pub name: NodeName,
-    /// Address of its client gRPC, from which others fetch artifacts.
-    pub address: SocketAddr,
-    /// Labels, for people and placement.
-    pub labels: BTreeMap<String, String>,
-    /// Most instances it takes.
-    pub instances_max: u32,
-    /// Whether it reports.
-    pub lifecycle: NodeLifecycle,
-    /// Log time since which that holds.
-    pub since_ms: u64,
-}
-
-/// What kind of client a session belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum SessionKind {
-    /// A service that embeds the invoker.
-    Invoker,
-    /// A node's HTTP ingress.
-    Ingress,
-}
-
-/// `session/{id}`: a holder of routing tables. Removals wait for its acks.
-///
-/// A session may have several lives, one after the other: an ingress that is
-/// started again goes by the same id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SessionRecord {
-    /// Its id.
-    pub id: SessionId,
-    /// What it is.
-    pub kind: SessionKind,
-    /// Who it is, for people.
-    pub name: String,
-    /// Log index at which its present life was opened.
-    pub opened: u64,
-    /// It held no tables when it was opened: whatever it holds is from later.
-    /// Never set for a life that follows another one: the hello may be older
-    /// than what it is compared with, and its process hold tables by now.
-    #[serde(default)]
-    pub fresh: bool,
 }
 
 /// State of an update.
@@ -380,19 +335,6 @@ impl std::fmt::Display for UpdateState {
     }
 }
 
-/// What happens to the old set on completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum CleanupPolicy {
-    /// Drained and removed before COMPLETED.
-    #[default]
-    Immediate,
-    /// Kept warm for the grace time (5 minutes unless set).
-    GracePeriod,
-    /// Kept warm until removed by hand.
-    Manual,
-}
-
 /// What a deadline does when it passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -419,24 +361,6 @@ pub struct Deadline {
     pub action: DeadlineAction,
 }
 
-/// Bounds on the new version's behaviour.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Thresholds {
-    /// Highest error rate, in millionths.
-    pub error_rate_ppm: u32,
-    /// Highest p99 latency in milliseconds.
-    pub p99_ms: u32,
-    /// Fewest requests in the window for a verdict.
-    pub requests_min: u64,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self { error_rate_ppm: 10_000, p99_ms: 500, requests_min: 100 }
-    }
-}
-
 /// Why an update does not progress by itself or to a higher weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -445,40 +369,6 @@ pub struct Pause {
     pub reason: Reason,
     /// Log time since which it holds.
     pub since_ms: u64,
-}
-
-/// What a user may set when starting an update.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct UpdateOptions {
-    /// Thresholds of the new version.
-    pub thresholds: Thresholds,
-    /// What happens to the old set on completion.
-    pub cleanup: CleanupPolicy,
-    /// How long GRACE_PERIOD keeps the old set.
-    pub grace_ms: u64,
-    /// Every routing change waits for `approve`.
-    pub manual_approval: bool,
-    /// How long DEPLOYING may last.
-    pub deploy_timeout_ms: u64,
-    /// What happens when it lasts longer, or the new version crash-loops.
-    pub on_deploy_failure: DeadlineAction,
-    /// How long every new instance must have been ready before DEPLOYED.
-    pub healthy_ms: u64,
-}
-
-impl Default for UpdateOptions {
-    fn default() -> Self {
-        Self {
-            thresholds: Thresholds::default(),
-            cleanup: CleanupPolicy::default(),
-            grace_ms: 5 * 60_000,
-            manual_approval: false,
-            deploy_timeout_ms: 5 * 60_000,
-            on_deploy_failure: DeadlineAction::Rollback,
-            healthy_ms: 1_000,
-        }
-    }
 }
 
 /// One transition, as the history shows it.
@@ -499,6 +389,9 @@ pub struct HistoryEntry {
     pub weights: Weights,
     /// What happened.
     pub event: String,
+    /// Why, where a pause, a rollback or a failure began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
 }
 
 /// `rolling-update/{updateId}`: one update.

@@ -16,9 +16,9 @@ use thiserror::Error;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, Observed,
-    RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord,
-    TargetRecord, UpdateRecord, UpdateState,
+    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule,
+    Observed, RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord,
+    SliceRecord, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -41,6 +41,10 @@ pub struct Meta {
     /// and nothing has to be kept of each name.
     #[serde(default)]
     pub revisions_forgotten: RevisionNo,
+    /// Log time since which too many nodes are silent at once for any of them
+    /// to count as lost: more likely it is the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement_frozen_since_ms: Option<u64>,
 }
 
 impl Default for Meta {
@@ -52,6 +56,7 @@ impl Default for Meta {
             log_time_ms: 0,
             wall_ms: 0,
             revisions_forgotten: RevisionNo(0),
+            replacement_frozen_since_ms: None,
         }
     }
 }
@@ -306,20 +311,23 @@ impl State {
     }
 
     /// Whether an instance of this revision still has to be waited for before
-    /// its update ends. With `forced`, one that was told to stop on a node that
-    /// is silent has not: its record stays, and the node stops it on return.
+    /// its update ends. One that was told to stop on a node that is lost has not
+    /// (with `forced`, on any that is silent): its record stays, and the node
+    /// stops it on return.
     pub fn has_instances_left(
         &self,
         slice: &SliceName,
         revision: RevisionNo,
         forced: bool,
     ) -> bool {
-        let is_silent = |i: &InstanceRecord| {
-            self.nodes.get(&i.node).is_none_or(|n| n.lifecycle == NodeLifecycle::Unreachable)
+        let is_given_up = |i: &InstanceRecord| match self.nodes.get(&i.node).map(|n| n.lifecycle) {
+            Some(NodeLifecycle::Ready) => false,
+            Some(NodeLifecycle::Unreachable) => forced,
+            Some(NodeLifecycle::Lost) | None => true,
         };
         self.instances_of(slice)
             .filter(|i| i.revision == revision)
-            .any(|i| !(forced && i.desired == Desired::Stop && is_silent(i)))
+            .any(|i| !(i.desired == Desired::Stop && is_given_up(i)))
     }
 
     /// Whether the new side can carry everything: the instances that were asked
@@ -336,9 +344,9 @@ impl State {
         update.old.as_ref().is_some_and(|old| {
             let target = self.targets.get(&(update.slice.clone(), old.revision));
             target.is_some_and(|target| target.instances > 0)
-                || self
-                    .instances_of(&update.slice)
-                    .any(|i| i.revision == old.revision && i.desired != Desired::Stop)
+                || self.instances_of(&update.slice).any(|i| {
+                    i.revision == old.revision && (i.desired == Desired::Run || i.is_revivable())
+                })
         })
     }
 
@@ -350,8 +358,13 @@ impl State {
         update.state == UpdateState::Completing
             && !update.forced
             && old == Some(instance.revision)
-            && instance.observed != Observed::Stopped
+            && !matches!(instance.observed, Observed::Stopped | Observed::Unknown)
             && !self.is_new_side_whole(update)
+    }
+
+    /// Whether what a node has is to move to other nodes.
+    pub fn is_draining(&self, node: &NodeName) -> bool {
+        self.nodes.get(node).is_some_and(|record| record.schedule == NodeSchedule::Draining)
     }
 
     /// The live update of a slice.

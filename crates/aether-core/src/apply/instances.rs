@@ -55,6 +55,8 @@ impl Tx<'_> {
             .state
             .instances_of(slice)
             .filter(|i| i.revision == revision && i.desired == Desired::Run)
+            // What is on a draining node makes way for what is assigned now.
+            .filter(|i| !self.state.is_draining(&i.node))
             .count();
         // A decision made twice must not start anything twice.
         if running + placements.len() > target.instances as usize {
@@ -66,7 +68,7 @@ impl Tx<'_> {
         Ok(Answer { instances, ..Answer::default() })
     }
 
-    fn decide(&mut self, id: &InstanceId, desired: Desired) {
+    pub(super) fn decide(&mut self, id: &InstanceId, desired: Desired) {
         if let Some(record) = self.state.instances.get(id).cloned() {
             self.put_instance(InstanceRecord {
                 desired,
@@ -102,7 +104,7 @@ impl Tx<'_> {
         let draining: Vec<InstanceId> = self
             .state
             .instances_of(slice)
-            .filter(|i| i.revision == revision && i.desired == Desired::Drain)
+            .filter(|i| i.revision == revision && i.is_revivable())
             .map(|i| i.id.clone())
             .collect();
         for id in draining {
@@ -186,8 +188,8 @@ impl Tx<'_> {
 
     /// The last trace of an instance goes, and with the last instance of an
     /// unwanted revision its target, and with the last of a slice the slice.
-    fn forget_instance(&mut self, record: &InstanceRecord) {
-        self.state.remove_instance(&record.id);
+    pub(super) fn forget_instance(&mut self, record: &InstanceRecord) {
+        self.remove_instance(record);
         let key = (record.slice.clone(), record.revision);
         let more = self.state.instances_of(&record.slice).any(|i| i.revision == record.revision);
         if !more && self.state.targets.get(&key).is_some_and(|target| target.instances == 0) {

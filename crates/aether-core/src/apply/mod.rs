@@ -9,6 +9,7 @@ mod instances;
 mod members;
 mod progress;
 mod slices;
+mod undo;
 mod updates;
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::ids::{Fence, RevisionNo, UpdateId};
 use crate::records::{
-    AuditRecord, HISTORY_MAX, HistoryEntry, InstanceRecord, RequestRecord, RouteRecord,
+    AuditRecord, HISTORY_MAX, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord,
     SliceRecord, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
@@ -148,6 +149,13 @@ impl Tx<'_> {
                 self.rollback(update, *now, reason.as_ref(), *force)
             }
             Command::Resume { update } => self.resume(update),
+            Command::Undo { update, weights, force, cleanup, grace_ms } => {
+                self.undo(update, *weights, *force, *cleanup, *grace_ms)
+            }
+            Command::Cleanup { update } => self.cleanup(update),
+            Command::SetOptions { update, changes, if_modified } => {
+                self.set_options(update, changes, *if_modified)
+            }
             Command::Pause { update, reason, if_modified } => {
                 self.pause(update, reason, *if_modified)
             }
@@ -172,6 +180,11 @@ impl Tx<'_> {
             }
             Command::SetNodeLifecycle { node, lifecycle } => {
                 self.set_node_lifecycle(node, *lifecycle)
+            }
+            Command::SetNodeSchedule { node, schedule } => self.set_node_schedule(node, *schedule),
+            Command::ForgetNode { node, force } => self.forget_node(node, *force),
+            Command::FreezeReplacement { frozen, silent } => {
+                self.freeze_replacement(*frozen, *silent)
             }
             Command::OpenSession { session, kind, name, fresh, follows } => {
                 self.open_session(session, *kind, name, *fresh, *follows)
@@ -219,6 +232,11 @@ impl Tx<'_> {
         self.state.put_instance(record);
     }
 
+    fn remove_instance(&mut self, record: &InstanceRecord) {
+        self.touched.insert(record.slice.clone());
+        self.state.remove_instance(&record.id);
+    }
+
     fn put_route(&mut self, mut record: RouteRecord) {
         record.route_revision = self.index();
         record.table_revision = self.index();
@@ -242,6 +260,7 @@ impl Tx<'_> {
     /// an update changes. Adds to its history and to the audit.
     fn put_update(&mut self, mut update: UpdateRecord, event: String) {
         update.modified = self.index();
+        let reason = self.new_reason(&update);
         update.history.push(HistoryEntry {
             index: self.index(),
             log_time_ms: self.now_ms(),
@@ -250,6 +269,7 @@ impl Tx<'_> {
             state: update.state,
             weights: update.weights,
             event: event.clone(),
+            reason,
         });
         if update.history.len() > HISTORY_MAX {
             // The first entry says who started it; the oldest of the rest goes.
@@ -257,6 +277,19 @@ impl Tx<'_> {
         }
         self.audit(format!("update {}", update.id), event);
         self.state.updates.insert(update.id.clone(), Arc::new(update));
+    }
+
+    /// The reason that an update has now and did not have before.
+    fn new_reason(&self, update: &UpdateRecord) -> Option<Reason> {
+        let before = self.state.updates.get(&update.id);
+        let had = |reason: &Reason| {
+            before.is_some_and(|before| {
+                let pause = before.pause.as_ref().map(|pause| &pause.reason);
+                [pause, before.outcome.as_ref()].contains(&Some(reason))
+            })
+        };
+        let pause = update.pause.as_ref().map(|pause| &pause.reason);
+        pause.into_iter().chain(&update.outcome).find(|reason| !had(reason)).cloned()
     }
 
     /// Moves an update to another state and writes it.

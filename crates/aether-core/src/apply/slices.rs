@@ -6,8 +6,10 @@ use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::RevisionNo;
+use crate::manifest::Manifest;
 use crate::records::{
-    Desired, NodeLifecycle, Reason, RevisionRecord, RouteRecord, Side, SliceRecord, UpdateState,
+    Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side, SliceRecord,
+    UpdateState,
 };
 use crate::weights::Weights;
 
@@ -19,16 +21,20 @@ impl Tx<'_> {
         Err(Refusal::BadInstances { given: instances, most: INSTANCES_MAX })
     }
 
-    /// Whether the nodes that report have room for this many more instances,
-    /// or will have when what drains is gone.
-    pub(super) fn check_room(&self, needed: u32) -> Result<(), Refusal> {
-        let ready =
-            |node: &&Arc<crate::records::NodeRecord>| node.lifecycle == NodeLifecycle::Ready;
+    /// Whether the nodes that report, take new instances and suit the manifest
+    /// have room for this many more, or will have when what drains is gone.
+    pub(super) fn check_room(&self, needed: u32, manifest: &Manifest) -> Result<(), Refusal> {
+        let placement = &manifest.placement;
+        let takes = |node: &&Arc<NodeRecord>| {
+            node.lifecycle == NodeLifecycle::Ready
+                && node.schedule.is_open()
+                && placement.suits(&node.labels)
+        };
         let room: u64 = self
             .state
             .nodes
             .values()
-            .filter(ready)
+            .filter(takes)
             .map(|node| {
                 let used = self
                     .state
@@ -42,7 +48,8 @@ impl Tx<'_> {
         if room >= u64::from(needed) {
             return Ok(());
         }
-        Err(Refusal::NoCapacity { needed, room: u32::try_from(room).unwrap_or(u32::MAX) })
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        Err(Refusal::NoCapacity { needed, room, placement: placement.to_string() })
     }
 
     /// Refuses while an update of the slice is live.
@@ -129,13 +136,13 @@ impl Tx<'_> {
             });
         }
         let side = self.make_revision(&mut record, version)?;
-        self.check_room(instances)?;
+        let revision = self.state.revisions[&(slice.clone(), side.revision)].clone();
+        self.check_room(instances, &revision.manifest)?;
         record.current = Some(side.revision);
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, side.revision, instances);
-        let revision = self.state.revisions.get(&(slice.clone(), side.revision)).cloned();
-        let note = revision.and_then(|r| self.rules_of_others(slice, &r.manifest.ingress));
+        let note = self.rules_of_others(slice, &revision.manifest.ingress);
         self.route_to(slice, side);
         self.audit(
             format!("slice {slice}"),
@@ -164,7 +171,10 @@ impl Tx<'_> {
         let Some(current) = record.current else {
             return Err(Refusal::UnknownSlice { slice: slice.clone() });
         };
-        self.check_room(instances.saturating_sub(record.instances))?;
+        if let Some(revision) = self.state.revisions.get(&(slice.clone(), current)) {
+            let more = instances.saturating_sub(record.instances);
+            self.check_room(more, &revision.manifest.clone())?;
+        }
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, current, instances);

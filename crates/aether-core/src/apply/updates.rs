@@ -5,7 +5,8 @@ use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::UpdateId;
 use crate::records::{
-    CleanupPolicy, DeadlineAction, Reason, Side, UpdateOptions, UpdateRecord, UpdateState,
+    CleanupPolicy, DeadlineAction, OptionChanges, Reason, Side, UpdateOptions, UpdateRecord,
+    UpdateState,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -13,7 +14,7 @@ use crate::weights::Weights;
 /// Longest time any wait of an update may be set to: 30 days.
 const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
-fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
+pub(super) fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     let bad = |what: &str, given: String, expected: &str| {
         Err(Refusal::BadOption { what: what.to_owned(), given, expected: expected.to_owned() })
     };
@@ -69,31 +70,64 @@ impl Tx<'_> {
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
         // First, so that the room of a retained set counts.
-        if self.state.retained.contains_key(slice) {
+        let kept = self.state.retained.get(slice).map(|kept| kept.side.version.clone());
+        if kept.is_some() {
             self.retire(slice)?;
         }
-        self.check_room(wanted)?;
+        let retired = kept.map(|kept| format!("version {kept}, which was kept warm, is removed"));
+        self.check_room(wanted, &known.manifest)?;
         let new = self.make_revision(&mut record, version)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
         record.live_update = Some(id.clone());
         self.put_slice(record);
-        let now_ms = self.now_ms();
         let from =
             old.as_ref().map_or_else(|| "nothing".to_owned(), |side| side.version.to_string());
         let update = UpdateRecord {
-            id: id.clone(),
-            slice: slice.clone(),
             old,
+            ..self.new_update(
+                id.clone(),
+                slice.clone(),
+                new,
+                wanted,
+                base_instances,
+                options.clone(),
+            )
+        };
+        self.put_update(
+            update,
+            format!("started: {slice} from {from} to {version}, {wanted} instances"),
+        );
+        let rules = self.rules_of_others(slice, &known.manifest.ingress);
+        let notes: Vec<String> = retired.into_iter().chain(rules).collect();
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
+        Ok(Answer { update: Some(id), note, ..Answer::default() })
+    }
+
+    /// A fresh record in PENDING, without an old side. The caller writes it.
+    pub(super) fn new_update(
+        &self,
+        id: UpdateId,
+        slice: SliceName,
+        new: Side,
+        instances: u32,
+        base_instances: u32,
+        options: UpdateOptions,
+    ) -> UpdateRecord {
+        let now_ms = self.now_ms();
+        UpdateRecord {
+            id,
+            slice,
+            old: None,
             new,
             state: UpdateState::Pending,
             weights: Weights::ALL_OLD,
             pending_weights: None,
             pending_forced: false,
-            instances: wanted,
+            instances,
             base_instances,
-            options: options.clone(),
-            deadline: transition::deadline(UpdateState::Pending, options, now_ms),
+            deadline: transition::deadline(UpdateState::Pending, &options, now_ms),
+            options,
             pause: None,
             forced: false,
             ends_failed: false,
@@ -106,13 +140,51 @@ impl Tx<'_> {
             state_since_ms: now_ms,
             state_index: self.index(),
             history: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_options(
+        &mut self,
+        id: &UpdateId,
+        changes: &OptionChanges,
+        if_modified: Option<u64>,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        if update.state.is_terminal() {
+            return Err(Self::wrong_state(&update, "a change of options", "live states"));
+        }
+        Self::check_unmodified(&update, if_modified)?;
+        let said = changes.make(&mut update.options);
+        let answer = |note: String| {
+            Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })
         };
-        self.put_update(
-            update,
-            format!("started: {slice} from {from} to {version}, {wanted} instances"),
-        );
-        let note = self.rules_of_others(slice, &known.manifest.ingress);
-        Ok(Answer { update: Some(id), note, ..Answer::default() })
+        if said.is_empty() {
+            return answer("nothing changes: the update has these options already".to_owned());
+        }
+        check_options(&update.options)?;
+        if update.state == UpdateState::Deploying && update.pause.is_none() {
+            update.deadline =
+                transition::deadline(update.state, &update.options, update.state_since_ms);
+        }
+        let event = format!("set {}", said.join(", "));
+        let paused = update.pause.is_some();
+        self.put_update(update, event.clone());
+        let resume = format!("; it is still paused: 'aether update resume {id}' to go on");
+        answer(event + if paused { &resume } else { "" })
+    }
+
+    pub(super) fn check_unmodified(
+        update: &UpdateRecord,
+        if_modified: Option<u64>,
+    ) -> Result<(), Refusal> {
+        match if_modified {
+            Some(expected) if expected != update.modified => Err(Refusal::Modified {
+                update: update.id.clone(),
+                expected,
+                actual: update.modified,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
@@ -138,7 +210,11 @@ impl Tx<'_> {
     }
 
     /// The capacity guard: each side with weight needs `w * B <= ready * T`.
-    fn check_capacity(&self, update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
+    pub(super) fn check_capacity(
+        &self,
+        update: &UpdateRecord,
+        weights: Weights,
+    ) -> Result<(), Refusal> {
         let sides = [
             ("new", weights.new_side(), Some(&update.new)),
             ("old", weights.old_side(), update.old.as_ref()),
@@ -180,19 +256,23 @@ impl Tx<'_> {
         if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
             return Err(Self::wrong_state(&update, "a routing change", "DEPLOYED and ROUTING"));
         }
-        if let Some(expected) = if_modified.filter(|expected| *expected != update.modified) {
-            let actual = update.modified;
-            return Err(Refusal::Modified { update: id.clone(), expected, actual });
+        Self::check_unmodified(&update, if_modified)?;
+        let answer = |note: Option<String>| {
+            Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
+        };
+        if weights == update.weights {
+            let Some(pending) = update.pending_weights.take() else {
+                return answer(Some(format!("the ratio already is {weights}")));
+            };
+            update.pending_forced = false;
+            let event =
+                format!("routing {pending} no longer waits for approval; it stays {weights}");
+            self.put_update(update, event.clone());
+            return answer(Some(event));
         }
         if !force {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
-        }
-        let answer = |note: Option<String>| {
-            Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
-        };
-        if weights == update.weights && update.pending_weights.is_none() {
-            return answer(Some(format!("the ratio already is {weights}")));
         }
         if update.options.manual_approval {
             update.pending_weights = Some(weights);
@@ -206,7 +286,7 @@ impl Tx<'_> {
         answer(None)
     }
 
-    fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
+    pub(super) fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
         let event = format!("routing {} -> {weights}", update.weights);
         self.reweigh(&mut update, weights);
         if update.state == UpdateState::Deployed {

@@ -7,6 +7,7 @@
 //!
 //! A plan for one slice stops at its first command: the next pass looks again.
 
+mod nodes;
 mod placement;
 mod progress;
 mod removal;
@@ -18,7 +19,6 @@ use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::health::Verdict;
 use crate::ids::{InstanceId, NodeName, SessionId, UpdateId};
-use crate::records::NodeLifecycle;
 use crate::state::State;
 
 pub use placement::Placer;
@@ -48,6 +48,21 @@ pub enum SessionView {
     },
 }
 
+/// What the leader knows of one node's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeView {
+    /// It reports within its lease.
+    Reporting,
+    /// Not heard from under this leader, and a lease has not passed yet.
+    Awaited,
+    /// Silent for more than its lease.
+    Silent {
+        /// Log time since which it is, under this leader: a lease into its
+        /// leadership at the earliest.
+        since_ms: u64,
+    },
+}
+
 /// What a pass of the planner looks at.
 pub struct View<'a> {
     /// The replicated state.
@@ -56,12 +71,20 @@ pub struct View<'a> {
     pub now_ms: u64,
     /// Every committed session. One that is missing counts as awaited.
     pub sessions: &'a BTreeMap<SessionId, SessionView>,
-    /// Nodes whose agent was silent for a lease.
-    pub silent_nodes: &'a BTreeSet<NodeName>,
+    /// Every committed node. One that is missing counts as awaited.
+    pub nodes: &'a BTreeMap<NodeName, NodeView>,
     /// What the thresholds say of the new version of live updates.
     pub verdicts: &'a BTreeMap<UpdateId, Verdict>,
     /// How long a session that cannot be reached is taken to hold its table.
     pub table_age_max_ms: u64,
+    /// How long a node is unreachable before it counts as lost.
+    pub node_lost_ms: u64,
+}
+
+impl View<'_> {
+    fn is_silent(&self, node: &NodeName) -> bool {
+        matches!(self.nodes.get(node), Some(NodeView::Silent { .. }))
+    }
 }
 
 /// One thing that is waited for.
@@ -111,7 +134,8 @@ impl Plan {
 /// One pass over everything.
 pub fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    members(view, &mut plan);
+    nodes::lifecycles(view, &mut plan);
+    sessions(view, &mut plan);
     let mut placer = Placer::new(view);
     for record in view.state.slices.values() {
         if plan.commands.len() >= COMMANDS_MAX {
@@ -122,17 +146,15 @@ pub fn plan(view: &View<'_>) -> Plan {
     plan
 }
 
-/// Nodes that fell silent or report again, and sessions that are past the age
-/// at which they would still use their table.
-fn members(view: &View<'_>, plan: &mut Plan) {
-    for node in view.state.nodes.values() {
-        let silent = view.silent_nodes.contains(&node.name);
-        let lifecycle = if silent { NodeLifecycle::Unreachable } else { NodeLifecycle::Ready };
-        if lifecycle != node.lifecycle {
-            let node = node.name.clone();
-            plan.commands.push(Command::SetNodeLifecycle { node, lifecycle });
-        }
-    }
+/// One pass over one slice, for whoever wants to know what would follow.
+pub fn plan_slice(view: &View<'_>, name: &SliceName) -> Plan {
+    let mut plan = Plan::default();
+    slice(view, name, &mut Placer::new(view), &mut plan);
+    plan
+}
+
+/// Sessions that are past the age at which they would still use their table.
+fn sessions(view: &View<'_>, plan: &mut Plan) {
     for session in view.state.sessions.values() {
         if let Some(SessionView::Unreachable { since_ms }) = view.sessions.get(&session.id) {
             let gone_at_ms = since_ms.saturating_add(view.table_age_max_ms);
@@ -150,7 +172,7 @@ fn members(view: &View<'_>, plan: &mut Plan) {
 }
 
 /// One pass over one slice; stops at the first command.
-fn slice(view: &View<'_>, slice: &SliceName, placer: &mut Placer, plan: &mut Plan) {
+fn slice(view: &View<'_>, slice: &SliceName, placer: &mut Placer<'_>, plan: &mut Plan) {
     let before = plan.commands.len();
     let done = |plan: &Plan| plan.commands.len() > before;
     if let Some(update) = view.state.live_update(slice) {

@@ -3,14 +3,17 @@
 //! where the new revision stays.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::View;
 use crate::coordinates::SliceName;
 use crate::ids::{NodeName, RevisionNo};
-use crate::records::Desired;
+use crate::manifest::{Manifest, Placement};
+use crate::records::{Desired, NodeLifecycle, NodeRecord};
+use crate::state::State;
 
-#[derive(Default)]
-struct Load {
+struct Load<'a> {
+    labels: &'a BTreeMap<String, String>,
     room: u32,
     total: u32,
     by_slice: BTreeMap<SliceName, u32>,
@@ -18,20 +21,32 @@ struct Load {
 }
 
 /// Counts what runs where, once a pass, and places on top of it.
-pub struct Placer {
-    nodes: BTreeMap<NodeName, Load>,
+pub struct Placer<'a> {
+    state: &'a State,
+    nodes: BTreeMap<NodeName, Load<'a>>,
 }
 
-impl Placer {
-    /// Looks at the nodes that report.
-    pub fn new(view: &View<'_>) -> Self {
-        let mut nodes: BTreeMap<NodeName, Load> = view
+impl<'a> Placer<'a> {
+    /// Looks at the nodes that report and take new instances.
+    pub fn new(view: &View<'a>) -> Self {
+        let takes = |node: &&'a Arc<NodeRecord>| {
+            node.lifecycle == NodeLifecycle::Ready
+                && node.schedule.is_open()
+                && !view.is_silent(&node.name)
+        };
+        let mut nodes: BTreeMap<NodeName, Load<'a>> = view
             .state
             .nodes
             .values()
-            .filter(|node| !view.silent_nodes.contains(&node.name))
+            .filter(takes)
             .map(|node| {
-                let load = Load { room: node.instances_max, ..Load::default() };
+                let load = Load {
+                    labels: &node.labels,
+                    room: node.instances_max,
+                    total: 0,
+                    by_slice: BTreeMap::new(),
+                    by_revision: BTreeMap::new(),
+                };
                 (node.name.clone(), load)
             })
             .collect();
@@ -42,7 +57,11 @@ impl Placer {
                 load.take(&instance.slice, instance.revision);
             }
         }
-        Self { nodes }
+        Self { state: view.state, nodes }
+    }
+
+    fn manifest(&self, key: &(SliceName, RevisionNo)) -> Option<&'a Manifest> {
+        self.state.revisions.get(key).map(|revision| &*revision.manifest)
     }
 
     /// Nodes for `count` more instances of a revision, all or none.
@@ -55,19 +74,22 @@ impl Placer {
         revision: RevisionNo,
         count: u32,
     ) -> Result<Vec<NodeName>, u32> {
-        match self.room() {
+        match self.room(slice, revision) {
             room if room < count => Err(room),
             _ => Ok(self.place_up_to(slice, revision, count)),
         }
     }
 
-    /// How many more instances there is room for.
-    pub fn room(&self) -> u32 {
-        self.nodes.values().map(|load| load.room).fold(0, u32::saturating_add)
+    /// How many more instances of a revision there is room for.
+    pub fn room(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
+        let manifest = self.manifest(&(slice.clone(), revision));
+        let suits = |load: &&Load<'_>| manifest.is_none_or(|m| m.placement.suits(load.labels));
+        self.nodes.values().filter(suits).map(|load| load.room).fold(0, u32::saturating_add)
     }
 
-    /// Nodes for as many as there is room for, at most `count`. Fewest of the
-    /// revision first, then of the slice, then fewest at all, then by name.
+    /// Nodes for as many as there is room for, at most `count`. First the
+    /// failure domain with fewest of the revision, where there are domains; then
+    /// fewest of the revision, then of the slice, then fewest at all, then by name.
     pub fn place_up_to(
         &mut self,
         slice: &SliceName,
@@ -75,15 +97,30 @@ impl Placer {
         count: u32,
     ) -> Vec<NodeName> {
         let key = (slice.clone(), revision);
+        let anywhere = Placement::default();
+        let placement = self.manifest(&key).map_or(&anywhere, |manifest| &manifest.placement);
+        let mut in_domain: BTreeMap<Option<&str>, u32> = BTreeMap::new();
+        if placement.spread.is_some() {
+            for load in self.nodes.values() {
+                *in_domain.entry(placement.domain(load.labels)).or_default() +=
+                    load.of_revision(&key);
+            }
+        }
         let mut placed = Vec::new();
         for _ in 0..count {
             let best = self
                 .nodes
                 .iter_mut()
-                .filter(|(_, load)| load.room > 0)
-                .min_by_key(|(_, load)| (load.of_revision(&key), load.of(slice), load.total));
+                .filter(|(_, load)| load.room > 0 && placement.suits(load.labels))
+                .min_by_key(|(_, load)| {
+                    let beside = in_domain.get(&placement.domain(load.labels)).copied();
+                    (beside, load.of_revision(&key), load.of(slice), load.total)
+                });
             let Some((name, load)) = best else { break };
             load.take(slice, revision);
+            if let Some(beside) = in_domain.get_mut(&placement.domain(load.labels)) {
+                *beside += 1;
+            }
             placed.push(name.clone());
         }
         placed
@@ -95,7 +132,7 @@ impl Placer {
     }
 }
 
-impl Load {
+impl Load<'_> {
     fn of(&self, slice: &SliceName) -> u32 {
         self.by_slice.get(slice).copied().unwrap_or(0)
     }

@@ -58,7 +58,7 @@ pub(super) fn pause(update: &UpdateRecord, reason: Reason) -> Command {
 pub(super) fn advance(
     view: &View<'_>,
     update: &UpdateRecord,
-    placer: &mut Placer,
+    placer: &mut Placer<'_>,
     plan: &mut Plan,
 ) {
     unpause(view, update, plan);
@@ -83,7 +83,7 @@ fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     }
 }
 
-fn pending(update: &UpdateRecord, placer: &mut Placer, plan: &mut Plan) {
+fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
     match placer.place(&update.slice, update.new.revision, update.instances) {
         Ok(placements) => {
             plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });

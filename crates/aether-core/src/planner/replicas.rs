@@ -1,7 +1,9 @@
-//! Brings the number of instances of every revision to its target.
+//! Brings the number of instances of every revision to its target, and moves
+//! what is on draining nodes to others: first a replacement is ready, then the
+//! one that it replaces goes.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Placer, Plan, View, Wait};
 use crate::command::Command;
@@ -13,7 +15,7 @@ use crate::records::{Desired, InstanceRecord, TargetRecord};
 pub(super) fn match_targets(
     view: &View<'_>,
     slice: &SliceName,
-    placer: &mut Placer,
+    placer: &mut Placer<'_>,
     plan: &mut Plan,
 ) {
     let all = (slice.clone(), RevisionNo(0))..=(slice.clone(), RevisionNo(u32::MAX));
@@ -33,29 +35,82 @@ pub(super) fn match_targets(
             plan.commands.push(Command::Drain { instances: ended, target_modified });
             return;
         }
-        let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
+        let on_draining = |i: &&InstanceRecord| view.state.is_draining(&i.node);
+        let (leaving, staying): (Vec<_>, Vec<_>) = running.into_iter().partition(on_draining);
+        let count = u32::try_from(staying.len()).unwrap_or(u32::MAX);
+        // A wait is shown with an update, and is no older than its state.
+        let since_ms = view.state.live_update(slice).map_or(view.now_ms, |u| u.state_since_ms);
+        if count > target.instances {
+            drain(target, staying, placer, plan);
+            return;
+        }
         if count < target.instances {
-            // A wait is shown with an update, and is no older than its state.
-            let since_ms = view.state.live_update(slice).map_or(view.now_ms, |u| u.state_since_ms);
-            assign(slice, target, target.instances - count, since_ms, placer, plan);
-        } else if count > target.instances {
-            drain(target, running, placer, plan);
+            let missing = target.instances - count;
+            if assign(slice, target, missing, since_ms, placer, plan) {
+                return;
+            }
+        }
+        if !leaving.is_empty() && make_way(target, &staying, leaving, since_ms, plan) {
+            return;
         }
     }
 }
 
+/// Drains instances on draining nodes as far as others stand in for them.
+/// Whether there were any.
+fn make_way(
+    target: &TargetRecord,
+    staying: &[&InstanceRecord],
+    mut leaving: Vec<&InstanceRecord>,
+    since_ms: u64,
+    plan: &mut Plan,
+) -> bool {
+    // Those that take no calls go first: they are nobody's capacity.
+    leaving.sort_by_key(|i| (i.is_routable(), i.id.clone()));
+    let idle = leaving.iter().filter(|i| !i.is_routable()).count();
+    let ready = staying.iter().filter(|i| i.is_routable()).count() + leaving.len() - idle;
+    // One that is not ready yet may be all there is of a side that starts.
+    let idle = if staying.len() < target.instances as usize { 0 } else { idle };
+    let surplus = ready.saturating_sub(target.instances as usize);
+    let instances: Vec<InstanceId> =
+        leaving.iter().take(idle + surplus).map(|i| i.id.clone()).collect();
+    if !instances.is_empty() {
+        plan.commands.push(Command::Drain { instances, target_modified: target.modified });
+        return true;
+    }
+    let nodes: BTreeSet<&str> = leaving.iter().map(|i| i.node.as_str()).collect();
+    let nodes: Vec<&str> = nodes.into_iter().collect();
+    plan.wait(
+        &target.slice,
+        Wait {
+            code: "node_drain",
+            message: format!(
+                "replacements of {} instances of {} on draining nodes ({}) to be ready",
+                leaving.len(),
+                target.revision,
+                nodes.join(", ")
+            ),
+            since_ms,
+            unblock: "they become ready, or 'aether node uncordon'".to_owned(),
+        },
+    );
+    false
+}
+
+/// Assigns what is missing as far as there is room. Whether anything was.
 fn assign(
     slice: &SliceName,
     target: &TargetRecord,
     missing: u32,
     since_ms: u64,
-    placer: &mut Placer,
+    placer: &mut Placer<'_>,
     plan: &mut Plan,
-) {
-    let room = placer.room();
+) -> bool {
+    let room = placer.room(slice, target.revision);
     let placements = placer.place_up_to(slice, target.revision, missing);
     let placed = u32::try_from(placements.len()).unwrap_or(u32::MAX);
-    if !placements.is_empty() {
+    let any = placed > 0;
+    if any {
         plan.commands.push(Command::Assign {
             slice: slice.clone(),
             revision: target.revision,
@@ -76,6 +131,7 @@ fn assign(
         };
         plan.wait(slice, wait);
     }
+    any
 }
 
 /// Removes first what does not serve, then from the node with the most of the
@@ -83,7 +139,7 @@ fn assign(
 fn drain(
     target: &TargetRecord,
     mut running: Vec<&InstanceRecord>,
-    placer: &Placer,
+    placer: &Placer<'_>,
     plan: &mut Plan,
 ) {
     // How many that would stay each has beside it on its node.

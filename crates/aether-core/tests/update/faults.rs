@@ -128,7 +128,7 @@ fn the_next_update_may_use_the_room_of_a_retained_set() {
     world.settle();
     assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 3));
     let refused = world.propose(start("3.0.0", Some(4), UpdateOptions::default())).unwrap_err();
-    assert!(matches!(refused, Refusal::NoCapacity { needed: 4, room: 3 }), "{refused}");
+    assert!(matches!(refused, Refusal::NoCapacity { needed: 4, room: 3, .. }), "{refused}");
     assert_eq!(world.ready("1.0.0"), 3, "a refused update retires nothing");
     let id = world.start("3.0.0", UpdateOptions::default());
     world.settle();

@@ -2,8 +2,11 @@
 
 mod faults;
 mod ingress;
+mod nodes;
 mod placement;
+mod preview;
 mod random;
 mod scenarios;
 mod sessions;
+mod undo;
 mod world;

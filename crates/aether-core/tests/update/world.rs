@@ -13,7 +13,7 @@ use aether_core::health::Verdict;
 use aether_core::ids::{InstanceId, NodeName, SessionId, UpdateId};
 use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
-use aether_core::planner::{self, Plan, SessionView, View};
+use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
     Desired, InstanceRecord, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord,
     UpdateState,
@@ -26,6 +26,10 @@ pub struct World {
     pub term: u64,
     pub sessions: BTreeMap<SessionId, SessionView>,
     pub silent_nodes: BTreeSet<NodeName>,
+    /// Nodes that this leader has not heard of yet.
+    pub awaited_nodes: BTreeSet<NodeName>,
+    /// Log time from which silence counts under this leader.
+    pub heard_since_ms: u64,
     pub verdicts: BTreeMap<UpdateId, Verdict>,
     /// Versions whose instances never become ready, and why.
     pub broken: BTreeMap<String, (Observed, u32, Reason)>,
@@ -38,6 +42,9 @@ pub struct World {
     pub agents_work: bool,
     pub sessions_work: bool,
 }
+
+/// How long a node is unreachable before it is lost.
+pub const NODE_LOST_MS: u64 = 30_000;
 
 pub const SLICE: &str = "org.example:my-slice";
 
@@ -63,6 +70,8 @@ impl World {
             term: 1,
             sessions: BTreeMap::new(),
             silent_nodes: BTreeSet::new(),
+            awaited_nodes: BTreeSet::new(),
+            heard_since_ms: 0,
             verdicts: BTreeMap::new(),
             broken: BTreeMap::new(),
             stuck_calls: BTreeSet::new(),
@@ -144,6 +153,8 @@ impl World {
                     | Command::SetWeights { force: true, .. }
                     | Command::Approve { .. }
                     | Command::Undeploy { .. }
+                    | Command::SetNodeLifecycle { .. }
+                    | Command::ForgetNode { .. }
             )
         {
             assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
@@ -156,13 +167,24 @@ impl World {
     }
 
     pub fn plan(&self) -> Plan {
+        let nodes: BTreeMap<NodeName, NodeView> = self
+            .state
+            .nodes
+            .keys()
+            .filter(|node| !self.awaited_nodes.contains(*node))
+            .map(|node| match self.silent_nodes.contains(node) {
+                true => (node.clone(), NodeView::Silent { since_ms: self.heard_since_ms }),
+                false => (node.clone(), NodeView::Reporting),
+            })
+            .collect();
         planner::plan(&View {
             state: &self.state,
             now_ms: self.now_ms,
             sessions: &self.sessions,
-            silent_nodes: &self.silent_nodes,
+            nodes: &nodes,
             verdicts: &self.verdicts,
             table_age_max_ms: 600_000,
+            node_lost_ms: NODE_LOST_MS,
         })
     }
 

@@ -1,0 +1,230 @@
+//! The set that a completed update keeps warm: the way back to it, its end, and
+//! the other things that a person changes of an update on its way.
+
+use aether_core::command::{Command, Refusal, RefusalKind};
+use aether_core::coordinates::SliceName;
+use aether_core::health::Verdict;
+use aether_core::ids::UpdateId;
+use aether_core::records::{
+    CleanupPolicy, OptionChanges, Preset, Reason, UpdateOptions, UpdateState as S,
+};
+
+use crate::scenarios::at;
+use crate::world::{SLICE, World, complete, rollback, routing, start};
+
+fn undo(id: &UpdateId, weights: &str) -> Command {
+    Command::Undo {
+        update: id.clone(),
+        weights: weights.parse().unwrap(),
+        force: false,
+        cleanup: None,
+        grace_ms: None,
+    }
+}
+
+/// An update to 2.0.0 is complete; 1.0.0 is kept.
+fn completed(cleanup: CleanupPolicy, grace_ms: u64) -> (World, UpdateId) {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { cleanup, grace_ms, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.settle();
+    world.ok(routing(&id, "1:0"));
+    world.ok(complete(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), S::Completed);
+    let kept = if cleanup == CleanupPolicy::Immediate { 0 } else { 3 };
+    assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (kept, 3));
+    (world, id)
+}
+
+#[test]
+fn undo_takes_every_call_back_in_one_entry_and_completes_like_any_update() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let back = world.ok(undo(&id, "1:0")).update.unwrap();
+    let update = world.update(&back);
+    assert_eq!((update.state, update.weights.to_string()), (S::Routing, "1:0".to_owned()));
+    let states: Vec<_> = update.history.iter().map(|entry| entry.state).collect();
+    assert_eq!(states, [S::Deployed, S::Routing]);
+    let table = world.state.slice_table(&SLICE.parse().unwrap()).unwrap();
+    assert_eq!(table.new.as_ref().unwrap().version.as_str(), "1.0.0");
+    assert_eq!(table.effective_weights().unwrap().to_string(), "1:0");
+    assert!(world.state.retained.is_empty());
+    world.ok(complete(&back));
+    world.settle();
+    assert_eq!(world.state_of(&back), S::Completed);
+    assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 0));
+    assert!(world.started.values().all(|count| *count == 1), "nothing was started again");
+}
+
+#[test]
+fn undo_can_begin_without_traffic_and_be_rolled_back() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let back = world.ok(undo(&id, "0:1")).update.unwrap();
+    assert_eq!(world.state_of(&back), S::Deployed);
+    world.settle();
+    world.ok(routing(&back, "1:3"));
+    world.ok(rollback(&back));
+    world.settle();
+    assert_eq!(world.state_of(&back), S::RolledBack);
+    assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (0, 3));
+}
+
+#[test]
+fn undo_is_refused_when_nothing_is_kept_and_while_another_update_is_live() {
+    let (mut world, id) = completed(CleanupPolicy::Immediate, 0);
+    let refused = world.propose(undo(&id, "1:0")).unwrap_err();
+    assert!(matches!(refused, Refusal::NothingToUndo { .. }), "{refused}");
+    let unknown = "unone".parse().unwrap();
+    let refused = world.propose(undo(&unknown, "1:0")).unwrap_err();
+    assert_eq!(refused.kind(), RefusalKind::NotFound);
+
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let other = world.start("3.0.0", UpdateOptions::default());
+    let refused = world.propose(undo(&id, "1:0")).unwrap_err();
+    assert!(matches!(refused, Refusal::NothingToUndo { .. }), "the start retired it: {refused}");
+    world.ok(rollback(&other));
+    world.settle();
+    assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (0, 3));
+}
+
+#[test]
+fn undo_needs_the_kept_set_to_carry_what_it_takes_unless_forced() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let crashed = (
+        aether_core::records::Observed::Crashed,
+        1,
+        Reason::new("crashed", "it crashed while it was kept"),
+    );
+    world.broken.insert("1.0.0".to_owned(), crashed);
+    world.settle();
+    let refused = world.propose(undo(&id, "1:0")).unwrap_err();
+    assert!(matches!(refused, Refusal::CapacityGuard { .. }), "{refused}");
+    assert!(!world.state.retained.is_empty(), "it is still kept");
+    let back = world.ok(undo(&id, "0:1")).update.unwrap();
+    world.broken.clear();
+    world.settle();
+    world.ok(routing(&back, "1:0"));
+}
+
+#[test]
+fn grace_ends_on_time_across_failovers_and_manual_never_by_itself() {
+    let (mut world, _) = completed(CleanupPolicy::GracePeriod, 60_000);
+    let slice: SliceName = SLICE.parse().unwrap();
+    let expires_at_ms = world.state.retained[&slice].expires_at_ms.unwrap();
+    for part in 1..=2 {
+        world.now_ms = expires_at_ms - 30_000 / part;
+        world.fail_over();
+        world.rounds(5);
+        assert_eq!(world.ready("1.0.0"), 3);
+    }
+    world.now_ms = expires_at_ms;
+    world.settle();
+    assert_eq!((world.ready("1.0.0"), world.state.instances.len()), (0, 3));
+
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    world.now_ms += 400 * 24 * 3_600_000;
+    world.settle();
+    assert_eq!(world.ready("1.0.0"), 3);
+    let answer = world.ok(Command::Cleanup { update: id.clone() });
+    assert!(answer.note.unwrap().contains("1.0.0"));
+    world.settle();
+    assert_eq!((world.ready("1.0.0"), world.state.instances.len()), (0, 3));
+    let refused = world.propose(Command::Cleanup { update: id }).unwrap_err();
+    assert!(matches!(refused, Refusal::NothingToUndo { .. }), "{refused}");
+}
+
+#[test]
+fn a_start_that_retires_a_kept_set_says_so() {
+    let (mut world, _) = completed(CleanupPolicy::Manual, 0);
+    let answer = world.ok(start("3.0.0", None, UpdateOptions::default()));
+    assert!(answer.note.unwrap().contains("1.0.0, which was kept warm, is removed"));
+}
+
+fn set(id: &UpdateId, changes: OptionChanges) -> Command {
+    Command::SetOptions { update: id.clone(), changes, if_modified: None }
+}
+
+#[test]
+fn options_change_on_a_live_update_and_what_changed_is_said() {
+    let (mut world, id) = at(S::Routing, 0);
+    let strict = Preset::Strict.thresholds();
+    let changes = OptionChanges {
+        error_rate_ppm: Some(strict.error_rate_ppm),
+        p99_ms: Some(strict.p99_ms),
+        cleanup: Some(CleanupPolicy::Manual),
+        ..OptionChanges::default()
+    };
+    let note = world.ok(set(&id, changes.clone())).note.unwrap();
+    assert_eq!(
+        note,
+        "set error rate 0.1 % (was 1 %), p99 latency 200 ms (was 500 ms), cleanup Manual (was \
+         Immediate)"
+    );
+    assert_eq!(world.update(&id).options.thresholds, strict);
+    assert!(world.ok(set(&id, changes)).note.unwrap().starts_with("nothing changes"));
+    let bad = OptionChanges { p99_ms: Some(0), ..OptionChanges::default() };
+    assert_eq!(world.propose(set(&id, bad)).unwrap_err().kind(), RefusalKind::Invalid);
+    world.ok(routing(&id, "1:0"));
+    world.ok(complete(&id));
+    world.settle();
+    assert_eq!(world.ready("1.0.0"), 3, "kept, as was set on the way");
+    let late = world.propose(set(&id, OptionChanges::default())).unwrap_err();
+    assert!(matches!(late, Refusal::WrongState { .. }), "{late}");
+}
+
+#[test]
+fn a_longer_deploy_timeout_counts_from_the_start_of_deploying() {
+    let (mut world, id) = at(S::Deploying, 0);
+    world.agents_work = false;
+    let since = world.update(&id).state_since_ms;
+    let changes = OptionChanges { deploy_timeout_ms: Some(900_000), ..OptionChanges::default() };
+    world.now_ms += 10_000;
+    world.ok(set(&id, changes));
+    assert_eq!(world.update(&id).deadline.as_ref().unwrap().at_ms, since + 900_000);
+}
+
+#[test]
+fn a_pause_stays_when_thresholds_change_until_somebody_resumes() {
+    let (mut world, id) = at(S::Routing, 0);
+    world.verdicts.insert(id.clone(), Verdict::Exceeded { detail: "p99 900 ms".to_owned() });
+    world.settle();
+    world.verdicts.clear();
+    let changes = OptionChanges { p99_ms: Some(2_000), ..OptionChanges::default() };
+    let note = world.ok(set(&id, changes)).note.unwrap();
+    assert!(note.contains("still paused"), "{note}");
+    assert!(world.update(&id).pause.is_some());
+    world.ok(Command::Resume { update: id.clone() });
+}
+
+#[test]
+fn history_has_the_reason_of_a_pause_and_of_a_rollback_once() {
+    let (mut world, id) = at(S::Routing, 0);
+    world.verdicts.insert(id.clone(), Verdict::Exceeded { detail: "p99 900 ms".to_owned() });
+    world.settle();
+    world.ok(Command::Resume { update: id.clone() });
+    world.verdicts.clear();
+    world.ok(rollback(&id));
+    world.settle();
+    let update = world.update(&id);
+    let reasons: Vec<_> = update
+        .history
+        .iter()
+        .filter_map(|entry| Some((entry.state, entry.reason.as_ref()?.code.as_str())))
+        .collect();
+    assert_eq!(reasons, [(S::Routing, "threshold_exceeded"), (S::RollingBack, "operator")]);
+}
+
+#[test]
+fn a_ratio_that_waits_for_approval_is_taken_back_by_asking_for_the_present_one() {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.settle();
+    world.ok(routing(&id, "1:3"));
+    assert!(world.update(&id).pending_weights.is_some());
+    let note = world.ok(routing(&id, "0:1")).note.unwrap();
+    assert!(note.contains("no longer waits"), "{note}");
+    assert!(world.update(&id).pending_weights.is_none());
+    let refused = world.propose(Command::Approve { update: id }).unwrap_err();
+    assert!(matches!(refused, Refusal::NothingToApprove { .. }), "{refused}");
+}
