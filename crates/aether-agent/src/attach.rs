@@ -263,6 +263,8 @@ fn observed_text(observed: Observed) -> &'static str {
         Observed::Crashed => "CRASHED",
         Observed::Stopping => "STOPPING",
         Observed::Stopped => "STOPPED",
+        // Nothing that an agent sees is unknown to it.
+        Observed::Unknown => "UNKNOWN",
     }
 }
 

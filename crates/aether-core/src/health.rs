@@ -75,35 +75,80 @@ pub enum Verdict {
     },
 }
 
-/// Judges a window of traffic.
-pub fn judge(window: &Tally, thresholds: &Thresholds) -> Verdict {
-    if window.requests < thresholds.requests_min {
-        return Verdict::Insufficient;
+/// A figure that thresholds bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Figure {
+    /// Share of requests that failed, in millionths.
+    ErrorRatePpm,
+    /// 99th percentile of the latency, microseconds.
+    P99Us,
+}
+
+/// A figure beyond its threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Which.
+    pub figure: Figure,
+    /// Its value.
+    pub value: u64,
+    /// The threshold, in the same unit.
+    pub threshold: u64,
+}
+
+impl Exceeded {
+    fn detail(&self, requests: u64) -> String {
+        let percent = |ppm: u64| ppm as f64 / 10_000.0;
+        let (value, threshold) = (self.value, self.threshold);
+        match self.figure {
+            Figure::ErrorRatePpm => format!(
+                "error rate {:.2} % over {requests} requests, threshold {} %",
+                percent(value),
+                percent(threshold)
+            ),
+            Figure::P99Us => format!(
+                "p99 latency {} ms over {requests} requests, threshold {} ms",
+                value / 1000,
+                threshold / 1000
+            ),
+        }
+    }
+}
+
+/// Every figure of a window that is beyond its threshold; none where there are
+/// too few requests to say anything.
+pub fn exceeded(window: &Tally, thresholds: &Thresholds) -> Vec<Exceeded> {
+    let mut found = Vec::new();
+    if window.requests == 0 || window.requests < thresholds.requests_min {
+        return found;
     }
     // Compared without division, so that a rate just at the threshold passes.
     let errors = u128::from(window.errors) * 1_000_000;
     if errors > u128::from(window.requests) * u128::from(thresholds.error_rate_ppm) {
-        let percent = |ppm: u32| f64::from(ppm) / 10_000.0;
-        return Verdict::Exceeded {
-            detail: format!(
-                "error rate {:.2} % over {} requests, threshold {} %",
-                percent(window.error_rate_ppm()),
-                window.requests,
-                percent(thresholds.error_rate_ppm)
-            ),
-        };
+        found.push(Exceeded {
+            figure: Figure::ErrorRatePpm,
+            value: window.error_rate_ppm().into(),
+            threshold: thresholds.error_rate_ppm.into(),
+        });
     }
-    match window.p99_us() {
-        Some(p99) if p99 > u64::from(thresholds.p99_ms) * 1000 => Verdict::Exceeded {
-            detail: format!(
-                "p99 latency {} ms over {} requests, threshold {} ms",
-                p99 / 1000,
-                window.requests,
-                thresholds.p99_ms
-            ),
-        },
-        _ => Verdict::Healthy,
+    let threshold = u64::from(thresholds.p99_ms) * 1000;
+    if let Some(value) = window.p99_us().filter(|p99| *p99 > threshold) {
+        found.push(Exceeded { figure: Figure::P99Us, value, threshold });
     }
+    found
+}
+
+/// Judges a window of traffic.
+pub fn judge(window: &Tally, thresholds: &Thresholds) -> Verdict {
+    // A verdict from no request at all would be one on nothing.
+    if window.requests < thresholds.requests_min.max(1) {
+        return Verdict::Insufficient;
+    }
+    let details: Vec<String> =
+        exceeded(window, thresholds).iter().map(|e| e.detail(window.requests)).collect();
+    if details.is_empty() {
+        return Verdict::Healthy;
+    }
+    Verdict::Exceeded { detail: details.join("; ") }
 }
 
 #[cfg(test)]

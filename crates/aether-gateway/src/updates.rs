@@ -60,6 +60,8 @@ struct StartBody {
     deploy_timeout_ms: Option<u64>,
     on_deploy_failure: Option<String>,
     healthy_ms: Option<u64>,
+    preset: Option<String>,
+    min_requests: Option<u64>,
 }
 
 async fn start<U: Updates>(
@@ -80,6 +82,8 @@ async fn start<U: Updates>(
         deploy_timeout_ms: body.deploy_timeout_ms,
         on_deploy_failure: body.on_deploy_failure.unwrap_or_default(),
         healthy_ms: body.healthy_ms,
+        preset: body.preset.unwrap_or_default(),
+        min_requests: body.min_requests,
         request_id: caller.request_id,
         actor: caller.actor,
     };

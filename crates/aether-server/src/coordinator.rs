@@ -36,8 +36,17 @@ const PAUSED_BEYOND: Duration = Duration::from_millis(2_500);
 /// and must neither fill the log nor keep the rest from being planned.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long those that cannot be reached are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// How long a session is taken to use its table.
+    pub table_age_max: Duration,
+    /// How long a node is unreachable before it is lost.
+    pub node_lost: Duration,
+}
+
 /// Runs until the process ends; works while this node leads.
-pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Duration) {
+pub async fn run(control: Control, leader: Arc<LeaderView>, waits: Waits) {
     let mut leadership = control.replica().leadership();
     let mut states = control.watch();
     let mut leading_term = None;
@@ -67,7 +76,7 @@ pub async fn run(control: Control, leader: Arc<LeaderView>, table_age_max: Durat
             continue;
         };
         let state = states.borrow_and_update().state.clone();
-        wake_in = pass(&control, &leader, term, &state, now_ms, table_age_max).await;
+        wake_in = pass(&control, &leader, term, &state, now_ms, waits).await;
     }
 }
 
@@ -78,7 +87,7 @@ async fn pass(
     term: u64,
     state: &State,
     now_ms: u64,
-    table_age_max: Duration,
+    waits: Waits,
 ) -> Duration {
     leader.set_now(now_ms, state.meta.incarnation);
     let mut refused = propose_all(control, term, news(leader, state)).await;
@@ -90,9 +99,10 @@ async fn pass(
         state,
         now_ms,
         sessions: &leader.session_views(state, now_ms),
-        silent_nodes: &leader.silent_nodes(state),
+        nodes: &leader.node_views(state, now_ms),
         verdicts: &leader.verdicts(state, now_ms),
-        table_age_max_ms: table_age_max.as_millis() as u64,
+        table_age_max_ms: waits.table_age_max.as_millis() as u64,
+        node_lost_ms: waits.node_lost.as_millis() as u64,
     });
     leader.set_waits(plan.waits, state.meta.index);
     let wake_in = plan
@@ -185,9 +195,11 @@ fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
         let message: String = wire.reason_message.chars().take(REASON_CHARS_MAX).collect();
         Reason::new(&wire.reason_code, message)
     });
+    // That one is ours to say.
+    let known = |observed: &Observed| *observed != Observed::Unknown;
     Some(Observation {
         instance: wire.instance_id.parse().ok()?,
-        observed: serde_json::from_value::<Observed>(observed).ok()?,
+        observed: serde_json::from_value::<Observed>(observed).ok().filter(known)?,
         endpoint: wire.endpoint.parse().ok(),
         restarts: wire.restarts,
         reason,

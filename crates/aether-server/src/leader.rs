@@ -7,15 +7,16 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use aether_core::coordinates::SliceName;
-use aether_core::health::{self, Tally, Verdict};
+use aether_core::health::{self, Figure, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
-use aether_core::planner::{SessionView, Wait};
+use aether_core::planner::{NodeView, SessionView, Wait};
 use aether_core::records::{SessionRecord, UpdateRecord, UpdateState};
 use aether_core::state::State;
 use aether_proto::{peer, v1};
 use tokio::sync::Notify;
 
 use crate::order::{Heard, Order};
+use crate::render;
 use crate::telemetry::{self, Telemetry};
 
 /// Updates described in one answer, of which each takes about a kilobyte.
@@ -57,6 +58,8 @@ struct Inner {
     sessions: BTreeMap<String, HeardSession>,
     agents: BTreeMap<String, HeardAgent>,
     telemetry: Telemetry,
+    /// Since when a figure of a live update has been beyond its threshold.
+    exceeded: BTreeMap<(UpdateId, Figure), u64>,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.
     waits_index: u64,
@@ -84,6 +87,7 @@ impl LeaderView {
             sessions: BTreeMap::new(),
             agents: BTreeMap::new(),
             telemetry: Telemetry::default(),
+            exceeded: BTreeMap::new(),
             waits: BTreeMap::new(),
             waits_index: 0,
             session_lease,
@@ -107,6 +111,7 @@ impl LeaderView {
         inner.sessions.clear();
         inner.agents.clear();
         inner.telemetry = Telemetry::default();
+        inner.exceeded.clear();
         inner.waits.clear();
         inner.waits_index = 0;
     }
@@ -185,15 +190,24 @@ impl LeaderView {
         }
     }
 
-    /// Nodes whose agent was silent for a lease.
-    pub fn silent_nodes(&self, state: &State) -> BTreeSet<NodeName> {
+    /// How the planner sees every committed node.
+    pub fn node_views(&self, state: &State, now_ms: u64) -> BTreeMap<NodeName, NodeView> {
         let inner = self.inner();
         let waited = inner.listening_since.elapsed();
-        let silent = |node: &&NodeName| {
+        let view = |node: &NodeName| {
             let heard = inner.agents.get(node.as_str()).map(|agent| agent.heard.at.elapsed());
-            heard.unwrap_or(waited).min(waited) > inner.agent_lease
+            // While nobody listened it may have spoken.
+            let silent = heard.unwrap_or(waited).min(waited);
+            match (heard, silent.checked_sub(inner.agent_lease)) {
+                (_, Some(over)) if !over.is_zero() => {
+                    let since_ms = now_ms.saturating_sub(over.as_millis() as u64);
+                    NodeView::Silent { since_ms }
+                }
+                (Some(heard), _) if heard <= inner.agent_lease => NodeView::Reporting,
+                _ => NodeView::Awaited,
+            }
         };
-        state.nodes.keys().filter(silent).cloned().collect()
+        state.nodes.keys().map(|node| (node.clone(), view(node))).collect()
     }
 
     /// Every agent that reported under this leader.
@@ -209,18 +223,25 @@ impl LeaderView {
 
     /// What the thresholds say of live updates that have taken calls.
     pub fn verdicts(&self, state: &State, now_ms: u64) -> BTreeMap<UpdateId, Verdict> {
-        let inner = self.inner();
+        let mut inner = self.inner();
         let judged = |update: &&std::sync::Arc<UpdateRecord>| {
             matches!(update.state, UpdateState::Deployed | UpdateState::Routing)
         };
         let live = state.slices.values().filter_map(|s| s.live_update.as_ref());
-        live.filter_map(|id| state.updates.get(id))
-            .filter(judged)
-            .map(|update| {
-                let window = inner.window_of_new(update, now_ms);
-                (update.id.clone(), health::judge(&window, &update.options.thresholds))
-            })
-            .collect()
+        let mut verdicts = BTreeMap::new();
+        let mut exceeded = BTreeMap::new();
+        for update in live.filter_map(|id| state.updates.get(id)).filter(judged) {
+            let window = inner.window_of_new(update, now_ms);
+            let thresholds = &update.options.thresholds;
+            for found in health::exceeded(&window, thresholds) {
+                let key = (update.id.clone(), found.figure);
+                let since_ms = inner.exceeded.get(&key).copied().unwrap_or(now_ms);
+                exceeded.insert(key, since_ms);
+            }
+            verdicts.insert(update.id.clone(), health::judge(&window, thresholds));
+        }
+        inner.exceeded = exceeded;
+        verdicts
     }
 
     /// What the last pass of the planner waits for.
@@ -358,14 +379,41 @@ impl Inner {
         self.telemetry.window(&version, update.health_from_ms, now_ms)
     }
 
+    fn exceeded_figures(
+        &self,
+        update: &UpdateRecord,
+        window: &Tally,
+        now_ms: u64,
+    ) -> Vec<v1::Exceeded> {
+        let found = health::exceeded(window, &update.options.thresholds);
+        let shown = found.into_iter().map(|found| {
+            let since_ms = self.exceeded.get(&(update.id.clone(), found.figure));
+            let (figure, unit) = match found.figure {
+                Figure::ErrorRatePpm => ("error_rate", 1_000_000.0),
+                Figure::P99Us => ("p99_latency_ms", 1_000.0),
+            };
+            v1::Exceeded {
+                figure: figure.to_owned(),
+                value: found.value as f64 / unit,
+                threshold: found.threshold as f64 / unit,
+                since_ms: since_ms.map_or(0, |since_ms| now_ms.saturating_sub(*since_ms)),
+            }
+        });
+        shown.collect()
+    }
+
     fn describe(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
         let window_of = |side: &aether_core::records::Side| {
             let version = (update.slice.clone(), side.revision);
             self.telemetry.window(&version, update.health_from_ms, now_ms)
         };
         let health_of = |side: &aether_core::records::Side| {
-            let total = self.telemetry.total(&(update.slice.clone(), side.revision));
-            version_health(side, &total, &window_of(side))
+            let version = (update.slice.clone(), side.revision);
+            let mut health =
+                version_health(side, &self.telemetry.total(&version), &window_of(side));
+            let instances = self.telemetry.by_instance(&version);
+            health.instances = instances.iter().take(INSTANCES_MAX).map(instance_health).collect();
+            health
         };
         let new = window_of(&update.new).requests;
         let old = update.old.as_ref().map_or(0, |side| window_of(side).requests);
@@ -390,6 +438,12 @@ impl Inner {
             verdict: verdict.to_owned(),
             detail,
             as_of: None,
+            exceeded: self.exceeded_figures(update, &window, now_ms),
+            max_error_rate: f64::from(update.options.thresholds.error_rate_ppm) / 1_000_000.0,
+            max_latency_ms: update.options.thresholds.p99_ms,
+            min_requests: update.options.thresholds.requests_min,
+            pause: update.pause.as_ref().map(|pause| render::reason(&pause.reason)),
+            paused_ms: update.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
         };
         // Waits of before the last change would speak of what is over.
         let current = self.waits_index >= update.modified;
@@ -424,29 +478,56 @@ fn wall_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Instances of one version in one answer: a hundred times more than a person
+/// reads.
+const INSTANCES_MAX: usize = 1_000;
+
+fn ms(us: u64) -> f64 {
+    us as f64 / 1_000.0
+}
+
+fn error_rate(tally: &Tally) -> f64 {
+    match tally.requests {
+        0 => 0.0,
+        requests => tally.errors as f64 / requests as f64,
+    }
+}
+
+fn average_ms(tally: &Tally) -> f64 {
+    match tally.requests {
+        0 => 0.0,
+        requests => ms(tally.latency_sum_us) / requests as f64,
+    }
+}
+
 fn version_health(
     side: &aether_core::records::Side,
     total: &Tally,
     window: &Tally,
 ) -> v1::VersionHealth {
-    let ms = |us: u64| us as f64 / 1_000.0;
-    let rate = |tally: &Tally| match tally.requests {
-        0 => 0.0,
-        requests => tally.errors as f64 / requests as f64,
-    };
     v1::VersionHealth {
         version: side.version.to_string(),
         request_count: total.requests,
         error_count: total.errors,
-        error_rate: rate(total),
-        avg_latency_ms: match total.requests {
-            0 => 0.0,
-            requests => ms(total.latency_sum_us) / requests as f64,
-        },
+        error_rate: error_rate(total),
+        avg_latency_ms: average_ms(total),
         p99_latency_ms: total.p99_us().map(ms),
         window_requests: window.requests,
-        window_error_rate: rate(window),
+        window_error_rate: error_rate(window),
         window_p99_ms: window.p99_us().map(ms),
+        instances: Vec::new(),
+    }
+}
+
+fn instance_health((id, total): (&String, &Tally)) -> v1::InstanceHealth {
+    v1::InstanceHealth {
+        instance_id: id.clone(),
+        node: String::new(),
+        request_count: total.requests,
+        error_count: total.errors,
+        error_rate: error_rate(total),
+        avg_latency_ms: average_ms(total),
+        p99_latency_ms: total.p99_us().map(ms),
     }
 }
 

@@ -72,6 +72,9 @@ pub struct Config {
     pub agent_lease: Duration,
     /// How long a session that cannot be reached is taken to use its table.
     pub table_age_max: Duration,
+    /// How long a node is unreachable before it counts as lost, and its instances
+    /// are replaced elsewhere.
+    pub node_lost: Duration,
 }
 
 /// The control plane of one voting node. Dropping it ends its tasks.
@@ -114,7 +117,9 @@ impl Server {
             Arc::clone(&leader),
             config.node.to_string(),
         ));
-        tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), config.table_age_max));
+        let waits =
+            coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
+        tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
         tasks.spawn(artifacts.clone().replicate());
         Self {
             updates: UpdatesService::new(views.clone()),
@@ -177,7 +182,9 @@ impl Server {
         // Each barrier brings this node up to what is committed.
         while self.control.replica().read_barrier(QUORUM_MAX).await.is_ok() {
             let published = self.control.local();
-            if published.state.instances.values().all(|i| i.observed == Observed::Stopped) {
+            // Of those on lost nodes nobody will hear in time.
+            let over = |observed| matches!(observed, Observed::Stopped | Observed::Unknown);
+            if published.state.instances.values().all(|i| over(i.observed)) {
                 tokio::time::sleep(LAST_WORD).await;
                 return;
             }

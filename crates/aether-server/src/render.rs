@@ -1,9 +1,10 @@
 //! Records as the public messages that show them.
 
-use aether_core::ids::RevisionNo;
+use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
-    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, Side, UpdateRecord,
+    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, RetainedRecord, Side,
+    UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
@@ -18,16 +19,17 @@ fn name<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
-fn reason(reason: &Reason) -> v1::Reason {
+/// A reason.
+pub fn reason(reason: &Reason) -> v1::Reason {
     v1::Reason { code: reason.code.clone(), message: reason.message.clone() }
 }
 
 /// One instance.
 pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Instance {
     let node = state.nodes.get(&record.node);
-    let silent = node.filter(|node| node.lifecycle == NodeLifecycle::Unreachable);
+    let silent = node.filter(|node| node.lifecycle != NodeLifecycle::Ready);
     let (shown, since_ms) = match (silent, record.desired) {
-        (Some(node), _) => ("UNREACHABLE".to_owned(), node.since_ms),
+        (Some(node), _) => (name(&node.lifecycle), node.since_ms),
         (None, Desired::Drain) => ("DRAINING".to_owned(), record.desired_since_ms),
         (None, Desired::Stop) => ("STOPPING".to_owned(), record.desired_since_ms),
         (None, Desired::Run) => (name(&record.observed), record.observed_since_ms),
@@ -78,6 +80,7 @@ pub fn update(
         state.targets.get(&(record.slice.clone(), side.revision)).map(|t| t.instances)
     });
     let thresholds = &record.options.thresholds;
+    let kept = state.retained.get(&record.slice).filter(|kept| kept.update == record.id);
     v1::Update {
         update_id: record.id.to_string(),
         artifact_base: record.slice.to_string(),
@@ -104,23 +107,68 @@ pub fn update(
         actor: record.actor.clone(),
         modified: record.modified,
         created_at: record.created_wall_ms,
-        history: record
-            .history
-            .iter()
-            .map(|entry| v1::HistoryEntry {
-                index: entry.index,
-                wall_ms: entry.wall_ms,
-                actor: entry.actor.clone(),
-                state: entry.state.to_string(),
-                routing: entry.weights.to_string(),
-                event: entry.event.clone(),
-            })
-            .collect(),
+        history: history(record),
+        paused_ms: record.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
+        min_requests: thresholds.requests_min,
+        grace_ms: record.options.grace_ms,
+        retained: kept.is_some(),
+        retained_for_ms: kept.and_then(|kept| remaining_ms(kept, now_ms)),
         waits_for: view.map(waits_for).unwrap_or_default(),
         as_of: Some(as_of),
         note: String::new(),
     }
 }
+
+/// What happened to an update.
+pub fn history(record: &UpdateRecord) -> Vec<v1::HistoryEntry> {
+    let entries = record.history.iter().map(|entry| v1::HistoryEntry {
+        index: entry.index,
+        wall_ms: entry.wall_ms,
+        actor: entry.actor.clone(),
+        state: entry.state.to_string(),
+        routing: entry.weights.to_string(),
+        event: entry.event.clone(),
+        reason: entry.reason.as_ref().map(reason),
+    });
+    entries.collect()
+}
+
+/// Says on which node each instance runs, if it is still there.
+pub fn name_nodes(state: &State, instances: &mut [v1::InstanceHealth]) {
+    for instance in instances {
+        let id: Option<InstanceId> = instance.instance_id.parse().ok();
+        let record = id.and_then(|id| state.instances.get(&id));
+        instance.node = record.map(|record| record.node.to_string()).unwrap_or_default();
+    }
+}
+
+/// How long a set is still kept; `None` if for ever.
+fn remaining_ms(kept: &RetainedRecord, now_ms: u64) -> Option<i64> {
+    kept.expires_at_ms.map(|at_ms| at_ms as i64 - now_ms as i64)
+}
+
+/// What needs a person's attention in the cluster as a whole.
+pub fn alerts(state: &State, now_ms: u64) -> Vec<v1::Reason> {
+    let Some(since_ms) = state.meta.replacement_frozen_since_ms else { return Vec::new() };
+    let silent = state.nodes.values().filter(|n| n.lifecycle != NodeLifecycle::Ready);
+    let names: Vec<&str> = silent.map(|node| node.name.as_str()).take(ALERTED_MAX).collect();
+    vec![v1::Reason {
+        code: "replacement_frozen".to_owned(),
+        message: format!(
+            "{} of {} nodes are silent at once, for {} s: {}{}; none of them counts as lost until \
+             most are back. Look at the network, or 'aether node forget' those that are gone for \
+             good",
+            state.nodes.values().filter(|n| n.lifecycle != NodeLifecycle::Ready).count(),
+            state.nodes.len(),
+            now_ms.saturating_sub(since_ms) / 1_000,
+            names.join(", "),
+            if names.len() == ALERTED_MAX { ", …" } else { "" },
+        ),
+    }]
+}
+
+/// Nodes named in an alert: as many as fit into a line or two.
+const ALERTED_MAX: usize = 10;
 
 /// What is waited for, each sentence once.
 fn waits_for(view: &UpdateView) -> Vec<String> {
@@ -194,6 +242,7 @@ pub fn explanation(
 /// One slice.
 pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: u64) -> v1::Slice {
     let revision = record.current.and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
+    let kept = state.retained.get(&record.slice);
     v1::Slice {
         slice: record.slice.to_string(),
         version: revision.map(|r| r.version.to_string()),
@@ -201,13 +250,16 @@ pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: 
         ready: record.current.map_or(0, |no| state.ready_count(&record.slice, no)),
         routing: state.routes.get(&record.slice).map(|r| r.weights.to_string()).unwrap_or_default(),
         live_update: record.live_update.as_ref().map(ToString::to_string),
-        retained_version: state.retained.get(&record.slice).map(|r| r.side.version.to_string()),
+        retained_version: kept.map(|kept| kept.side.version.to_string()),
         instances_state: state
             .instances_of(&record.slice)
             .map(|record| instance(state, record, now_ms))
             .collect(),
         modified: record.modified,
         note: String::new(),
+        retained_for_ms: kept.and_then(|kept| remaining_ms(kept, now_ms)),
+        retained_update: kept.map(|kept| kept.update.to_string()),
+        revision: record.current.map(|no| no.0),
     }
 }
 
@@ -222,6 +274,8 @@ pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u6
         instances_max: record.instances_max,
         since_ms: now_ms.saturating_sub(record.since_ms),
         labels: record.labels.clone().into_iter().collect(),
+        schedule: name(&record.schedule),
+        note: String::new(),
     }
 }
 

@@ -43,6 +43,8 @@ struct Figures {
     /// when there were too many. One of these that is told of again counts
     /// twice in the totals; it does not count in the window.
     settled: Tally,
+    /// The same by instance, of the latest [`SETTLED_MAX`].
+    settled_by_instance: BTreeMap<String, Tally>,
     /// By session and instance.
     latest: BTreeMap<(String, String), Counter>,
     /// What was added, by the log time at which it arrived.
@@ -76,6 +78,20 @@ fn tally(wire: &v1::EndpointTelemetry) -> Tally {
     }
 }
 
+/// Instances of one version whose settled figures are told apart: the largest
+/// target that is measured, at a kilobyte each.
+const SETTLED_MAX: usize = 10_000;
+
+impl Figures {
+    fn settle(&mut self, instance: &str, tally: &Tally) {
+        self.settled.add(tally);
+        let known = self.settled_by_instance.contains_key(instance);
+        if known || self.settled_by_instance.len() < SETTLED_MAX {
+            self.settled_by_instance.entry(instance.to_owned()).or_default().add(tally);
+        }
+    }
+}
+
 impl Telemetry {
     /// Takes in one session's cumulative figures at log time `now_ms`. A counter
     /// that is not known yet counts in the window if it `began_at_zero` under
@@ -94,15 +110,15 @@ impl Telemetry {
         figures.touched_ms = now_ms;
         let key = (session.to_owned(), wire.instance_id.clone());
         let latest = tally(wire);
-        let known = figures.latest.get(&key).map(|counter| &counter.tally);
+        let known = figures.latest.get(&key).map(|counter| counter.tally.clone());
         if known.is_none() {
             self.counters += 1;
         }
         let zero = Tally::default();
-        if let Some(known) = known.or((began_at_zero && !self.forgot).then_some(&zero)) {
-            let added = latest.since(known);
+        if let Some(known) = known.or((began_at_zero && !self.forgot).then_some(zero)) {
+            let added = latest.since(&known);
             if latest.requests < known.requests {
-                figures.settled.add(known);
+                figures.settle(&wire.instance_id, &known);
             }
             let part = now_ms / PART_MS * PART_MS;
             match figures.window.back_mut() {
@@ -127,16 +143,17 @@ impl Telemetry {
 
     fn settle_where(&mut self, is_over: impl Fn(&(String, String), &Counter) -> bool) {
         for figures in self.versions.values_mut() {
-            let Figures { settled, latest, .. } = figures;
+            let mut latest = std::mem::take(&mut figures.latest);
             let before = latest.len();
             latest.retain(|key, counter| {
                 let over = is_over(key, counter);
                 if over {
-                    settled.add(&counter.tally);
+                    figures.settle(&key.1, &counter.tally);
                 }
                 !over
             });
             self.counters -= before - latest.len();
+            figures.latest = latest;
         }
     }
 
@@ -163,6 +180,16 @@ impl Telemetry {
             figures.latest.values().for_each(|counter| sum.add(&counter.tally));
         }
         sum
+    }
+
+    /// The same by instance.
+    pub fn by_instance(&self, version: &Version) -> BTreeMap<String, Tally> {
+        let Some(figures) = self.versions.get(version) else { return BTreeMap::new() };
+        let mut sums = figures.settled_by_instance.clone();
+        for ((_, instance), counter) in &figures.latest {
+            sums.entry(instance.clone()).or_default().add(&counter.tally);
+        }
+        sums
     }
 
     /// Calls to a version that were told of within the window before `now_ms`,
@@ -228,6 +255,11 @@ mod tests {
         telemetry.settle("s");
         telemetry.absorb("t", &wire(7, 0), false, 3_000);
         assert_eq!(telemetry.total(&version).requests, 137);
+        let other = v1::EndpointTelemetry { instance_id: "a-1-1".to_owned(), ..wire(5, 1) };
+        telemetry.absorb("t", &other, false, 3_000);
+        let by_instance = telemetry.by_instance(&version);
+        let counts: Vec<_> = by_instance.iter().map(|(id, t)| (id.as_str(), t.requests)).collect();
+        assert_eq!(counts, [("a-1-0", 137), ("a-1-1", 5)]);
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Updates for Fake {
             verdict: "healthy".into(),
             detail: String::new(),
             as_of: Some(v1::AsOf { index: 42, stale: true, node: "n1".into() }),
+            ..Default::default()
         };
         self.answer(request, answer).await
     }
@@ -149,6 +150,42 @@ impl Updates for Fake {
         request: tonic::Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
         self.answer(request, v1::Explanation::default()).await
+    }
+    async fn undo(
+        &self,
+        request: tonic::Request<v1::UndoRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn cleanup(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn set_options(
+        &self,
+        request: tonic::Request<v1::SetOptionsRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn plan(
+        &self,
+        request: tonic::Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::UpdatePlan>, Status> {
+        self.answer(request, v1::UpdatePlan::default()).await
+    }
+    async fn history(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHistory>, Status> {
+        self.answer(request, v1::UpdateHistory::default()).await
+    }
+    async fn diff(
+        &self,
+        request: tonic::Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::RevisionDiff>, Status> {
+        self.answer(request, v1::RevisionDiff::default()).await
     }
     type WatchStream = Answers<v1::Update>;
     async fn watch(
@@ -217,6 +254,18 @@ impl Cluster for Fake {
         let node = v1::Node { name: "n1".into(), instances_max: 7, ..Default::default() };
         let answer = v1::NodesResponse { nodes: vec![node], as_of: None };
         self.answer(request, answer).await
+    }
+    async fn set_node_schedule(
+        &self,
+        request: tonic::Request<v1::SetNodeScheduleRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        self.answer(request, v1::Node::default()).await
+    }
+    async fn forget_node(
+        &self,
+        request: tonic::Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        self.answer(request, v1::ForgetNodeResponse::default()).await
     }
     async fn kv_get(
         &self,

@@ -1,9 +1,13 @@
 //! The cluster itself: status, nodes, and the raw KV view.
 
+use aether_core::command::{Command, Refusal};
+use aether_core::ids::NodeName;
+use aether_core::records::NodeSchedule;
 use aether_proto::v1;
 use aether_proto::v1::cluster_server::Cluster;
 use tonic::{Request, Response, Status};
 
+use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::views::Views;
 use crate::{render, status};
@@ -15,6 +19,10 @@ const KEY_BYTES_MAX: usize = 512;
 #[derive(Clone)]
 pub struct ClusterService {
     views: Views,
+}
+
+fn unknown(node: &NodeName) -> Status {
+    status::refused(&Refusal::UnknownNode { node: node.clone() })
 }
 
 impl ClusterService {
@@ -82,6 +90,7 @@ impl Cluster for ClusterService {
             sessions: state.sessions.len() as u32,
             session_states: self.sessions(deadline, state).await,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            alerts: render::alerts(state, read.published.now_ms()),
         }))
     }
 
@@ -96,6 +105,44 @@ impl Cluster for ClusterService {
         let nodes = state.nodes.values().map(|record| render::node(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::NodesResponse { nodes: nodes.collect(), as_of }))
+    }
+
+    async fn set_node_schedule(
+        &self,
+        request: Request<v1::SetNodeScheduleRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let node: NodeName = request.node.parse().map_err(|e| status::invalid("node", e))?;
+        let schedule = match request.schedule.to_ascii_uppercase().as_str() {
+            "OPEN" => NodeSchedule::Open,
+            "CORDONED" => NodeSchedule::Cordoned,
+            "DRAINING" => NodeSchedule::Draining,
+            _ => {
+                return Err(status::invalid("schedule", "must be OPEN, CORDONED or DRAINING"));
+            }
+        };
+        let command = Command::SetNodeSchedule { node: node.clone(), schedule };
+        let control = &self.views.control;
+        let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let read = Read { published: control.local(), stale: false };
+        let now_ms = self.views.now_ms(&read, deadline).await;
+        let state = &read.published.state;
+        let record = state.nodes.get(&node).ok_or_else(|| unknown(&node))?;
+        let note = answer.note.unwrap_or_default();
+        Ok(Response::new(v1::Node { note, ..render::node(state, record, now_ms) }))
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let node: NodeName = request.node.parse().map_err(|e| status::invalid("node", e))?;
+        let note = format!("node {node} is forgotten; should it come back, it begins empty");
+        let command = Command::ForgetNode { node, force: request.force };
+        let control = &self.views.control;
+        control.write(deadline, &request.actor, &request.request_id, command).await?;
+        Ok(Response::new(v1::ForgetNodeResponse { note }))
     }
 
     async fn kv_get(

@@ -3,8 +3,11 @@
 pub mod agents;
 pub mod artifacts;
 pub mod cluster;
+mod foresight;
 mod logs;
+mod options;
 pub mod peer;
+mod resolve;
 pub mod routing;
 pub mod slices;
 mod streams;

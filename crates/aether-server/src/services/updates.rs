@@ -6,8 +6,7 @@ use std::time::Duration;
 use aether_core::command::{Answer, Command};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::{CleanupPolicy, DeadlineAction, UpdateOptions, UpdateRecord};
-use aether_core::state::State;
+use aether_core::records::UpdateRecord;
 use aether_core::weights::Weights;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
@@ -15,11 +14,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Streamed;
+use super::resolve::{Current, resolve};
+use super::{Streamed, foresight, options};
 use crate::control::Read;
 use crate::deadline::Deadline;
-use crate::status;
 use crate::views::{Seen, Views};
+use crate::{render, status};
 
 /// Actual weight and waits change without a committed entry; a watcher looks
 /// this often.
@@ -33,99 +33,13 @@ pub struct UpdatesService {
     views: Views,
 }
 
-/// Finds an update by id, unique prefix, or `current`.
-fn resolve(state: &State, text: &str) -> Result<Arc<UpdateRecord>, Status> {
-    let id: UpdateId = text.parse().map_err(|e| status::invalid("update_id", e))?;
-    let live = || state.slices.values().filter_map(|s| state.live_update(&s.slice));
-    let listed = |updates: Vec<&Arc<UpdateRecord>>| {
-        let names = updates.iter().map(|u| format!("{} ({})", u.id, u.slice));
-        names.collect::<Vec<_>>().join(", ")
-    };
-    if text == "current" {
-        let live: Vec<_> = live().collect();
-        return match live.as_slice() {
-            [only] => Ok(Arc::clone(only)),
-            [] => Err(status::not_found(
-                "unknown_update",
-                "no update is live; 'aether update list --all' shows the ended ones".to_owned(),
-            )),
-            _ => Err(status::invalid(
-                "update_id",
-                format!("'current' is ambiguous, name one of {}", listed(live)),
-            )),
-        };
-    }
-    if let Some(update) = state.updates.get(&id) {
-        return Ok(Arc::clone(update));
-    }
-    let matching = |updates: &mut dyn Iterator<Item = &Arc<UpdateRecord>>| {
-        updates.filter(|u| u.id.as_str().starts_with(text)).cloned().collect::<Vec<_>>()
-    };
-    let mut found = matching(&mut live());
-    if found.is_empty() {
-        found = matching(&mut state.updates.values());
-    }
-    match found.as_slice() {
-        [only] => Ok(Arc::clone(only)),
-        [] => Err(status::not_found(
-            "unknown_update",
-            format!("update '{id}' does not exist; 'aether update list' shows the live ones"),
-        )),
-        several => Err(status::invalid(
-            "update_id",
-            format!("'{text}' is ambiguous, name one of {}", listed(several.iter().collect())),
-        )),
-    }
-}
-
-fn options(request: &v1::StartUpdateRequest) -> Result<UpdateOptions, Status> {
-    let mut options = UpdateOptions::default();
-    if let Some(rate) = request.max_error_rate {
-        if !(0.0..=1.0).contains(&rate) {
-            return Err(status::invalid(
-                "max_error_rate",
-                format!("{rate} is not a share between 0 and 1, such as 0.01"),
-            ));
-        }
-        options.thresholds.error_rate_ppm = (rate * 1_000_000.0).round() as u32;
-    }
-    if let Some(ms) = request.max_latency_ms {
-        options.thresholds.p99_ms = ms;
-    }
-    options.manual_approval = request.manual_approval;
-    options.cleanup = match request.cleanup_policy.to_ascii_uppercase().as_str() {
-        "" | "IMMEDIATE" => CleanupPolicy::Immediate,
-        "GRACE_PERIOD" => CleanupPolicy::GracePeriod,
-        "MANUAL" => CleanupPolicy::Manual,
-        _ => {
-            return Err(status::invalid(
-                "cleanup_policy",
-                format!(
-                    "'{}' is none of IMMEDIATE, GRACE_PERIOD, MANUAL",
-                    short(&request.cleanup_policy)
-                ),
-            ));
-        }
-    };
-    options.on_deploy_failure = match request.on_deploy_failure.to_ascii_uppercase().as_str() {
-        "" | "ROLLBACK" => DeadlineAction::Rollback,
-        "PAUSE" => DeadlineAction::Pause,
-        "FAIL" => DeadlineAction::Fail,
-        _ => {
-            return Err(status::invalid(
-                "on_deploy_failure",
-                format!("'{}' is none of ROLLBACK, PAUSE, FAIL", short(&request.on_deploy_failure)),
-            ));
-        }
-    };
-    options.grace_ms = request.grace_ms.unwrap_or(options.grace_ms);
-    options.deploy_timeout_ms = request.deploy_timeout_ms.unwrap_or(options.deploy_timeout_ms);
-    options.healthy_ms = request.healthy_ms.unwrap_or(options.healthy_ms);
-    Ok(options)
-}
-
-fn short(text: &str) -> String {
-    text.chars().take(40).collect()
+/// The command of a start.
+fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
+    let slice: SliceName =
+        request.artifact_base.parse().map_err(|e| status::invalid("artifact_base", e))?;
+    let version = request.version.parse().map_err(|e| status::invalid("version", e))?;
+    let options = options::of_start(request)?;
+    Ok(Command::StartUpdate { slice, version, instances: request.instances, options })
 }
 
 impl UpdatesService {
@@ -142,13 +56,33 @@ impl UpdatesService {
         text: &str,
         request_id: &str,
     ) -> Result<UpdateId, Status> {
+        self.target_of(Current::Live, deadline, text, request_id).await
+    }
+
+    async fn target_of(
+        &self,
+        current: Current,
+        deadline: Deadline,
+        text: &str,
+        request_id: &str,
+    ) -> Result<UpdateId, Status> {
         let published = self.views.control.barrier(deadline).await?;
         // A retry means what the first try meant, whatever is live by now.
         let done = published.state.requests.get(request_id);
         if let Some(update) = done.and_then(|record| record.answer.update.clone()) {
             return Ok(update);
         }
-        resolve(&published.state, text).map(|update| update.id.clone())
+        resolve(&published.state, text, current).map(|update| update.id.clone())
+    }
+
+    /// The same of an update whose old set is kept warm.
+    async fn kept(
+        &self,
+        deadline: Deadline,
+        text: &str,
+        request_id: &str,
+    ) -> Result<UpdateId, Status> {
+        self.target_of(Current::Kept, deadline, text, request_id).await
     }
 
     async fn write(
@@ -185,7 +119,8 @@ impl UpdatesService {
         stale: bool,
     ) -> Result<(Read, Arc<UpdateRecord>, Seen), Status> {
         let read = self.views.control.read(stale, deadline).await;
-        let record = resolve(&read.published.state, text).map_err(|p| read.missing(p))?;
+        let record =
+            resolve(&read.published.state, text, Current::Live).map_err(|p| read.missing(p))?;
         let seen = match stale {
             true => self.views.by_itself(&read),
             false => self.views.seen(&read, std::iter::once(&record.id), deadline).await,
@@ -254,12 +189,7 @@ impl Updates for UpdatesService {
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let slice: SliceName =
-            request.artifact_base.parse().map_err(|e| status::invalid("artifact_base", e))?;
-        let version = request.version.parse().map_err(|e| status::invalid("version", e))?;
-        let options = options(&request)?;
-        let command =
-            Command::StartUpdate { slice, version, instances: request.instances, options };
+        let command = start(&request)?;
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -360,7 +290,11 @@ impl Updates for UpdatesService {
             ))
         })?;
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::UpdateHealth { as_of, ..health }))
+        let mut health = v1::UpdateHealth { as_of, ..health };
+        for version in health.old_version.iter_mut().chain(&mut health.new_version) {
+            render::name_nodes(&read.published.state, &mut version.instances);
+        }
+        Ok(Response::new(health))
     }
 
     async fn explain(
@@ -370,6 +304,114 @@ impl Updates for UpdatesService {
         let (deadline, request) = Deadline::split(request);
         let (read, record, seen) = self.look(deadline, &request.update_id, false).await?;
         Ok(Response::new(self.views.explanation(&read, &record, &seen)))
+    }
+
+    async fn undo(
+        &self,
+        request: Request<v1::UndoRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let weights = match request.routing.as_str() {
+            "" => Weights::ALL_NEW,
+            text => text.parse().map_err(|e| status::invalid("routing", e))?,
+        };
+        let cleanup = options::cleanup(&request.cleanup_policy)?;
+        let id = &request.update_id;
+        let update = self.kept(deadline, id, &request.request_id).await?;
+        let (force, grace_ms) = (request.force, request.grace_ms);
+        let command = Command::Undo { update, weights, force, cleanup, grace_ms };
+        self.write(deadline, &request.actor, &request.request_id, command).await
+    }
+
+    async fn cleanup(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let update = self.kept(deadline, &request.update_id, &request.request_id).await?;
+        self.write(deadline, &request.actor, &request.request_id, Command::Cleanup { update }).await
+    }
+
+    async fn set_options(
+        &self,
+        request: Request<v1::SetOptionsRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let changes = options::of_set(&request)?;
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
+        let if_modified = request.if_modified;
+        let command = Command::SetOptions { update, changes, if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
+    }
+
+    async fn plan(
+        &self,
+        request: Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::UpdatePlan>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let command = start(&request)?;
+        let read = self.views.control.read(false, deadline).await;
+        let now_ms = self.views.now_ms(&read, deadline).await;
+        let published = Arc::clone(&read.published);
+        let planned = tokio::task::spawn_blocking(move || {
+            let request =
+                aether_core::command::Request { request_id: None, actor: request.actor, command };
+            foresight::plan(&published.state, &request, now_ms)
+        });
+        let plan = planned.await.ok().flatten();
+        let plan = plan.ok_or_else(|| Status::internal("the plan was not made"))?;
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::UpdatePlan { as_of, ..plan }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHistory>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let read = self.views.control.read(false, deadline).await;
+        let record = resolve(&read.published.state, &request.update_id, Current::Live);
+        let record = record.map_err(|problem| read.missing(problem))?;
+        Ok(Response::new(v1::UpdateHistory {
+            update_id: record.id.to_string(),
+            artifact_base: record.slice.to_string(),
+            entries: render::history(&record),
+            as_of: Some(self.views.control.as_of(&read)),
+        }))
+    }
+
+    async fn diff(
+        &self,
+        request: Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::RevisionDiff>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let slice = match request.slice.as_str() {
+            "" => None,
+            text => Some(text.parse::<SliceName>().map_err(|e| status::invalid("slice", e))?),
+        };
+        if slice.is_some() != request.update_id.is_empty() {
+            return Err(status::invalid("update_id", "name either an update or a slice"));
+        }
+        let read = self.views.control.read(false, deadline).await;
+        let state = &read.published.state;
+        let found = match &slice {
+            Some(slice) => {
+                let no = aether_core::ids::RevisionNo;
+                foresight::diff(
+                    state,
+                    slice,
+                    Some(no(request.from_revision)),
+                    no(request.to_revision),
+                )
+            }
+            None => resolve(state, &request.update_id, Current::Live).and_then(|update| {
+                let old = update.old.as_ref().map(|side| side.revision);
+                foresight::diff(state, &update.slice, old, update.new.revision)
+            }),
+        };
+        let diff = found.map_err(|problem| read.missing(problem))?;
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::RevisionDiff { as_of, ..diff }))
     }
 
     async fn watch(

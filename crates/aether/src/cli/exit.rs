@@ -27,6 +27,8 @@ pub enum Exit {
     Refused = 5,
     /// It may or may not have been done.
     Unknown = 6,
+    /// A plan has changes, for whoever asked to be told by the exit code.
+    Changes = 10,
 }
 
 /// Whether a call may change something.
@@ -165,8 +167,9 @@ mod tests {
             Exit::NotFound,
             Exit::Refused,
             Exit::Unknown,
+            Exit::Changes,
         ];
-        assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4, 5, 6, 10]);
     }
 
     #[test]

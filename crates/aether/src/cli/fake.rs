@@ -183,4 +183,34 @@ impl Updates for Fake {
     ) -> Result<Response<v1::Explanation>, Status> {
         Self::not_here()
     }
+    async fn undo(&self, _: Request<v1::UndoRequest>) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn cleanup(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn set_options(
+        &self,
+        _: Request<v1::SetOptionsRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        Self::not_here()
+    }
+    async fn plan(
+        &self,
+        _: Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::UpdatePlan>, Status> {
+        Self::not_here()
+    }
+    async fn history(
+        &self,
+        _: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHistory>, Status> {
+        Self::not_here()
+    }
+    async fn diff(
+        &self,
+        _: Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::RevisionDiff>, Status> {
+        Self::not_here()
+    }
 }

@@ -47,7 +47,7 @@ use output::{Format, Output};
     subcommand_required = true,
     color = ColorChoice::Never,
     after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 not found, \
-                  5 refused by state, 6 outcome unknown."
+                  5 refused by state, 6 outcome unknown; 10 a plan has changes (--detailed-exitcode)."
 )]
 struct Cli {
     #[command(flatten)]
@@ -162,7 +162,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Slices(verb) => asking(verb.run(global)),
         Command::Logs(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),
-        Command::Node(verb) => verb.run(),
+        Command::Node(verb) => verb.run(global),
         Command::Dev(verb) => verb.run(),
         Command::Demo(verb) => verb.run(),
     }
@@ -251,6 +251,21 @@ mod tests {
         for line in [
             "update start a.b:c@blue 2.0.0 --grace 5m --deploy-timeout 5m --on-failure pause \
              --healthy-time 1s --wait --wait-timeout 1h --actor me",
+            "update start a.b:c 2.0.0 --preset strict --min-requests 20",
+            "update plan a.b:c 2.0.0 -n 3 --cleanup MANUAL --detailed-exitcode",
+            "update undo u1",
+            "update undo current -r 0:1 --force --cleanup GRACE_PERIOD --grace 1m",
+            "update cleanup current",
+            "update set u1 --preset relaxed --max-latency-ms 900 --manual-approval false",
+            "update set u1 --manual-approval --if-modified 7",
+            "update history u1",
+            "update diff u1",
+            "update diff a.b:c@blue 3 5",
+            "update diff a.b:c 3",
+            "node drain w1 --wait",
+            "node cordon w1",
+            "node uncordon w1",
+            "node forget w1 --force",
             "update list --all --stale -o json",
             "update status current --stale",
             "update rollback u1 --now --force --wait",
@@ -302,6 +317,19 @@ mod tests {
             "update start c 2.0.0",
             "update start a.b:c two",
             "update start a.b:c 2.0.0 --wait-timeout 1h",
+            "update set u1",
+            "update set u1 --if-modified 7",
+            "update set u1 --preset harsh",
+            "update set u1 --manual-approval maybe",
+            "update undo u1 -r 0:0",
+            "update undo",
+            "update diff",
+            "update diff a.b:c x",
+            "update plan a.b:c",
+            "node",
+            "node drain",
+            "node drain ../x",
+            "node --config a.toml drain w1",
             "deploy a.b:c",
             "scale a.b:c",
             "artifact info a.b:c",

@@ -176,6 +176,9 @@ pub struct Timing {
     pub session_lease: Millis,
     /// How long an agent may be silent before it counts as unreachable.
     pub agent_lease: Millis,
+    /// How long a node may be unreachable before it counts as lost, and its
+    /// instances are replaced elsewhere.
+    pub node_lost: Millis,
     /// How long a client that cannot be reached is taken to use its table.
     pub max_table_age: Millis,
     /// How long a voter that is asked to end goes on voting while instances of

@@ -111,6 +111,48 @@ impl Updates for Remote {
         UpdatesClient::new(self.channel().await?).explain(request).await
     }
 
+    async fn undo(
+        &self,
+        request: Request<v1::UndoRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?).undo(request).await
+    }
+
+    async fn cleanup(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?).cleanup(request).await
+    }
+
+    async fn set_options(
+        &self,
+        request: Request<v1::SetOptionsRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?).set_options(request).await
+    }
+
+    async fn plan(
+        &self,
+        request: Request<v1::StartUpdateRequest>,
+    ) -> Result<Response<v1::UpdatePlan>, Status> {
+        UpdatesClient::new(self.channel().await?).plan(request).await
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateHistory>, Status> {
+        UpdatesClient::new(self.channel().await?).history(request).await
+    }
+
+    async fn diff(
+        &self,
+        request: Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::RevisionDiff>, Status> {
+        UpdatesClient::new(self.channel().await?).diff(request).await
+    }
+
     async fn watch(
         &self,
         request: Request<v1::UpdateRef>,
@@ -175,6 +217,20 @@ impl Cluster for Remote {
         request: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
         ClusterClient::new(self.channel().await?).nodes(request).await
+    }
+
+    async fn set_node_schedule(
+        &self,
+        request: Request<v1::SetNodeScheduleRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        ClusterClient::new(self.channel().await?).set_node_schedule(request).await
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        ClusterClient::new(self.channel().await?).forget_node(request).await
     }
 
     async fn kv_get(

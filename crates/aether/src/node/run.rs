@@ -209,6 +209,7 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         session_lease: timing.session_lease.duration(),
         agent_lease: timing.agent_lease.duration(),
         table_age_max: timing.max_table_age.duration(),
+        node_lost: timing.node_lost.duration(),
     };
     let server = Server::start(server_config, replica.handle(), published, store);
     Ok(Voter { replica, server: Arc::new(server) })

@@ -41,6 +41,7 @@ impl Node {
             session_lease: LEASE,
             agent_lease: LEASE,
             table_age_max: Duration::from_secs(600),
+            node_lost: Duration::from_secs(30),
         };
         let server = Arc::new(Server::start(config, replica.handle(), published, store));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,6 +8,7 @@ use super::{fields, or_dash, span, table};
 /// The cluster as one node sees it.
 pub fn status(status: &v1::ClusterStatus) -> String {
     let quorum = if status.quorum { "yes" } else { "no: writes wait, running slices go on" };
+    let alerts: Vec<&str> = status.alerts.iter().map(|alert| alert.message.as_str()).collect();
     let mut text = fields(&[
         ("cluster", status.cluster.clone()),
         ("answered by", format!("{} (version {})", status.node, status.version)),
@@ -19,6 +20,7 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         ("slices", status.slices.to_string()),
         ("live updates", status.live_updates.to_string()),
         ("sessions", status.sessions.to_string()),
+        ("ALERT", alerts.join("\n")),
     ]);
     let voter = |voter: &v1::Voter| {
         let role = if voter.leader { "leader" } else { "follower" };
@@ -49,8 +51,18 @@ pub fn status(status: &v1::ClusterStatus) -> String {
     text
 }
 
-/// The nodes that run instances.
+/// The nodes that run instances, and how fresh that is.
 pub fn nodes(response: &v1::NodesResponse) -> String {
+    let mut text = node_table(&response.nodes);
+    let fresh = response.as_of.as_ref().map(as_of).unwrap_or_default();
+    if !fresh.is_empty() {
+        text.push_str(&format!("\n\nas of {fresh}"));
+    }
+    text
+}
+
+/// Nodes, a row each.
+pub fn node_table(nodes: &[v1::Node]) -> String {
     let row = |node: &v1::Node| {
         let mut labels: Vec<String> =
             node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -60,17 +72,13 @@ pub fn nodes(response: &v1::NodesResponse) -> String {
             node.address.clone(),
             node.lifecycle.clone(),
             span(node.since_ms),
+            or_dash(&node.schedule),
             format!("{}/{}", node.instances, node.instances_max),
             or_dash(&labels.join(",")),
         ]
     };
-    let header = ["NODE", "ADDRESS", "STATE", "SINCE", "INSTANCES", "LABELS"];
-    let mut text = table(&header, response.nodes.iter().map(row).collect());
-    let fresh = response.as_of.as_ref().map(as_of).unwrap_or_default();
-    if !fresh.is_empty() {
-        text.push_str(&format!("\n\nas of {fresh}"));
-    }
-    text
+    let header = ["NODE", "ADDRESS", "STATE", "SINCE", "SCHEDULE", "INSTANCES", "LABELS"];
+    table(&header, nodes.iter().map(row).collect())
 }
 
 #[cfg(test)]
@@ -109,13 +117,15 @@ mod tests {
             instances: 1,
             instances_max: 64,
             since_ms: 5_000,
+            schedule: "CORDONED".into(),
+            note: String::new(),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         };
         let text = nodes(&v1::NodesResponse { nodes: vec![node], as_of: None });
         assert_eq!(
             text,
-            "NODE  ADDRESS         STATE  SINCE  INSTANCES  LABELS\n\
-             n1    127.0.0.1:8090  READY  5s     1/64       disk=ssd,zone=a"
+            "NODE  ADDRESS         STATE  SINCE  SCHEDULE  INSTANCES  LABELS\n\
+             n1    127.0.0.1:8090  READY  5s     CORDONED  1/64       disk=ssd,zone=a"
         );
     }
 }

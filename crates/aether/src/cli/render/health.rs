@@ -2,11 +2,10 @@
 
 use aether_proto::v1;
 
-use super::{or_dash, percent, table};
+use super::{or_dash, percent, span, table};
 
 /// Both versions side by side, and the verdict.
 pub fn whole(health: &v1::UpdateHealth) -> String {
-    let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1} ms"));
     let row = |side: &str, version: &v1::VersionHealth| {
         vec![
             side.to_owned(),
@@ -36,11 +35,60 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
         "10S P99",
     ];
     let mut text = table(&header, old.chain(new).collect());
+    let versions = health.old_version.iter().chain(&health.new_version);
+    let instances: Vec<_> = versions.flat_map(instance_rows).collect();
+    if !instances.is_empty() {
+        let header =
+            ["INSTANCE", "NODE", "VERSION", "REQUESTS", "ERRORS", "RATE", "AVERAGE", "P99"];
+        text.push_str("\n\n");
+        text.push_str(&table(&header, instances));
+    }
     text.push_str(&format!("\n\nverdict  {}", or_dash(&health.verdict)));
     if !health.detail.is_empty() {
         text.push_str(&format!(": {}", health.detail));
     }
+    for exceeded in &health.exceeded {
+        text.push_str(&format!("\nexceeded {}", one_exceeded(exceeded)));
+    }
+    if let Some(pause) = &health.pause {
+        let since = span(health.paused_ms.unwrap_or(0));
+        text.push_str(&format!("\npaused   for {since}: {}: {}", pause.code, pause.message));
+    }
     text
+}
+
+fn ms(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1} ms"))
+}
+
+fn instance_rows(version: &v1::VersionHealth) -> Vec<Vec<String>> {
+    let row = |instance: &v1::InstanceHealth| {
+        vec![
+            instance.instance_id.clone(),
+            or_dash(&instance.node),
+            version.version.clone(),
+            instance.request_count.to_string(),
+            instance.error_count.to_string(),
+            percent(instance.error_rate),
+            ms(Some(instance.avg_latency_ms)),
+            ms(instance.p99_latency_ms),
+        ]
+    };
+    version.instances.iter().map(row).collect()
+}
+
+fn one_exceeded(exceeded: &v1::Exceeded) -> String {
+    let shown = |value: f64| match exceeded.figure.as_str() {
+        "error_rate" => percent(value),
+        _ => format!("{value:.0} ms"),
+    };
+    format!(
+        "{} {}, threshold {}, for {}",
+        exceeded.figure,
+        shown(exceeded.value),
+        shown(exceeded.threshold),
+        span(exceeded.since_ms)
+    )
 }
 
 #[cfg(test)]

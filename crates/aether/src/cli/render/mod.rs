@@ -6,6 +6,8 @@ pub mod change;
 pub mod cluster;
 pub mod explain;
 pub mod health;
+pub mod history;
+pub mod plan;
 pub mod slice;
 pub mod update;
 

@@ -25,12 +25,13 @@ pub fn whole(update: &v1::Update) -> String {
         ("pending", pending.unwrap_or_default()),
         ("actual", actual(update)),
         ("instances", instances(update)),
-        ("paused", update.pause.as_ref().map(reason).unwrap_or_default()),
+        ("paused", paused(update)),
         ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
         ("waits for", update.waits_for.join("\n")),
         ("outcome", update.outcome.as_ref().map(reason).unwrap_or_default()),
         ("thresholds", thresholds(update)),
-        ("cleanup", update.cleanup_policy.clone()),
+        ("cleanup", cleanup(update)),
+        ("kept", kept(update)),
         ("started by", update.actor.clone()),
         ("as of", update.as_of.as_ref().map(as_of).unwrap_or_default()),
     ]);
@@ -74,9 +75,11 @@ pub fn list(updates: &[v1::Update]) -> String {
             update.actual_new_ppm.map_or_else(|| "-".to_owned(), percent_of_ppm),
             or_dash(&instances(update)),
             or_dash(update.pause.as_ref().map_or("", |pause| &pause.code)),
+            or_dash(update.pending_routing.as_deref().unwrap_or_default()),
         ]
     };
-    let header = ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED"];
+    let header =
+        ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED", "PENDING"];
     table(&header, updates.iter().map(row).collect())
 }
 
@@ -141,12 +144,41 @@ pub fn instances(update: &v1::Update) -> String {
     format!("new {new}, old {old}")
 }
 
+fn paused(update: &v1::Update) -> String {
+    let since = update.paused_ms.map(|ms| format!(" (for {})", span(ms))).unwrap_or_default();
+    update.pause.as_ref().map(|pause| reason(pause) + &since).unwrap_or_default()
+}
+
+fn cleanup(update: &v1::Update) -> String {
+    match update.cleanup_policy.as_str() {
+        "GRACE_PERIOD" => format!("GRACE_PERIOD of {}", span(update.grace_ms)),
+        policy => policy.to_owned(),
+    }
+}
+
+/// The old version's set, while it is kept warm.
+fn kept(update: &v1::Update) -> String {
+    if !update.retained {
+        return String::new();
+    }
+    let until = match update.retained_for_ms {
+        Some(ms) => format!("for another {}", span(ms.max(0) as u64)),
+        None => format!("until 'aether update cleanup {}'", update.update_id),
+    };
+    format!(
+        "{} is kept warm {until}; 'aether update undo {}' goes back to it",
+        update.old_version.as_deref().unwrap_or_default(),
+        update.update_id
+    )
+}
+
 fn thresholds(update: &v1::Update) -> String {
     let approval = if update.require_manual_approval { ", each step approved by hand" } else { "" };
     format!(
-        "error rate {}, p99 {} ms{approval}",
+        "error rate {}, p99 {} ms, from {} requests on{approval}",
         percent(update.max_error_rate),
-        update.max_latency_ms
+        update.max_latency_ms,
+        update.min_requests
     )
 }
 

@@ -1,15 +1,22 @@
 //! `aether update …`: move slices from one version to another.
 
 mod approve;
+mod cleanup;
 mod complete;
+mod diff;
 mod explain;
 mod health;
+mod history;
 mod list;
+mod options;
+mod plan;
 mod resume;
 mod rollback;
 mod routing;
+mod set;
 mod start;
 mod status;
+mod undo;
 mod watch;
 
 use aether_core::ids::UpdateId;
@@ -38,6 +45,12 @@ pub enum Command {
     Approve(approve::Approve),
     Watch(watch::Watch),
     Explain(explain::Explain),
+    Set(set::Set),
+    Undo(undo::Undo),
+    Cleanup(cleanup::Cleanup),
+    Plan(plan::Plan),
+    History(history::History),
+    Diff(diff::Diff),
 }
 
 impl Command {
@@ -55,6 +68,12 @@ impl Command {
             Self::Approve(verb) => asking(verb.run(global)),
             Self::Watch(verb) => asking(verb.run(global)),
             Self::Explain(verb) => asking(verb.run(global)),
+            Self::Set(verb) => asking(verb.run(global)),
+            Self::Undo(verb) => asking(verb.run(global)),
+            Self::Cleanup(verb) => asking(verb.run(global)),
+            Self::Plan(verb) => asking(verb.run(global)),
+            Self::History(verb) => asking(verb.run(global)),
+            Self::Diff(verb) => asking(verb.run(global)),
         }
     }
 }

@@ -95,6 +95,7 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
         election_max: or(file.election_max, 250),
         session_lease: or(file.session_lease, 3_000),
         agent_lease: or(file.agent_lease, 3_000),
+        node_lost: or(file.node_lost, 30_000),
         max_table_age: or(file.max_table_age, 10 * 60_000),
         stop_together: or(file.stop_together, 0),
     };
@@ -125,6 +126,15 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
                 format!("({lease}) must be above timing.election_max ({election_max})"),
             );
         }
+    }
+    if timing.node_lost < timing.agent_lease {
+        return bad(
+            "timing.node_lost",
+            format!(
+                "({}) must be at least timing.agent_lease ({})",
+                timing.node_lost, timing.agent_lease
+            ),
+        );
     }
     if timing.max_table_age <= timing.session_lease {
         return bad(

@@ -108,6 +108,7 @@ pub struct Timing {
     pub election_max: Option<Span>,
     pub session_lease: Option<Span>,
     pub agent_lease: Option<Span>,
+    pub node_lost: Option<Span>,
     pub max_table_age: Option<Span>,
     pub stop_together: Option<Span>,
 }

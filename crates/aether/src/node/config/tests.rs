@@ -41,6 +41,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.ingress, aether_ingress::Config::default());
     assert_eq!(config.timing.session_lease, Millis(3_000));
     assert_eq!(config.timing.agent_lease, Millis(3_000));
+    assert_eq!(config.timing.node_lost, Millis(30_000));
     assert_eq!(config.timing.max_table_age, Millis(600_000));
     assert_eq!(config.timing.stop_together, Millis(0));
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
@@ -125,6 +126,7 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[timing]\nelection_min = '1s'", &["timing.election_min", "election_max"]),
         ("", "[timing]\nsession_lease = '100ms'", &["timing.session_lease", "election_max"]),
         ("", "[timing]\nagent_lease = '0s'", &["timing.agent_lease"]),
+        ("", "[timing]\nnode_lost = '1s'", &["timing.node_lost", "timing.agent_lease"]),
         ("", "[timing]\nmax_table_age = '1s'", &["timing.max_table_age", "session_lease"]),
         ("", "[agent]\nport_reuse_after = '1s'", &["agent.port_reuse_after"]),
         ("", "[ingress]\nwait = '1s'", &["wait", "line 8"]),

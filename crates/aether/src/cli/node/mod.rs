@@ -1,19 +1,42 @@
-//! `aether node`
+//! `aether node`: run one, or change what the cluster does with one.
+
+mod drain;
+mod forget;
+mod schedule;
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::Failure;
 use super::output::say;
+use super::{Global, asking};
 use crate::node::config::{Log, NodeConfig};
 
-/// Run a node
+/// Run a node, or move its instances away, keep new ones away, forget it
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Node {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    here: Option<Run>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Drain(drain::Drain),
+    Cordon(schedule::Cordon),
+    Uncordon(schedule::Uncordon),
+    Forget(forget::Forget),
+}
+
+/// A node in this process.
+#[derive(Debug, Args)]
+struct Run {
     /// The node's configuration (TOML); AETHER_NODE_… variables override it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -26,7 +49,20 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        match (self.verb, self.here) {
+            (Some(Verb::Drain(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Cordon(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Uncordon(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Forget(verb)), _) => asking(verb.run(global)),
+            (None, Some(here)) => here.run(),
+            (None, None) => Err(Failure::usage("name a configuration with --config, or a verb")),
+        }
+    }
+}
+
+impl Run {
+    fn run(self) -> Result<(), Failure> {
         if self.exit_with_parent {
             set_pdeathsig(Signal::SIGTERM).map_err(|error| {
                 Failure::failed(format!("cannot follow the parent process: {error}"))

@@ -1,0 +1,65 @@
+//! `aether node drain`
+
+use std::time::Duration;
+
+use aether_core::ids::NodeName;
+use aether_proto::v1;
+use clap::Args;
+use tokio::time::Instant;
+
+use super::schedule::{set, show};
+use crate::cli::Global;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::options::Wait;
+use crate::cli::output::say;
+use crate::cli::status::cluster;
+
+/// How often a drain that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Move what a node runs to other nodes, and keep new instances away from it
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// The node
+    #[arg(value_name = "NODE")]
+    node: NodeName,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Drain {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let mut node = set(&client, &self.node, "DRAINING").await?;
+        let until = Instant::now() + self.wait.wait_timeout.duration();
+        let mut said = None;
+        while self.wait.wait && node.instances > 0 {
+            if said != Some(node.instances) {
+                say(&format!("{} instances are left on {}", node.instances, self.node));
+                said = Some(node.instances);
+            }
+            if Instant::now() >= until {
+                return Err(Failure::failed(format!(
+                    "{} instances are still on {} after {}; the drain goes on, 'aether update \
+                     explain' says what updates wait for",
+                    node.instances, self.node, self.wait.wait_timeout
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let nodes = client
+                .read(v1::NodesRequest {}, async |c, request| cluster(c).nodes(request).await)
+                .await?;
+            let found = nodes.nodes.into_iter().find(|found| found.name == self.node.as_str());
+            node = found.ok_or_else(|| {
+                Failure::new(Exit::NotFound, format!("node {} is gone", self.node))
+            })?;
+            if node.schedule != "DRAINING" {
+                return Err(Failure::failed(format!(
+                    "node {} is not drained any more: somebody made it {}",
+                    self.node, node.schedule
+                )));
+            }
+        }
+        show(global, &node)
+    }
+}

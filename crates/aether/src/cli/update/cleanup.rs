@@ -1,0 +1,32 @@
+//! `aether update cleanup`
+
+use aether_core::ids::UpdateId;
+use aether_proto::v1;
+use clap::Args;
+
+use super::{show, updates};
+use crate::cli::Global;
+use crate::cli::exit::Failure;
+
+/// Remove the version that a completed update keeps warm
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Id of the completed update, a unique prefix of it, or 'current' for the only one that
+    /// keeps its old version
+    #[arg(value_name = "UPDATE-ID")]
+    id: UpdateId,
+}
+
+impl Cleanup {
+    pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client()?;
+        let message = v1::UpdateRef {
+            update_id: self.id.to_string(),
+            request_id: client.request_id(),
+            actor: client.actor(),
+        };
+        let update =
+            client.write(message, async |c, request| updates(c).cleanup(request).await).await?;
+        show(global.output(), &update)
+    }
+}
