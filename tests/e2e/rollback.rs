@@ -265,6 +265,45 @@ async fn rollback_with_the_old_set_whole_takes_every_call_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn undo_takes_every_call_back_to_the_set_that_was_kept_warm() {
+    let mut scene = Scene::set(&[("1.0.0", &[]), ("2.0.0", &[])]).await;
+    let before = ids(&scene.stage).await;
+    let update = scene.at_ratio("1:0").await;
+    let kept = ["--cleanup", "GRACE_PERIOD", "--grace", "10m"];
+    scene.stage.cli(&[&["update", "set", &update][..], &kept].concat()).await.unwrap();
+    scene.stage.cli(&["update", "complete", &update]).await.unwrap();
+    let completed = scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    assert_eq!(completed["retained"], true, "{completed:#}");
+    scene.load.phase("2.0.0 alone");
+    scene.load.until_requests(ENOUGH).await;
+
+    let leader = scene.stage.cluster.leader(PATIENCE).await.unwrap();
+    let mut updates = UpdatesClient::new(scene.stage.cluster.channel(leader));
+    updates.list(v1::ListUpdatesRequest::default()).await.unwrap();
+    let request = v1::UndoRequest { update_id: "current".to_owned(), ..Default::default() };
+    let asked = Instant::now();
+    let undo = updates.undo(request).await.unwrap().into_inner();
+    let at = Instant::now();
+    scene.load.phase("back from COMPLETED");
+    assert_eq!((undo.state.as_str(), undo.routing.as_str()), ("ROUTING", "1:0"), "{undo:#?}");
+    assert_eq!(undo.new_version, "1.0.0");
+    let states: Vec<&str> = undo.history.iter().map(|entry| entry.state.as_str()).collect();
+    assert_eq!(states, ["DEPLOYED", "ROUTING"], "it starts deployed: the set was warm");
+    scene.load.until_requests(ENOUGH).await;
+    let last_pick = scene.picks.last();
+    scene.answers.push(Answered { from: "COMPLETED", asked, at, last_pick });
+    scene.load.phase("after COMPLETED");
+    scene.load.until_requests(ENOUGH).await;
+
+    // What was undone cannot be undone again, and the undo ends as any update.
+    scene.stage.refused(&["update", "undo", &update]).await.unwrap();
+    scene.stage.cli(&["update", "complete", &undo.update_id]).await.unwrap();
+    scene.is_whole().await;
+    assert_eq!(ids(&scene.stage).await, before, "nothing was started for it");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rollback_with_one_old_instance_left_restores_capacity_before_it_routes() {
     let mut scene = Scene::set(&[("1.0.0", &["--start-delay", "1s"]), ("2.0.0", &[])]).await;
     let holder = scene.stage.invoker("holder").await.unwrap();

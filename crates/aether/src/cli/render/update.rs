@@ -251,6 +251,7 @@ pub mod tests {
             ],
             max_error_rate: 0.01,
             max_latency_ms: 500,
+            min_requests: 100,
             cleanup_policy: "IMMEDIATE".into(),
             deadline: Some(v1::Deadline { in_ms: 86_399_400, action: "ALERT".into() }),
             actor: "alice".into(),
@@ -278,7 +279,7 @@ requested   1:3 (25 % new)
 actual      24.98 % new of 1203 calls in the last 10 s
 instances   new 1/1, old 1/2 (1 UNREADY)
 deadline    ALERT in 23h 59m 59s
-thresholds  error rate 1 %, p99 500 ms
+thresholds  error rate 1 %, p99 500 ms, from 100 requests on
 cleanup     IMMEDIATE
 started by  alice
 
@@ -379,8 +380,27 @@ INDEX  STATE    ROUTING  BY     EVENT
                 "1:3",
                 "24.98 %",
                 "new 1/1, old 1/2 (1 UNREADY)",
+                "-",
                 "-"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_kept_warm_is_shown_with_the_way_back() {
+        let kept = |retained_for_ms| v1::Update {
+            state: "COMPLETED".into(),
+            cleanup_policy: "GRACE_PERIOD".into(),
+            grace_ms: 300_000,
+            retained: true,
+            retained_for_ms,
+            ..routing_update()
+        };
+        let text = whole(&kept(Some(61_000)));
+        assert!(text.contains("cleanup     GRACE_PERIOD of 5m\n"), "{text}");
+        let way_back = "kept        1.0.0 is kept warm for another 1m 1s; 'aether update undo u1f'";
+        assert!(text.contains(way_back), "{text}");
+        let text = whole(&kept(None));
+        assert!(text.contains("until 'aether update cleanup u1f'"), "{text}");
     }
 }
