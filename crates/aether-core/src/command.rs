@@ -352,6 +352,10 @@ pub struct Answer {
     /// The update it made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateId>,
+    /// The update that was named, where another one was made of it: what a
+    /// repetition of the request must name again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<UpdateId>,
     /// Instances it made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceId>,

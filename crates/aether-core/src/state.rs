@@ -45,6 +45,14 @@ pub struct Meta {
     /// to count as lost: more likely it is the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement_frozen_since_ms: Option<u64>,
+    /// Log time at which that was over last: loss timers start anew then, for
+    /// those that were silent come back one after the other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replacement_resumed_ms: u64,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 impl Default for Meta {
@@ -57,6 +65,7 @@ impl Default for Meta {
             wall_ms: 0,
             revisions_forgotten: RevisionNo(0),
             replacement_frozen_since_ms: None,
+            replacement_resumed_ms: 0,
         }
     }
 }

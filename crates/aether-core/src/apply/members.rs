@@ -150,6 +150,9 @@ impl Tx<'_> {
             return Err(Refusal::Stale { what: "whether re-placement is frozen".to_owned() });
         }
         self.state.meta.replacement_frozen_since_ms = frozen.then(|| self.now_ms());
+        if !frozen {
+            self.state.meta.replacement_resumed_ms = self.now_ms();
+        }
         let nodes = self.state.nodes.len();
         let event = match frozen {
             true => format!(

@@ -154,6 +154,11 @@ impl Tx<'_> {
             return Err(Self::wrong_state(&update, "a change of options", "live states"));
         }
         Self::check_unmodified(&update, if_modified)?;
+        if update.state == UpdateState::Completing && changes.cleanup.is_some() {
+            // The old set may be on its way out already.
+            let action = "a change of the cleanup policy";
+            return Err(Self::wrong_state(&update, action, "states before COMPLETING"));
+        }
         let said = changes.make(&mut update.options);
         let answer = |note: String| {
             Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })

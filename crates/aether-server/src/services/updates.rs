@@ -69,7 +69,8 @@ impl UpdatesService {
         let published = self.views.control.barrier(deadline).await?;
         // A retry means what the first try meant, whatever is live by now.
         let done = published.state.requests.get(request_id);
-        if let Some(update) = done.and_then(|record| record.answer.update.clone()) {
+        let answer = done.map(|record| &record.answer);
+        if let Some(update) = answer.and_then(|a| a.named.clone().or_else(|| a.update.clone())) {
             return Ok(update);
         }
         resolve(&published.state, text, current).map(|update| update.id.clone())
