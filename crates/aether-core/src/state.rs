@@ -326,7 +326,8 @@ impl State {
         let mut first: BTreeMap<String, &dyn Row> = BTreeMap::new();
         let mut offer = |key: String, row| {
             let is_wanted = key.starts_with(prefix) && key.as_str() > after;
-            let is_early = first.len() <= limit || first.last_key_value().is_some_and(|l| key < *l.0);
+            let is_early =
+                first.len() <= limit || first.last_key_value().is_some_and(|l| key < *l.0);
             if is_wanted && is_early {
                 first.insert(key, row);
                 if first.len() > limit + 1 {

@@ -145,10 +145,7 @@ impl Tx<'_> {
         self.put_target(slice, side.revision, instances);
         let note = self.rules_of_others(slice, &revision.manifest.ingress);
         self.route_to(slice, side);
-        self.audit(
-            Subject::slice(slice),
-            format!("deployed {version} with {instances} instances"),
-        );
+        self.audit(Subject::slice(slice), format!("deployed {version} with {instances} instances"));
         Ok(Answer { note, ..Answer::default() })
     }
 

@@ -20,7 +20,10 @@ fn an_entry_with_several_records_keeps_them_all_and_in_order() {
     let written: Vec<_> = world.state.audit.range(of_entry(index)).map(|(p, r)| (*p, r)).collect();
     assert_eq!(written.len(), 2);
     for (n, ((position, record), id)) in written.iter().zip(&instances).enumerate() {
-        assert_eq!((*position, record.position()), (AuditPosition::new(index, n as u32), *position));
+        assert_eq!(
+            (*position, record.position()),
+            (AuditPosition::new(index, n as u32), *position)
+        );
         let filter: SubjectFilter = format!("instance/{id}").parse().unwrap();
         assert!(filter.takes(&record.subject), "{record:?}");
         assert_eq!(record.event, "stopped although a call is in flight");
@@ -84,7 +87,9 @@ fn pages_give_every_row_once_and_in_order_whatever_their_size() {
     world.ok(start("2.0.0", None, UpdateOptions::default()));
     world.settle();
     let rows = world.state.rows();
-    for prefix in ["", "a", "audit/", "instances/", "nodes/n", "session/s1", "slice", "meta", "none"] {
+    for prefix in
+        ["", "a", "audit/", "instances/", "nodes/n", "session/s1", "slice", "meta", "none"]
+    {
         let wanted: Vec<_> = rows.iter().filter(|(key, _)| key.starts_with(prefix)).collect();
         for (limit, bytes_max) in [(1, usize::MAX), (3, usize::MAX), (1_000, 1), (1_000, 700)] {
             let (mut listed, mut after) = (Vec::new(), String::new());
