@@ -127,7 +127,7 @@ where
 {
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         let first = Event::default().retry(RETRY).comment("the id of an event is its position");
-        let rest = stream::unfold(Some(self), |reading| async {
+        let rest = stream::unfold(Some(self), |reading| async move {
             let mut reading = reading?;
             let next = tokio::select! {
                 next = reading.told.next() => next?,

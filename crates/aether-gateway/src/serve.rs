@@ -14,7 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::FromRequestParts;
 use http::Request;
 use http::request::Parts;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_timeout::TimeoutStream;

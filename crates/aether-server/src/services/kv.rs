@@ -119,7 +119,7 @@ impl Kv {
         let mut synced = false;
         let mut pulse = Pulse::new(self.control.clone());
         loop {
-            news.borrow_and_update();
+            drop(news.borrow_and_update());
             let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
                 following::too_slow(format!(
                     "the reader is at index {at}, and only changes after {kept_after} are kept"
