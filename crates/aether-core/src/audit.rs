@@ -284,7 +284,9 @@ mod tests {
             assert_eq!(old(text).parts(), (None, text));
         }
         assert_eq!(Subject::cluster().parts(), (Some(SubjectKind::Cluster), ""));
-        let takes = |filter: &str, subject| filter.parse::<SubjectFilter>().unwrap().takes(subject);
+        fn takes(filter: &str, subject: &Subject) -> bool {
+            filter.parse::<SubjectFilter>().unwrap().takes(subject)
+        }
         for subject in [&update, &old("update u1f")] {
             assert!(takes("update/u1f", subject) && takes("update", subject));
             assert!(!takes("update/u1", subject) && !takes("slice", subject));

@@ -14,14 +14,15 @@ use axum::body::{Body, Bytes};
 use axum::extract::FromRequestParts;
 use http::Request;
 use http::request::Parts;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_timeout::TimeoutStream;
+
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tonic::codegen::Service;
 
 /// How long the head of a request may take to arrive, and how long a
@@ -222,12 +223,12 @@ async fn connection(
             Ok::<_, Infallible>(answer.map(|body| Busy { body, busy }))
         }
     });
-    let mut io = TimeoutStream::new(TokioIo::new(stream));
+    let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(bounds.unread));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(Box::pin(io), service);
+        .serve_connection(TokioIo::new(Box::pin(io)), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -84,10 +84,14 @@ impl Places {
 /// # Errors
 /// It left, or does not read.
 pub async fn deliver<T>(to: &Down<T>, message: T) -> Result<(), End> {
-    match tokio::time::timeout(UNREAD_MAX, to.send(Ok(message))).await {
+    deliver_within(UNREAD_MAX, to, message).await
+}
+
+async fn deliver_within<T>(unread_max: Duration, to: &Down<T>, message: T) -> Result<(), End> {
+    match tokio::time::timeout(unread_max, to.send(Ok(message))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(End::Left),
-        Err(_) => Err(End::Because(too_slow(format!("nothing was read for {UNREAD_MAX:?}")))),
+        Err(_) => Err(End::Because(too_slow(format!("nothing was read for {unread_max:?}")))),
     }
 }
 
@@ -150,11 +154,12 @@ mod tests {
         assert!(places.take().is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_reader_that_does_not_read_is_let_go() {
         let (to, from) = mpsc::channel(1);
+        let soon = Duration::from_millis(50);
         assert!(deliver(&to, 1).await.is_ok());
-        let Err(End::Because(status)) = deliver(&to, 2).await else {
+        let Err(End::Because(status)) = deliver_within(soon, &to, 2).await else {
             panic!("there was no room");
         };
         assert_eq!(status.code(), Code::ResourceExhausted);
