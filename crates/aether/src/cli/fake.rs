@@ -168,6 +168,18 @@ impl Cluster for Fake {
     ) -> Result<Response<v1::NodesResponse>, Status> {
         Self::not_here()
     }
+    async fn set_node_schedule(
+        &self,
+        _: Request<v1::SetNodeScheduleRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        Self::not_here()
+    }
+    async fn forget_node(
+        &self,
+        _: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        Self::not_here()
+    }
 }
 
 #[async_trait]
