@@ -4,6 +4,7 @@
 
 mod broken;
 mod cut_off;
+mod events;
 mod failover;
 mod full_disk;
 mod guide;

@@ -3,6 +3,7 @@
 //! and observations are arguments.
 
 pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod coordinates;
 pub mod diff;

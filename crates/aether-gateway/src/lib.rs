@@ -15,15 +15,20 @@
 //! | `GET /rolling-update/{id}/health` | `Updates.Health` |
 //! | `GET /rolling-updates` | `Updates.List` |
 //! | `GET /api/{status,nodes,slices}` | `Cluster`, `Slices` |
+//! | `GET /events`, `/api/events` | `Cluster.Events`, as Server-Sent Events |
+//! | `GET /api/kv?prefix=&pageSize=&pageToken=` | `Cluster.KvList` |
+//! | `GET /api/kv/{key…}` | `Cluster.KvGet` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //!
 //! The update paths exist a second time under `/api`. The members of answers are
-//! the fields of `updates.proto` and `slices.proto` in camelCase; meanings and
+//! the fields of the `.proto` files in camelCase; meanings and
 //! units stand there.
 
 mod call;
 mod cluster;
+mod events;
 mod extract;
+mod kv;
 mod ops;
 mod problem;
 mod serve;
@@ -69,12 +74,16 @@ where
     C: Cluster,
 {
     let updates = updates::routes::<U>().with_state(services.updates);
+    let events = events::routes(Arc::clone(&services.cluster));
+    let cluster = cluster::routes::<C>().merge(kv::routes::<C>());
     let api = updates
         .clone()
-        .merge(cluster::routes::<C>().with_state(services.cluster))
+        .merge(events.clone())
+        .merge(cluster.with_state(services.cluster))
         .merge(cluster::slice_routes::<S>().with_state(services.slices));
     Router::new()
         .merge(updates)
+        .merge(events)
         .nest("/api", api)
         .merge(ops::routes(Arc::new(readiness), Arc::new(metrics)))
         .fallback(problem::unknown_path)

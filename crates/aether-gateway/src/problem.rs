@@ -13,6 +13,9 @@ use tonic::{Code, Status};
 /// an answer must not be as long as the nonsense it refuses.
 const DETAIL_CHARS_MAX: usize = 600;
 
+/// What a service says of what it once had and has no more.
+const COMPACTED: &str = "compacted";
+
 /// Whether a call may change something. Decides what a timeout means: a read
 /// that took too long simply failed, a write may have been carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,10 @@ impl Problem {
         if unsure {
             return Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", status.message());
         }
-        let (http, code) = http_of(status.code());
+        let (mut http, code) = http_of(status.code());
+        if status.code() == Code::OutOfRange && said(CODE_KEY) == Some(COMPACTED) {
+            http = StatusCode::GONE;
+        }
         let message = match status.code() {
             Code::InvalidArgument => member_named(status.message()),
             _ => status.message().to_owned(),

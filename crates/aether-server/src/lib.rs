@@ -5,6 +5,7 @@
 //!  services ── Control ── aether-replica ── StateMachine (aether-core)
 //!      │                                        │ published states
 //!      ├── Feed   routing tables to watchers <──┤
+//!      ├── Changes   rows to watchers        <──┤
 //!      ├── Hub    what clients of this node said ── uplink ──> LeaderView
 //!      └── Views  state + the leader's view          coordinator ── plan
 //! ```
@@ -12,6 +13,7 @@
 //! Deliberately absent: listeners and configuration (the binary has them), and
 //! decisions (`aether_core::planner` has them).
 
+mod changes;
 mod control;
 mod coordinator;
 mod deadline;
@@ -85,7 +87,7 @@ pub struct Server {
     pub slices: SlicesService,
     /// `aether artifact …`
     pub artifacts: ArtifactsService,
-    /// `aether status|nodes|kv`
+    /// `aether status|nodes|kv|events`
     pub cluster: ClusterService,
     control: control::Control,
     leader: Arc<leader::LeaderView>,
@@ -107,10 +109,13 @@ impl Server {
         let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
         let hub = Arc::new(hub::Hub::new(config.session_lease, config.agent_lease));
         let feed = Arc::new(feed::Feed::new());
+        let changes = changes::Changes::after_state(control.local().state.clone());
+        let changes = Arc::new(changes);
         let views = views::Views::new(control.clone(), Arc::clone(&leader));
         let artifacts = ArtifactsService::new(control.clone(), store, config.node.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&feed).run(control.clone()));
+        tasks.spawn(Arc::clone(&changes).run(control.clone()));
         tasks.spawn(uplink::run(
             control.clone(),
             Arc::clone(&hub),
@@ -125,7 +130,7 @@ impl Server {
             updates: UpdatesService::new(views.clone()),
             slices: SlicesService::new(views.clone()),
             artifacts,
-            cluster: ClusterService::new(views),
+            cluster: ClusterService::new(views, changes),
             control,
             leader,
             hub,

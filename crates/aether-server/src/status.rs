@@ -36,6 +36,16 @@ pub fn not_found(code: &str, message: String) -> Status {
     with_code(Code::NotFound, code, message)
 }
 
+/// What was asked for is before or after what there is.
+pub fn out_of_range(code: &str, message: String) -> Status {
+    with_code(Code::OutOfRange, code, message)
+}
+
+/// A bound of this node, or of the reader, is reached.
+pub fn exhausted(message: String) -> Status {
+    with_code(Code::ResourceExhausted, "resource_exhausted", message)
+}
+
 /// It was not done, and may be tried again.
 pub fn unavailable(problem: impl Display) -> Status {
     let message = format!("{problem}; try again, or look at 'aether status'");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Tx;
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::Artifact;
 use crate::ids::NodeName;
@@ -64,7 +65,7 @@ impl Tx<'_> {
             pushed_wall_ms: self.state.meta.wall_ms,
         };
         self.state.artifacts.insert(artifact.clone(), Arc::new(record));
-        self.audit(format!("artifact {artifact}"), format!("pushed with digest {digest}"));
+        self.audit(Subject::artifact(artifact), format!("pushed with digest {digest}"));
         Ok(Answer::default())
     }
 

@@ -1,10 +1,16 @@
 //! Instances are assigned, drained, stopped, and reported on.
 
 use super::{INSTANCES_MAX, Tx};
+use crate::audit::Subject;
 use crate::command::{Answer, Observation, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
 use crate::records::{Desired, InstanceRecord, Observed};
+
+/// Instances that are written down one by one when they are stopped in spite of
+/// something. The planner names one at a time; a command with more comes from
+/// elsewhere, and must not wash everything else out of the audit.
+const WAIVED_AUDITED_MAX: usize = 100;
 
 impl Tx<'_> {
     /// Makes one instance per placement; every node must be known.
@@ -141,12 +147,9 @@ impl Tx<'_> {
                 Desired::Stop => {}
             }
         }
-        if let Some(waived) = waived {
-            let names: Vec<&str> = instances.iter().map(InstanceId::as_str).collect();
-            self.audit(
-                format!("instances {}", names.join(", ")),
-                format!("stopped although {waived}"),
-            );
+        for id in instances.iter().filter(|_| waived.is_some()).take(WAIVED_AUDITED_MAX) {
+            let why = waived.unwrap_or_default();
+            self.audit(Subject::instance(id), format!("stopped although {why}"));
         }
         Ok(Answer::default())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::RevisionNo;
@@ -144,10 +145,7 @@ impl Tx<'_> {
         self.put_target(slice, side.revision, instances);
         let note = self.rules_of_others(slice, &revision.manifest.ingress);
         self.route_to(slice, side);
-        self.audit(
-            format!("slice {slice}"),
-            format!("deployed {version} with {instances} instances"),
-        );
+        self.audit(Subject::slice(slice), format!("deployed {version} with {instances} instances"));
         Ok(Answer { note, ..Answer::default() })
     }
 
@@ -178,7 +176,7 @@ impl Tx<'_> {
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, current, instances);
-        self.audit(format!("slice {slice}"), format!("scaled to {instances} instances"));
+        self.audit(Subject::slice(slice), format!("scaled to {instances} instances"));
         Ok(Answer::default())
     }
 
@@ -213,7 +211,7 @@ impl Tx<'_> {
         self.put_slice(record);
         self.remove_route(slice);
         self.drain_revision(slice, current);
-        self.audit(format!("slice {slice}"), "undeployed".to_owned());
+        self.audit(Subject::slice(slice), "undeployed".to_owned());
         self.forget_slice_if_empty(slice);
         Ok(Answer::default())
     }

@@ -25,6 +25,8 @@ struct Inner {
     refusal: Option<Status>,
     asked: Option<String>,
     deadline: bool,
+    story: Vec<Result<v1::EventsResponse, Status>>,
+    goes_on: bool,
 }
 
 /// The services; clones share what they noted.
@@ -34,6 +36,14 @@ pub struct Fake(Arc<Mutex<Inner>>);
 impl Fake {
     pub fn refuse(&self, status: Status) {
         self.0.lock().unwrap().refusal = Some(status);
+    }
+    /// What a reader of events is told.
+    pub fn will_tell(&self, story: Vec<Result<v1::EventsResponse, Status>>) {
+        self.0.lock().unwrap().story = story;
+    }
+    /// The story is told over and over again, or has no end: silence follows.
+    pub fn goes_on(&self) {
+        self.0.lock().unwrap().goes_on = true;
     }
     /// The last request, as its `Debug` shows it.
     pub fn asked(&self) -> Option<String> {
@@ -271,7 +281,47 @@ impl Cluster for Fake {
         &self,
         request: tonic::Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
-        self.answer(request, v1::KvEntry::default()).await
+        let value_json = r#"{"name":"n1"}"#.to_owned();
+        let as_of = Some(v1::AsOf { index: 7, stale: false, node: "n1".into() });
+        let key = request.get_ref().key.clone();
+        self.answer(request, v1::KvEntry { key, value_json, as_of }).await
+    }
+    async fn kv_list(
+        &self,
+        request: tonic::Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        let entry = v1::KvEntry {
+            key: "nodes/n1".into(),
+            value_json: r#"{"name":"n1"}"#.into(),
+            as_of: None,
+        };
+        let as_of = Some(v1::AsOf { index: 7, stale: false, node: "n1".into() });
+        let next_page_token = "6e6f".into();
+        let answer = v1::KvListResponse { entries: vec![entry], next_page_token, as_of };
+        self.answer(request, answer).await
+    }
+    type KvWatchStream = Answers<v1::KvChange>;
+    async fn kv_watch(
+        &self,
+        _request: tonic::Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+    type EventsStream = Answers<v1::EventsResponse>;
+    async fn events(
+        &self,
+        request: tonic::Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (story, goes_on) = {
+            let inner = self.0.lock().unwrap();
+            (inner.story.clone(), inner.goes_on)
+        };
+        let told: Answers<v1::EventsResponse> = match (goes_on, story.is_empty()) {
+            (false, _) => Box::pin(tokio_stream::iter(story)),
+            (true, true) => Box::pin(tokio_stream::pending()),
+            (true, false) => Box::pin(tokio_stream::iter(story.into_iter().cycle())),
+        };
+        self.answer(request, told).await
     }
 }
 

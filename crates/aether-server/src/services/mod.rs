@@ -3,7 +3,10 @@
 pub mod agents;
 pub mod artifacts;
 pub mod cluster;
+mod events;
+mod following;
 mod foresight;
+mod kv;
 mod logs;
 mod options;
 pub mod peer;

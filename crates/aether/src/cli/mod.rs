@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod deploy;
 mod dev;
+mod events;
 mod example_slice;
 mod exit;
 #[cfg(test)]
@@ -120,6 +121,7 @@ enum Command {
     Nodes(nodes::Nodes),
     Slices(slices::Slices),
     Logs(logs::Logs),
+    Events(events::Events),
     /// Look into the replicated KV store
     #[command(subcommand)]
     Kv(kv::Command),
@@ -161,6 +163,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nodes(verb) => asking(verb.run(global)),
         Command::Slices(verb) => asking(verb.run(global)),
         Command::Logs(verb) => asking(verb.run(global)),
+        Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),
         Command::Node(verb) => verb.run(global),
         Command::Dev(verb) => verb.run(),
@@ -280,6 +283,11 @@ mod tests {
             "slices a.b:c",
             "logs my-slice-1f-0 -f --tail 0",
             "kv get rolling-update/u1",
+            "kv list",
+            "kv list audit/",
+            "kv watch instances/ --from 12",
+            "events --follow --after 12.1 --subject update/u1",
+            "events -n 5 -s node",
             "artifact push .",
             "artifact list a.b:c",
             "artifact info a.b:c:1.0.0",
@@ -333,6 +341,10 @@ mod tests {
             "deploy a.b:c",
             "scale a.b:c",
             "artifact info a.b:c",
+            "events --after x",
+            "events --after 1 --last 2",
+            "events --subject colour",
+            "kv watch --from x",
             "dev --http 70000",
             "dev --nodes 0",
             "dev --nodes 7",

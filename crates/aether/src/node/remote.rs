@@ -205,6 +205,9 @@ impl Slices for Remote {
 
 #[tonic::async_trait]
 impl Cluster for Remote {
+    type KvWatchStream = Streamed<v1::KvChange>;
+    type EventsStream = Streamed<v1::EventsResponse>;
+
     async fn status(
         &self,
         request: Request<v1::StatusRequest>,
@@ -238,5 +241,28 @@ impl Cluster for Remote {
         request: Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
         ClusterClient::new(self.channel().await?).kv_get(request).await
+    }
+
+    async fn kv_list(
+        &self,
+        request: Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        ClusterClient::new(self.channel().await?).kv_list(request).await
+    }
+
+    async fn kv_watch(
+        &self,
+        request: Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        let answer = ClusterClient::new(self.channel().await?).kv_watch(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
+    }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let answer = ClusterClient::new(self.channel().await?).events(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }
