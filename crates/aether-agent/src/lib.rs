@@ -43,6 +43,8 @@ mod decide;
 mod directive;
 mod fetch;
 mod fsio;
+#[cfg(test)]
+mod fuzz;
 mod instance;
 mod logs;
 mod observe;

@@ -16,6 +16,8 @@ mod control;
 mod coordinator;
 mod deadline;
 mod feed;
+#[cfg(test)]
+mod fuzz;
 mod hub;
 mod leader;
 mod machine;

@@ -1,6 +1,7 @@
 //! Updates in a small world around the pure core.
 
 mod faults;
+mod fuzz;
 mod ingress;
 mod nodes;
 mod placement;
