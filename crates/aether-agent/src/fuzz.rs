@@ -120,9 +120,8 @@ fn what_a_slice_writes_is_kept_in_lines_within_their_bounds() {
         let mut log = LogFile::new(path.clone(), limits);
         pieces.iter().for_each(|piece| log.write(piece));
         let kept = written(&path, limits);
-        let no_ends = |bytes: &[u8]| {
-            bytes.iter().copied().filter(|byte| *byte != b'\n').collect::<Vec<u8>>()
-        };
+        let no_ends =
+            |bytes: &[u8]| bytes.iter().copied().filter(|byte| *byte != b'\n').collect::<Vec<u8>>();
         assert_eq!(no_ends(&kept), no_ends(&pieces.concat()), "nothing but line ends is added");
         assert!(kept.split(|byte| *byte == b'\n').all(|line| line.len() <= LINE_BYTES_MAX));
         assert!(log.last_line().chars().count() <= 400);
@@ -140,6 +139,9 @@ fn a_text_is_substituted_once_and_what_is_unknown_stays() {
     check(4 * CASES, vec(part, 0..6), |parts| {
         let text = parts.concat();
         let done = variables.apply(&text);
-        assert_eq!(done, text.replace("${A}", "\0A").replace("${PORT}", "80").replace("\0A", "${PORT}"));
+        assert_eq!(
+            done,
+            text.replace("${A}", "\0A").replace("${PORT}", "80").replace("\0A", "${PORT}")
+        );
     });
 }

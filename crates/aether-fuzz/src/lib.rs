@@ -60,8 +60,8 @@ fn scaled(usual: u32, cases: Option<u32>) -> u32 {
 /// that finds it again.
 pub fn check<S: Strategy, P: Fn(S::Value)>(usual: u32, inputs: S, property: P) {
     let target = std::any::type_name::<P>().replace("::{{closure}}", "");
-    let seed = variable(SEED_VARIABLE)
-        .unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let seed =
+        variable(SEED_VARIABLE).unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let cases = scaled(usual, variable(CASES_VARIABLE));
     let config = Config {
         cases,
@@ -124,7 +124,10 @@ mod tests {
             seen.borrow_mut().extend(differs);
             seen.borrow_mut().extend((changed.len() != valid.len()).then_some(100));
         });
-        assert_eq!(seen.borrow().iter().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 100]);
+        assert_eq!(
+            seen.borrow().iter().copied().collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 100]
+        );
         let ignored = catch_unwind(AssertUnwindSafe(|| {
             check(2_000, text(), |text| assert!(!text.contains("../")));
         }));

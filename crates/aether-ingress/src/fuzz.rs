@@ -71,9 +71,8 @@ fn what_belongs_to_a_connection_never_goes_on() {
             assert!(!headers.contains_key(name), "{name} goes on");
         }
         for name in [HOST, CONTENT_LENGTH] {
-            let all = |headers: &HeaderMap| {
-                headers.get_all(&name).iter().cloned().collect::<Vec<_>>()
-            };
+            let all =
+                |headers: &HeaderMap| headers.get_all(&name).iter().cloned().collect::<Vec<_>>();
             assert_eq!(all(&headers), all(&before), "{name} is kept");
         }
         let again = headers.clone();
@@ -121,7 +120,8 @@ fn a_host_is_one_that_a_rule_can_name_or_refused() {
             *request.version_mut() = Version::HTTP_10;
         }
         if let Ok(found) = host_of(&request) {
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._[]:".contains(&b);
+            let plain =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._[]:".contains(&b);
             assert!(found.bytes().all(plain), "{found}");
             assert!(host.to_ascii_lowercase().starts_with(&*found));
             // Found once, it is found again.

@@ -50,10 +50,7 @@ fn canonical<T: Encode + Decode>(bytes: &[u8]) -> io::Result<T> {
 
 #[test]
 fn records_of_the_log_have_one_encoding() {
-    let fixed = vec![
-        encoded(&WalLogId { term: 3, index: 4 }),
-        encoded(&WalVote(vote(5, 6, true))),
-    ];
+    let fixed = vec![encoded(&WalLogId { term: 3, index: 4 }), encoded(&WalVote(vote(5, 6, true)))];
     check(CHEAP, prop_oneof![3 => mutated(fixed), 1 => bytes(40)], |bytes| {
         drop(canonical::<WalLogId>(&bytes));
         drop(canonical::<WalVote>(&bytes));
@@ -77,10 +74,8 @@ fn messages() -> Vec<Vec<u8>> {
     let ballot = Some(pb::Ballot { term: 3, node_id: 1, committed: true });
     let at = |index| Some(pb::LogId { term: 3, index });
     let entries = payloads().into_iter().zip(7..);
-    let entries = entries.map(|(payload, index)| Entry {
-        log_id: log_id(3, index),
-        payload: payload.0,
-    });
+    let entries =
+        entries.map(|(payload, index)| Entry { log_id: log_id(3, index), payload: payload.0 });
     let append = openraft::raft::AppendEntriesRequest {
         vote: vote(3, 1, true),
         prev_log_id: Some(log_id(3, 6)),
@@ -148,19 +143,14 @@ fn a_route_is_that_of_this_directory_or_refused() {
         raft_id: 1,
         dir_id: "d1".into(),
     };
-    let route = pb::Route {
-        cluster: "c".into(),
-        target_id: 1,
-        target_dir_id: "d1".into(),
-        source_id: 2,
-    };
+    let route =
+        pb::Route { cluster: "c".into(), target_id: 1, target_dir_id: "d1".into(), source_id: 2 };
     let input = prop_oneof![4 => mutated(vec![route.encode_to_vec()]), 1 => bytes(40)];
     check(CHEAP, input, |bytes| {
         let mut metadata = MetadataMap::new();
         metadata.insert_bin("aether-route-bin", MetadataValue::from_bytes(&bytes));
-        let fits = pb::Route::decode(&bytes[..]).is_ok_and(|found| {
-            pb::Route { source_id: 2, ..found } == route
-        });
+        let fits = pb::Route::decode(&bytes[..])
+            .is_ok_and(|found| pb::Route { source_id: 2, ..found } == route);
         assert_eq!(peers::check_route(&metadata, &me).is_ok(), fits);
     });
 }

@@ -140,14 +140,10 @@ fn every_replica_makes_the_same_of_any_entry() {
 #[test]
 fn an_answer_is_read_or_unreadable() {
     let refusal = Refusal::UnknownUpdate { update: "u1".to_owned() };
-    let answer = aether_core::command::Answer {
-        index: 7,
-        note: Some("x".to_owned()),
-        ..Default::default()
-    };
-    let valid = [Ok(answer), Err(refusal)].map(|outcome: aether_core::command::Outcome| {
-        serde_json::to_vec(&outcome).unwrap()
-    });
+    let answer =
+        aether_core::command::Answer { index: 7, note: Some("x".to_owned()), ..Default::default() };
+    let valid = [Ok(answer), Err(refusal)]
+        .map(|outcome: aether_core::command::Outcome| serde_json::to_vec(&outcome).unwrap());
     check(4 * CASES, mutated(valid.into()), |bytes| drop(decode_outcome(&bytes)));
 }
 

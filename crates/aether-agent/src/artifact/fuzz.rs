@@ -189,8 +189,9 @@ struct Entry {
 
 /// Few names, so that entries meet: twice, under files, under links.
 fn name() -> impl Strategy<Value = String> {
-    let parts = ["a", "b", "A", "d", "а", "..", ".", "", "slice.toml", "secret", "out"];
-    let path = prop::collection::vec(select(&parts[..]), 1..4).prop_map(|parts| parts.join("/"));
+    const PARTS: [&str; 11] =
+        ["a", "b", "A", "d", "а", "..", ".", "", "slice.toml", "secret", "out"];
+    let path = prop::collection::vec(select(&PARTS[..]), 1..4).prop_map(|parts| parts.join("/"));
     let deep = (1usize..60).prop_map(|n| "a/".repeat(n));
     prop_oneof![
         8 => path,
@@ -259,7 +260,8 @@ enum Leaf {
 
 #[test]
 fn what_is_packed_and_unpacked_packs_to_the_same_bytes() {
-    let names = prop_oneof!["[a-z][a-zA-Zé .~-]{0,19}", (150usize..256).prop_map(|n| "n".repeat(n))];
+    let names =
+        prop_oneof!["[a-z][a-zA-Zé .~-]{0,19}", (150usize..256).prop_map(|n| "n".repeat(n))];
     let leaf = prop_oneof![
         4 => (prop::collection::vec(any::<u8>(), 0..3_000), any::<bool>())
             .prop_map(|(bytes, executable)| Leaf::File(bytes, executable)),
@@ -279,7 +281,7 @@ fn what_is_packed_and_unpacked_packs_to_the_same_bytes() {
             }
             // Likewise, or a directory.
             match leaf {
-                Leaf::File(bytes, executable) if fs::write(&path, bytes).is_ok() => {
+                Leaf::File(bytes, executable) if fs::write(&path, &bytes).is_ok() => {
                     let mode = if executable { 0o700 } else { 0o600 };
                     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
                 }

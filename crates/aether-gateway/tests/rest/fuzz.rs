@@ -83,7 +83,8 @@ fn asked() -> impl Strategy<Value = Asked> {
         ),
     ];
     let near_body = near(BODIES).prop_map(String::into_bytes);
-    let deep = (1usize..10_000).prop_map(|n| [b"{\"routing\":".as_slice(), &b"[".repeat(n)].concat());
+    let deep =
+        (1usize..10_000).prop_map(|n| [b"{\"routing\":".as_slice(), &b"[".repeat(n)].concat());
     let long = (1usize..200_000).prop_map(|n| format!("{{\"{}\":1}}", "k".repeat(n)).into_bytes());
     let any_body = vec(any::<u8>(), 0..200);
     let body = prop_oneof![5 => near_body, 1 => any_body, 1 => deep, 1 => long];

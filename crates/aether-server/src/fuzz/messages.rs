@@ -118,7 +118,10 @@ fn others() -> Vec<Call> {
         one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key }),
         one(
             "/aether.v1.Artifacts/List",
-            v1::ListArtifactsRequest { artifact_base: "org.example:a".to_owned(), ..Default::default() },
+            v1::ListArtifactsRequest {
+                artifact_base: "org.example:a".to_owned(),
+                ..Default::default()
+            },
         ),
         one(
             "/aether.v1.Artifacts/Info",
@@ -150,10 +153,7 @@ fn others() -> Vec<Call> {
                 agent_up(v1::agent_up::Message::Report(agent_report())),
             ],
         ),
-        (
-            "/aether.peer.v1.Peer/Report",
-            reports().into_iter().take(1).collect(),
-        ),
+        ("/aether.peer.v1.Peer/Report", reports().into_iter().take(1).collect()),
         one(
             "/aether.peer.v1.Peer/LeaderView",
             peer::LeaderViewRequest { update_ids: vec!["u7".to_owned()], sessions: true },

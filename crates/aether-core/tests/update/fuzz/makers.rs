@@ -208,51 +208,51 @@ impl<'a> Dice<'a> {
 /// Makes one command.
 type Make = fn(&mut Dice<'_>) -> Command;
 
-/// By name, a way to make each command.
-pub const MAKERS: &[(&str, Make)] = &[
-    ("RegisterArtifact", |dice| dice.register_artifact()),
-    ("ArtifactHeld", |dice| Command::ArtifactHeld {
+/// By name, how often and in what way each command is made.
+pub const MAKERS: &[(&str, usize, Make)] = &[
+    ("RegisterArtifact", 2, |dice| dice.register_artifact()),
+    ("ArtifactHeld", 1, |dice| Command::ArtifactHeld {
         artifact: format!("{SLICE}:{}", dice.pick(&["1.0.0", "2.0.0", "9.9.9"])).parse().unwrap(),
         digest: format!("{:064x}", 0x30 + dice.below(4)),
         holder: dice.node(),
     }),
-    ("Deploy", |dice| Command::Deploy {
+    ("Deploy", 3, |dice| Command::Deploy {
         slice: dice.slice(),
         version: dice.version(),
         instances: dice.count32(),
     }),
-    ("Scale", |dice| Command::Scale { slice: dice.slice(), instances: dice.count32() }),
-    ("Undeploy", |dice| Command::Undeploy {
+    ("Scale", 2, |dice| Command::Scale { slice: dice.slice(), instances: dice.count32() }),
+    ("Undeploy", 1, |dice| Command::Undeploy {
         slice: dice.slice(),
         version: dice.flag().then(|| dice.version()),
     }),
-    ("StartUpdate", |dice| Command::StartUpdate {
+    ("StartUpdate", 10, |dice| Command::StartUpdate {
         slice: dice.slice(),
         version: dice.version(),
         instances: dice.flag().then(|| dice.count32()),
         options: dice.options(),
     }),
-    ("SetWeights", |dice| Command::SetWeights {
+    ("SetWeights", 10, |dice| Command::SetWeights {
         update: dice.update(),
         weights: dice.weights(),
         force: dice.flag(),
         if_modified: dice.one_in(8).then(|| dice.count()),
     }),
-    ("Approve", |dice| Command::Approve { update: dice.update() }),
-    ("Complete", |dice| Command::Complete { update: dice.update(), force: dice.flag() }),
-    ("Rollback", |dice| Command::Rollback {
+    ("Approve", 3, |dice| Command::Approve { update: dice.update() }),
+    ("Complete", 5, |dice| Command::Complete { update: dice.update(), force: dice.flag() }),
+    ("Rollback", 2, |dice| Command::Rollback {
         update: dice.update(),
         now: dice.flag(),
         reason: dice.flag().then(|| dice.reason()),
         force: dice.flag(),
     }),
-    ("Resume", |dice| Command::Resume { update: dice.update() }),
-    ("Pause", |dice| Command::Pause {
+    ("Resume", 3, |dice| Command::Resume { update: dice.update() }),
+    ("Pause", 1, |dice| Command::Pause {
         update: dice.update(),
         reason: dice.reason(),
         if_modified: dice.one_in(8).then(|| dice.count()),
     }),
-    ("BeginDeploy", |dice| {
+    ("BeginDeploy", 1, |dice| {
         let update = dice.update();
         let wanted = dice.state.updates.get(&update).map_or(0, |update| update.instances);
         let nodes = dice.nodes();
@@ -260,19 +260,19 @@ pub const MAKERS: &[(&str, Make)] = &[
         let placements = if dice.one_in(4) { nodes } else { all };
         Command::BeginDeploy { update, placements }
     }),
-    ("MarkDeployed", |dice| Command::MarkDeployed { update: dice.update() }),
-    ("ShiftBack", |dice| Command::ShiftBack { update: dice.update(), weights: dice.weights() }),
-    ("RemoveLosingSide", |dice| Command::RemoveLosingSide { update: dice.update() }),
-    ("Finish", |dice| Command::Finish { update: dice.update() }),
-    ("Fail", |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
-    ("Rearm", |dice| Command::Rearm { update: dice.update() }),
-    ("Retire", |dice| Command::Retire { slice: dice.slice() }),
-    ("Assign", |dice| {
+    ("MarkDeployed", 1, |dice| Command::MarkDeployed { update: dice.update() }),
+    ("ShiftBack", 1, |dice| Command::ShiftBack { update: dice.update(), weights: dice.weights() }),
+    ("RemoveLosingSide", 1, |dice| Command::RemoveLosingSide { update: dice.update() }),
+    ("Finish", 1, |dice| Command::Finish { update: dice.update() }),
+    ("Fail", 1, |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
+    ("Rearm", 1, |dice| Command::Rearm { update: dice.update() }),
+    ("Retire", 1, |dice| Command::Retire { slice: dice.slice() }),
+    ("Assign", 1, |dice| {
         let (slice, revision) = (dice.slice(), dice.revision());
         let target_modified = dice.target_modified(&slice, revision);
         Command::Assign { slice, revision, placements: dice.nodes(), target_modified }
     }),
-    ("Drain", |dice| {
+    ("Drain", 1, |dice| {
         let instances = dice.instances();
         let first = instances.first().and_then(|id| dice.state.instances.get(id));
         let of = first.map(|first| (first.slice.clone(), first.revision));
@@ -280,27 +280,27 @@ pub const MAKERS: &[(&str, Make)] = &[
         let target_modified = dice.target_modified(&slice, revision);
         Command::Drain { instances, target_modified }
     }),
-    ("Stop", |dice| Command::Stop {
+    ("Stop", 1, |dice| Command::Stop {
         instances: dice.instances(),
         waived: dice.flag().then(|| "the dice said so".to_owned()),
     }),
-    ("Observe", |dice| {
+    ("Observe", 2, |dice| {
         let observation = dice.observation();
         let at = dice.state.instances.get(&observation.instance).map(|known| known.node.clone());
         let node = at.filter(|_| !dice.one_in(8)).unwrap_or_else(|| dice.node());
         Command::Observe { node, observations: vec![observation] }
     }),
-    ("RegisterNode", |dice| Command::RegisterNode {
+    ("RegisterNode", 1, |dice| Command::RegisterNode {
         node: dice.node(),
         address: "127.0.0.1:9001".parse().unwrap(),
         labels: Default::default(),
         instances_max: dice.count32(),
     }),
-    ("SetNodeLifecycle", |dice| Command::SetNodeLifecycle {
+    ("SetNodeLifecycle", 1, |dice| Command::SetNodeLifecycle {
         node: dice.node(),
         lifecycle: dice.pick(&[NodeLifecycle::Ready, NodeLifecycle::Unreachable]),
     }),
-    ("OpenSession", |dice| {
+    ("OpenSession", 1, |dice| {
         let session = dice.session();
         let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
         Command::OpenSession {
@@ -311,11 +311,11 @@ pub const MAKERS: &[(&str, Make)] = &[
             follows: if dice.one_in(3) { dice.count() } else { known },
         }
     }),
-    ("CloseSession", |dice| {
+    ("CloseSession", 1, |dice| {
         let session = dice.session();
         let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
         let opened = if dice.one_in(3) { dice.count() } else { known };
         Command::CloseSession { session, opened, reason: "by the dice".to_owned() }
     }),
-    ("Tick", |_| Command::Tick),
+    ("Tick", 1, |_| Command::Tick),
 ];
