@@ -4,11 +4,12 @@
 //! planner, and proposes what the plan says under the term it leads in; what a
 //! deposed leader proposes never reaches the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aether_core::command::{Command, Observation, Refusal, Request};
-use aether_core::ids::NodeName;
+use aether_core::ids::{InstanceId, NodeName};
 use aether_core::planner::{self, View};
 use aether_core::records::{Desired, InstanceRecord, Observed, Reason};
 use aether_core::state::State;
