@@ -269,7 +269,7 @@ fn a_leader_takes_in_any_report_and_goes_on() {
             assert!(leader.absorb(1, report));
             leader.expect_sessions(&state);
             drop(leader.session_views(&state, 1_000));
-            drop((leader.ended_sessions(), leader.silent_nodes(&state)));
+            drop((leader.ended_sessions(), leader.node_views(&state, 1_000)));
             drop(leader.verdicts(&state, 1_000));
             let all: Vec<String> = state.updates.keys().map(ToString::to_string).collect();
             let asked = peer::LeaderViewRequest { update_ids: all, sessions: true };

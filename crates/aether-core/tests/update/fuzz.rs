@@ -164,9 +164,10 @@ fn look_at(state: &State) {
         state,
         now_ms: state.meta.log_time_ms,
         sessions: &Default::default(),
-        silent_nodes: &Default::default(),
+        nodes: &Default::default(),
         verdicts: &Default::default(),
         table_age_max_ms: 600_000,
+        node_lost_ms: 30_000,
     }));
 }
 

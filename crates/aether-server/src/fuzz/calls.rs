@@ -56,6 +56,7 @@ impl Node {
                 session_lease: LEASE,
                 agent_lease: LEASE,
                 table_age_max: Duration::from_secs(600),
+                node_lost: Duration::from_secs(30),
             };
             let server = Server::start(config, replica.handle(), published, store);
             let mut leadership = replica.handle().leadership();

@@ -32,6 +32,8 @@ fn start() -> v1::StartUpdateRequest {
         deploy_timeout_ms: Some(60_000),
         on_deploy_failure: "ROLLBACK".to_owned(),
         healthy_ms: Some(100),
+        preset: String::new(),
+        min_requests: Some(100),
         request_id: "r1".to_owned(),
         actor: "me".to_owned(),
     }
@@ -67,6 +69,39 @@ fn updates() -> Vec<Call> {
         one("/aether.v1.Updates/Health", reference()),
         one("/aether.v1.Updates/Explain", reference()),
         one("/aether.v1.Updates/Watch", reference()),
+        one(
+            "/aether.v1.Updates/Undo",
+            v1::UndoRequest {
+                update_id: update_id(),
+                routing: "1:0".to_owned(),
+                cleanup_policy: "MANUAL".to_owned(),
+                grace_ms: Some(5),
+                ..Default::default()
+            },
+        ),
+        one("/aether.v1.Updates/Cleanup", reference()),
+        one(
+            "/aether.v1.Updates/SetOptions",
+            v1::SetOptionsRequest {
+                update_id: update_id(),
+                preset: "strict".to_owned(),
+                max_error_rate: Some(0.5),
+                grace_ms: Some(7),
+                on_deploy_failure: "PAUSE".to_owned(),
+                ..Default::default()
+            },
+        ),
+        one("/aether.v1.Updates/Plan", start()),
+        one("/aether.v1.Updates/History", reference()),
+        one(
+            "/aether.v1.Updates/Diff",
+            v1::DiffRequest {
+                slice: "org.example:a".to_owned(),
+                from_revision: 1,
+                to_revision: 2,
+                ..Default::default()
+            },
+        ),
     ]
 }
 
@@ -116,6 +151,18 @@ fn others() -> Vec<Call> {
         one("/aether.v1.Cluster/Status", v1::StatusRequest {}),
         one("/aether.v1.Cluster/Nodes", v1::NodesRequest {}),
         one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key }),
+        one(
+            "/aether.v1.Cluster/SetNodeSchedule",
+            v1::SetNodeScheduleRequest {
+                node: "n1".to_owned(),
+                schedule: "CORDONED".to_owned(),
+                ..Default::default()
+            },
+        ),
+        one(
+            "/aether.v1.Cluster/ForgetNode",
+            v1::ForgetNodeRequest { node: "n9".to_owned(), force: true, ..Default::default() },
+        ),
         one(
             "/aether.v1.Artifacts/List",
             v1::ListArtifactsRequest {

@@ -10,8 +10,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::manifest::Manifest;
 use aether_core::records::{
-    CleanupPolicy, DeadlineAction, NodeLifecycle, Observed, Reason, SessionKind, Thresholds,
-    UpdateOptions,
+    CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason,
+    SessionKind, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -83,6 +83,15 @@ impl<'a> Dice<'a> {
             Some(live) if !self.one_in(4) => live,
             _ if !all.is_empty() && !self.one_in(3) => self.pick(&all),
             _ => UpdateId::from_index(self.number()),
+        }
+    }
+
+    /// One that may have left a set warm.
+    fn ended_update(&mut self) -> UpdateId {
+        let kept = self.state.retained.values().next().map(|kept| kept.update.clone());
+        match kept {
+            Some(kept) if !self.one_in(3) => kept,
+            _ => self.update(),
         }
     }
 
@@ -174,6 +183,7 @@ impl<'a> Dice<'a> {
             Observed::Crashed,
             Observed::Stopping,
             Observed::Stopped,
+            Observed::Unknown,
         ]);
         let port = 10_000 + self.below(1_000);
         Observation {
@@ -247,6 +257,40 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         force: dice.flag(),
     }),
     ("Resume", 3, |dice| Command::Resume { update: dice.update() }),
+    ("Undo", 3, |dice| Command::Undo {
+        update: dice.ended_update(),
+        weights: dice.weights(),
+        force: dice.flag(),
+        cleanup: dice.one_in(4).then_some(CleanupPolicy::Manual),
+        grace_ms: dice.one_in(4).then(|| dice.count()),
+    }),
+    ("Cleanup", 1, |dice| Command::Cleanup { update: dice.ended_update() }),
+    ("SetOptions", 2, |dice| Command::SetOptions {
+        update: dice.update(),
+        changes: OptionChanges {
+            error_rate_ppm: dice.flag().then(|| dice.count32()),
+            p99_ms: dice.flag().then(|| dice.count32()),
+            manual_approval: dice.flag().then(|| dice.flag()),
+            deploy_timeout_ms: dice.one_in(6).then(|| dice.count()),
+            healthy_ms: dice.one_in(6).then(|| dice.count()),
+            ..OptionChanges::default()
+        },
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("SetNodeSchedule", 2, |dice| Command::SetNodeSchedule {
+        node: dice.node(),
+        schedule: dice.pick(&[
+            NodeSchedule::Open,
+            NodeSchedule::Open,
+            NodeSchedule::Cordoned,
+            NodeSchedule::Draining,
+        ]),
+    }),
+    ("ForgetNode", 1, |dice| Command::ForgetNode { node: dice.node(), force: dice.flag() }),
+    ("FreezeReplacement", 1, |dice| Command::FreezeReplacement {
+        frozen: dice.flag(),
+        silent: dice.count32(),
+    }),
     ("Pause", 1, |dice| Command::Pause {
         update: dice.update(),
         reason: dice.reason(),
@@ -298,7 +342,12 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     }),
     ("SetNodeLifecycle", 1, |dice| Command::SetNodeLifecycle {
         node: dice.node(),
-        lifecycle: dice.pick(&[NodeLifecycle::Ready, NodeLifecycle::Unreachable]),
+        lifecycle: dice.pick(&[
+            NodeLifecycle::Ready,
+            NodeLifecycle::Ready,
+            NodeLifecycle::Unreachable,
+            NodeLifecycle::Lost,
+        ]),
     }),
     ("OpenSession", 1, |dice| {
         let session = dice.session();
