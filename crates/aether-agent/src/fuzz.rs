@@ -47,7 +47,7 @@ fn down() -> v1::AgentDown {
 #[test]
 fn a_directive_is_read_whole_or_not_at_all_and_kept_as_it_was_read() {
     let input = prop_oneof![6 => mutated(vec![down().encode_to_vec()]), 1 => bytes(100)];
-    check(2 * CASES, vec(input, 1..5), |messages| {
+    check(CASES / 4, vec(input, 1..5), |messages| {
         let dir = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::open(dir.path()).unwrap();
         let mut newest: Option<Fence> = None;
