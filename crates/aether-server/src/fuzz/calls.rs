@@ -25,6 +25,9 @@ use crate::{Config, Server, StateMachine};
 /// No answer takes this long unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a stream is listened to.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+
 struct Node {
     runtime: tokio::runtime::Runtime,
     server: Server,
@@ -87,7 +90,9 @@ impl Node {
                     return (status.code(), status.message().to_owned());
                 }
                 let mut body = response.into_body();
-                let frame = body.frame().await.and_then(Result::ok);
+                // A stream may have nothing to say yet; all others have answered.
+                let frame = tokio::time::timeout(STREAM_PATIENCE, body.frame()).await;
+                let frame = frame.ok().flatten().and_then(Result::ok);
                 let trailers = frame.as_ref().and_then(|frame| frame.trailers_ref());
                 let status = trailers.and_then(Status::from_header_map);
                 let status = status.unwrap_or_else(|| Status::ok(""));
