@@ -2,6 +2,8 @@
 //! conversion from and to the types of `aether-core`.
 
 pub mod convert;
+#[cfg(test)]
+mod fuzz;
 pub mod json;
 pub mod metadata;
 

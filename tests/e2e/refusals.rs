@@ -4,6 +4,7 @@
 mod arguments;
 mod asking;
 mod requests;
+mod starting;
 
 use aether_cluster::artifacts::{EXAMPLE, example_slice};
 use aether_proto::v1;

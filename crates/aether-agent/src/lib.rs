@@ -23,6 +23,7 @@
 //! data_dir/agent.lock             one agent per directory
 //!          directive.json         last accepted desired set with its fence
 //!          ports.json             when ports were last used
+//!          artifacts.lock         one store per directory
 //!          artifacts/<sha256>.tar.gz
 //!          unpacked/<sha256>/     shared by the instances, read-only
 //!          instances/<id>/        spec.json state.json readiness.json shim.*
@@ -43,6 +44,8 @@ mod decide;
 mod directive;
 mod fetch;
 mod fsio;
+#[cfg(test)]
+mod fuzz;
 mod instance;
 mod logs;
 mod observe;

@@ -8,6 +8,8 @@ pub mod command;
 pub mod coordinates;
 pub mod diff;
 pub mod duration;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod ids;
 pub mod latency;

@@ -202,8 +202,9 @@ impl Manifest {
             return bad("run.command", "names no program");
         }
         let texts = self.run.command.iter().chain(self.run.env.values());
-        if texts.chain(self.run.env.keys()).any(|text| text.contains('\0')) {
-            return bad("run", "a command or environment text holds a NUL byte");
+        let texts = texts.chain(self.run.env.keys()).chain(&self.run.config_files);
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return bad("run", "a command, environment text or path holds a NUL byte");
         }
         if self.run.env.keys().any(|key| key.is_empty() || key.contains('=')) {
             return bad("run.env", "a name is empty or holds '='");
@@ -267,6 +268,7 @@ mod tests {
         assert!(with("grace = '10'").contains("unit"));
         assert!(with("colour = 'red'").contains("colour"));
         assert!(with("config_files = ['../etc/passwd']").contains("run.config_files"));
+        assert!(with("config_files = [\"a\\u0000\"]").contains("NUL"));
         assert!(with("[ready]\nhttp = 'ready'").contains("ready.http"));
         assert!(with("[ready]\nfailures = 0").contains("failures"));
         assert!(with("[[ingress]]\nhost = 'A:80'").contains("ingress.host"));

@@ -202,10 +202,37 @@ fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).expect("records have text keys only")
 }
 
-fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
-    serde_json::from_slice(value)
-        .map(Arc::new)
-        .map_err(|e| RowError { key: key.to_owned(), problem: e.to_string() })
+/// What a row holds, which knows its key.
+trait Record {
+    fn key(&self) -> String;
+}
+
+impl Record for Meta {
+    fn key(&self) -> String {
+        "meta/cluster".to_owned()
+    }
+}
+
+macro_rules! record {
+    ($field:ident, |$record:ident: &$type:ty| $key:expr) => {
+        impl Record for $type {
+            fn key(&self) -> String {
+                let $record = self;
+                $key
+            }
+        }
+    };
+}
+tables!(record);
+
+fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
+    let bad = |problem: String| RowError { key: key.chars().take(80).collect(), problem };
+    let record: T = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+    // A row in another's place would replace it, or be found nowhere.
+    match record.key() {
+        own if own == key => Ok(Arc::new(record)),
+        own => Err(bad(format!("its record belongs at '{own}'"))),
+    }
 }
 
 impl State {
@@ -259,7 +286,8 @@ impl State {
     /// Rebuilds a state from its rows.
     ///
     /// # Errors
-    /// A row of an unknown table, or one that cannot be decoded.
+    /// A row of an unknown table, one that cannot be decoded, or one whose key
+    /// is not that of its record.
     pub fn from_rows(rows: impl Iterator<Item = (String, Vec<u8>)>) -> Result<Self, RowError> {
         let mut state = Self::default();
         for (key, value) in rows {

@@ -425,7 +425,7 @@ impl Inner {
         };
         let new = window_of(&update.new).requests;
         let old = update.old.as_ref().map_or(0, |side| window_of(side).requests);
-        let actual_requests = new + old;
+        let actual_requests = new.saturating_add(old);
         let actual_new_ppm = (actual_requests > 0)
             .then(|| (u128::from(new) * 1_000_000 / u128::from(actual_requests)) as u32);
         let window = self.window_of_new(update, now_ms);

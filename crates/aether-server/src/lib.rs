@@ -18,6 +18,8 @@ mod control;
 mod coordinator;
 mod deadline;
 mod feed;
+#[cfg(test)]
+mod fuzz;
 mod hub;
 mod leader;
 mod machine;

@@ -3,6 +3,8 @@
 
 mod archive;
 mod digest;
+#[cfg(test)]
+mod fuzz;
 mod pack;
 mod store;
 mod unpack;

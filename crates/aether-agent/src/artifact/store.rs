@@ -27,6 +27,8 @@ pub const ARCHIVE_BYTES_MAX: u64 = 1 << 30;
 
 const SUFFIX: &str = ".tar.gz";
 const TEMPORARY: &str = ".incoming-";
+/// Beside the directory of archives.
+const LOCK: &str = "artifacts.lock";
 
 /// Why an archive could not be stored or read.
 #[derive(Debug, Error)]
@@ -39,6 +41,11 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another process, or another part of this one, has it open.
+    #[error(
+        "{0} is in use by another process: stop that node, or give this one its own data directory"
+    )]
+    InUse(PathBuf),
     /// Larger than the store takes.
     #[error("the archive is larger than {most} bytes, the most that is accepted")]
     TooLarge {
@@ -83,6 +90,8 @@ pub struct ArtifactStore {
     held: Mutex<BTreeMap<Digest, u64>>,
     changed: watch::Sender<u64>,
     incoming: AtomicU64,
+    /// Held for as long as the store is open.
+    _lock: File,
 }
 
 impl ArtifactStore {
@@ -90,7 +99,7 @@ impl ArtifactStore {
     /// At most one store may be open per directory.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// When the directory cannot be made or read, or is in use.
     pub fn open_dir(data_dir: &Path) -> Result<Arc<Self>, StoreError> {
         Self::open_dir_with(data_dir, ARCHIVE_BYTES_MAX)
     }
@@ -103,6 +112,9 @@ impl ArtifactStore {
         let dir = data_dir.join("artifacts");
         let cannot = |source| StoreError::Io { path: dir.clone(), source };
         fsio::create_private_dir(&dir).map_err(cannot)?;
+        // First: what looks left over may be what another process is receiving.
+        let lock = fsio::try_lock(&data_dir.join(LOCK)).map_err(cannot)?;
+        let lock = lock.ok_or_else(|| StoreError::InUse(data_dir.to_owned()))?;
         let mut held = BTreeMap::new();
         for entry in fs::read_dir(&dir).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
@@ -122,6 +134,7 @@ impl ArtifactStore {
             held: Mutex::new(held),
             changed: watch::Sender::new(0),
             incoming: AtomicU64::new(0),
+            _lock: lock,
         }))
     }
 
@@ -361,6 +374,18 @@ mod tests {
         drop(store);
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
         assert_eq!(store.holds(), [stored.digest]);
+    }
+
+    #[tokio::test]
+    async fn a_store_in_use_is_not_opened_and_what_it_receives_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let mut incoming = store.begin().await.unwrap();
+        incoming.write(b"ab").await.unwrap();
+        let error = ArtifactStore::open_dir(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::InUse(_)), "{error}");
+        incoming.write(b"c").await.unwrap();
+        assert_eq!(incoming.finish(None).await.unwrap().digest, Digest::of(b"abc"));
     }
 
     #[tokio::test]

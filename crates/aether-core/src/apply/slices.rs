@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
 use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
-use crate::coordinates::{SliceName, Version};
+use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
 use crate::ids::RevisionNo;
 use crate::manifest::Manifest;
 use crate::records::{
-    Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side, SliceRecord,
-    UpdateState,
+    ArtifactRecord, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side,
+    SliceRecord, UpdateState,
 };
 use crate::weights::Weights;
 
@@ -73,6 +73,29 @@ impl Tx<'_> {
         })
     }
 
+    /// The artifact of a slice's version.
+    pub(super) fn known_artifact(
+        &self,
+        slice: &SliceName,
+        version: &Version,
+    ) -> Result<Arc<ArtifactRecord>, Refusal> {
+        let artifact = slice.base().at(version.clone());
+        if let Some(known) = self.state.artifacts.get(&artifact) {
+            return Ok(Arc::clone(known));
+        }
+        let bytes = artifact.to_string().len();
+        if bytes > COORDINATE_BYTES_MAX {
+            // Each part is short enough, but not both together: there can be no
+            // such artifact, and a refusal that names it could not be read.
+            return Err(Refusal::BadOption {
+                what: "group:artifact:version".to_owned(),
+                given: format!("{bytes} bytes"),
+                expected: format!("at most {COORDINATE_BYTES_MAX} bytes long"),
+            });
+        }
+        Err(Refusal::UnknownArtifact { artifact })
+    }
+
     /// Makes the next revision of a slice from a known artifact. The caller
     /// writes the slice's record.
     pub(super) fn make_revision(
@@ -80,10 +103,7 @@ impl Tx<'_> {
         record: &mut SliceRecord,
         version: &Version,
     ) -> Result<Side, Refusal> {
-        let artifact = record.slice.base().at(version.clone());
-        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
-            return Err(Refusal::UnknownArtifact { artifact });
-        };
+        let known = self.known_artifact(&record.slice, version)?;
         record.last_revision.0 += 1;
         let revision = RevisionRecord {
             slice: record.slice.clone(),

@@ -58,10 +58,7 @@ impl Tx<'_> {
         check_options(options)?;
         let mut record = self.slice_or_new(slice);
         self.check_no_update(slice)?;
-        let artifact = slice.base().at(version.clone());
-        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
-            return Err(Refusal::UnknownArtifact { artifact });
-        };
+        let known = self.known_artifact(slice, version)?;
         let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
         if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
             return Err(Refusal::SameRevision { slice: slice.clone(), version: version.clone() });

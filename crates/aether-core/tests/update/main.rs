@@ -2,6 +2,7 @@
 
 mod audit;
 mod faults;
+mod fuzz;
 mod ingress;
 mod nodes;
 mod placement;

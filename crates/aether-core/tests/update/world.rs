@@ -41,6 +41,8 @@ pub struct World {
     pub started: BTreeMap<InstanceId, u32>,
     pub agents_work: bool,
     pub sessions_work: bool,
+    /// Every entry, in order.
+    pub log: Vec<(Position, Request)>,
 }
 
 /// How long a node is unreachable before it is lost.
@@ -79,6 +81,7 @@ impl World {
             started: BTreeMap::new(),
             agents_work: true,
             sessions_work: true,
+            log: Vec::new(),
         };
         (1..=3).for_each(|node| world.set_room(node, 100));
         for name in ["s1", "s2"] {
@@ -109,6 +112,7 @@ impl World {
         let actor = "test".to_owned();
         let request = Request { request_id: None, actor, command: command.clone() };
         let outcome = self.state.apply(at, &request);
+        self.log.push((at, request));
         let findings = lint(&self.state);
         assert!(findings.is_empty(), "after {command:?}: {findings:#?}");
         match &outcome {
@@ -226,6 +230,13 @@ impl World {
     }
 
     pub fn agents_act(&mut self) {
+        for command in self.agents_report() {
+            self.ok(command);
+        }
+    }
+
+    /// What the agents have to say, as they act.
+    pub fn agents_report(&mut self) -> Vec<Command> {
         let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
         for (k, instance) in self.state.instances.values().enumerate() {
             // An agent never starts again what it has stopped, unless its node returns.
@@ -260,9 +271,8 @@ impl World {
                 reports.entry(instance.node.clone()).or_default().push(seen);
             }
         }
-        for (node, observations) in reports {
-            self.ok(Command::Observe { node, observations });
-        }
+        let reports = reports.into_iter();
+        reports.map(|(node, observations)| Command::Observe { node, observations }).collect()
     }
 
     pub fn sessions_ack(&mut self) {

@@ -2,6 +2,7 @@
 
 mod errors;
 mod events;
+mod fuzz;
 mod routes;
 mod serving;
 mod support;

@@ -25,6 +25,11 @@ use crate::status;
 /// only be older.
 const QUEUED_MAX: usize = 2;
 
+/// Most labels of a node.
+const LABELS_MAX: usize = 64;
+/// Longest key or value of a label in bytes.
+const LABEL_BYTES_MAX: usize = 64;
+
 /// The `Agents` service.
 #[derive(Clone)]
 pub struct AgentsService {
@@ -135,6 +140,18 @@ impl Reported {
     }
 }
 
+/// Labels are replicated: as many, and as long, as a node's own configuration
+/// may have.
+fn check_labels(hello: &v1::AgentHello) -> Result<(), Status> {
+    let fits = |text: &String| text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control);
+    let all_fit = hello.labels.iter().all(|(key, value)| fits(key) && fits(value));
+    if hello.labels.len() > LABELS_MAX || !all_fit {
+        let most = format!("at most {LABELS_MAX} of at most {LABEL_BYTES_MAX} printable bytes");
+        return Err(status::invalid("labels", format!("must be {most}")));
+    }
+    Ok(())
+}
+
 /// Everything that a node should run, ordered by instance.
 fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
     let here = state.instances.values().filter(|instance| instance.node == *node);
@@ -188,6 +205,7 @@ impl Agents for AgentsService {
             let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
             return Err(status::invalid("instances_max", problem));
         }
+        check_labels(&hello)?;
         let connection = self.hub.agent_hello(hello.clone()).ok_or_else(streams::overtaken)?;
         let (reports, reported) = watch::channel(Reported::default());
         tokio::spawn(self.clone().listen(node.to_string(), connection, from, reports));

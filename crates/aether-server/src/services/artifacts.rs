@@ -51,6 +51,8 @@ fn not_stored(error: StoreError) -> Status {
         StoreError::TooLarge { .. }
         | StoreError::DigestMismatch { .. }
         | StoreError::Refused(_) => status::invalid("archive", error),
+        // Of opening the store, which no caller does.
+        StoreError::InUse(_) => Status::internal(error.to_string()),
     }
 }
 

@@ -13,6 +13,8 @@ mod exit;
 #[cfg(test)]
 mod fake;
 mod follow;
+#[cfg(test)]
+mod fuzz;
 mod kv;
 mod logs;
 mod node;
