@@ -113,7 +113,7 @@ fn end_reason(state: &ShimState) -> Option<Reason> {
         };
         // Ended once more than it was started again: the planner counts those.
         let loops = state.ends_in_a_row > CRASH_LOOP_RESTARTS;
-        let code = if loops { "crash_loop" } else { "crashed" };
+        let code = if loops { Reason::CRASH_LOOP } else { "crashed" };
         Reason::new(code, format!("{how}{times}; {line}"))
     };
     Some(match state.last_end.as_ref()? {

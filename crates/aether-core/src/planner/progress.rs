@@ -128,7 +128,7 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     {
         let detail = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
         let message = format!("{} on {}: {detail}", instance.id, instance.node);
-        let reason = Reason::new("crash_loop", message);
+        let reason = Reason::new(Reason::CRASH_LOOP, message);
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
@@ -173,7 +173,40 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     );
 }
 
-/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed.
+/// A version that ends over and over after it was deployed. Calls that find no
+/// instance of it are no evidence, so that no threshold would notice.
+fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+    let loops = |i: &InstanceRecord| {
+        let reason = i.reason.as_ref().filter(|reason| reason.code == Reason::CRASH_LOOP)?;
+        let message = format!("{} on {}: {}", i.id, i.node, reason.message);
+        Some(Reason::new(Reason::CRASH_LOOP, message))
+    };
+    new_side(view, update).find_map(loops)
+}
+
+/// Says which part of the new side is not there, if one is not.
+fn name_missing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let ready = view.state.ready_count(&update.slice, update.new.revision);
+    let Some(reason) = not_ready(view, update).filter(|_| ready < update.instances) else {
+        return;
+    };
+    let (slice, version) = (&update.slice, &update.new.version);
+    plan.wait(
+        slice,
+        Wait {
+            code: "new_capacity",
+            message: format!(
+                "{ready} of {} instances of {version} are ready; {reason}",
+                update.instances
+            ),
+            since_ms: update.state_since_ms,
+            unblock: format!("look at 'aether logs {slice}:{version}', or roll back"),
+        },
+    );
+}
+
+/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed
+/// or the new version does not stay up.
 fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if let (Some(Verdict::Exceeded { detail }), None) =
         (view.verdicts.get(&update.id), &update.pause)
@@ -183,6 +216,11 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(pause(update, reason));
         return;
     }
+    if let (Some(reason), None) = (crash_looping(view, update), &update.pause) {
+        plan.commands.push(pause(update, reason));
+        return;
+    }
+    name_missing(view, update, plan);
     let (id, weights) = (&update.id, update.weights);
     let (code, message, unblock) = match update.pending_weights {
         Some(pending) => (
@@ -264,8 +302,9 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
             Wait {
                 code: "new_capacity",
                 message: format!(
-                    "{ready} of {wanted} instances of {} are ready",
-                    update.new.version
+                    "{ready} of {wanted} instances of {} are ready{}",
+                    update.new.version,
+                    not_ready(view, update).map(|why| format!("; {why}")).unwrap_or_default()
                 ),
                 since_ms: update.state_since_ms,
                 unblock: format!("they become ready, or 'aether update rollback {}'", update.id),
