@@ -30,6 +30,7 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
                 update.state,
                 deadline.span_ms / 1000,
                 not_ready(view, update)
+                    .or_else(|| not_steady(view, update))
                     .unwrap_or_else(|| "not all instances became ready".to_owned())
             ),
         },
@@ -118,6 +119,22 @@ fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
         Some(format!("{} on {}: {code}: {message}", i.id, i.node))
     };
     new_side(view, update).filter(|i| !i.is_routable()).find_map(reason_of)
+}
+
+/// Which instance of a side that is ready has not been so for long enough: at a
+/// deadline this is one that comes and goes.
+fn not_steady(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
+    let latest = new_side(view, update)
+        .filter(|i| i.is_routable())
+        .max_by_key(|i| (i.observed_since_ms, std::cmp::Reverse(&i.id)))?;
+    let ready_ms = view.now_ms.saturating_sub(latest.observed_since_ms);
+    let healthy_ms = update.options.healthy_ms;
+    (ready_ms < healthy_ms).then(|| {
+        format!(
+            "{} on {} is ready, but only for {ready_ms} ms without a break, not for {healthy_ms} ms",
+            latest.id, latest.node
+        )
+    })
 }
 
 fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {

@@ -336,3 +336,29 @@ fn what_completing_waits_for_says_why() {
     world.settle();
     assert_eq!(world.state_of(&id), S::RolledBack);
 }
+
+#[test]
+fn a_version_that_comes_and_goes_is_not_deployed_and_the_deadline_says_so() {
+    let mut world = World::deployed(3);
+    let options =
+        UpdateOptions { healthy_ms: 5_000, deploy_timeout_ms: 10_000, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.rounds(4);
+    let reason = Reason::new("probe_failed", "http status 503");
+    for (wait_ms, well) in [(4_000, false), (4_000, true)] {
+        world.now_ms += wait_ms;
+        world.broken.clear();
+        if !well {
+            world.broken.insert("2.0.0".to_owned(), (Observed::Unready, 0, reason.clone()));
+        }
+        world.rounds(4);
+        assert_eq!(world.state_of(&id), S::Deploying);
+    }
+    world.now_ms += 2_500;
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+    let outcome = world.update(&id).outcome.clone().unwrap();
+    assert_eq!(outcome.code, "deadline");
+    let named = "is ready, but only for 2600 ms without a break, not for 5000 ms";
+    assert!(outcome.message.contains(named), "{outcome:?}");
+}
