@@ -194,9 +194,13 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 /// instance of it are no evidence, so that no threshold would notice.
 fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
     let loops = |i: &InstanceRecord| {
-        let reason = i.reason.as_ref().filter(|reason| reason.code == Reason::CRASH_LOOP)?;
-        let message = format!("{} on {}: {}", i.id, i.node, reason.message);
-        Some(Reason::new(Reason::CRASH_LOOP, message))
+        let Reason { code, message } = i.reason.as_ref()?;
+        // An agent that says `crashed` has counted fewer ends in a row; other
+        // ends, such as for want of memory, are only counted.
+        let often = i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS;
+        let loops = code == Reason::CRASH_LOOP || (often && code != "crashed");
+        let message = format!("{} on {}: {code}: {message}", i.id, i.node);
+        loops.then(|| Reason::new(Reason::CRASH_LOOP, message))
     };
     new_side(view, update).find_map(loops)
 }

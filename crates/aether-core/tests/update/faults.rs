@@ -1,7 +1,7 @@
 //! What goes wrong in the middle of an update, written as scenarios: leaders,
 //! nodes, instances and room that are lost, and decisions that come too late.
 
-use aether_core::command::{Command, Refusal};
+use aether_core::command::{Command, Observation, Refusal};
 use aether_core::health::Verdict;
 use aether_core::planner::{SessionView, Wait};
 use aether_core::records::{CleanupPolicy, Observed, Reason, UpdateOptions, UpdateState as S};
@@ -293,7 +293,7 @@ fn a_version_that_stops_staying_up_after_it_was_deployed_pauses_its_update() {
         world.now_ms += 1;
         let observed = ids.into_iter().map(|instance| {
             let record = &world.state.instances[&instance];
-            aether_core::command::Observation {
+            Observation {
                 instance: instance.clone(),
                 observed: Observed::Crashed,
                 endpoint: record.endpoint,
@@ -361,4 +361,32 @@ fn a_version_that_comes_and_goes_is_not_deployed_and_the_deadline_says_so() {
     assert_eq!(outcome.code, "deadline");
     let named = "is ready, but only for 2600 ms without a break, not for 5000 ms";
     assert!(outcome.message.contains(named), "{outcome:?}");
+}
+
+#[test]
+fn instances_that_had_to_be_killed_are_in_the_history() {
+    let (mut world, id) = at(S::Deployed, 0);
+    world.ok(rollback(&id));
+    world.agents_work = false;
+    world.settle();
+    let mut killed = 0;
+    for instance in world.instances("2.0.0") {
+        let node = world.state.instances[&instance].node.clone();
+        let reason = Some(Reason::new(Reason::KILLED, "it did not end within 1s of SIGTERM"));
+        let observation = Observation {
+            instance,
+            observed: Observed::Stopped,
+            endpoint: None,
+            restarts: 0,
+            reason,
+        };
+        world.ok(Command::Observe { node, observations: vec![observation] });
+        killed += 1;
+    }
+    world.agents_work = true;
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+    let history = &world.update(&id).history;
+    let said = history.iter().filter(|entry| entry.event.ends_with("within 1s of SIGTERM"));
+    assert_eq!((said.count(), killed), (3, 3), "{history:?}");
 }
