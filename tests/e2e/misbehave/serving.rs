@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use aether_tests::evidence::{LongCall, eventually};
-use aether_tests::states;
+use aether_tests::evidence::LongCall;
+use aether_tests::{states, until};
 
 use super::scene::{House, INSTANCES, Scene, Version, all_at_once, contains};
 
@@ -188,10 +188,8 @@ async fn its_log_is_bounded_and_can_be_read(scene: &Scene, update: &str) {
     };
     for id in &new {
         let dir = logs(id);
-        eventually("its log to have been rotated often", async || {
-            dir.join("stdout.log.3").is_file()
-        })
-        .await;
+        let rotated = || dir.join("stdout.log.3").is_file();
+        until("its log to have been rotated often", rotated).await;
         let files = std::fs::read_dir(&dir).unwrap().flatten();
         let bytes: u64 = files.map(|file| file.metadata().map_or(0, |data| data.len())).sum();
         assert!(bytes <= 34 << 20, "{bytes} bytes in {}", dir.display());
