@@ -70,7 +70,9 @@ where
         plays.spawn(play(Arc::clone(&house), case));
     }
     while let Some(played) = plays.join_next().await {
-        played.unwrap();
+        if let Err(error) = played {
+            std::panic::resume_unwind(error.into_panic());
+        }
     }
     let house = Arc::into_inner(house).expect("all of them have ended");
     house.invoker.close().await;

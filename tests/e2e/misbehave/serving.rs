@@ -50,7 +50,10 @@ const IN_TRAFFIC: [Case; 7] = [
     Case {
         version: Version {
             drain: "8s",
-            ..Version::new("slow", &["--once", "ONCE", "--latency", "2500ms", "--slow-rate", "0.2"])
+            ..Version::new(
+                "tardy",
+                &["--once", "ONCE", "--latency", "2500ms", "--slow-rate", "0.2"],
+            )
         },
         seen: Seen::Pause("threshold_exceeded", "p99 latency"),
         may_fail: false,
@@ -88,7 +91,10 @@ async fn what_goes_wrong_in_traffic_pauses_or_is_named_and_is_taken_back() {
 
 async fn play_in_traffic(house: Arc<House>, case: &'static Case) {
     let scene = Scene::set(house, case.version).await;
-    let update = scene.start(&LATENCY).await;
+    // The calls that a crash cuts off are errors, which would be noticed first.
+    let crashes = matches!(case.seen, Seen::Pause("crash_loop", _));
+    let errors = ["--max-error-rate", if crashes { "1" } else { "0.01" }];
+    let update = scene.start(&[LATENCY, errors].concat()).await;
     scene.until_state(&update, "DEPLOYED").await;
     scene.load.phase("both are good");
     let stage = &scene.house.stage;
