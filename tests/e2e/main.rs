@@ -12,6 +12,7 @@ mod kept;
 mod logs;
 mod lost;
 mod minority;
+mod misbehave;
 mod nginx;
 mod refusals;
 mod restart;

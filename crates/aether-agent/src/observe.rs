@@ -29,8 +29,8 @@ pub(crate) enum Stage<'a> {
     Lost(&'a Reason),
     /// A shim runs it.
     Shimmed(&'a Shimmed),
-    /// It and everything it started is gone.
-    Stopped,
+    /// It and everything it started is gone; by force, if there is a reason.
+    Stopped(Option<&'a Reason>),
 }
 
 /// An instance that a shim runs.
@@ -58,7 +58,7 @@ pub(crate) struct View<'a> {
 /// The observation that follows from a view.
 pub(crate) fn observe(view: &View<'_>) -> Observation {
     let (observed, reason) = match &view.stage {
-        Stage::Stopped => (Observed::Stopped, None),
+        Stage::Stopped(killed) => (Observed::Stopped, killed.cloned()),
         _ if view.told == Desired::Stop => (Observed::Stopping, None),
         Stage::Idle(reason) => (Observed::Assigned, reason.cloned()),
         Stage::Preparing(reason) => (Observed::Fetching, reason.cloned()),
@@ -113,7 +113,7 @@ fn end_reason(state: &ShimState) -> Option<Reason> {
         };
         // Ended once more than it was started again: the planner counts those.
         let loops = state.ends_in_a_row > CRASH_LOOP_RESTARTS;
-        let code = if loops { "crash_loop" } else { "crashed" };
+        let code = if loops { Reason::CRASH_LOOP } else { "crashed" };
         Reason::new(code, format!("{how}{times}; {line}"))
     };
     Some(match state.last_end.as_ref()? {
@@ -155,6 +155,7 @@ mod tests {
             ends_in_a_row,
             last_end,
             last_error_line: "boom".to_owned(),
+            killed: None,
         }
     }
 
@@ -187,6 +188,7 @@ mod tests {
             readiness: Readiness::default(),
         };
         let failed = Reason::new("fetch_failed", "nobody has it");
+        let killed = Reason::new("killed", "it did not end");
         let status = || Some(End::Status(3));
         let (ok, closed) = (Probed::Passed, Probed::Closed);
         let closed_text =
@@ -201,8 +203,9 @@ mod tests {
             ),
             (Stop, Stage::Preparing(Some(&failed)), "Stopping".to_owned()),
             (Run, Stage::Launching(None), "Starting".to_owned()),
-            (Stop, Stage::Stopped, "Stopped".to_owned()),
-            (Run, Stage::Stopped, "Stopped".to_owned()),
+            (Stop, Stage::Stopped(None), "Stopped".to_owned()),
+            (Run, Stage::Stopped(None), "Stopped".to_owned()),
+            (Stop, Stage::Stopped(Some(&killed)), "Stopped killed: it did not end".to_owned()),
         ];
         for (told, stage, expected) in cases {
             assert_eq!(say(told, stage), expected);

@@ -214,6 +214,12 @@ impl Reason {
     /// ends: it is started again when the node is.
     pub const NODE_STOPPED: &str = "node_stopped";
 
+    /// Code of an instance that was stopped, but did not end when asked to.
+    pub const KILLED: &str = "killed";
+
+    /// Code of an instance that ends over and over.
+    pub const CRASH_LOOP: &str = "crash_loop";
+
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }

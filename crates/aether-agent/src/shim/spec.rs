@@ -145,6 +145,9 @@ pub(crate) struct ShimState {
     pub last_end: Option<End>,
     /// The last line it wrote to standard error before that, shortened.
     pub last_error_line: String,
+    /// That it was killed because it did not stop when asked to, in words.
+    #[serde(default)]
+    pub killed: Option<String>,
 }
 
 /// Whether something else listens where the slice is to listen.

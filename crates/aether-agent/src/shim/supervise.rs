@@ -75,6 +75,7 @@ impl Supervisor {
             ends_in_a_row: spec.ends_in_a_row,
             last_end: None,
             last_error_line: String::new(),
+            killed: None,
         };
         let (stdout, stderr) = (log("stdout.log"), log("stderr.log"));
         Ok(Self { spec, board, state, events, sender, stdout, stderr })
@@ -170,6 +171,12 @@ impl Supervisor {
         self.show(Phase::Stopping);
         let _ = kill(process, self.spec.stop_signal()); // It may have ended.
         if !self.ended_within(self.spec.grace()) {
+            self.state.killed = Some(format!(
+                "it did not end within {:?} of {} and was killed",
+                self.spec.grace(),
+                self.spec.stop_signal()
+            ));
+            self.show(Phase::Stopping);
             loop {
                 let _ = killpg(process, Signal::SIGKILL);
                 if self.ended_within(SWEEP_MAX) {
