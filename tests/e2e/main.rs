@@ -12,6 +12,7 @@ mod logs;
 mod lost;
 mod minority;
 mod nginx;
+mod reflection;
 mod refusals;
 mod restart;
 mod rollback;

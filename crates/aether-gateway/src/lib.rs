@@ -17,6 +17,8 @@
 //! | `GET /api/{status,nodes,slices}` | `Cluster`, `Slices` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //!
+//! Lists come in pages: `?pageSize=&pageToken=`, and `nextPageToken` in an answer
+//! after which there is more.
 //! The update paths exist a second time under `/api`. The members of answers are
 //! the fields of `updates.proto` and `slices.proto` in camelCase; meanings and
 //! units stand there.

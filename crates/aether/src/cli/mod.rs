@@ -18,6 +18,7 @@ mod node;
 mod nodes;
 mod options;
 mod output;
+mod pages;
 mod reach;
 mod render;
 mod scale;
