@@ -11,6 +11,7 @@ use aether_proto::raft::raft_server::Raft as RaftRpc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aether_core::command::{Answer, Command};
-use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
 use aether_core::records::UpdateRecord;
 use aether_core::weights::Weights;
