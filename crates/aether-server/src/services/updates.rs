@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aether_core::command::{Answer, Command};
+use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
 use aether_core::records::UpdateRecord;
 use aether_core::weights::Weights;
@@ -77,7 +78,6 @@ impl FromStr for ByStart {
         let created_ms = created_ms.parse().map_err(|_| ())?;
         Ok(Self { created_ms, id: id.parse().map_err(|_| ())? })
     }
-}
 }
 
 impl UpdatesService {
