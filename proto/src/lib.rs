@@ -36,8 +36,7 @@ pub use aether::v1;
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 
 /// The services of the package `aether.v1`, with its name before theirs.
-pub const PUBLIC_SERVICES: &[&str] =
-    include!(concat!(env!("OUT_DIR"), "/public_services.rs"));
+pub const PUBLIC_SERVICES: &[&str] = include!(concat!(env!("OUT_DIR"), "/public_services.rs"));
 
 /// Largest gRPC message any of our services takes or sends, in bytes. Whole
 /// snapshots and archives are streamed in chunks far below it; a routing

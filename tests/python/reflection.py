@@ -191,6 +191,7 @@ class Story:
 
     def update(self):
         ask = self.ask
+        ask("aether.v1.Updates/Plan", {"artifactBase": SLICE, "version": "2.0.0"})
         started = ask("aether.v1.Updates/Start", {"artifactBase": SLICE, "version": "2.0.0"})
         this = {"updateId": started.update_id}
         deadline = time.monotonic() + DEPLOY_MAX
@@ -202,6 +203,9 @@ class Story:
         ask("aether.v1.Updates/List", {"all": True, "pageSize": 5})
         ask("aether.v1.Updates/Watch", this)
         ask("aether.v1.Updates/Explain", this)
+        ask("aether.v1.Updates/History", this)
+        ask("aether.v1.Updates/Diff", this)
+        ask("aether.v1.Updates/SetOptions", {**this, "maxLatencyMs": 60_000})
         ask("aether.v1.Updates/SetRouting", {**this, "routing": "1:1"})
         ask("aether.v1.Updates/Health", this)
         state = "FAILED_PRECONDITION"
@@ -211,6 +215,10 @@ class Story:
         stale = {**this, "routing": "1:3", "ifModified": 1}
         ask("aether.v1.Updates/SetRouting", stale, allowed=[("ABORTED", "MODIFIED")])
         ask("aether.v1.Updates/Rollback", this)
+        # No completed update keeps its old set.
+        none = [(state, "NOTHING_TO_UNDO"), ("NOT_FOUND", "UNKNOWN_UPDATE")]
+        ask("aether.v1.Updates/Undo", {"updateId": "current"}, allowed=none)
+        ask("aether.v1.Updates/Cleanup", {"updateId": "current"}, allowed=none)
 
     def change(self):
         ask = self.ask
@@ -218,6 +226,10 @@ class Story:
         ask("aether.v1.Slices/Deploy", {"artifact": f"{SLICE}:1.0.0@green"})
         ask("aether.v1.Slices/Scale", {"slice": green, "instances": 2})
         ask("aether.v1.Slices/Undeploy", {"slice": green})
+        for schedule in ["CORDONED", "OPEN"]:
+            ask("aether.v1.Cluster/SetNodeSchedule", {"node": "n0", "schedule": schedule})
+        used = [("FAILED_PRECONDITION", "NODE_IN_USE")]
+        ask("aether.v1.Cluster/ForgetNode", {"node": "n0"}, allowed=used)
         hello = {"sessionId": "py", "kind": "INVOKER", "name": "py", "protocol": 1, "attach": 1}
         ask("aether.v1.Routing/Watch", {"hello": hello})
         hello = {"node": "py", "address": "127.0.0.1:1", "protocol": 1, "life": 1, "attach": 1}

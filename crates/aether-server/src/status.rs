@@ -32,7 +32,8 @@ pub fn refused(refusal: &Refusal) -> Status {
             problem.resource(kind, figure(kind).unwrap_or_default())
         }
         RefusalKind::State | RefusalKind::Precondition => {
-            let subject = SUBJECTS.iter().find_map(|name| Some(format!("{name} {}", figure(name)?)));
+            let subject =
+                SUBJECTS.iter().find_map(|name| Some(format!("{name} {}", figure(name)?)));
             problem.precondition_of(subject.unwrap_or_else(|| "cluster".to_owned()))
         }
     };
@@ -155,11 +156,8 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_programs_its_figures_and_its_subject() {
-        let status = refused(&Refusal::Modified {
-            update: "u1".parse().unwrap(),
-            expected: 3,
-            actual: 7,
-        });
+        let status =
+            refused(&Refusal::Modified { update: "u1".parse().unwrap(), expected: 3, actual: 7 });
         assert_eq!(status.code(), Code::Aborted);
         let info = status.get_details_error_info().unwrap();
         assert_eq!((&*info.reason, &*info.metadata["actual"]), ("MODIFIED", "7"));

@@ -94,8 +94,7 @@ fn senseless() -> Vec<Row> {
 
 /// A token of another method or filter, or of nobody.
 async fn wrong_tokens(desk: &Desk) -> Vec<Row> {
-    let mut artifacts =
-        v1::artifacts_client::ArtifactsClient::new(desk.stage.cluster.channel(0));
+    let mut artifacts = v1::artifacts_client::ArtifactsClient::new(desk.stage.cluster.channel(0));
     let first = v1::ListArtifactsRequest { page_size: 1, ..Default::default() };
     let token = artifacts.list(first).await.unwrap().into_inner().next_page_token;
     assert!(!token.is_empty(), "there are two artifacts");
@@ -130,8 +129,7 @@ async fn wrong_tokens(desk: &Desk) -> Vec<Row> {
 /// Too much, too late, or for nobody.
 fn out_of_bounds() -> Vec<Row> {
     const SCALE: &str = "/aether.v1.Slices/Scale";
-    let scale =
-        v1::ScaleRequest { slice: EXAMPLE.to_owned(), instances: 2, ..Default::default() };
+    let scale = v1::ScaleRequest { slice: EXAMPLE.to_owned(), instances: 2, ..Default::default() };
     let large = |bytes: usize| {
         of(&v1::GetUpdateRequest { update_id: "u".repeat(bytes), ..Default::default() })
     };
@@ -225,7 +223,6 @@ async fn all_fields_at_once(desk: &Desk) {
     };
     let refused = updates.start(message).await.unwrap_err();
     let named: Vec<String> = invalid_fields(&refused).into_iter().map(|(field, _)| field).collect();
-    let all =
-        ["artifact_base", "version", "max_error_rate", "cleanup_policy", "on_deploy_failure"];
+    let all = ["artifact_base", "version", "max_error_rate", "cleanup_policy", "on_deploy_failure"];
     assert_eq!(named, all, "{refused}");
 }

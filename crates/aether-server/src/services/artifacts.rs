@@ -113,9 +113,7 @@ impl ArtifactsService {
     ) -> Result<u64, Status> {
         let mut incoming = self.store.begin().await.map_err(not_stored)?;
         let stalled = |_| status::late(format!("no piece of the archive came for {PUSHED_MAX:?}"));
-        while let Some(request) =
-            timeout(PUSHED_MAX, from.message()).await.map_err(stalled)??
-        {
+        while let Some(request) = timeout(PUSHED_MAX, from.message()).await.map_err(stalled)?? {
             match request.part {
                 Some(Part::Chunk(chunk)) => incoming.write(&chunk).await.map_err(not_stored)?,
                 Some(Part::Header(_)) => return Err(status::invalid("part", "a second header")),

@@ -106,8 +106,7 @@ impl Cluster for ClusterService {
         let now_ms = self.views.now_ms(&read, deadline).await;
         let rows = state.nodes.values().map(|record| (record.name.clone(), record));
         let rows = rows.filter(|(name, _)| page.wants(name));
-        let (nodes, next_page_token) =
-            page.cut(rows, |record| render::node(state, record, now_ms));
+        let (nodes, next_page_token) = page.cut(rows, |record| render::node(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::NodesResponse { nodes, as_of, next_page_token }))
     }

@@ -14,8 +14,8 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpStream;
-use tonic::{Code, Status};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tower::ServiceExt;
 
 /// How long a voter may take to accept a connection before the next is tried.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use aether_agent::Agent;
 use aether_agent::artifact::ArtifactStore;
+use aether_gateway::Readiness as _;
 use aether_ingress::Ingress;
 use aether_invoker::{Invoker, SessionKind};
 use aether_replica::Replica;
 use aether_server::{Server, StateMachine};
-use aether_gateway::Readiness as _;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use tokio::net::TcpListener;

@@ -22,11 +22,8 @@ pub struct List {
 impl List {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::ListUpdatesRequest {
-            all: self.all,
-            stale: self.stale,
-            ..Default::default()
-        };
+        let message =
+            v1::ListUpdatesRequest { all: self.all, stale: self.stale, ..Default::default() };
         let response =
             client.read_all(message, async |c, request| updates(c).list(request).await).await?;
         say_if_old(response.as_of.as_ref());

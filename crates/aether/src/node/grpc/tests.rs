@@ -176,10 +176,8 @@ async fn health_is_readiness_and_ends_when_the_node_begins_to_stop() {
 async fn reflection_shows_what_is_public_and_nothing_else() {
     let channel = serve_with(&Health::new(true).await).await;
     let mut client = ServerReflectionClient::new(channel);
-    let ask = |question| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(question),
-    };
+    let ask =
+        |question| ServerReflectionRequest { host: String::new(), message_request: Some(question) };
     let symbols = ["aether.v1.Updates.Start", "aether.v1.Update", "aether.raft.v1.Raft"];
     let mut questions = vec![ask(MessageRequest::ListServices(String::new()))];
     let of = |symbol: &str| ask(MessageRequest::FileContainingSymbol(symbol.to_owned()));
