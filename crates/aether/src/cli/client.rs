@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use aether_proto::errors::is_expired;
 use http::uri::Authority;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -246,6 +247,7 @@ fn judge<T>(
     }
     match status.code() {
         Code::Unavailable => Try::NotNow(why()),
+        Code::DeadlineExceeded if is_expired(&status) => Try::NotNow(why()),
         Code::DeadlineExceeded => Try::Open(why()),
         _ => Try::Refused(Failure::from_status(&status, kind)),
     }
