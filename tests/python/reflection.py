@@ -120,8 +120,6 @@ EMPTY_IS_FINE = {
     "aether.v1.Artifacts/List",
     "aether.v1.Cluster/Nodes",
     "aether.v1.Cluster/Status",
-    "aether.v1.AgentLogs/Find",
-    "aether.v1.AgentLogs/Read",
     "aether.v1.Slices/List",
     "aether.v1.Updates/List",
     "grpc.health.v1.Health/Check",
