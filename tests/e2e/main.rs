@@ -14,6 +14,7 @@ mod lost;
 mod minority;
 mod misbehave;
 mod nginx;
+mod reflection;
 mod refusals;
 mod restart;
 mod rollback;

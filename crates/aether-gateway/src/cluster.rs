@@ -29,25 +29,44 @@ async fn status<C: Cluster>(State(cluster): State<Arc<C>>) -> Result<Json<Value>
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
 
-async fn nodes<C: Cluster>(State(cluster): State<Arc<C>>) -> Result<Json<Value>, Problem> {
-    let call = cluster.nodes(request(v1::NodesRequest {}));
+async fn nodes<C: Cluster>(
+    State(cluster): State<Arc<C>>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Value>, Problem> {
+    let PageParams { page_size, page_token } = page;
+    let call = cluster.nodes(request(v1::NodesRequest { page_size, page_token }));
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
 
+/// Which page of a list is asked for, as in the requests of `cluster.proto`.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PageParams {
+    #[serde(default)]
+    page_size: u32,
+    #[serde(default)]
+    page_token: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SliceParams {
     #[serde(default)]
     slice: String,
     #[serde(default)]
     stale: bool,
+    #[serde(default)]
+    page_size: u32,
+    #[serde(default)]
+    page_token: String,
 }
 
 async fn slices<S: Slices>(
     State(slices): State<Arc<S>>,
     Params(params): Params<SliceParams>,
 ) -> Result<Json<Value>, Problem> {
-    let message = v1::ListSlicesRequest { slice: params.slice, stale: params.stale };
+    let SliceParams { slice, stale, page_size, page_token } = params;
+    let message = v1::ListSlicesRequest { slice, stale, page_size, page_token };
     let call = slices.list(request(message));
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }

@@ -20,6 +20,8 @@
 //! | `GET /api/kv/{key…}` | `Cluster.KvGet` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //!
+//! Lists come in pages: `?pageSize=&pageToken=`, and `nextPageToken` in an answer
+//! after which there is more.
 //! The update paths exist a second time under `/api`. The members of answers are
 //! the fields of the `.proto` files in camelCase; meanings and
 //! units stand there.

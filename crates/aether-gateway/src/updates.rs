@@ -113,19 +113,24 @@ async fn status<U: Updates>(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ListParams {
     #[serde(default)]
     all: bool,
     #[serde(default)]
     stale: bool,
+    #[serde(default)]
+    page_size: u32,
+    #[serde(default)]
+    page_token: String,
 }
 
 async fn list<U: Updates>(
     State(updates): State<Arc<U>>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let message = v1::ListUpdatesRequest { all: params.all, stale: params.stale };
+    let ListParams { all, stale, page_size, page_token } = params;
+    let message = v1::ListUpdatesRequest { all, stale, page_size, page_token };
     let found = answer(Kind::Read, updates.list(request(message))).await?;
     Ok(axum::Json(to_json(&found)).into_response())
 }

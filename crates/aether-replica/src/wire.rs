@@ -23,6 +23,12 @@ const TERM_MAX: u64 = 1 << 62;
 /// Likewise the log's clocks: spans are added to them.
 const CLOCK_MS_MAX: u64 = 1 << 62;
 
+/// How far a term in a call may be ahead of this node's own: as many elections
+/// as are held in 13 years at ten a second, all missed by this node. A single
+/// call thus cannot lift a cluster's term to [`TERM_MAX`], above which no vote
+/// would be taken any more.
+const TERM_STEP_MAX: u64 = 1 << 32;
+
 pub(crate) fn log_id_out(id: &LogId) -> pb::LogId {
     pb::LogId { term: term_of(id), index: id.index }
 }
@@ -55,6 +61,19 @@ pub(crate) fn vote_in(ballot: Option<pb::Ballot>) -> Result<Vote, Status> {
         return Err(Status::invalid_argument(format!("term {} is out of range", ballot.term)));
     }
     Ok(vote(ballot.term, ballot.node_id, ballot.committed))
+}
+
+/// Refuses the ballot of a call to a node in this term when it is too far ahead.
+pub(crate) fn check_step(ballot: Option<&pb::Ballot>, term: u64) -> Result<(), Status> {
+    match ballot {
+        Some(ballot) if ballot.term > term.saturating_add(TERM_STEP_MAX) => {
+            Err(Status::invalid_argument(format!(
+                "term {} is out of reach from term {term}",
+                ballot.term
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn entry_out(entry: Entry) -> pb::Entry {
@@ -103,9 +122,26 @@ pub(crate) fn append_out(request: AppendEntriesRequest<TypeConfig>) -> pb::Appen
     }
 }
 
+/// Refuses entries that do not follow each other: the log would have a gap.
+fn check_indexes(request: &pb::AppendRequest) -> Result<(), Status> {
+    let mut next = request.previous.map_or(Some(0), |previous| previous.index.checked_add(1));
+    for entry in &request.entries {
+        let index = entry.log_id.map(|id| id.index);
+        if index.is_none() || index != next {
+            return Err(Status::invalid_argument(format!(
+                "an entry has index {index:?} where {next:?} follows"
+            )));
+        }
+        next = next.and_then(|next| next.checked_add(1));
+    }
+    // The next entry has an index too.
+    next.map(drop).ok_or_else(|| Status::invalid_argument("the log has no index after its last"))
+}
+
 pub(crate) fn append_in(
     request: pb::AppendRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    check_indexes(&request)?;
     Ok(AppendEntriesRequest {
         vote: vote_in(request.ballot)?,
         prev_log_id: log_id_in_maybe(request.previous)?,
@@ -197,6 +233,23 @@ mod tests {
         assert!(vote_in(ballot(u64::MAX)).is_err());
         assert!(vote_in(None).is_err());
         assert_eq!(vote_in(ballot(7)).unwrap(), vote(7, 1, false));
+        let step = |term| check_step(ballot(term).as_ref(), 7).is_ok();
+        assert!(step(0) && step(7 + TERM_STEP_MAX));
+        assert!(!step(8 + TERM_STEP_MAX) && !step(TERM_MAX));
+    }
+
+    #[test]
+    fn entries_that_leave_a_gap_are_refused() {
+        let id = |index| Some(pb::LogId { term: 1, index });
+        let refused = |previous: Option<pb::LogId>, indexes: &[u64]| {
+            let entries = indexes.iter().map(|k| pb::Entry { log_id: id(*k), payload: None });
+            let ballot = Some(pb::Ballot { term: 1, node_id: 1, committed: true });
+            let entries = entries.collect();
+            append_in(pb::AppendRequest { ballot, previous, entries, committed: None }).is_err()
+        };
+        assert!(!refused(None, &[]) && !refused(None, &[0, 1]) && !refused(id(4), &[5, 6]));
+        assert!(refused(None, &[1]) && refused(id(4), &[4]) && refused(id(4), &[5, 7]));
+        assert!(refused(id(u64::MAX), &[]) && refused(id(u64::MAX - 1), &[u64::MAX]));
     }
 
     #[test]

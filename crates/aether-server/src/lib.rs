@@ -25,6 +25,7 @@ mod leader;
 mod machine;
 pub mod metrics;
 mod order;
+mod page;
 mod render;
 mod services;
 mod status;
@@ -38,7 +39,6 @@ use std::time::Duration;
 use aether_agent::artifact::ArtifactStore;
 use aether_core::ids::NodeName;
 use aether_core::records::Observed;
-use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::peer::peer_server::PeerServer;
 use aether_proto::v1::agents_server::AgentsServer;
 use aether_proto::v1::artifacts_server::ArtifactsServer;
@@ -46,11 +46,13 @@ use aether_proto::v1::cluster_server::ClusterServer;
 use aether_proto::v1::routing_server::RoutingServer;
 use aether_proto::v1::slices_server::SlicesServer;
 use aether_proto::v1::updates_server::UpdatesServer;
+use aether_proto::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use aether_replica::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+pub use deadline::parse as parse_timeout;
 pub use machine::{Published, StateMachine};
 pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
@@ -156,13 +158,18 @@ impl Server {
             self.config.agent_lease,
         );
         let mut routes = Routes::default();
-        routes = routes.add_service(UpdatesServer::new(self.updates.clone()));
-        routes = routes.add_service(SlicesServer::new(self.slices.clone()));
-        routes = routes.add_service(ArtifactsServer::new(self.artifacts.clone()));
-        routes = routes.add_service(ClusterServer::new(self.cluster.clone()));
-        routes = routes
-            .add_service(RoutingServer::new(routing).max_decoding_message_size(MESSAGE_BYTES_MAX));
-        routes.add_service(AgentsServer::new(agents).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        let updates = UpdatesServer::new(self.updates.clone());
+        routes = routes.add_service(updates.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let slices = SlicesServer::new(self.slices.clone());
+        routes = routes.add_service(slices.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let artifacts = ArtifactsServer::new(self.artifacts.clone());
+        routes = routes.add_service(artifacts.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let cluster = ClusterServer::new(self.cluster.clone());
+        routes = routes.add_service(cluster.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let routing = RoutingServer::new(routing);
+        routes = routes.add_service(routing.max_decoding_message_size(MESSAGE_BYTES_MAX));
+        let agents = AgentsServer::new(agents);
+        routes.add_service(agents.max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// The services of the peer listener, beside the replica's own.

@@ -106,7 +106,7 @@ impl Updates for Fake {
         &self,
         request: tonic::Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        let answer = v1::ListUpdatesResponse { updates: vec![update()], as_of: None };
+        let answer = v1::ListUpdatesResponse { updates: vec![update()], ..Default::default() };
         self.answer(request, answer).await
     }
     async fn set_routing(
@@ -231,7 +231,7 @@ impl Slices for Fake {
         request: tonic::Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
         let slice = v1::Slice { slice: "org.example:my-slice".into(), ..Default::default() };
-        let answer = v1::ListSlicesResponse { slices: vec![slice], as_of: None };
+        let answer = v1::ListSlicesResponse { slices: vec![slice], ..Default::default() };
         self.answer(request, answer).await
     }
     type LogsStream = Answers<v1::LogLine>;
@@ -262,7 +262,7 @@ impl Cluster for Fake {
         request: tonic::Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
         let node = v1::Node { name: "n1".into(), instances_max: 7, ..Default::default() };
-        let answer = v1::NodesResponse { nodes: vec![node], as_of: None };
+        let answer = v1::NodesResponse { nodes: vec![node], ..Default::default() };
         self.answer(request, answer).await
     }
     async fn set_node_schedule(

@@ -193,7 +193,8 @@ impl Agents for AgentsService {
         request: Request<Streaming<v1::AgentUp>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) = from.message().await?
+        let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) =
+            streams::first(&mut from).await?
         else {
             return Err(streams::no_hello());
         };

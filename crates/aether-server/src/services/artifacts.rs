@@ -19,9 +19,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Streamed;
+use super::{Streamed, streams};
 use crate::control::Control;
 use crate::deadline::Deadline;
+use crate::page::Page;
 use crate::{render, status};
 
 /// Size of the pieces in which archives travel.
@@ -34,6 +35,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// reads them from its own disk. A copy as a whole has no bound: it takes as
 /// long as it makes progress.
 const PIECE_MAX: Duration = Duration::from_secs(5);
+/// How long whoever pushes may take for each piece: a slow line sends one in a
+/// few seconds. What was received of an archive is then given up.
+const PUSHED_MAX: Duration = Duration::from_secs(60);
 
 /// The `Artifacts` service.
 #[derive(Clone)]
@@ -45,9 +49,13 @@ pub struct ArtifactsService {
 
 fn not_stored(error: StoreError) -> Status {
     match error {
-        StoreError::Unknown(_) => status::not_found("unknown_artifact", error.to_string()),
-        StoreError::Io { .. } => Status::internal(error.to_string()),
-        StoreError::Source(_) => Status::aborted(error.to_string()),
+        StoreError::Unknown(digest) => {
+            let name = digest.to_string();
+            status::no_such("artifact", &name, error.to_string())
+        }
+        StoreError::Io { .. } => status::internal(error),
+        // What sends the archive broke off: nothing was kept.
+        StoreError::Source(_) => status::aborted(error),
         StoreError::TooLarge { .. }
         | StoreError::DigestMismatch { .. }
         | StoreError::Refused(_) => status::invalid("archive", error),
@@ -106,7 +114,8 @@ impl ArtifactsService {
         from: &mut Streaming<v1::PushRequest>,
     ) -> Result<u64, Status> {
         let mut incoming = self.store.begin().await.map_err(not_stored)?;
-        while let Some(request) = from.message().await? {
+        let stalled = |_| status::late(format!("no piece of the archive came for {PUSHED_MAX:?}"));
+        while let Some(request) = timeout(PUSHED_MAX, from.message()).await.map_err(stalled)?? {
             match request.part {
                 Some(Part::Chunk(chunk)) => incoming.write(&chunk).await.map_err(not_stored)?,
                 Some(Part::Header(_)) => return Err(status::invalid("part", "a second header")),
@@ -194,7 +203,8 @@ impl Artifacts for ArtifactsService {
         request: Request<Streaming<v1::PushRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         let (deadline, mut from) = Deadline::split(request);
-        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) = from.message().await?
+        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) =
+            streams::first(&mut from).await?
         else {
             return Err(status::invalid("part", "the first one must be the header"));
         };
@@ -231,7 +241,7 @@ impl Artifacts for ArtifactsService {
         let published = self.control.local();
         let record = published.state.artifacts.get(&artifact);
         let record =
-            record.ok_or_else(|| Status::internal(format!("artifact {artifact} is gone")))?;
+            record.ok_or_else(|| status::internal(format!("artifact {artifact} is gone")))?;
         Ok(Response::new(render::artifact(record)))
     }
 
@@ -244,12 +254,16 @@ impl Artifacts for ArtifactsService {
             "" => None,
             text => Some(text.parse().map_err(|e| status::invalid("artifact_base", e))?),
         };
+        let (size, token) = (request.page_size, &*request.page_token);
+        let page = Page::of("Artifacts.List", &request.artifact_base, size, token)?;
         let read = self.control.read(false, deadline).await;
         let all = read.published.state.artifacts.values();
         let wanted = all.filter(|r| base.as_ref().is_none_or(|base| r.artifact.base == *base));
-        let artifacts = wanted.map(|record| render::artifact(record)).collect();
+        let rows = wanted.map(|record| (record.artifact.clone(), record));
+        let rows = rows.filter(|(artifact, _)| page.wants(artifact));
+        let (artifacts, next_page_token) = page.cut(rows, |record| render::artifact(record));
         let as_of = Some(self.control.as_of(&read));
-        Ok(Response::new(v1::ListArtifactsResponse { artifacts, as_of }))
+        Ok(Response::new(v1::ListArtifactsResponse { artifacts, as_of, next_page_token }))
     }
 
     async fn info(
@@ -281,7 +295,8 @@ impl Artifacts for ArtifactsService {
         if self.store.size_bytes(&digest).is_none() && !request.local_only {
             let published = self.control.barrier(deadline).await?;
             let record = self.known(&published.state, &request.sha256).ok_or_else(|| {
-                status::not_found("unknown_artifact", format!("no artifact has digest {digest}"))
+                let problem = format!("no artifact has digest {digest}");
+                status::no_such("artifact", &request.sha256, problem)
             })?;
             self.obtain(&record).await?;
         }
@@ -293,7 +308,7 @@ impl Artifacts for ArtifactsService {
                 let message = match file.read(&mut chunk).await {
                     Ok(0) => return,
                     Ok(n) => Ok(v1::FetchResponse { chunk: chunk[..n].to_vec() }),
-                    Err(error) => Err(Status::internal(error.to_string())),
+                    Err(error) => Err(status::internal(error)),
                 };
                 let failed = message.is_err();
                 if to.send(message).await.is_err() || failed {

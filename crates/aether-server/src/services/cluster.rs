@@ -16,6 +16,7 @@ use super::kv::{KEY_BYTES_MAX, Kv, text};
 use crate::changes::Changes;
 use crate::control::Read;
 use crate::deadline::Deadline;
+use crate::page::Page;
 use crate::views::Views;
 use crate::{render, status};
 
@@ -110,13 +111,16 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        let (deadline, _) = Deadline::split(request);
+        let (deadline, request) = Deadline::split(request);
+        let page = Page::of("Cluster.Nodes", "", request.page_size, &request.page_token)?;
         let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let now_ms = self.views.now_ms(&read, deadline).await;
-        let nodes = state.nodes.values().map(|record| render::node(state, record, now_ms));
+        let rows = state.nodes.values().map(|record| (record.name.clone(), record));
+        let rows = rows.filter(|(name, _)| page.wants(name));
+        let (nodes, next_page_token) = page.cut(rows, |record| render::node(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::NodesResponse { nodes: nodes.collect(), as_of }))
+        Ok(Response::new(v1::NodesResponse { nodes, as_of, next_page_token }))
     }
 
     async fn set_node_schedule(
@@ -167,7 +171,7 @@ impl Cluster for ClusterService {
         }
         let read = self.views.control.read(false, deadline).await;
         let Some(value) = read.published.state.row(&key) else {
-            let problem = status::not_found("unknown_key", format!("no record has key '{key}'"));
+            let problem = status::no_such("key", &key, format!("no record has key '{key}'"));
             return Err(read.missing(problem));
         };
         let value_json = text(value);

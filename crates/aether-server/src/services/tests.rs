@@ -135,7 +135,7 @@ impl Node {
     }
 
     async fn nodes(&self) -> v1::NodesResponse {
-        self.cluster.nodes(Request::new(v1::NodesRequest {})).await.unwrap().into_inner()
+        self.cluster.nodes(Request::new(v1::NodesRequest::default())).await.unwrap().into_inner()
     }
 
     async fn list(&self) -> v1::ListUpdatesResponse {

@@ -21,6 +21,7 @@ mod node;
 mod nodes;
 mod options;
 mod output;
+mod pages;
 mod reach;
 mod render;
 mod scale;

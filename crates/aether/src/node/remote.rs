@@ -14,7 +14,7 @@ use futures::Stream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::forward::Voters;
+use super::forward::{Voters, unreachable};
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -30,10 +30,7 @@ impl Remote {
     }
 
     async fn channel(&self) -> Result<Channel, Status> {
-        let channel = self.voters.reachable().await;
-        channel.ok_or_else(|| {
-            Status::unavailable("no voter can be reached from this worker; try again")
-        })
+        self.voters.reachable().await.ok_or_else(unreachable)
     }
 }
 

@@ -121,7 +121,7 @@ mod tests {
             note: String::new(),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         };
-        let text = nodes(&v1::NodesResponse { nodes: vec![node], as_of: None });
+        let text = nodes(&v1::NodesResponse { nodes: vec![node], ..Default::default() });
         assert_eq!(
             text,
             "NODE  ADDRESS         STATE  SINCE  SCHEDULE  INSTANCES  LABELS\n\
