@@ -122,12 +122,12 @@ pub fn no_such(kind: &str, name: &str, message: String) -> Status {
 
 /// What was asked for is before or after what there is.
 pub fn out_of_range(code: &str, message: String) -> Status {
-    with_code(Code::OutOfRange, code, message)
+    Problem::new(Code::OutOfRange, code, message).status()
 }
 
 /// A bound of this node, or of the reader, is reached.
 pub fn exhausted(message: String) -> Status {
-    with_code(Code::ResourceExhausted, "resource_exhausted", message)
+    Problem::new(Code::ResourceExhausted, "resource_exhausted", message).status()
 }
 
 /// It was not done, and may be tried again.

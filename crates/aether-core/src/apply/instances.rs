@@ -210,7 +210,7 @@ impl Tx<'_> {
         let live = self.state.slices.get(slice).and_then(|record| record.live_update.as_ref());
         match live.and_then(|id| self.state.updates.get(id)).cloned() {
             Some(update) => self.put_update((*update).clone(), event),
-            None => self.audit(format!("slice {slice}"), event),
+            None => self.audit(Subject::slice(slice), event),
         }
     }
 

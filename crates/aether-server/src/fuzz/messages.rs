@@ -149,7 +149,7 @@ fn others() -> Vec<Call> {
     };
     vec![
         one("/aether.v1.Cluster/Status", v1::StatusRequest {}),
-        one("/aether.v1.Cluster/Nodes", v1::NodesRequest {}),
+        one("/aether.v1.Cluster/Nodes", v1::NodesRequest::default()),
         one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key }),
         one(
             "/aether.v1.Cluster/SetNodeSchedule",
@@ -172,7 +172,7 @@ fn others() -> Vec<Call> {
         ),
         one(
             "/aether.v1.Artifacts/Info",
-            v1::ArtifactInfoRequest { artifact: artifact(), ..Default::default() },
+            v1::ArtifactInfoRequest { artifact: artifact() },
         ),
         one(
             "/aether.v1.Artifacts/Fetch",
