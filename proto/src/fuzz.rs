@@ -77,8 +77,7 @@ fn any_message_can_be_shown_as_json() {
         for json in shown.into_iter().flatten() {
             let text = json.to_string();
             assert!(!holds_null(&json), "{text}");
-            let read: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(read.to_string(), text);
+            assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
         }
     });
 }
