@@ -85,7 +85,7 @@ fn a_directive_is_read_whole_or_not_at_all_and_kept_as_it_was_read() {
 fn a_kept_directive_that_was_changed_is_an_error_or_read() {
     let dir = tempfile::tempdir().unwrap();
     let mut keeper = Keeper::open(dir.path()).unwrap();
-    drop(keeper.offer(Directive::read(down()).unwrap()).unwrap());
+    let _ = keeper.offer(Directive::read(down()).unwrap()).unwrap();
     let path = dir.path().join("directive.json");
     let whole = fs::read(&path).unwrap();
     check(2 * CASES, mutated(vec![whole]), |bytes| {

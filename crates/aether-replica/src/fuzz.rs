@@ -112,7 +112,7 @@ fn raft_messages_are_refused_or_go_out_as_they_came_in() {
             assert_eq!(again.entries.len(), message.entries.len());
         }
         if let Ok(message) = pb::AppendResponse::decode(bytes)
-            && let Ok(read) = wire::appended_in(message.clone())
+            && let Ok(read) = wire::appended_in(message)
         {
             assert_eq!(wire::appended_out(read), message);
         }

@@ -170,10 +170,7 @@ fn others() -> Vec<Call> {
                 ..Default::default()
             },
         ),
-        one(
-            "/aether.v1.Artifacts/Info",
-            v1::ArtifactInfoRequest { artifact: artifact() },
-        ),
+        one("/aether.v1.Artifacts/Info", v1::ArtifactInfoRequest { artifact: artifact() }),
         one(
             "/aether.v1.Artifacts/Fetch",
             v1::FetchRequest { sha256: "1".repeat(64), local_only: true },
