@@ -9,6 +9,7 @@ pub mod diff;
 pub mod duration;
 pub mod health;
 pub mod ids;
+pub mod keep;
 pub mod latency;
 pub mod lint;
 pub mod manifest;

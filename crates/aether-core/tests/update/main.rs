@@ -1,5 +1,6 @@
 //! Updates in a small world around the pure core.
 
+mod artifacts;
 mod faults;
 mod ingress;
 mod nodes;

@@ -1,9 +1,11 @@
 //! The gRPC services of a node, one file each.
 
 pub mod agents;
+pub mod archives;
 pub mod artifacts;
 pub mod cluster;
 mod foresight;
+mod holders;
 mod logs;
 mod options;
 pub mod peer;
