@@ -67,7 +67,7 @@ impl State {
         }
         if let Some(update) = self.live_update(slice) {
             note(&update.new.version, of_update(&update.id, "moves to it"));
-            for old in &update.old {
+            if let Some(old) = &update.old {
                 note(&old.version, of_update(&update.id, "may be rolled back to it"));
             }
         }

@@ -274,7 +274,7 @@ mod tests {
         assert!(with("[ready]\nfailures = 0").contains("failures"));
         assert!(with("[ready]\nhttp = '/'\ngrpc = ''").contains("at most one of http, grpc"));
         assert!(with("[ready]\nexec = []").contains("ready.exec"));
-        assert!(with("[live]\nexec = ['a', 'b\\u0000']").contains("slice.toml"));
+        assert!(with("[live]\nexec = ['a', \"b\\u0000\"]").contains("live.exec"));
         assert!(with("[live]\ngrpc = 'a b'").contains("live.grpc"));
         assert!(with("[live]\nfailures = 0").contains("live.failures"));
         assert!(with("[live]\nstart_period = '2h'").contains("live.start_period"));

@@ -94,7 +94,7 @@ impl Instance {
                 due = live::due(&mut now.live), if now.is_to_be_alive() => {
                     let problem = now.take_liveness(due);
                     if let Some(problem) = problem
-                        && self.restart(&now, &mut link, problem).await.is_err()
+                        && self.restart(now.state.child, &mut link, problem).await.is_err()
                     {
                         return;
                     }
@@ -111,11 +111,11 @@ impl Instance {
     /// Has a process that does not answer stopped and started again.
     async fn restart(
         &self,
-        now: &Attended,
+        process: Option<Process>,
         link: &mut Link,
         problem: String,
     ) -> std::io::Result<()> {
-        let Some(process) = now.state.child else { return Ok(()) };
+        let Some(process) = process else { return Ok(()) };
         tracing::warn!(instance = %self.id, problem, "not alive: stopped and started again");
         link.restart(&Restart { process, problem }).await
     }

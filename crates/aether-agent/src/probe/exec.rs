@@ -58,10 +58,11 @@ pub(super) async fn run(command: &[String], target: &Target) -> Probed {
     };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let group = Group(pid.map(Pid::from_raw));
-    let tail = Mutex::new(Vec::new());
+    // One each, because nothing tells in which order the two were written to.
+    let (out, err) = (Mutex::default(), Mutex::default());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut reading =
-        std::pin::pin!(async { tokio::join!(keep(stdout, &tail), keep(stderr, &tail)) });
+        std::pin::pin!(async { tokio::join!(keep(stdout, &out), keep(stderr, &err)) });
     let mut read = false;
     let status = loop {
         tokio::select! {
@@ -76,7 +77,10 @@ pub(super) async fn run(command: &[String], target: &Target) -> Probed {
     match status {
         Ok(status) if status.success() => Probed::Passed,
         Ok(status) => {
-            let line = last_line(&tail.lock().unwrap_or_else(PoisonError::into_inner));
+            let line = match last_line(&err) {
+                nothing if nothing.is_empty() => last_line(&out),
+                line => line,
+            };
             Probed::Exited { how: how(status), line }
         }
         Err(error) => Probed::Broken(error.to_string()),
@@ -107,8 +111,9 @@ fn how(status: ExitStatus) -> String {
 }
 
 /// The last line that is not blank, without control characters.
-fn last_line(tail: &[u8]) -> String {
-    let text = String::from_utf8_lossy(tail);
+fn last_line(tail: &Mutex<Vec<u8>>) -> String {
+    let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = String::from_utf8_lossy(&tail);
     let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     line.trim().chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect()
 }

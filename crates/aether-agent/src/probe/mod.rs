@@ -46,7 +46,7 @@ pub(crate) enum Probed {
     Exited {
         /// With which status, or by which signal.
         how: String,
-        /// Last line of its output.
+        /// Last line of its standard error, or else of its standard output.
         line: String,
     },
     /// No answer in time.

@@ -31,13 +31,16 @@ const REMOVE_INTERVAL: Duration = Duration::from_millis(10);
 /// with a group that holds nothing else.
 const REMOVE_MAX: Duration = Duration::from_secs(2);
 
+/// A file of a group, and what is written to it.
+type Setting = (&'static str, String);
+
 /// One controller's files, of both interfaces.
 struct Limit {
     /// As in the manifest.
     name: &'static str,
     controller: &'static str,
-    v2: Vec<(&'static str, String)>,
-    v1: Vec<(&'static str, String)>,
+    v2: Vec<Setting>,
+    v1: Vec<Setting>,
 }
 
 /// The groups of one instance.
@@ -241,10 +244,7 @@ impl Mounts {
 
     /// The group below which a limit is made, with its files; and whether that
     /// is in the unified hierarchy.
-    fn parent_for<'a>(
-        &self,
-        limit: &'a Limit,
-    ) -> Result<(PathBuf, &'a [(&'static str, String)], bool), String> {
+    fn parent_for<'a>(&self, limit: &'a Limit) -> Result<(PathBuf, &'a [Setting], bool), String> {
         if let Some((_, point, own)) = self.v1.iter().find(|(name, ..)| name == limit.controller) {
             // Below its own group, so that what limits this node limits its
             // instances too. In a container that path may not be visible.

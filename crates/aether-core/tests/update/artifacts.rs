@@ -101,7 +101,7 @@ fn an_artifact_that_was_removed_is_unknown_and_may_be_pushed_anew() {
     let refusal = world.propose(remove("1.0.0")).unwrap_err();
     assert_eq!(refusal, Refusal::UnknownArtifact { artifact });
     assert_eq!(
-        world.state.audit.values().last().unwrap().subject,
+        world.state.audit.values().next_back().unwrap().subject,
         format!("artifact {SLICE}:1.0.0")
     );
     world.ok(register("1.0.0"));
