@@ -26,8 +26,8 @@ fn example_with(stage: &Stage, version: &str, more: &str) -> std::path::PathBuf 
 /// Asks one node only.
 async fn ask(stage: &Stage, node: usize, verb: &[&str], timeout: &str) -> Said {
     let address = stage.cluster.nodes[node].addresses.grpc.to_string();
-    let said = stage.cluster.cli(&[verb, &["--addr", &address, "--timeout", timeout]].concat());
-    said.await.unwrap()
+    let arguments = [verb, &["--addr", &address, "--timeout", timeout]].concat();
+    stage.cluster.cli(&arguments).await.unwrap()
 }
 
 fn holders(list: &Value, artifact: &str) -> Option<usize> {

@@ -15,7 +15,7 @@ impl State {
     ///
     /// Needed is what serves; both sides of a live update; a set that is kept
     /// warm; whatever has a target or instances left; and the version that the
-    /// last completed update of a slice replaced, to which an undo goes back.
+    /// last completed update of a slice replaced, should it have to be reversed.
     pub fn artifact_user(&self, artifact: &Artifact) -> Option<String> {
         let of_base = |slice: &&SliceName| slice.base() == &artifact.base;
         self.slices.keys().filter(of_base).find_map(|slice| {
@@ -82,13 +82,13 @@ impl State {
         if let Some(update) = replaced_while_deployed(record, replaced)
             && let Some(old) = &update.old
         {
-            note(&old.version, of_update(&update.id, "replaced it, and may be undone"));
+            note(&old.version, of_update(&update.id, "replaced it, and may have to be reversed"));
         }
         uses
     }
 }
 
-/// A slice that is not deployed any more has nothing to be undone.
+/// A slice that is not deployed any more has nothing to be reversed.
 fn replaced_while_deployed<'a>(
     record: &SliceRecord,
     replaced: impl FnOnce() -> Option<&'a UpdateRecord>,

@@ -59,7 +59,7 @@ fn what_the_last_update_replaced_is_needed_until_another_one_has_completed() {
         ids.push(id);
         if version == "2.0.0" {
             let user = needed(&mut world, "1.0.0");
-            assert_eq!(user, format!("update {} replaced it, and may be undone", ids[0]));
+            assert_eq!(user, format!("update {} replaced it, and may have to be reversed", ids[0]));
         }
     }
     world.ok(remove("1.0.0"));
