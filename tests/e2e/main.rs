@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod agents;
 mod broken;
 mod cut_off;
 mod events;

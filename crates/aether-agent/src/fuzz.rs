@@ -41,6 +41,9 @@ fn down() -> v1::AgentDown {
         lease_ms: 3_000,
         assignments: vec![assignment("a-5-0", "RUN"), assignment("a-5-1", "STOP")],
         taken: 1,
+        needed_sha256: vec![Digest::of(b"").to_string()],
+        unnamed_sha256: vec![Digest::of(b"x").to_string()],
+        lists_archives: true,
     }
 }
 

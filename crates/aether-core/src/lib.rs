@@ -12,6 +12,7 @@ pub mod duration;
 mod fuzz;
 pub mod health;
 pub mod ids;
+pub mod keep;
 pub mod latency;
 pub mod lint;
 pub mod manifest;

@@ -175,6 +175,14 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
                 holder: node.clone(),
             });
         }
+        let dropped = report.dropped_sha256.contains(&artifact.digest);
+        if dropped && !held && artifact.held_by.contains(&node) {
+            news.push(Command::ArtifactDropped {
+                artifact: artifact.artifact.clone(),
+                digest: artifact.digest.clone(),
+                holder: node.clone(),
+            });
+        }
     }
     news
 }

@@ -47,6 +47,7 @@ fn commands() -> Vec<Command> {
         size_bytes: 1,
         manifest: manifest(version),
         holder: "n2".parse().unwrap(),
+        others: Default::default(),
     };
     let placements = vec!["n1".parse().unwrap(); 2];
     vec![
@@ -202,6 +203,7 @@ fn agent_report() -> v1::AgentReport {
         instances: vec![observation("a-5-0", "READY"), observation("a-5-1", "STARTING")],
         holds_sha256: vec!["1".repeat(64), "2".repeat(64)],
         receipt: 1,
+        dropped_sha256: vec!["3".repeat(64)],
     }
 }
 

@@ -130,6 +130,7 @@ impl Server {
             coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
         tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
         tasks.spawn(artifacts.clone().replicate());
+        tasks.spawn(artifacts.clone().collect());
         Self {
             updates: UpdatesService::new(views.clone()),
             slices: SlicesService::new(views.clone()),
@@ -174,7 +175,11 @@ impl Server {
 
     /// The services of the peer listener, beside the replica's own.
     pub fn peer_routes(&self, routes: Routes) -> Routes {
-        let peer = services::peer::PeerService::new(self.control.clone(), Arc::clone(&self.leader));
+        let peer = services::peer::PeerService::new(
+            self.control.clone(),
+            Arc::clone(&self.leader),
+            self.artifacts.clone(),
+        );
         routes
             .add_service(
                 PeerServer::new(peer)

@@ -9,6 +9,7 @@ use aether_core::ids::InstanceId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::shim::cgroup;
 use crate::shim::spec::{Layout, Phase, ShimSpec, ShimState};
 use crate::{fsio, procfs};
 
@@ -115,9 +116,11 @@ pub(super) async fn clean_up(id: &InstanceId, past: &Past) {
                 tracing::warn!(instance = %id, "killing what its shim left behind");
                 tokio::time::sleep(KILL_INTERVAL).await;
             }
-            _ => return,
+            _ => break,
         }
     }
+    // Nothing waits for it when the runtime ends.
+    let _ = tokio::task::spawn_blocking(move || cgroup::remove(&state.cgroups)).await;
 }
 
 /// Kills what a killed shim left of its slice; tells how many processes were

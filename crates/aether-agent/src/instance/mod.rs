@@ -9,6 +9,7 @@ mod end;
 mod found;
 mod launch;
 mod link;
+mod live;
 
 pub(crate) use end::{Ended, end, kill};
 

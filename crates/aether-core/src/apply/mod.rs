@@ -127,11 +127,23 @@ struct Tx<'a> {
 impl Tx<'_> {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         match command {
-            Command::RegisterArtifact { artifact, digest, size_bytes, manifest, holder } => {
-                self.register_artifact(artifact, digest, *size_bytes, manifest, holder)
+            Command::RegisterArtifact {
+                artifact,
+                digest,
+                size_bytes,
+                manifest,
+                holder,
+                others,
+            } => {
+                let holders = others.iter().chain([holder]).cloned().collect();
+                self.register_artifact(artifact, digest, *size_bytes, manifest, holders)
+            }
+            Command::RemoveArtifact { artifact } => self.remove_artifact(artifact),
+            Command::ArtifactDropped { artifact, digest, holder } => {
+                self.artifact_dropped(artifact, digest, holder)
             }
             Command::ArtifactHeld { artifact, digest, holder } => {
-                self.artifact_held(artifact, digest, holder)
+                self.artifact_held(artifact, digest, [holder.clone()].into())
             }
             Command::Deploy { slice, version, instances } => {
                 self.deploy(slice, version, *instances)

@@ -1,5 +1,6 @@
 //! Updates in a small world around the pure core.
 
+mod artifacts;
 mod audit;
 mod faults;
 mod fuzz;

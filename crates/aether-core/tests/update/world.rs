@@ -145,6 +145,9 @@ impl World {
                 assert!(!was.unwrap().is_routable(), "{command:?} stops {id}, which takes calls");
             }
         }
+        if let Command::RemoveArtifact { artifact } = command {
+            self.check_removed(&artifact.version.to_string());
+        }
         let slice = SLICE.parse().unwrap();
         let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
         if let (Some(old), Some(new)) = (old, new)
@@ -163,6 +166,18 @@ impl World {
         {
             assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
         }
+    }
+
+    /// Nothing that runs, should run or may be gone back to was removed.
+    fn check_removed(&self, version: &str) {
+        let no = |key: RevisionKey| self.state.revisions[&key].version.to_string();
+        let running = self.state.instances.values().map(|i| no((i.slice.clone(), i.revision)));
+        let wanted = self.state.targets.values().map(|t| no((t.slice.clone(), t.revision)));
+        let live = self.state.updates.values().filter(|update| !update.state.is_terminal());
+        let sides = live.flat_map(|u| [Some(&u.new), u.old.as_ref()]).flatten();
+        let sides = sides.map(|side| side.version.to_string());
+        let used: BTreeSet<String> = running.chain(wanted).chain(sides).collect();
+        assert!(!used.contains(version), "{version} was removed, but is used");
     }
 
     pub fn ok(&mut self, command: Command) -> Answer {
@@ -369,6 +384,7 @@ pub fn register(version: &str) -> Command {
         size_bytes: 10,
         manifest: Arc::new(Manifest::parse(&text).unwrap()),
         holder: "n1".parse().unwrap(),
+        others: BTreeSet::new(),
     }
 }
 

@@ -288,8 +288,10 @@ fn deployed(state: &mut State) -> UpdateId {
     };
     apply(state, register).unwrap();
     let holder = node.clone();
-    apply(state, Command::RegisterArtifact { artifact, digest, size_bytes: 1, manifest, holder })
-        .unwrap();
+    let others = BTreeSet::new();
+    let register =
+        Command::RegisterArtifact { artifact, digest, size_bytes: 1, manifest, holder, others };
+    apply(state, register).unwrap();
     let start = Command::StartUpdate {
         slice: "org.example:a".parse().unwrap(),
         version: "1.0.0".parse().unwrap(),

@@ -12,9 +12,11 @@ use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
+use super::archives::{self, Archives};
 use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
 use crate::coordinator::agent_news;
@@ -56,6 +58,8 @@ impl AgentsService {
         let mut states = self.control.watch();
         let mut last: Option<(Vec<v1::Assignment>, u64)> = None;
         let mut taken = 0;
+        let mut archives = Archives::default();
+        let mut list_at = Instant::now();
         let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
             let state = states.borrow_and_update().state.clone();
@@ -66,9 +70,18 @@ impl AgentsService {
                 }
                 taken
             });
+            if list_at <= Instant::now() {
+                list_at = Instant::now() + archives::LIST_EVERY;
+                let listed = Archives::list(&state, &reports.borrow().report.holds_sha256);
+                if listed != archives {
+                    archives = listed;
+                    last = None;
+                }
+            }
             if last.as_ref() != Some(&message) {
                 last = Some(message.clone());
-                if to.send(Ok(self.directive(&state, message))).await.is_err() {
+                let directive = self.directive(&state, message, &archives);
+                if to.send(Ok(directive)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -89,6 +102,7 @@ impl AgentsService {
         &self,
         state: &State,
         (assignments, taken): (Vec<v1::Assignment>, u64),
+        archives: &Archives,
     ) -> v1::AgentDown {
         v1::AgentDown {
             incarnation: state.meta.incarnation,
@@ -97,6 +111,9 @@ impl AgentsService {
             lease_ms: self.lease.as_millis() as u64,
             assignments,
             taken,
+            needed_sha256: archives.needed.clone(),
+            unnamed_sha256: archives.unnamed.clone(),
+            lists_archives: archives.listed,
         }
     }
 

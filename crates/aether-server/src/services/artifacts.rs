@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Streamed, streams};
+use super::{Streamed, archives, holders, streams};
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::page::Page;
@@ -160,24 +160,52 @@ impl ArtifactsService {
         obtain_from(self.sources(record), &self.store, digest, PIECE_MAX).await
     }
 
+    /// Whether this voter holds an archive, and all know that it does.
+    fn is_held(&self, record: &ArtifactRecord) -> bool {
+        let here = record.digest.parse().is_ok_and(|d| self.store.size_bytes(&d).is_some());
+        here && record.held_by.contains(&self.node)
+    }
+
     /// Copies every known archive that this voter does not hold, so that the
     /// loss of the node it was pushed to loses no version.
     pub async fn replicate(self) {
         const RETRY: Duration = Duration::from_secs(1);
         let mut states = self.control.watch();
+        let mut held = self.store.changes();
         loop {
             let state = states.borrow_and_update().state.clone();
             let mut failed = false;
+            held.borrow_and_update();
             for record in state.artifacts.values() {
-                if !record.held_by.contains(&self.node) && self.hold(record).await.is_err() {
+                if !self.is_held(record) && self.hold(record).await.is_err() {
                     failed = true;
                 }
             }
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
+                // One that was damaged is not here any more.
+                Ok(()) = held.changed() => {}
                 () = tokio::time::sleep(RETRY), if failed => {}
             }
         }
+    }
+
+    /// Has an archive on the disk, verified, by copying it from another voter
+    /// unless it is here whole: for that voter's push.
+    pub(super) async fn hold_archive(&self, digest: Digest, from: &str) -> Result<(), Status> {
+        // It is not dropped while its push goes on.
+        if self.store.touch(&digest) && self.store.open(digest).await.is_ok() {
+            return Ok(());
+        }
+        let source = self.control.replica().peer_channel(from).ok_or_else(|| {
+            status::unavailable(format!("'{from}', which holds {digest}, is no member"))
+        })?;
+        obtain_from(vec![source], &self.store, digest, PIECE_MAX).await
+    }
+
+    /// Drops what belongs to no artifact; see [`archives::collect`].
+    pub async fn collect(self) {
+        archives::collect(self.control, self.store).await;
     }
 
     async fn hold(&self, record: &ArtifactRecord) -> Result<(), Status> {
@@ -230,12 +258,19 @@ impl Artifacts for ArtifactsService {
                 return Err(not_stored(error));
             }
         };
+        let spreading = deadline.within(holders::longest(size_bytes));
+        let others = holders::spread(self.control.replica(), &self.node, digest, spreading).await;
+        let others = others.map_err(|few| {
+            status::unavailable(format!("artifact {artifact} is not registered: {few}"))
+        })?;
+        self.store.touch(&digest);
         let command = Command::RegisterArtifact {
             artifact: artifact.clone(),
             digest: header.sha256,
             size_bytes,
             manifest: Arc::new(contents.manifest),
             holder: self.node.clone(),
+            others,
         };
         self.control.write(deadline, &header.actor, "", command).await?;
         let published = self.control.local();
@@ -284,6 +319,19 @@ impl Artifacts for ArtifactsService {
                 Err(read.missing(status::refused(&refusal)))
             }
         }
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let artifact: Artifact =
+            request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let command = Command::RemoveArtifact { artifact: artifact.clone() };
+        self.control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let note = format!("{artifact} is removed; its archives go within some minutes");
+        Ok(Response::new(v1::RemoveArtifactResponse { note }))
     }
 
     async fn fetch(
@@ -356,6 +404,12 @@ mod tests {
             &self,
             _: Request<Streaming<v1::PushRequest>>,
         ) -> Result<Response<v1::Artifact>, Status> {
+            Err(Status::unimplemented(""))
+        }
+        async fn remove(
+            &self,
+            _: Request<v1::RemoveArtifactRequest>,
+        ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
             Err(Status::unimplemented(""))
         }
         async fn list(

@@ -117,6 +117,7 @@ impl Node {
             size_bytes: 1,
             manifest: Arc::new(Manifest::parse(&text).unwrap()),
             holder: "n1".parse().unwrap(),
+            others: Default::default(),
         })
         .await;
         self.write(Command::StartUpdate {

@@ -114,7 +114,7 @@ enum Command {
     /// Move slices from one version to another
     #[command(subcommand)]
     Update(update::Command),
-    /// Push and look at artifacts
+    /// Push, look at and remove artifacts
     #[command(subcommand)]
     Artifact(artifact::Command),
     Deploy(deploy::Deploy),
@@ -294,6 +294,7 @@ mod tests {
             "artifact push .",
             "artifact list a.b:c",
             "artifact info a.b:c:1.0.0",
+            "artifact remove a.b:c:1.0.0",
             "node --config a.toml --insecure",
             "dev --nodes 3 --data-dir x --http 8080 --grpc 8090 --ingress 8070",
             "demo --json --rate 100 --keep",
@@ -348,6 +349,7 @@ mod tests {
             "events --after 1 --last 2",
             "events --subject colour",
             "kv watch --from x",
+            "artifact remove a.b:c",
             "dev --http 70000",
             "dev --nodes 0",
             "dev --nodes 7",

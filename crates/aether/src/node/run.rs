@@ -233,6 +233,8 @@ async fn start_agent(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<A
         bind_ip: settings.bind_ip,
         ports: settings.ports.clone(),
         port_reuse_after: settings.port_reuse_after.duration(),
+        // A voter's store is the repository: it keeps every artifact.
+        cache: (!config.roles.voter).then(aether_agent::CacheLimits::default),
         ..aether_agent::Config::new(
             config.name.clone(),
             config.data_dir.clone(),

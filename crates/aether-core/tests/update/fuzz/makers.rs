@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use aether_core::command::{Command, Observation};
-use aether_core::coordinates::SliceName;
+use aether_core::coordinates::{Artifact, SliceName};
 use aether_core::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::manifest::Manifest;
 use aether_core::records::{
@@ -211,7 +211,12 @@ impl<'a> Dice<'a> {
             size_bytes: self.count(),
             manifest: Arc::new(manifest),
             holder: self.node(),
+            others: self.nodes().into_iter().collect(),
         }
+    }
+
+    fn pushed(&mut self) -> Artifact {
+        format!("{SLICE}:{}", self.pick(&["1.0.0", "2.0.0", "9.9.9"])).parse().unwrap()
     }
 }
 
@@ -222,10 +227,16 @@ type Make = fn(&mut Dice<'_>) -> Command;
 pub const MAKERS: &[(&str, usize, Make)] = &[
     ("RegisterArtifact", 2, |dice| dice.register_artifact()),
     ("ArtifactHeld", 1, |dice| Command::ArtifactHeld {
-        artifact: format!("{SLICE}:{}", dice.pick(&["1.0.0", "2.0.0", "9.9.9"])).parse().unwrap(),
+        artifact: dice.pushed(),
         digest: format!("{:064x}", 0x30 + dice.below(4)),
         holder: dice.node(),
     }),
+    ("ArtifactDropped", 1, |dice| Command::ArtifactDropped {
+        artifact: dice.pushed(),
+        digest: format!("{:064x}", 0x30 + dice.below(4)),
+        holder: dice.node(),
+    }),
+    ("RemoveArtifact", 1, |dice| Command::RemoveArtifact { artifact: dice.pushed() }),
     ("Deploy", 3, |dice| Command::Deploy {
         slice: dice.slice(),
         version: dice.version(),
