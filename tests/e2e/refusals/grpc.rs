@@ -126,7 +126,8 @@ async fn wrong_tokens(desk: &Desk) -> Vec<Row> {
     ]
 }
 
-/// Too much, too late, or for nobody.
+/// Too much, with a deadline that is none, or for nobody. One that has passed is
+/// kept by this client itself; the node's own tests have it.
 fn out_of_bounds() -> Vec<Row> {
     const SCALE: &str = "/aether.v1.Slices/Scale";
     let scale = v1::ScaleRequest { slice: EXAMPLE.to_owned(), instances: 2, ..Default::default() };
@@ -136,10 +137,6 @@ fn out_of_bounds() -> Vec<Row> {
     let stream = |bytes: usize| {
         let hello = v1::AgentHello { node: "n".repeat(bytes), ..Default::default() };
         of(&v1::AgentUp { message: Some(v1::agent_up::Message::Hello(hello)) })
-    };
-    let expired = |what, timeout: &str| {
-        let call = Call::of(SCALE).timeout(timeout);
-        (what, call, of(&scale), Code::DeadlineExceeded, "expired_deadline")
     };
     let absurd = |what, timeout: &str| {
         let call = Call::of(SCALE).timeout(timeout);
@@ -160,8 +157,6 @@ fn out_of_bounds() -> Vec<Row> {
             Code::ResourceExhausted,
             "message_too_large",
         ),
-        expired("a deadline that has passed", "0m"),
-        expired("a deadline in a microsecond", "1u"),
         absurd("a deadline that is no time", "soon"),
         absurd("a deadline below zero", "-1S"),
         absurd("a deadline of nine digits", "999999999n"),

@@ -41,26 +41,32 @@ async fn breaks_off() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/grpc")], Body::new(StreamBody::new(tokio_stream::iter(frames))))
 }
 
+fn services() -> Routes {
+    Routes::from(
+        Router::new()
+            .route("/test/Stalls", any(std::future::pending::<()>))
+            .route("/test/BreaksOff", any(breaks_off))
+            .fallback(|| async { Status::unimplemented("").into_http::<Body>() }),
+    )
+}
+
 async fn serve_with(health: &Health) -> Channel {
-    let services = Router::new()
-        .route("/test/Stalls", any(std::future::pending::<()>))
-        .route("/test/BreaksOff", any(breaks_off))
-        .fallback(|| async { Status::unimplemented("").into_http::<Body>() });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, public(Routes::from(services), health).unwrap()));
+    tokio::spawn(serve(listener, public(services(), health).unwrap()));
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-/// Sends these bytes to a method, and gives the status that comes back.
-async fn send(channel: &Channel, path: &str, timeout: Option<&str>, body: Vec<u8>) -> Status {
+/// Sends these bytes to a method, and gives the status that comes back. Without
+/// a client, which would keep deadlines itself and send no nonsense.
+async fn send(to: &Router, path: &str, timeout: Option<&str>, body: Vec<u8>) -> Status {
     use tower::ServiceExt;
     let mut request = Request::post(path).header(CONTENT_TYPE, "application/grpc");
     if let Some(timeout) = timeout {
         request = request.header("grpc-timeout", timeout);
     }
-    let request = request.body(tonic::body::Body::new(Body::from(body))).unwrap();
-    let answer = tokio::time::timeout(LIMIT, channel.clone().oneshot(request)).await;
+    let request = request.body(Body::from(body)).unwrap();
+    let answer = tokio::time::timeout(LIMIT, to.clone().oneshot(request)).await;
     let (parts, body) = answer.expect("it answers").unwrap().into_parts();
     if let Some(status) = Status::from_header_map(&parts.headers) {
         return status;
@@ -79,7 +85,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_error_says_what_it_is_whoever_made_it() {
-    let channel = serve_with(&Health::new(true).await).await;
+    let node = public(services(), &Health::new(true).await).unwrap().into_axum_router();
     let too_large = {
         let mut bytes = framed(&[]);
         bytes[1..5].copy_from_slice(&(5_u32 << 20).to_be_bytes());
@@ -105,7 +111,7 @@ async fn every_error_says_what_it_is_whoever_made_it() {
         ("/test/Stalls", Some("50m"), framed(&[]), Code::DeadlineExceeded, "deadline_exceeded"),
         ("/test/BreaksOff", None, framed(&[]), Code::Internal, "internal"),
     ] {
-        let status = send(&channel, path, timeout, body).await;
+        let status = send(&node, path, timeout, body).await;
         let info = status.get_details_error_info();
         let info = info.unwrap_or_else(|| panic!("{path} {timeout:?} {reason}: {status:?}"));
         assert_eq!((status.code(), &*info.reason), (code, &*reason.to_uppercase()), "{status}");
@@ -113,7 +119,7 @@ async fn every_error_says_what_it_is_whoever_made_it() {
         assert!(!status.message().is_empty(), "{path} {timeout:?} {reason}");
     }
     // What makes sense gets through, with the longest time that can be said.
-    let status = send(&channel, CHECK, Some("99999999H"), framed(&[])).await;
+    let status = send(&node, CHECK, Some("99999999H"), framed(&[])).await;
     assert_eq!(status.code(), Code::Ok, "{status}");
 }
 
@@ -123,14 +129,9 @@ async fn an_error_that_says_what_it_is_stays_as_it_is() {
         let problem = Problem::new(Code::Aborted, "modified", "it changed").figure("actual", "7");
         problem.status().into_http::<Body>()
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let services = Routes::from(Router::new().route("/test/Refuses", any(refuses)));
-    let routes = public(services, &Health::new(true).await).unwrap();
-    tokio::spawn(serve(listener, routes));
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let channel = endpoint.connect().await.unwrap();
-    let status = send(&channel, "/test/Refuses", None, framed(&[])).await;
+    let node = public(services, &Health::new(true).await).unwrap().into_axum_router();
+    let status = send(&node, "/test/Refuses", None, framed(&[])).await;
     assert_eq!((status.code(), status.message()), (Code::Aborted, "it changed"));
     let info = status.get_details_error_info().unwrap();
     assert_eq!((&*info.reason, &*info.metadata["actual"]), ("MODIFIED", "7"));
@@ -187,9 +188,12 @@ async fn reflection_shows_what_is_public_and_nothing_else() {
     let begun = Instant::now();
     let mut next = async || {
         assert!(begun.elapsed() < LIMIT);
-        answers.message().await.unwrap().unwrap().message_response.unwrap()
+        let answer = answers.message().await?;
+        Ok::<_, Status>(answer.unwrap().message_response.unwrap())
     };
-    let MessageResponse::ListServicesResponse(list) = next().await else { panic!("no list") };
+    let MessageResponse::ListServicesResponse(list) = next().await.unwrap() else {
+        panic!("no list")
+    };
     let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
     let mut expected: Vec<String> = PUBLIC_SERVICES.iter().map(|s| (*s).to_owned()).collect();
     expected.extend(OWN_SERVICES.map(str::to_owned));
@@ -197,9 +201,8 @@ async fn reflection_shows_what_is_public_and_nothing_else() {
     expected.sort();
     assert_eq!(names, expected);
     for symbol in &symbols[..2] {
-        let answer = next().await;
+        let answer = next().await.unwrap();
         assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
     }
-    let MessageResponse::ErrorResponse(error) = next().await else { panic!("Raft is shown") };
-    assert_eq!(error.error_code, Code::NotFound as i32);
+    assert_eq!(next().await.unwrap_err().code(), Code::NotFound, "Raft is not shown");
 }
