@@ -60,10 +60,20 @@ pub enum AgentError {
     },
     /// The artifact store cannot be opened.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The last directive cannot be read.
     #[error(transparent)]
     Directive(#[from] DirectiveError),
+}
+
+/// Whoever has the store open has the directory.
+impl From<StoreError> for AgentError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::InUse(path) => Self::Locked(path),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl From<PortError> for AgentError {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Starts it and waits for its first line. Another program may take the port
-/// that was free a moment before: then the next one is tried.
+/// Starts it and waits until it says that it listens; what it floods its log
+/// with may come before. Another program may take the port that was free a
+/// moment before: then the next one is tried.
 fn start(switches: &[&str]) -> (Child, u16) {
     for _ in 0..5 {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -20,9 +21,8 @@ fn start(switches: &[&str]) -> (Child, u16) {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        if line.contains("listening") {
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        if lines.any(|line| line.is_ok_and(|line| line.contains("listening"))) {
             return (child, port);
         }
         child.wait().unwrap();

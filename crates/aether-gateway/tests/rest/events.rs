@@ -97,10 +97,8 @@ async fn a_client_goes_on_after_the_last_id_it_got() {
 #[tokio::test]
 async fn what_cannot_be_told_is_a_problem_before_the_first_event_and_an_end_later() {
     let gateway = Gateway::new();
-    let coded = |code: &'static str| {
-        let mut status = Status::new(Code::OutOfRange, "the oldest is 30.0");
-        status.metadata_mut().insert("aether-code", code.parse().unwrap());
-        status
+    let coded = |code: &str| {
+        aether_proto::errors::Problem::new(Code::OutOfRange, code, "the oldest is 30.0").status()
     };
     for (code, http) in [("compacted", 410), ("future_position", 400)] {
         gateway.fake.refuse(coded(code));
