@@ -219,7 +219,7 @@ mod tests {
         }
         let refused = check_kept(&state, after(7, 0)).unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange);
-        assert_eq!(refused.metadata().get("aether-code").unwrap(), "compacted");
+        assert_eq!(aether_proto::errors::code_of(&refused).unwrap(), "compacted");
         assert!(refused.message().contains("go on after 7.1"), "{refused}");
     }
 }

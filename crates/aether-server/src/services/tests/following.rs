@@ -113,7 +113,7 @@ async fn events_come_oldest_first_as_many_as_are_asked_for_and_after_a_position(
     let refused = node.events(v1::EventsRequest { after: Some(far), ..asked("") }).await;
     let refused = refused.err().unwrap();
     assert_eq!(refused.code(), Code::OutOfRange);
-    assert_eq!(refused.metadata().get("aether-code").unwrap(), "future_position");
+    assert_eq!(aether_proto::errors::code_of(&refused).unwrap(), "future_position");
 
     node.replica.shutdown().await;
     let (all, mark) = existing(node.events(asked("")).await.unwrap()).await;
@@ -260,7 +260,7 @@ async fn a_watch_cannot_begin_where_no_changes_are() {
     for (index, code) in [(0, "compacted"), (now + 1, "future_index")] {
         let refused = node.kv_watch("", Some(index)).await.err().unwrap();
         assert_eq!(refused.code(), Code::OutOfRange, "{index}");
-        assert_eq!(refused.metadata().get("aether-code").unwrap(), code);
+        assert_eq!(aether_proto::errors::code_of(&refused).unwrap(), code);
     }
     node.replica.shutdown().await;
     let refused = node.kv_watch("", Some(now + 1)).await.err().unwrap();
