@@ -12,9 +12,11 @@
 //! writes, and openraft stops the node.
 
 use std::fmt::Debug;
+use std::fs;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -382,12 +384,32 @@ fn wal_config(dir: &Path, chunk_bytes: usize) -> raft_log::Config {
 
 /// Opens the log without what a power cut left of its last record.
 fn open_wal(config: &raft_log::Config) -> Result<RaftLog<WalTypes>, DamagedLog> {
-    let open = || RaftLog::open(Arc::new(config.clone()));
+    if let Some(file) = empty_file_before_the_last(Path::new(&config.wal.dir)) {
+        let text = "it is empty although the log goes on after it";
+        return Err(DamagedLog { file, error: io::Error::new(io::ErrorKind::InvalidData, text) });
+    }
+    // The log takes some damage for a mistake of its own, and panics.
+    let open = || {
+        let open = AssertUnwindSafe(|| RaftLog::open(Arc::new(config.clone())));
+        let gave_up = |_| io::Error::new(io::ErrorKind::InvalidData, "a file of it makes no sense");
+        catch_unwind(open).map_err(gave_up)?
+    };
     let opened = open().or_else(|error| {
         let cut = torn::drop_torn_record(&config.wal)?;
         if cut { open() } else { Err(error) }
     });
     opened.map_err(|error| DamagedLog::locate(config, error))
+}
+
+/// The first file of the log without a single record, if others follow: each
+/// begins with one. Names are numbers of equal length.
+fn empty_file_before_the_last(dir: &Path) -> Option<String> {
+    let files = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "wal")).collect();
+    files.sort();
+    files.pop();
+    let is_empty = |file: &&PathBuf| fs::metadata(file).is_ok_and(|meta| meta.len() == 0);
+    files.iter().find(is_empty).map(|file| file.display().to_string())
 }
 
 /// Why the log can't be opened, and in which file.

@@ -240,8 +240,7 @@ impl Walker<'_> {
             .link
             .or_else(|| entry.header().link_name_bytes().map(|name| name.into_owned()))
             .ok_or_else(|| refuse("is a link without a target".to_owned()))?;
-        self.link(kind, &path, &target).map_err(refuse)?;
-        let target = PathBuf::from(String::from_utf8_lossy(&target).into_owned());
+        let target = self.link(kind, &path, &target).map_err(refuse)?;
         let item = match kind {
             EntryType::Symlink => Item::Symlink { target: &target },
             _ => Item::Hardlink { target: &target },
@@ -276,17 +275,21 @@ impl Walker<'_> {
         take(self.sink, path, item, self.limits)
     }
 
-    fn link(&mut self, kind: EntryType, path: &Path, target: &[u8]) -> Result<(), String> {
+    /// Checks a link, and gives its target: of a symbolic link as it stands, of
+    /// a hard link the path that was checked.
+    fn link(&mut self, kind: EntryType, path: &Path, target: &[u8]) -> Result<PathBuf, String> {
         if kind == EntryType::Symlink {
             check_symlink(path, target, self.limits.path_bytes_max)?;
-            return self.tree.add(path, Kind::Link);
+            self.tree.add(path, Kind::Link)?;
+            return Ok(PathBuf::from(String::from_utf8_lossy(target).into_owned()));
         }
         let target = relative_path(target, self.limits.path_bytes_max)
             .map_err(|problem| format!("is a hard link whose target {problem}"))?;
         if self.tree.kinds.get(&target) != Some(&Kind::File) {
             return Err("is a hard link to no earlier file of the archive".to_owned());
         }
-        self.tree.add(path, Kind::File)
+        self.tree.add(path, Kind::File)?;
+        Ok(target)
     }
 }
 

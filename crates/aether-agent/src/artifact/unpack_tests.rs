@@ -117,6 +117,7 @@ fn entries_that_could_leave_the_tree_are_refused() {
         ),
         ("write through link", Raw::new().symlink("l", ".").file("l/f", b""), Err("under a link")),
         ("hardlink inside", Raw::new().file("a", b"").hardlink("b", "a"), Ok(())),
+        ("hardlink by another spelling", Raw::new().hardlink("b", "./slice.toml/."), Ok(())),
         ("hardlink out", Raw::new().hardlink("b", "../a"), Err("'..'")),
         ("hardlink absolute", Raw::new().hardlink("b", "/etc/passwd"), Err("absolute")),
         (

@@ -267,6 +267,21 @@ async fn purging_frees_whole_files() {
     assert_eq!(log.bounds(), (Some(log_id(1, 28)), Some(log_id(1, 30))));
 }
 
+#[tokio::test]
+async fn an_empty_file_that_others_follow_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open_in_files_of(dir.path(), 200).unwrap();
+    for index in 0..10 {
+        log.blocking_append([entry(1, index, "some command")]).await.unwrap();
+    }
+    drop(log);
+    let first = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let first = first.filter(|p| p.extension().is_some_and(|e| e == "wal")).min().unwrap();
+    fs::write(&first, "").unwrap();
+    let damaged = LogStore::open_in_files_of(dir.path(), 200).err().expect("it is refused");
+    assert_eq!(Path::new(&damaged.file), first, "{}", damaged.error);
+}
+
 #[test]
 fn a_slow_sync_is_told_of_once_in_a_while() {
     let longest = Duration::from_millis(150);

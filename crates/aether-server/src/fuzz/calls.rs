@@ -31,7 +31,8 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 struct Node {
     runtime: tokio::runtime::Runtime,
     server: Server,
-    routes: Routes,
+    clients: Routes,
+    peers: Routes,
     _replica: Replica,
     _dir: tempfile::TempDir,
 }
@@ -71,8 +72,8 @@ impl Node {
             }
             (replica, server)
         });
-        let routes = server.peer_routes(server.client_routes());
-        Self { runtime, server, routes, _replica: replica, _dir: dir }
+        let (clients, peers) = (server.client_routes(), server.peer_routes(Routes::default()));
+        Self { runtime, server, clients, peers, _replica: replica, _dir: dir }
     }
 
     /// Code and message with which a call with these bytes as its body is
@@ -82,7 +83,8 @@ impl Node {
             .header("content-type", "application/grpc")
             .body(tonic::body::Body::new(Full::new(bytes::Bytes::from(body))))
             .unwrap();
-        let mut routes = self.routes.clone();
+        let of_peers = path.starts_with("/aether.peer.");
+        let mut routes = if of_peers { self.peers.clone() } else { self.clients.clone() };
         self.runtime.block_on(async {
             let answered = tokio::time::timeout(PATIENCE, async {
                 let response = routes.call(request).await.unwrap();
