@@ -39,6 +39,8 @@ impl Cluster {
             .args(arguments)
             .env("AETHER_ADDR", addresses.join(","))
             .env("NO_COLOR", "1")
+            // The contexts of whoever runs this are no part of it.
+            .env("AETHER_CONFIG", "/dev/null")
             .stdin(Stdio::null())
             .output()
             .await

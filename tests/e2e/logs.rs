@@ -31,6 +31,8 @@ impl Following {
         let mut child = tokio::process::Command::new(stage.cluster.binary())
             .args(["logs", "--follow", target])
             .env("AETHER_ADDR", addresses.join(","))
+            // The contexts of whoever runs this are no part of it.
+            .env("AETHER_CONFIG", "/dev/null")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -1,8 +1,10 @@
 //! `cargo xtask …`: what is done to this repository.
 //!
-//! `test` is what CI runs. `lint` checks the rules that no compiler knows, and
-//! `fuzz` is a long run of the fuzz targets.
+//! `test` is what CI runs. `lint` checks the rules that no compiler knows, `fuzz`
+//! is a long run of the fuzz targets, and `docs` writes what is made from the
+//! code.
 
+mod docs;
 mod fuzz;
 mod lint;
 mod test;
@@ -18,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   lint             the rules of this repository only
   fuzz [--cases N] [--seed N] [FILTER…]
                    the fuzz targets alone, with many cases, and how often each was run
+  docs             writes docs/reference/cli.md anew, from the program's own help
   figures          measures what the README and docs/performance.md state
   soak             the long run of the main job: 200,000 requests through one update
 ";
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&arguments[1..]),
         Some("lint") => lint::run(),
         Some("fuzz") => fuzz::run(&arguments[1..]),
+        Some("docs") => docs::run(),
         Some("soak") => test::soak(),
         Some("figures") => test::figures(),
         _ => {

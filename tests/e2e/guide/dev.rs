@@ -168,6 +168,8 @@ impl Dev {
             .args(&words[1..])
             .args(["--timeout", "60s"])
             .env("AETHER_ADDR", self.address(node, GRPC).to_string())
+            // The contexts of whoever runs this are no part of it.
+            .env("AETHER_CONFIG", "/dev/null")
             .stdin(Stdio::null())
             .output();
         Said::from(output.await.unwrap())

@@ -83,6 +83,8 @@ impl Nodes {
             let output = tokio::process::Command::new(binary())
                 .args(words)
                 .env_remove("AETHER_ADDR")
+                // The contexts of whoever runs this are no part of it.
+                .env("AETHER_CONFIG", "/dev/null")
                 .stdin(Stdio::null())
                 .output();
             let said = Said::from(output.await.unwrap());

@@ -15,7 +15,9 @@ impl Desk {
     fn aether(&self, arguments: impl IntoIterator<Item = OsString>) -> Command {
         let mut command = Command::new(self.stage.cluster.binary());
         let address = self.stage.cluster.control_plane()[0].to_string();
-        command.args(arguments).env("AETHER_ADDR", address).stdin(Stdio::null());
+        // The contexts of whoever runs this are no part of it.
+        command.args(arguments).env("AETHER_ADDR", address).env("AETHER_CONFIG", "/dev/null");
+        command.stdin(Stdio::null());
         command
     }
 }
@@ -154,7 +156,8 @@ async fn nobody_to_ask_is_not_a_refusal() {
     let (address, _lease) = aether_cluster::free_address().unwrap();
     for line in ["status", "update complete u1", "deploy a.b:c:1.0.0", "kv get x", &push] {
         let mut command = Command::new(aether_tests::binary());
-        command.args(words(line)).env("AETHER_ADDR", address.to_string()).stdin(Stdio::null());
+        command.args(words(line)).env("AETHER_ADDR", address.to_string());
+        command.env("AETHER_CONFIG", "/dev/null").stdin(Stdio::null());
         let said = ended(line, command).await;
         assert_eq!(said.code, Some(3), "'aether {line}': {said:?}");
         assert!(said.stderr.contains("aether dev"), "'aether {line}': {said:?}");

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::exit::{Exit, Failure, Kind, leaves_open};
+use super::interrupt;
 use super::reach::Reach;
 
 /// Pause between two rounds over the addresses: about one election.
@@ -134,7 +135,10 @@ impl Client {
         message: M,
         call: impl AsyncFn(Channel, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.call(Kind::Write, &|time| with_deadline(message.clone(), time), &call).await
+        let done =
+            self.call(Kind::Write, &|time| with_deadline(message.clone(), time), &call).await;
+        interrupt::writing(false);
+        done
     }
 
     /// Opens a stream of answers. Only its beginning has a deadline.
@@ -180,6 +184,7 @@ impl Client {
                 // The time is shared by the addresses that are left.
                 let patience = (left / share).max(TRY_TIME_MIN).min(left);
                 (anyone, reached) = (true, true);
+                interrupt::writing(kind == Kind::Write);
                 let answer = call(channel, request(patience));
                 match judge(address, tokio::time::timeout(patience, answer).await, kind) {
                     Try::Done(answer) => {
@@ -260,7 +265,7 @@ fn with_deadline<M>(message: M, timeout: Duration) -> Request<M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::net::TcpListener;
@@ -396,10 +401,20 @@ mod tests {
         assert_eq!(write.unwrap_err().exit(), Exit::Unknown);
     }
 
-    use super::super::fake::{self, Fake, frozen, update};
+    use super::super::fake::{Fake, frozen};
     use super::super::update::updates;
     use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
     use aether_proto::v1;
+
+    /// An update of which only id and state matter.
+    pub fn update(id: &str, state: &str) -> v1::Update {
+        v1::Update { update_id: id.into(), state: state.into(), ..Default::default() }
+    }
+
+    /// A client over these addresses.
+    pub fn over(addresses: &[String]) -> Client {
+        client_of(addresses, 20_000)
+    }
 
     async fn complete(client: &Client) -> Result<v1::Update, Failure> {
         let message = v1::CompleteRequest {
@@ -415,11 +430,12 @@ mod tests {
         let lost = Problem::new(Code::Unavailable, OUTCOME_UNKNOWN, "leadership moved").status();
         let (first, second) = (Fake::default(), Fake::default());
         first.will_refuse(lost);
-        let client = fake::client(&[first.serve().await, second.serve().await]);
+        second.will_answer("Updates/Complete", &update("u1", "COMPLETING"));
+        let client = over(&[first.serve().await, second.serve().await]);
         assert_eq!(complete(&client).await.unwrap(), update("u1", "COMPLETING"));
         let (first, second) = (first.asked(), second.asked());
         assert_eq!(first, second, "the same request, id included");
-        assert!(first[0].starts_with("complete u1 cli-"), "{first:?}");
+        assert!(first[0].starts_with("Updates/Complete update_id=u1 request_id=cli-"), "{first:?}");
     }
 
     #[tokio::test]

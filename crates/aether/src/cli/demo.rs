@@ -8,6 +8,8 @@ use crate::demo;
 
 /// Show an update under load from beginning to end, on a cluster of its own
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether dev")]
 pub struct Demo {
     /// Print the result as JSON
     #[arg(long)]

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::options::Wait;
 use super::output::say;
+use super::progress::{Progress, Shown};
 use super::{Global, render};
 
 /// How often a waiting deploy looks. An instance takes longer to start.
@@ -21,6 +22,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Deploy the first version of a slice
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether deploy org.example:my-slice:1.0.0 --instances 3 --wait
+  aether deploy org.example:my-slice:1.0.0@staging
+
+A slice that is deployed gets its next version by 'aether update start'.
+
+See also: aether artifact push, aether update start, aether slices")]
 pub struct Deploy {
     /// What to deploy: group:artifact:version[@env]
     #[arg(value_name = "ARTIFACT", value_parser = artifact)]
@@ -75,6 +84,8 @@ pub fn slices(channel: Channel) -> SlicesClient<Channel> {
 async fn wait_until_ready(client: &Client, name: &str, wait: &Wait) -> Result<v1::Slice, Failure> {
     let until = Instant::now() + wait.wait_timeout.duration();
     let mut said = String::new();
+    let line = Progress::waiting();
+    let _shown = Shown(&line);
     loop {
         let message = v1::ListSlicesRequest { slice: name.to_owned(), ..Default::default() };
         let response =
@@ -87,8 +98,9 @@ async fn wait_until_ready(client: &Client, name: &str, wait: &Wait) -> Result<v1
             return Ok(slice);
         }
         let progress = progress(&slice);
+        line.now(format!("{name} {} of {} ready", slice.ready, slice.instances));
         if progress != said {
-            say(&progress);
+            line.say(&progress);
             said.clone_from(&progress);
         }
         if Instant::now() >= until {

@@ -38,6 +38,12 @@ const NODES_MAX: i64 = 5;
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether dev
+  aether dev --nodes 3 --data-dir ./aether-data
+
+See also: aether demo, aether artifact push")]
 pub struct Dev {
     /// Number of nodes, each voter, agent and ingress: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 1,

@@ -9,6 +9,7 @@ use tonic::{Code, Status, Streaming};
 use super::client::Client;
 use super::exit::{Exit, Failure, Kind};
 use super::follow::{RECONNECT_PAUSE, SILENCE_MAX};
+use super::interrupt::while_read;
 use super::output::{say, say_if_old};
 use super::status::cluster;
 use super::{Global, render};
@@ -17,8 +18,15 @@ use super::{Global, render};
 /// node, session, artifact or instance, or to the cluster
 ///
 /// Each event has a position, which is the same on every node. With '-o json',
-/// each is one line.
+/// each is one line; with '-o yaml', one document.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether events -n 20
+  aether events --follow --subject update/u1f
+  aether events --after 41.0 -o json
+
+See also: aether update history, aether logs, aether kv watch")]
 pub struct Events {
     /// Go on with those to come, also when the node asked goes away
     #[arg(long, short)]
@@ -50,9 +58,9 @@ impl Events {
             subject: self.subject.unwrap_or_default(),
             follow: self.follow,
         };
-        let as_of =
-            read(&client, request, |event| output.show_one_of_many(event, render::event::event))
-                .await?;
+        let reading =
+            read(&client, request, |event| output.show_one_of_many(event, render::event::event));
+        let as_of = while_read(reading).await?;
         say_if_old(as_of.as_ref());
         Ok(())
     }
@@ -133,7 +141,8 @@ fn lost(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::fake::{self, Fake};
+    use crate::cli::client::tests::over;
+    use crate::cli::fake::Fake;
 
     fn told(index: u64, n: u32) -> Result<v1::EventsResponse, Status> {
         let event =
@@ -155,16 +164,14 @@ mod tests {
     #[tokio::test]
     async fn a_broken_stream_goes_on_at_another_node_after_the_last_position() {
         let first = Fake::default();
-        first.will_tell_events(vec![
-            told(3, 0),
-            told(3, 1),
-            mark(9, 0),
-            Err(Status::unavailable("going down")),
-        ]);
+        first.will_stream(
+            "Cluster/Events",
+            vec![told(3, 0), told(3, 1), mark(9, 0), Err(Status::unavailable("going down"))],
+        );
         let second = Fake::default();
         let compacted = Status::out_of_range("events after 12.0 are not kept any more");
-        second.will_tell_events(vec![told(12, 0), Err(compacted)]);
-        let client = fake::client(&[first.serve().await, second.serve().await]);
+        second.will_stream("Cluster/Events", vec![told(12, 0), Err(compacted)]);
+        let client = over(&[first.serve().await, second.serve().await]);
         let mut seen = Vec::new();
         let ended = read(&client, follow(), |event| {
             seen.push((event.index, event.n));
@@ -174,15 +181,19 @@ mod tests {
         assert_eq!(failure.exit(), Exit::Failed, "nobody has what is gone");
         assert!(failure.message().contains("not kept any more"), "{}", failure.message());
         assert_eq!(seen, [(3, 0), (3, 1), (12, 0)]);
-        assert_eq!(first.asked(), ["events node after nothing"]);
-        assert_eq!(second.asked(), ["events node after 9.0"], "a mark is a position too");
+        assert_eq!(first.asked(), ["Cluster/Events subject=node follow=true"]);
+        assert_eq!(
+            second.asked(),
+            ["Cluster/Events after={index=9} subject=node follow=true"],
+            "a mark is a position too"
+        );
     }
 
     #[tokio::test]
     async fn without_follow_it_ends_with_those_that_exist() {
         let node = Fake::default();
-        node.will_tell_events(vec![told(3, 0), mark(4, 0)]);
-        let client = fake::client(&[node.serve().await]);
+        node.will_stream("Cluster/Events", vec![told(3, 0), mark(4, 0)]);
+        let client = over(&[node.serve().await]);
         let request = v1::EventsRequest { follow: false, ..follow() };
         let mut seen = 0;
         let as_of = read(&client, request, |_| {

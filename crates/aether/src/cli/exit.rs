@@ -29,6 +29,8 @@ pub enum Exit {
     Unknown = 6,
     /// A plan has changes, for whoever asked to be told by the exit code.
     Changes = 10,
+    /// Ctrl-C, as shells have it: 128 and the number of the signal.
+    Interrupted = 130,
 }
 
 /// Whether a call may change something.
@@ -178,8 +180,9 @@ mod tests {
             Exit::Refused,
             Exit::Unknown,
             Exit::Changes,
+            Exit::Interrupted,
         ];
-        assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4, 5, 6, 10]);
+        assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4, 5, 6, 10, 130]);
     }
 
     #[test]

@@ -1,30 +1,46 @@
-//! A fake node for tests: the services for updates and events over a real
-//! connection, which note what they are asked and answer with what the test gave.
+//! A fake node for tests: every method of our gRPC services, over a real
+//! connection. It notes what it is asked, and answers with what the test gave it.
+//!
+//! It knows no service by its type: a method is named as in the protocol, such
+//! as `Updates/Get`, so that a new one needs nothing here. The program's own
+//! tests use it, and those of the command line as a whole (`tests/cli`).
+#![allow(dead_code, reason = "each of the two uses a part of it")]
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use aether_proto::v1;
-use aether_proto::v1::cluster_server::{Cluster, ClusterServer};
-use aether_proto::v1::updates_server::{Updates, UpdatesServer};
+use aether_proto::PUBLIC_DESCRIPTORS;
+use bytes::{Buf, BufMut};
+use futures::stream;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::codegen::async_trait;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::Grpc;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::client::Client;
+/// What a method is answered with.
+#[derive(Clone)]
+struct Answer {
+    messages: Vec<Result<Vec<u8>, Status>>,
+    /// Whether the answer ends there, or more may come for ever.
+    ends: bool,
+}
 
 #[derive(Default)]
 struct Inner {
     asked: Vec<String>,
+    answers: BTreeMap<String, Answer>,
+    refusals: BTreeMap<String, Status>,
     refusal: Option<Status>,
-    story: Vec<Result<v1::Update, Status>>,
-    events: Vec<Result<v1::EventsResponse, Status>>,
     hangs_up: bool,
 }
 
@@ -39,26 +55,31 @@ pub fn frozen() -> (String, std::net::TcpListener) {
     (listener.local_addr().unwrap().to_string(), listener)
 }
 
-/// An update of which only id and state matter.
-pub fn update(id: &str, state: &str) -> v1::Update {
-    v1::Update { update_id: id.into(), state: state.into(), ..Default::default() }
-}
-
-/// A client over these addresses.
-pub fn client(addresses: &[String]) -> Client {
-    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Client::new(addresses, Duration::from_secs(20), "test".into()).unwrap()
-}
-
 impl Fake {
-    /// What a watch tells, one message after the other, and then nothing more.
-    pub fn will_tell(&self, story: Vec<Result<v1::Update, Status>>) {
-        self.0.lock().unwrap().story = story;
+    /// What a method answers.
+    pub fn will_answer<M: Message>(&self, method: &str, message: &M) {
+        self.will_tell(method, vec![Ok(message.encode_to_vec())], true);
     }
 
-    /// What a reader of events is told, and then nothing more.
-    pub fn will_tell_events(&self, events: Vec<Result<v1::EventsResponse, Status>>) {
-        self.0.lock().unwrap().events = events;
+    /// What a method streams, one message after the other; then nothing more
+    /// comes, and the stream stays open.
+    pub fn will_stream<M: Message>(&self, method: &str, story: Vec<Result<M, Status>>) {
+        let story = story.into_iter().map(|told| told.map(|message| message.encode_to_vec()));
+        self.will_tell(method, story.collect(), false);
+    }
+
+    /// What a method streams until it ends.
+    pub fn will_stream_all<M: Message>(&self, method: &str, story: &[M]) {
+        self.will_tell(
+            method,
+            story.iter().map(|message| Ok(message.encode_to_vec())).collect(),
+            true,
+        );
+    }
+
+    fn will_tell(&self, method: &str, messages: Vec<Result<Vec<u8>, Status>>, ends: bool) {
+        let answer = Answer { messages, ends };
+        self.0.lock().unwrap().answers.insert(method.to_owned(), answer);
     }
 
     /// What every request is answered with.
@@ -66,24 +87,36 @@ impl Fake {
         self.0.lock().unwrap().refusal = Some(status);
     }
 
-    /// What was asked so far.
+    /// What one method is answered with.
+    pub fn will_refuse_method(&self, method: &str, status: Status) {
+        self.0.lock().unwrap().refusals.insert(method.to_owned(), status);
+    }
+
+    /// What was asked so far: the method and the fields of the request.
     pub fn asked(&self) -> Vec<String> {
         self.0.lock().unwrap().asked.clone()
+    }
+
+    /// What was asked since this was called last.
+    pub fn take_asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().asked)
     }
 
     /// Serves on a port of its own until the runtime ends; gives the address.
     pub async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let serving = Server::builder()
-            .add_service(UpdatesServer::new(self.clone()))
-            .add_service(ClusterServer::new(self.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(serving);
+        let fake = self.clone();
+        let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
+            let fake = fake.clone();
+            async move { fake.handle(request).await }
+        });
+        let server = Server::builder().add_routes(Routes::from(router));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
     }
 
-    /// Likewise, but instead of answering an update's request it hangs up.
+    /// Serves, and breaks every connection as soon as something was asked.
     pub async fn serve_until_asked(&self) -> String {
         self.0.lock().unwrap().hangs_up = true;
         let behind = self.serve().await;
@@ -105,178 +138,133 @@ impl Fake {
         address
     }
 
-    async fn note(&self, asked: String) -> Result<(), Status> {
-        let (refusal, hangs_up) = {
+    async fn handle(
+        self,
+        request: axum::extract::Request,
+    ) -> Result<axum::response::Response, Infallible> {
+        let path = request.uri().path().to_owned();
+        let service = tower::service_fn(move |request: Request<Streaming<Vec<u8>>>| {
+            let (fake, path) = (self.clone(), path.clone());
+            async move { fake.answer(&path, request.into_inner()).await }
+        });
+        let response = Grpc::new(Raw).streaming(service, request).await;
+        Ok(response.map(axum::body::Body::new))
+    }
+
+    async fn answer(
+        &self,
+        path: &str,
+        mut messages: Streaming<Vec<u8>>,
+    ) -> Result<Response<Told>, Status> {
+        // A client knocks at others first.
+        let Some(method) = path.strip_prefix("/aether.v1.") else {
+            return Err(Status::unimplemented("not ours"));
+        };
+        let known = described(method);
+        let mut asked = method.to_owned();
+        while let Some(message) = messages.next().await {
+            asked.push_str(&fields(&known, &message?));
+        }
+        let (refusal, answer, hangs_up) = {
             let mut inner = self.0.lock().unwrap();
             inner.asked.push(asked);
-            (inner.refusal.clone(), inner.hangs_up)
+            let refusal = inner.refusals.get(method).or(inner.refusal.as_ref()).cloned();
+            (refusal, inner.answers.get(method).cloned(), inner.hangs_up)
         };
         if hangs_up {
             self.1.notify_waiters();
             std::future::pending::<()>().await;
         }
-        refusal.map_or(Ok(()), Err)
-    }
-
-    fn not_here<T>() -> Result<Response<T>, Status> {
-        Err(Status::unimplemented("not part of this fake"))
-    }
-}
-
-type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[async_trait]
-impl Cluster for Fake {
-    type EventsStream = Told<v1::EventsResponse>;
-    async fn events(
-        &self,
-        request: Request<v1::EventsRequest>,
-    ) -> Result<Response<Self::EventsStream>, Status> {
-        let request = request.into_inner();
-        let after =
-            request.after.map_or("nothing".to_owned(), |at| format!("{}.{}", at.index, at.n));
-        self.note(format!("events {} after {after}", request.subject)).await?;
-        let events = self.0.lock().unwrap().events.clone();
-        Ok(Response::new(Box::pin(tokio_stream::iter(events).chain(tokio_stream::pending()))))
-    }
-
-    type KvWatchStream = Told<v1::KvChange>;
-    async fn kv_watch(
-        &self,
-        _: Request<v1::KvWatchRequest>,
-    ) -> Result<Response<Self::KvWatchStream>, Status> {
-        Self::not_here()
-    }
-    async fn kv_list(
-        &self,
-        _: Request<v1::KvListRequest>,
-    ) -> Result<Response<v1::KvListResponse>, Status> {
-        Self::not_here()
-    }
-    async fn kv_get(&self, _: Request<v1::KvGetRequest>) -> Result<Response<v1::KvEntry>, Status> {
-        Self::not_here()
-    }
-    async fn status(
-        &self,
-        _: Request<v1::StatusRequest>,
-    ) -> Result<Response<v1::ClusterStatus>, Status> {
-        Self::not_here()
-    }
-    async fn nodes(
-        &self,
-        _: Request<v1::NodesRequest>,
-    ) -> Result<Response<v1::NodesResponse>, Status> {
-        Self::not_here()
-    }
-    async fn set_node_schedule(
-        &self,
-        _: Request<v1::SetNodeScheduleRequest>,
-    ) -> Result<Response<v1::Node>, Status> {
-        Self::not_here()
-    }
-    async fn forget_node(
-        &self,
-        _: Request<v1::ForgetNodeRequest>,
-    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
-        Self::not_here()
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let answer = answer
+            .ok_or_else(|| Status::unimplemented(format!("the fake has no answer to {method}")))?;
+        let told = stream::iter(answer.messages);
+        Ok(Response::new(match answer.ends {
+            true => Box::pin(told),
+            false => Box::pin(told.chain(stream::pending())),
+        }))
     }
 }
 
-#[async_trait]
-impl Updates for Fake {
-    async fn complete(
-        &self,
-        request: Request<v1::CompleteRequest>,
-    ) -> Result<Response<v1::Update>, Status> {
-        let request = request.into_inner();
-        self.note(format!("complete {} {}", request.update_id, request.request_id)).await?;
-        Ok(Response::new(update(&request.update_id, "COMPLETING")))
+type Told = Pin<Box<dyn Stream<Item = Result<Vec<u8>, Status>> + Send>>;
+
+fn described(method: &str) -> MethodDescriptor {
+    let pool = DescriptorPool::decode(PUBLIC_DESCRIPTORS).unwrap();
+    let (service, name) = method.split_once('/').unwrap();
+    let service = pool.get_service_by_name(&format!("aether.v1.{service}")).unwrap();
+    service.methods().find(|known| known.name() == name).unwrap()
+}
+
+/// The fields of a request that are set, as ` name=value`.
+fn fields(method: &MethodDescriptor, message: &[u8]) -> String {
+    let message = DynamicMessage::decode(method.input(), message).unwrap();
+    let mut fields: Vec<_> = message.fields().collect();
+    fields.sort_by_key(|(field, _)| field.number());
+    fields.iter().map(|(field, value)| format!(" {}={}", field.name(), shown(value))).collect()
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bytes(bytes) => format!("({} bytes)", bytes.len()),
+        Value::Message(message) => {
+            let inner: Vec<String> = message
+                .fields()
+                .map(|(field, value)| format!("{}={}", field.name(), shown(value)))
+                .collect();
+            format!("{{{}}}", inner.join(" "))
+        }
+        Value::List(values) => format!("{:?}", values.iter().map(shown).collect::<Vec<_>>()),
+        Value::Bool(value) => value.to_string(),
+        Value::I32(value) => value.to_string(),
+        Value::I64(value) => value.to_string(),
+        Value::U32(value) => value.to_string(),
+        Value::U64(value) => value.to_string(),
+        Value::F32(value) => value.to_string(),
+        Value::F64(value) => value.to_string(),
+        Value::EnumNumber(value) => value.to_string(),
+        Value::Map(values) => format!("({} entries)", values.len()),
+    }
+}
+
+/// Messages as they are on the wire.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
     }
 
-    type WatchStream = Told<v1::Update>;
-    async fn watch(
-        &self,
-        request: Request<v1::UpdateRef>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        self.note(format!("watch {}", request.into_inner().update_id)).await?;
-        let story = self.0.lock().unwrap().story.clone();
-        Ok(Response::new(Box::pin(tokio_stream::iter(story).chain(tokio_stream::pending()))))
+    fn decoder(&mut self) -> Self {
+        *self
     }
+}
 
-    async fn start(
-        &self,
-        _: Request<v1::StartUpdateRequest>,
-    ) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&item);
+        Ok(())
     }
-    async fn get(&self, _: Request<v1::GetUpdateRequest>) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn list(
-        &self,
-        _: Request<v1::ListUpdatesRequest>,
-    ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        self.note("list".to_owned()).await?;
-        Self::not_here()
-    }
-    async fn set_routing(
-        &self,
-        _: Request<v1::SetRoutingRequest>,
-    ) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn approve(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn rollback(
-        &self,
-        _: Request<v1::RollbackRequest>,
-    ) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn resume(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn health(
-        &self,
-        _: Request<v1::UpdateRef>,
-    ) -> Result<Response<v1::UpdateHealth>, Status> {
-        Self::not_here()
-    }
-    async fn explain(
-        &self,
-        _: Request<v1::UpdateRef>,
-    ) -> Result<Response<v1::Explanation>, Status> {
-        Self::not_here()
-    }
-    async fn undo(&self, _: Request<v1::UndoRequest>) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn cleanup(&self, _: Request<v1::UpdateRef>) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn set_options(
-        &self,
-        _: Request<v1::SetOptionsRequest>,
-    ) -> Result<Response<v1::Update>, Status> {
-        Self::not_here()
-    }
-    async fn plan(
-        &self,
-        _: Request<v1::StartUpdateRequest>,
-    ) -> Result<Response<v1::UpdatePlan>, Status> {
-        Self::not_here()
-    }
-    async fn history(
-        &self,
-        _: Request<v1::UpdateRef>,
-    ) -> Result<Response<v1::UpdateHistory>, Status> {
-        Self::not_here()
-    }
-    async fn diff(
-        &self,
-        _: Request<v1::DiffRequest>,
-    ) -> Result<Response<v1::RevisionDiff>, Status> {
-        Self::not_here()
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; from.remaining()];
+        from.copy_to_slice(&mut message);
+        Ok(Some(message))
     }
 }

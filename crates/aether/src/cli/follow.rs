@@ -12,6 +12,7 @@ use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::options::Wait;
 use super::output::say;
+use super::progress::{Progress, Shown};
 use super::render;
 use super::update::updates;
 
@@ -112,10 +113,14 @@ pub async fn wait_for(
 ) -> Result<v1::Update, Failure> {
     let began = Instant::now();
     let mut news = render::change::News::default();
+    let progress = Progress::waiting();
+    let _shown = Shown(&progress);
+    progress.now(format!("update {update_id}"));
     let following = follow(client, update_id, |update| {
         if news.is_new(update) {
-            say(&render::change::change(update, began.elapsed().as_millis() as u64));
+            progress.say(&render::change::change(update, began.elapsed().as_millis() as u64));
         }
+        progress.now(render::change::progress(update));
         Ok(match state_of(update).map(&judge) {
             Some(Verdict::Waiting) | None => ControlFlow::Continue(()),
             Some(_) => ControlFlow::Break(()),
@@ -174,16 +179,20 @@ mod tests {
         assert!(failure.message().contains("ROLLED_BACK (crash_loop: exit 1)"));
     }
 
-    use crate::cli::fake::{self, Fake, update};
+    use crate::cli::client::tests::{over, update};
+    use crate::cli::fake::Fake;
     use tonic::Status;
 
     #[tokio::test]
     async fn a_broken_stream_goes_on_at_another_node_with_the_same_update() {
         let first = Fake::default();
-        first.will_tell(vec![Ok(update("u1", "ROUTING")), Err(Status::unavailable("going down"))]);
+        first.will_stream(
+            "Updates/Watch",
+            vec![Ok(update("u1", "ROUTING")), Err(Status::unavailable("going down"))],
+        );
         let second = Fake::default();
-        second.will_tell(vec![Ok(update("u1", "COMPLETED"))]);
-        let client = fake::client(&[first.serve().await, second.serve().await]);
+        second.will_stream("Updates/Watch", vec![Ok(update("u1", "COMPLETED"))]);
+        let client = over(&[first.serve().await, second.serve().await]);
         let mut states = Vec::new();
         let ended = follow(&client, "current", |update| {
             states.push(update.state.clone());
@@ -191,18 +200,18 @@ mod tests {
         });
         assert_eq!(ended.await.unwrap().state, "COMPLETED");
         assert_eq!(states, ["ROUTING", "COMPLETED"]);
-        assert_eq!(first.asked(), ["watch current"]);
-        assert_eq!(second.asked(), ["watch u1"]);
+        assert_eq!(first.asked(), ["Updates/Watch update_id=current"]);
+        assert_eq!(second.asked(), ["Updates/Watch update_id=u1"]);
     }
 
     #[tokio::test]
     async fn an_update_that_is_not_there_is_not_asked_for_again() {
         let node = Fake::default();
         node.will_refuse(Status::not_found("update u9 does not exist"));
-        let client = fake::client(&[node.serve().await]);
+        let client = over(&[node.serve().await]);
         let failure = follow(&client, "u9", |_| Ok(ControlFlow::Continue(()))).await.unwrap_err();
         assert_eq!(failure.exit(), Exit::NotFound);
-        assert_eq!(node.asked(), ["watch u9"]);
+        assert_eq!(node.asked(), ["Updates/Watch update_id=u9"]);
     }
 
     #[tokio::test]
@@ -215,14 +224,17 @@ mod tests {
         };
         for (last, exit) in [("DEPLOYED", None), ("ROLLING_BACK", Some(Exit::Failed))] {
             let node = Fake::default();
-            node.will_tell(vec![Ok(update("u1", "DEPLOYING")), Ok(update("u1", last))]);
-            let client = fake::client(&[node.serve().await]);
+            node.will_stream(
+                "Updates/Watch",
+                vec![Ok(update("u1", "DEPLOYING")), Ok(update("u1", last))],
+            );
+            let client = over(&[node.serve().await]);
             let result = wait_for(&client, "u1", &wait("1m"), judge).await;
             assert_eq!(result.map_err(|failure| failure.exit()).err(), exit, "{last}");
         }
         let node = Fake::default();
-        node.will_tell(vec![Ok(update("u1", "DEPLOYING"))]);
-        let client = fake::client(&[node.serve().await]);
+        node.will_stream("Updates/Watch", vec![Ok(update("u1", "DEPLOYING"))]);
+        let client = over(&[node.serve().await]);
         let late = wait_for(&client, "u1", &wait("200ms"), judge).await.unwrap_err();
         assert!(late.message().contains("not there after 200ms"), "{}", late.message());
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::exit::{Exit, Failure, Kind};
+use super::interrupt::while_read;
 use super::output::{Output, say, say_if_old};
 use super::status::cluster;
 use super::{Global, render};
@@ -17,13 +18,24 @@ const PAGE_SIZE: u32 = 1_000;
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print one record as JSON, such as rolling-update/ID or
-    /// version-routing/GROUP:ARTIFACT
+    /// Print one record as JSON
+    #[command(after_help = "\
+Examples:
+  aether kv get rolling-update/u1f
+  aether kv get version-routing/org.example:my-slice -o yaml
+
+See also: aether kv list, aether kv watch")]
     Get {
         /// The key
         key: String,
     },
     /// List records by the beginning of their keys, one a line
+    #[command(after_help = "\
+Examples:
+  aether kv list instances/
+  aether kv list -o json
+
+See also: aether kv get, aether kv watch")]
     List {
         /// Such as instances/ or audit/; every record without it
         #[arg(default_value = "", hide_default_value = true)]
@@ -32,8 +44,14 @@ pub enum Command {
     /// Print records by the beginning of their keys, and then every change of
     /// them: PUT or DELETE, log index, key and record
     ///
-    /// With '-o json', each is one line. SYNCED stands between the records that
-    /// were there and the changes.
+    /// With '-o json', each is one line; with '-o yaml', one document. SYNCED
+    /// stands between the records that were there and the changes.
+    #[command(after_help = "\
+Examples:
+  aether kv watch rolling-update/
+  aether kv watch instances/ --from 41 -o json
+
+See also: aether kv list, aether events")]
     Watch {
         /// Such as instances/ or audit/; every record without it
         #[arg(default_value = "", hide_default_value = true)]
@@ -51,7 +69,7 @@ impl Command {
         match self {
             Self::Get { key } => get(&client, output, key).await,
             Self::List { prefix } => list(&client, output, prefix).await,
-            Self::Watch { prefix, from } => watch(&client, output, prefix, from).await,
+            Self::Watch { prefix, from } => while_read(watch(&client, output, prefix, from)).await,
         }
     }
 }
@@ -61,12 +79,12 @@ async fn get(client: &Client, output: Output, key: String) -> Result<(), Failure
         .read(v1::KvGetRequest { key }, async |c, request| cluster(c).kv_get(request).await)
         .await?;
     let value = value(&entry.value_json)?;
-    if output.is_json() {
+    if output.is_for_programs() {
         let as_of = entry.as_of.as_ref().map(to_json);
-        return output.json(&json!({"key": entry.key, "value": value, "asOf": as_of}));
+        return output.value(&json!({"key": entry.key, "value": value, "asOf": as_of}));
     }
     say_if_old(entry.as_of.as_ref());
-    output.json(&value)
+    output.value(&value)
 }
 
 async fn list(client: &Client, output: Output, prefix: String) -> Result<(), Failure> {
@@ -77,16 +95,16 @@ async fn list(client: &Client, output: Output, prefix: String) -> Result<(), Fai
             .read(request.clone(), async |c, request| cluster(c).kv_list(request).await)
             .await?;
         for entry in &page.entries {
-            match output.is_json() {
+            match output.is_for_programs() {
                 true => entries.push(json!({"key": entry.key, "value": value(&entry.value_json)?})),
                 false => output.text(&render::event::entry(entry))?,
             }
         }
         indices.extend(page.as_of.as_ref().map(|as_of| as_of.index));
         if page.next_page_token.is_empty() {
-            if output.is_json() {
+            if output.is_for_programs() {
                 let as_of = page.as_of.as_ref().map(to_json);
-                output.json(&json!({"entries": entries, "asOf": as_of}))?;
+                output.value(&json!({"entries": entries, "asOf": as_of}))?;
             } else {
                 say_if_old(page.as_of.as_ref());
             }
@@ -123,7 +141,7 @@ async fn watch(
             }
         };
         seen.note(&change);
-        if output.is_json() {
+        if output.is_for_programs() {
             let value = change.value_json.as_deref().map(value).transpose()?;
             let mut shown = json!({"kind": change.kind, "index": change.index});
             if !change.key.is_empty() {
@@ -132,7 +150,7 @@ async fn watch(
             if let Some(value) = value {
                 shown["value"] = value;
             }
-            output.text(&shown.to_string())?;
+            output.value_of_many(&shown)?;
         } else if change.key.is_empty() {
             say(&format!("up to date at log index {}; changes follow", change.index));
         } else {

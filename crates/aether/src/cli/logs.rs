@@ -8,6 +8,7 @@ use clap::Args;
 use super::Global;
 use super::deploy::slices;
 use super::exit::{Failure, Kind};
+use super::interrupt::while_read;
 use super::output::say;
 
 /// The stream of notes about the reading itself.
@@ -18,6 +19,13 @@ const NOTE: &str = "aether";
 /// Also of instances that are gone, by their id or by their version: a node
 /// keeps the logs of the last 32 that it had, of which at most 512 MiB.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether logs org.example:my-slice --follow
+  aether logs org.example:my-slice:2.0.0 --tail 20     also when it is gone
+  aether logs my-slice-1f-0
+
+See also: aether slices, aether update explain")]
 pub struct Logs {
     /// Whose: group:artifact[:version][@env] or an instance id
     #[arg(value_name = "TARGET", value_parser = target)]
@@ -41,8 +49,13 @@ fn target(text: &str) -> Result<String, String> {
 
 impl Logs {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        while_read(self.print(global)).await
+    }
+
+    async fn print(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let output = global.output();
+        // Lines are somebody else's words.
+        let output = global.output().painted(false);
         let message = v1::LogsRequest { target: self.target, follow: self.follow, tail: self.tail };
         let mut lines =
             client.open(message, async |c, request| slices(c).logs(request).await).await?;

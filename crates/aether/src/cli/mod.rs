@@ -1,9 +1,14 @@
 //! The command line. One file per verb, with its flags, documentation and
-//! code; what they share is in `client`, `reach`, `exit`, `options`, `output`,
-//! `follow` and `render`.
+//! code; what they share is in `global` (options and contexts), `client`,
+//! `reach`, `exit`, `options`, `output`, `follow`, `confirm`, `interrupt`,
+//! `progress`, `terminal` and `render`.
 
 mod artifact;
 mod client;
+mod completions;
+mod config;
+mod confirm;
+mod context;
 mod demo;
 mod deploy;
 mod dev;
@@ -15,32 +20,66 @@ mod fake;
 mod follow;
 #[cfg(test)]
 mod fuzz;
+mod global;
+mod interrupt;
 mod kv;
 mod logs;
+mod man;
 mod node;
 mod nodes;
 mod options;
 mod output;
 mod pages;
+mod progress;
 mod reach;
+mod reference;
 mod render;
 mod scale;
 mod shim;
 mod slices;
 mod status;
+mod terminal;
 mod undeploy;
 mod update;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use aether_core::duration::Millis;
 use clap::error::ErrorKind;
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use client::{Address, Client};
 use exit::Failure;
+use global::Global;
 use output::{Format, Output};
+use terminal::Colour;
+
+/// What every help of the whole ends with.
+const AFTER_HELP: &str = "\
+Examples:
+  aether dev                                            a cluster on this machine
+  aether artifact push ./my-slice-1.0.0
+  aether deploy org.example:my-slice:1.0.0 --instances 3 --wait
+  aether update start org.example:my-slice 2.0.0        beside the old, no traffic
+  aether update routing current -r 1:3                  25 % to the new version
+  aether update complete current --wait
+
+Environment:
+  AETHER_ADDR, AETHER_OUTPUT, AETHER_TIMEOUT, AETHER_ACTOR, AETHER_CONTEXT
+      stand in for the options of the same name. A flag goes before a variable,
+      that before the context, that before the default.
+  AETHER_CONFIG
+      the file of contexts [default: aether/config.toml in $XDG_CONFIG_HOME or
+      ~/.config]
+  NO_COLOR, CLICOLOR, CLICOLOR_FORCE
+      whether there is colour, as elsewhere
+
+Exit codes:
+  0 done    1 failed    2 usage    3 no node answers, nothing was changed
+  4 what was named is not there    5 the present state does not allow it
+  6 it is not known whether it was done    130 Ctrl-C
+  10 there is something to do (update plan --detailed-exitcode)
+
+See also: 'aether VERB --help', 'aether man'";
 
 /// Keeps services running while their versions change.
 #[derive(Debug, Parser)]
@@ -49,64 +88,13 @@ use output::{Format, Output};
     version,
     arg_required_else_help = true,
     subcommand_required = true,
-    color = ColorChoice::Never,
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 not found, \
-                  5 refused by state, 6 outcome unknown; 10 a plan has changes (--detailed-exitcode)."
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every verb that speaks with a cluster understands.
-#[derive(Debug, Args)]
-struct Global {
-    /// Client addresses of nodes, separated by commas; tried in turn
-    // Checked only by the verbs that use it, so that a variable meant for the
-    // client never keeps a node from starting.
-    #[arg(
-        long,
-        short,
-        global = true,
-        env = "AETHER_ADDR",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:8090",
-        value_name = "HOST:PORT"
-    )]
-    addr: Vec<String>,
-    /// How results are printed
-    #[arg(long, short, global = true, value_enum, default_value = "table", ignore_case = true)]
-    output: Format,
-    /// How long a request may take, over all addresses
-    #[arg(long, global = true, default_value = "10s", value_name = "DURATION")]
-    timeout: Millis,
-    /// Who asks, for the history [default: $USER]
-    #[arg(long, global = true, value_name = "NAME")]
-    actor: Option<String>,
-}
-
-impl Global {
-    fn output(&self) -> Output {
-        Output::new(self.output)
-    }
-
-    fn client(&self) -> Result<Client, Failure> {
-        let addresses = self
-            .addr
-            .iter()
-            .map(|text| text.trim().parse::<Address>().map_err(Failure::usage))
-            .collect::<Result<Vec<_>, _>>()?;
-        let actor = match &self.actor {
-            Some(name) => options::actor(name).map_err(Failure::usage)?,
-            None => std::env::var("USER")
-                .ok()
-                .and_then(|name| options::actor(&name).ok())
-                .unwrap_or_else(|| "cli".to_owned()),
-        };
-        Client::new(addresses, self.timeout.duration(), actor)
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +119,32 @@ enum Command {
     Node(node::Node),
     Dev(dev::Dev),
     Demo(demo::Demo),
+    /// Choose which cluster to speak with
+    #[command(subcommand)]
+    Context(context::Command),
+    Completions(completions::Completions),
+    Man(man::Man),
+    #[command(hide = true)]
+    Reference(reference::Reference),
+}
+
+impl Command {
+    /// Whether it speaks with a cluster. The others look at no context and no
+    /// variable that is meant for those that do.
+    fn asks_a_cluster(&self) -> bool {
+        if let Self::Node(node) = self {
+            return node.asks_a_cluster();
+        }
+        !matches!(
+            self,
+            Self::Dev(_)
+                | Self::Demo(_)
+                | Self::Context(_)
+                | Self::Completions(_)
+                | Self::Man(_)
+                | Self::Reference(_)
+        )
+    }
 }
 
 /// Runs the command line and says how the process ends.
@@ -144,9 +158,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
         _ => {}
     }
+    let colour = Colour::of_arguments(&args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, colour),
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,6 +171,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
+    if cli.command.asks_a_cluster() {
+        global.settle()?;
+    }
     match cli.command {
         Command::Update(command) => command.run(global),
         Command::Artifact(command) => command.run(global),
@@ -171,30 +189,46 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(verb) => verb.run(global),
         Command::Dev(verb) => verb.run(),
         Command::Demo(verb) => verb.run(),
+        Command::Context(command) => command.run(global),
+        Command::Completions(verb) => verb.run(global),
+        Command::Man(verb) => verb.run(global),
+        Command::Reference(verb) => verb.run(global),
     }
 }
 
 /// Runs a verb that asks a cluster. One thread is plenty for one request.
 fn asking(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(verb)
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(interrupt::or_interrupted(verb));
+    // Not waiting for a thread that reads an answer which will not come.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
-fn usage(error: &clap::Error) -> ExitCode {
-    let text = error.render().to_string();
+fn usage(error: &clap::Error, colour: Colour) -> ExitCode {
+    let text = error.render();
+    let shown = |coloured: bool| match coloured {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            match Output::new(Format::Table).text(&text) {
+            match Output::new(Format::Table).text(&shown(colour.on_stdout())) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => failure.report(),
             }
         }
         _ => {
-            output::say(shortened(&text).trim_end());
+            let plain = text.to_string();
+            let short = shortened(&plain);
+            // An escape sequence must not be cut.
+            let whole = short.trim_end() == plain.trim_end();
+            let text = if whole { shown(colour.on_stderr()) } else { short };
+            output::say(text.trim_end());
             ExitCode::from(exit::Exit::Usage as u8)
         }
     }
@@ -298,6 +332,15 @@ mod tests {
             "node --config a.toml --insecure",
             "dev --nodes 3 --data-dir x --http 8080 --grpc 8090 --ingress 8070",
             "demo --json --rate 100 --keep",
+            "status -o YAML --color never --context prod",
+            "context list",
+            "context set prod --addr a:1,b:2 --timeout 5s --actor me -o json",
+            "context set prod --unset addr,timeout",
+            "completions bash",
+            "man --dir x",
+            "undeploy a.b:c --yes",
+            "scale a.b:c -n 1 -y",
+            "update rollback u1 --now --yes",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -354,6 +397,12 @@ mod tests {
             "dev --nodes 0",
             "dev --nodes 7",
             "status --output xml",
+            "status --color red",
+            "status --context ../x",
+            "context",
+            "context set",
+            "context set prod --unset colour",
+            "completions tcsh",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

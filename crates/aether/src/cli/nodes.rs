@@ -9,6 +9,8 @@ use super::{Global, render};
 
 /// List the nodes that run instances
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether status, aether slices")]
 pub struct Nodes {}
 
 impl Nodes {

@@ -84,7 +84,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Fake, client};
+    use super::super::client::tests::over;
+    use super::super::fake::Fake;
     use super::*;
 
     /// Page `n` of three.
@@ -99,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_is_read_to_its_end_and_is_as_old_as_its_oldest_page() {
-        let client = client(&[Fake::default().serve().await]);
+        let client = over(&[Fake::default().serve().await]);
         let whole = client.read_all(v1::NodesRequest::default(), async |_, request| {
             let asked: v1::NodesRequest = request.into_inner();
             Ok(Response::new(page(asked.page_token.parse().unwrap_or(0))))

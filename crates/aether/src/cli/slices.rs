@@ -4,6 +4,7 @@ use aether_core::coordinates::SliceName;
 use aether_proto::v1;
 use clap::Args;
 
+use super::client::Client;
 use super::deploy::slices;
 use super::exit::{Exit, Failure};
 use super::output::say_if_old;
@@ -11,6 +12,12 @@ use super::{Global, render};
 
 /// List what is deployed, or show one slice with its instances
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether slices
+  aether slices org.example:my-slice
+
+See also: aether logs, aether update list")]
 pub struct Slices {
     /// Only this slice: group:artifact[@env]
     #[arg(value_name = "SLICE")]
@@ -42,5 +49,16 @@ impl Slices {
                 format!("slice {name} is not deployed; 'aether slices' lists what is"),
             )),
         }
+    }
+}
+
+/// One slice as it is now, if it is there.
+pub async fn find(client: &Client, slice: String) -> Result<Option<v1::Slice>, Failure> {
+    let message = v1::ListSlicesRequest { slice, ..Default::default() };
+    let found = client.read(message, async |c, request| slices(c).list(request).await).await;
+    match found {
+        Ok(response) => Ok(response.slices.into_iter().next()),
+        Err(failure) if failure.exit() == Exit::NotFound => Ok(None),
+        Err(failure) => Err(failure),
     }
 }

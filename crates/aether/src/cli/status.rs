@@ -11,6 +11,8 @@ use super::{Global, render};
 
 /// Show the cluster: leader, quorum, log, sessions
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether nodes, aether slices, aether update list")]
 pub struct Status {}
 
 impl Status {

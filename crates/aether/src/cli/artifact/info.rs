@@ -11,6 +11,8 @@ use crate::cli::{Global, render};
 
 /// Show one artifact with its manifest
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether artifact list, aether artifact push")]
 pub struct Info {
     /// Which: group:artifact:version
     #[arg(value_name = "ARTIFACT")]

@@ -11,6 +11,8 @@ use crate::cli::{Global, render};
 
 /// List the artifacts that were pushed
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether artifact info, aether artifact push")]
 pub struct List {
     /// Only of this group:artifact
     #[arg(value_name = "ARTIFACT-BASE")]

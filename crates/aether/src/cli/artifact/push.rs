@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt;
 use super::artifacts;
 use crate::cli::exit::Failure;
 use crate::cli::output::say;
+use crate::cli::progress::{Progress, Shown};
 use crate::cli::{Global, render};
 
 /// Size of one message of the stream: far below the largest message, and large
@@ -28,6 +29,21 @@ const UPLOAD_RATE_MIN: u64 = 1024 * 1024;
 
 /// Push an artifact: a directory with a slice.toml, or a packed .tar.gz of one
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether artifact push ./my-slice-1.0.0
+  aether artifact push my-slice-1.0.0.tar.gz
+
+A directory is packed on the way. Its slice.toml names the artifact and says how
+an instance is started:
+
+  artifact = \"org.example:my-slice:1.0.0\"
+  [run]
+  command = [\"./server\", \"--port\", \"${PORT}\"]
+  [ready]
+  http = \"/ready\"
+
+See also: aether artifact list, aether deploy, aether update start")]
 pub struct Push {
     /// The directory or archive
     #[arg(value_name = "DIR|FILE.tar.gz")]
@@ -37,10 +53,18 @@ pub struct Push {
 impl Push {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let archive = Archive::of(&self.path, client.actor())?;
+        let (path, actor) = (self.path, client.actor());
+        // Packing takes a while; on a thread of its own it can be interrupted.
+        let archive = tokio::task::spawn_blocking(move || Archive::of(&path, actor));
+        let archive = archive
+            .await
+            .map_err(|error| Failure::failed(format!("cannot pack the artifact: {error}")))??;
         for warning in &archive.warnings {
             say(&format!("warning: {warning}"));
         }
+        let progress = Progress::bytes(archive.header.size_bytes);
+        let shown = Shown(&progress);
+        progress.now(format!("push {}", archive.header.artifact));
         // Once to the node, and once more from there to the other voters.
         let upload = Duration::from_secs(2 * archive.header.size_bytes / UPLOAD_RATE_MIN);
         let pushed = client
@@ -48,11 +72,12 @@ impl Push {
             .write(archive.source(), async |c, request| {
                 let (metadata, extensions, (header, path)) = request.into_parts();
                 let file = tokio::fs::File::open(&path).await?;
-                let messages = messages(header, file);
+                let messages = messages(header, file, progress.clone());
                 let request = tonic::Request::from_parts(metadata, extensions, messages);
                 artifacts(c).push(request).await
             })
             .await?;
+        drop(shown);
         global.output().show(&pushed, |pushed| {
             // The manifest is what the user has just written.
             render::artifact::whole(&v1::Artifact { manifest: String::new(), ..pushed.clone() })
@@ -136,14 +161,21 @@ fn digest(path: &Path) -> io::Result<(String, u64)> {
 fn messages(
     header: v1::PushHeader,
     file: tokio::fs::File,
+    progress: Progress,
 ) -> impl Stream<Item = v1::PushRequest> + Send + 'static {
     let first = v1::PushRequest { part: Some(Part::Header(header)) };
-    let chunks = stream::unfold(file, |mut file| async move {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await;
-        match read {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some((v1::PushRequest { part: Some(Part::Chunk(chunk)) }, file)),
+    let chunks = stream::unfold((file, 0), move |(mut file, sent)| {
+        progress.done(sent);
+        async move {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await;
+            match read {
+                Ok(0) | Err(_) => None,
+                Ok(read) => {
+                    let message = v1::PushRequest { part: Some(Part::Chunk(chunk)) };
+                    Some((message, (file, sent + read as u64)))
+                }
+            }
         }
     });
     stream::iter([first]).chain(chunks)
@@ -173,7 +205,8 @@ mod tests {
         assert_eq!(from_file.header, from_dir.header);
 
         let file = tokio::fs::File::open(&from_dir.path).await.unwrap();
-        let sent: Vec<_> = messages(from_dir.header.clone(), file).collect().await;
+        let sent: Vec<_> =
+            messages(from_dir.header.clone(), file, Progress::bytes(0)).collect().await;
         assert_eq!(sent[0].part, Some(Part::Header(from_dir.header.clone())));
         let mut bytes = Vec::new();
         for message in &sent[1..] {

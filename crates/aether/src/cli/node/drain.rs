@@ -3,22 +3,29 @@
 use std::time::Duration;
 
 use aether_core::ids::NodeName;
-use aether_proto::v1;
 use clap::Args;
 use tokio::time::Instant;
 
-use super::schedule::{set, show};
+use super::schedule::{find, set, show};
 use crate::cli::Global;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::Wait;
 use crate::cli::output::say;
-use crate::cli::status::cluster;
 
 /// How often a drain that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Move what a node runs to other nodes, and keep new instances away from it
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether node drain w1
+  aether node drain w1 --wait              until nothing is left on it
+
+Each instance is replaced elsewhere before it goes. 'aether node uncordon' ends
+the drain.
+
+See also: aether node cordon, aether nodes")]
 pub struct Drain {
     /// The node
     #[arg(value_name = "NODE")]
@@ -46,13 +53,7 @@ impl Drain {
                 )));
             }
             tokio::time::sleep(LOOK_EVERY).await;
-            let nodes = client
-                .read_all(v1::NodesRequest::default(), async |c, request| {
-                    cluster(c).nodes(request).await
-                })
-                .await?;
-            let found = nodes.nodes.into_iter().find(|found| found.name == self.node.as_str());
-            node = found.ok_or_else(|| {
+            node = find(&client, &self.node).await?.ok_or_else(|| {
                 Failure::new(Exit::NotFound, format!("node {} is gone", self.node))
             })?;
             if node.schedule != "DRAINING" {

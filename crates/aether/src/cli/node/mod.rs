@@ -18,7 +18,17 @@ use crate::node::config::{Log, NodeConfig};
 
 /// Run a node, or move its instances away, keep new ones away, forget it
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  aether node --config /etc/aether/node.toml
+  aether node drain w1 --wait         its instances move elsewhere, none new come
+  aether node uncordon w1             it takes instances again
+
+See also: aether nodes, aether dev"
+)]
 pub struct Node {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -49,6 +59,11 @@ struct Run {
 }
 
 impl Node {
+    /// Whether it is about a node of a cluster, and not one in this process.
+    pub fn asks_a_cluster(&self) -> bool {
+        self.verb.is_some()
+    }
+
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         match (self.verb, self.here) {
             (Some(Verb::Drain(verb)), _) => asking(verb.run(global)),

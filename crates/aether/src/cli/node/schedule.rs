@@ -12,6 +12,7 @@ use crate::cli::{Global, render};
 
 /// Keep new instances away from a node; it keeps those it has
 #[derive(Debug, Args)]
+#[command(after_help = "See also: aether node uncordon, aether node drain, aether nodes")]
 pub struct Cordon {
     /// The node
     #[arg(value_name = "NODE")]
@@ -20,6 +21,7 @@ pub struct Cordon {
 
 /// Let a node take new instances again
 #[derive(Debug, Args)]
+#[command(after_help = "See also: aether node cordon, aether node drain, aether nodes")]
 pub struct Uncordon {
     /// The node
     #[arg(value_name = "NODE")]
@@ -47,6 +49,14 @@ pub async fn set(client: &Client, node: &NodeName, schedule: &str) -> Result<v1:
         actor: client.actor(),
     };
     client.write(message, async |c, request| cluster(c).set_node_schedule(request).await).await
+}
+
+/// A node as the cluster knows it, if it does.
+pub async fn find(client: &Client, node: &NodeName) -> Result<Option<v1::Node>, Failure> {
+    let response = client
+        .read_all(v1::NodesRequest::default(), async |c, request| cluster(c).nodes(request).await)
+        .await?;
+    Ok(response.nodes.into_iter().find(|found| found.name == node.as_str()))
 }
 
 async fn change(global: &Global, node: &NodeName, schedule: &str) -> Result<(), Failure> {

@@ -12,6 +12,19 @@ pub fn change(update: &v1::Update, watched_ms: u64) -> String {
     lines(update, &time, &actual(update), &next)
 }
 
+/// Where an update is, in one short line.
+pub fn progress(update: &v1::Update) -> String {
+    let mut text = format!("update {} {}", update.update_id, update.state);
+    let instances = instances(update);
+    if !instances.is_empty() {
+        text.push_str(&format!(", {instances}"));
+    }
+    if let Some(pause) = &update.pause {
+        text.push_str(&format!(", paused: {}", pause.code));
+    }
+    text
+}
+
 /// Picks the messages that say something new, so that neither passing time nor
 /// the noise of counting is shown as a change.
 #[derive(Default)]
@@ -88,6 +101,16 @@ mod tests {
             "[  12.3s] u1f ROUTING 1:3 (25 % new)\n          \
              actual     24.98 % new of 1203 calls in the last 10 s\n          \
              instances  new 1/1, old 1/2 (1 UNREADY)"
+        );
+    }
+
+    #[test]
+    fn progress_is_one_line() {
+        let pause = v1::Reason { code: "crash_loop".into(), message: "exit 1".into() };
+        let update = v1::Update { pause: Some(pause), ..routing_update() };
+        assert_eq!(
+            progress(&update),
+            "update u1f ROUTING, new 1/1, old 1/2 (1 UNREADY), paused: crash_loop"
         );
     }
 

@@ -1,4 +1,5 @@
-//! Messages as people read them: plain text, no colour, no width of a screen.
+//! Messages as people read them: plain text, no width of a screen; colour is put
+//! on afterwards, by `paint`.
 //! Pure, so that the tests compare whole texts.
 
 pub mod artifact;
@@ -8,6 +9,7 @@ pub mod event;
 pub mod explain;
 pub mod health;
 pub mod history;
+pub mod paint;
 pub mod plan;
 pub mod slice;
 pub mod update;

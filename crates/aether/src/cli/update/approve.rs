@@ -8,6 +8,8 @@ use crate::cli::exit::Failure;
 
 /// Commit the routing change that waits for approval
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether update routing, aether update status")]
 pub struct Approve {
     #[command(flatten)]
     which: Which,

@@ -6,12 +6,19 @@ use clap::Args;
 
 use super::{Which, show, updates};
 use crate::cli::Global;
+use crate::cli::confirm::Sure;
 use crate::cli::exit::Failure;
 use crate::cli::follow::{Verdict, wait_for};
 use crate::cli::options::Wait;
 
 /// Complete an update that routes 1:0: removes the old version
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update complete current
+  aether update complete u1f --wait --wait-timeout 15m
+
+See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Complete {
     #[command(flatten)]
     which: Which,
@@ -21,11 +28,21 @@ pub struct Complete {
     force: bool,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    sure: Sure,
 }
 
 impl Complete {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
+        if self.force {
+            let question = format!(
+                "Complete update {} without waiting for those out of reach or not ready? Their \
+                 calls may be lost.",
+                self.which.id()
+            );
+            self.sure.confirm(&question).await?;
+        }
         let message = v1::CompleteRequest {
             update_id: self.which.id(),
             force: self.force,

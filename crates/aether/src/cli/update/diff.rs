@@ -12,11 +12,18 @@ use crate::cli::{Global, render};
 
 /// Show how two revisions of a slice differ
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update diff current                     what the live update changes
+  aether update diff org.example:my-slice 3      what serves, compared with revision 3
+  aether update diff org.example:my-slice 3 5
+
+See also: aether update plan, aether update history")]
 pub struct Diff {
     /// An update, whose old and new revision are compared; or a slice, group:artifact[@env]
     #[arg(value_name = "UPDATE-ID|SLICE", value_parser = subject)]
     subject: Subject,
-    /// Revision of the slice to compare with, by number [default: the one that serves]
+    /// Revision of the slice to compare with, by number; a slice needs it
     #[arg(value_name = "FROM")]
     from: Option<u32>,
     /// Revision of the slice that is compared, by number [default: the one that serves]

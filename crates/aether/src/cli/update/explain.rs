@@ -9,6 +9,11 @@ use crate::cli::{Global, render};
 
 /// Say what an update waits for, since when, until when, and what would end it
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update explain current
+
+See also: aether update status, aether update resume, aether update rollback")]
 pub struct Explain {
     #[command(flatten)]
     which: Which,

@@ -10,6 +10,11 @@ use crate::cli::{Global, render};
 
 /// Show requests, errors and latencies of both versions
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update health current
+
+See also: aether update routing, aether update rollback")]
 pub struct Health {
     #[command(flatten)]
     which: Which,

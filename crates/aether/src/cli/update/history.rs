@@ -10,6 +10,7 @@ use crate::cli::{Global, render};
 
 /// Show every change of an update: when, who, why, and where in the log
 #[derive(Debug, Args)]
+#[command(after_help = "See also: aether update status, aether update list --all")]
 pub struct History {
     #[command(flatten)]
     which: Which,

@@ -10,6 +10,12 @@ use crate::cli::{Global, render};
 
 /// List active updates
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update list
+  aether update list --all -o json
+
+See also: aether update status")]
 pub struct List {
     /// The ended ones that are still kept, too
     #[arg(long)]

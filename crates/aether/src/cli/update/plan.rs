@@ -9,6 +9,12 @@ use crate::cli::{Global, render};
 
 /// Show what a start would do, without doing it: schedule, capacity, refusals
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update plan org.example:my-slice 2.0.0
+  aether update plan org.example:my-slice 2.0.0 -n 3 --detailed-exitcode
+
+See also: aether update start, aether update diff")]
 pub struct Plan {
     #[command(flatten)]
     what: What,

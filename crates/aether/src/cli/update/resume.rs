@@ -8,6 +8,8 @@ use crate::cli::exit::Failure;
 
 /// Clear a pause
 #[derive(Debug, Args)]
+#[command(after_help = "\
+See also: aether update explain, aether update rollback")]
 pub struct Resume {
     #[command(flatten)]
     which: Which,

@@ -6,12 +6,22 @@ use clap::Args;
 
 use super::{Which, show, updates};
 use crate::cli::Global;
+use crate::cli::confirm::Sure;
 use crate::cli::exit::Failure;
 use crate::cli::follow::{Verdict, wait_for};
 use crate::cli::options::Wait;
 
 /// Take every request back to the old version, and remove the new one
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update rollback current
+  aether update rollback current --now     whatever the old version's capacity is
+  aether update rollback u1f --wait        until the new version is removed
+
+Calls go back at once; the new version is drained and then removed.
+
+See also: aether update status, aether update explain")]
 pub struct Rollback {
     #[command(flatten)]
     which: Which,
@@ -23,11 +33,16 @@ pub struct Rollback {
     force: bool,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    sure: Sure,
 }
 
 impl Rollback {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
+        if let Some(question) = self.question() {
+            self.sure.confirm(&question).await?;
+        }
         let message = v1::RollbackRequest {
             update_id: self.which.id(),
             now: self.now,
@@ -41,6 +56,21 @@ impl Rollback {
             update = wait_for(&client, &update.update_id, &self.wait, judge).await?;
         }
         show(global.output(), &update)
+    }
+}
+
+impl Rollback {
+    fn question(&self) -> Option<String> {
+        let id = self.which.id();
+        match (self.now, self.force) {
+            (true, _) => Some(format!(
+                "Route every call of update {id} to the old version at once, whatever its capacity?"
+            )),
+            (false, true) => {
+                Some(format!("Roll update {id} back without waiting for those out of reach?"))
+            }
+            (false, false) => None,
+        }
     }
 }
 

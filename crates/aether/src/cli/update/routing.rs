@@ -6,10 +6,20 @@ use clap::Args;
 
 use super::{Which, show, updates};
 use crate::cli::Global;
+use crate::cli::confirm::Sure;
 use crate::cli::exit::Failure;
 
 /// Shift traffic: set the ratio new:old
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update routing current -r 1:3     25 % to the new version
+  aether update routing u1f -r 1:1         half
+  aether update routing current -r 1:0     everything to the new version
+
+The ratio is exact: of every NEW + OLD calls, NEW go to the new version.
+
+See also: aether update health, aether update complete, aether update rollback")]
 pub struct Routing {
     #[command(flatten)]
     which: Which,
@@ -19,11 +29,21 @@ pub struct Routing {
     /// Past the capacity guard and a pause
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    sure: Sure,
 }
 
 impl Routing {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
+        if self.force {
+            let question = format!(
+                "Route update {} at {} whatever its capacity, and past a pause?",
+                self.which.id(),
+                self.ratio
+            );
+            self.sure.confirm(&question).await?;
+        }
         let message = v1::SetRoutingRequest {
             update_id: self.which.id(),
             routing: self.ratio.to_string(),

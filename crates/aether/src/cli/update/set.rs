@@ -12,7 +12,19 @@ use crate::cli::options::error_rate;
 
 /// Change thresholds and other options of a live update
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("changes").required(true).multiple(true))]
+#[command(
+    override_usage = "aether update set [OPTIONS] <CHANGE>... <UPDATE-ID>",
+    group = ArgGroup::new("changes").required(true).multiple(true),
+    after_help = "\
+Examples:
+  aether update set current --max-error-rate 0.02
+  aether update set u1f --manual-approval --cleanup MANUAL
+  aether update set u1f --preset relaxed --if-modified 41
+
+What is not named stays as it is.
+
+See also: aether update status, aether update health"
+)]
 pub struct Set {
     #[command(flatten)]
     which: Which,

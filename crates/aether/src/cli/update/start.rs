@@ -13,6 +13,14 @@ use crate::cli::output::say;
 
 /// Start an update: deploys the new version with 0% traffic
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update start org.example:my-slice 2.0.0
+  aether update start org.example:my-slice 2.0.0 -n 3 --cleanup GRACE_PERIOD --wait
+  aether update start org.example:payment-service 2.0.0 --max-error-rate 0.001 \\
+      --max-latency-ms 200 --manual-approval
+
+See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Start {
     #[command(flatten)]
     what: What,

@@ -9,6 +9,12 @@ use crate::cli::exit::Failure;
 
 /// Show where an update is: requested and actual weights, instances, waits
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aether update status current
+  aether update status u1f -o json
+
+See also: aether update explain, aether update health, aether update watch")]
 pub struct Status {
     #[command(flatten)]
     which: Which,

@@ -1,0 +1,183 @@
+//! `aether status`, `nodes`, `node`, `kv` and `events`.
+
+use aether_proto::v1;
+
+use super::answers::{fresh, node, nodes, old, reason};
+use super::scene::Scene;
+
+fn status() -> v1::ClusterStatus {
+    let voter = |name: &str, raft_id, leader| v1::Voter {
+        name: name.into(),
+        raft_id,
+        peer_address: format!("10.0.0.{raft_id}:8091"),
+        leader,
+    };
+    let session = |id: &str, state: &str| v1::Session {
+        id: id.into(),
+        kind: "INGRESS".into(),
+        name: "n1".into(),
+        state: state.into(),
+        applied: 41,
+    };
+    v1::ClusterStatus {
+        cluster: "aether".into(),
+        node: "n1".into(),
+        leader: Some("n1".into()),
+        term: 3,
+        committed: 42,
+        applied: 42,
+        voters: vec![voter("n1", 1, true), voter("n2", 2, false)],
+        quorum: true,
+        state_hash: "ab12".into(),
+        live_updates: 1,
+        slices: 2,
+        sessions: 2,
+        session_states: vec![session("s1", "CONNECTED"), session("s2", "UNREACHABLE")],
+        version: "0.1.0".into(),
+        alerts: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn looked_at() {
+    let mut scene = Scene::new().await;
+    scene.node.will_answer("Cluster/Status", &status());
+    scene.run_all(&["status", "status -o json", "status -o yaml"]).await;
+    let alone =
+        v1::ClusterStatus { leader: None, quorum: false, session_states: Vec::new(), ..status() };
+    scene.node.will_answer("Cluster/Status", &alone);
+    scene.run("status").await;
+    let alarmed = v1::ClusterStatus {
+        alerts: vec![reason("node_lost", "node n3 is lost since 5m; its 2 instances are replaced")],
+        ..status()
+    };
+    scene.node.will_answer("Cluster/Status", &alarmed);
+    scene.run("status").await;
+    let seen = vec![
+        node("n1", "READY", "OPEN"),
+        node("n2", "UNREACHABLE", "DRAINING"),
+        node("n3", "LOST", "CORDONED"),
+    ];
+    let seen = v1::NodesResponse { as_of: old(), ..nodes(seen) };
+    scene.node.will_answer("Cluster/Nodes", &seen);
+    scene.run_all(&["nodes", "nodes -o yaml", "nodes --color always"]).await;
+    scene.ends("cluster");
+}
+
+#[tokio::test]
+async fn nodes_are_emptied_and_filled() {
+    let mut scene = Scene::new().await;
+    let is = |schedule: &str, instances, note: &str| v1::Node {
+        instances,
+        note: note.into(),
+        ..node("w1", "READY", schedule)
+    };
+    let set = "Cluster/SetNodeSchedule";
+    scene.node.will_answer(set, &is("DRAINING", 3, "no other node has room for 1 of them"));
+    scene.run("node drain w1").await;
+    scene.node.will_answer("Cluster/Nodes", &nodes(vec![is("DRAINING", 3, "")]));
+    scene.run("node drain w1 --wait --wait-timeout 200ms").await;
+    scene.node.will_answer("Cluster/Nodes", &nodes(vec![is("OPEN", 3, "")]));
+    scene.run("node drain w1 --wait").await;
+    scene.node.will_answer("Cluster/Nodes", &nodes(Vec::new()));
+    scene.run("node drain w1 --wait").await;
+    scene.node.will_answer("Cluster/Nodes", &nodes(vec![is("DRAINING", 0, "")]));
+    scene.run("node drain w1 --wait").await;
+    scene.node.will_answer(set, &is("DRAINING", 0, ""));
+    scene.run("node drain w1 --wait -o json").await;
+    scene.node.will_answer(set, &is("CORDONED", 3, ""));
+    scene.run("node cordon w1").await;
+    scene.node.will_answer(set, &is("OPEN", 3, "it was open already"));
+    scene.run_all(&["node uncordon w1", "node uncordon w1 -o yaml"]).await;
+    let note = "node w1 is forgotten, with 3 instances";
+    scene.node.will_answer("Cluster/ForgetNode", &v1::ForgetNodeResponse { note: note.into() });
+    scene.run_all(&["node forget w1", "node forget w1 --force --yes -o json"]).await;
+    scene.ends("node");
+}
+
+#[tokio::test]
+async fn records() {
+    let mut scene = Scene::new().await;
+    let entry = |as_of| v1::KvEntry {
+        key: "version-routing/org.example:my-slice".into(),
+        value_json: r#"{"slice":"org.example:my-slice","weights":"1:3","n":7}"#.into(),
+        as_of,
+    };
+    scene.node.will_answer("Cluster/KvGet", &entry(fresh()));
+    let line = "kv get version-routing/org.example:my-slice";
+    for format in ["", "-o json", "-o yaml"] {
+        scene.run(&format!("{line} {format}")).await;
+    }
+    scene.node.will_answer("Cluster/KvGet", &entry(old()));
+    scene.run(line).await;
+    let broken = v1::KvEntry { value_json: "{".into(), ..entry(fresh()) };
+    scene.node.will_answer("Cluster/KvGet", &broken);
+    scene.run(line).await;
+    scene.ends("kv");
+}
+
+#[tokio::test]
+async fn records_by_their_beginning() {
+    let mut scene = Scene::new().await;
+    let entry = |key: &str, value: &str| v1::KvEntry {
+        key: key.into(),
+        value_json: value.into(),
+        as_of: None,
+    };
+    let page = v1::KvListResponse {
+        entries: vec![entry("instances/a", r#"{"state":"READY"}"#), entry("instances/b", "7")],
+        next_page_token: String::new(),
+        as_of: old(),
+    };
+    scene.node.will_answer("Cluster/KvList", &page);
+    scene.run_all(&["kv list instances/", "kv list -o json", "kv list instances/ -o yaml"]).await;
+    let change = |kind: &str, index, key: &str, value: Option<&str>| v1::KvChange {
+        kind: kind.into(),
+        key: key.into(),
+        value_json: value.map(str::to_owned),
+        index,
+    };
+    let story = [
+        change("PUT", 40, "instances/a", Some(r#"{"state":"READY"}"#)),
+        change("SYNCED", 41, "", None),
+        change("DELETE", 43, "instances/a", None),
+    ];
+    scene.node.will_stream_all("Cluster/KvWatch", &story);
+    for line in ["kv watch instances/", "kv watch --from 41 -o json", "kv watch -o yaml"] {
+        scene.run(line).await;
+    }
+    scene.ends("kv_many");
+}
+
+#[tokio::test]
+async fn events() {
+    let mut scene = Scene::new().await;
+    let told = |index, n, id: &str, event: &str| v1::EventsResponse {
+        event: Some(v1::Event {
+            index,
+            n,
+            wall_ms: 1_704_067_200_000,
+            actor: "alice".into(),
+            kind: "update".into(),
+            id: id.into(),
+            event: event.into(),
+        }),
+        position: Some(v1::EventPosition { index, n }),
+        as_of: None,
+    };
+    let end = v1::EventsResponse {
+        event: None,
+        position: Some(v1::EventPosition { index: 41, n: 0 }),
+        as_of: old(),
+    };
+    let story = [told(30, 0, "u1f", "started"), told(41, 1, "u1f", "routing 1:3"), end];
+    scene.node.will_stream_all("Cluster/Events", &story);
+    for line in ["events", "events -n 20 --subject update/u1f -o json", "events --after 29 -o yaml"]
+    {
+        scene.run(line).await;
+    }
+    for line in ["events --subject colour", "events --after x", "events --after 1 -n 2"] {
+        scene.run(line).await;
+    }
+    scene.ends("events");
+}

@@ -1,0 +1,151 @@
+//! What every verb makes of a refusal, of silence, and of an outcome that is
+//! not known.
+
+use std::process::Output;
+
+use tonic::Status;
+
+use super::answers::{lost, not_there, refused};
+use super::scene::{Scene, exit_code};
+
+/// Every verb that asks a cluster, with whether it may change something.
+const VERBS: &[(&str, bool)] = &[
+    ("update start org.example:my-slice 2.0.0", true),
+    ("update routing current -r 1:3", true),
+    ("update status current", false),
+    ("update list", false),
+    ("update health current", false),
+    ("update complete current", true),
+    ("update rollback current", true),
+    ("update resume current", true),
+    ("update approve current", true),
+    ("update watch current", false),
+    ("update explain current", false),
+    ("update set current --preset strict", true),
+    ("update undo current", true),
+    ("update cleanup current", true),
+    ("update plan org.example:my-slice 2.0.0", false),
+    ("update history current", false),
+    ("update diff current", false),
+    ("artifact push DIR/slice", true),
+    ("artifact list", false),
+    ("artifact info org.example:my-slice:1.0.0", false),
+    ("deploy org.example:my-slice:1.0.0", true),
+    ("scale org.example:my-slice -n 2", true),
+    ("undeploy org.example:my-slice", true),
+    ("status", false),
+    ("nodes", false),
+    ("node drain w1", true),
+    ("node cordon w1", true),
+    ("node uncordon w1", true),
+    ("node forget w1", true),
+    ("slices", false),
+    ("logs org.example:my-slice", false),
+    ("kv get x", false),
+    ("kv list", false),
+    ("kv watch", false),
+    ("events", false),
+    ("artifact remove org.example:my-slice:1.0.0", true),
+];
+
+async fn scene() -> Scene {
+    let scene = Scene::new().await;
+    let manifest = "artifact = 'org.example:my-slice:1.0.0'\n[run]\ncommand = ['./server']\n";
+    scene.file("slice/slice.toml", manifest);
+    scene.file("slice/server", "#!/bin/sh\n");
+    scene
+}
+
+async fn run(scene: &Scene, line: &str, timeout: &str) -> Output {
+    let line = line.replace("DIR", &scene.dir().display().to_string());
+    let mut command = scene.command(line.split_whitespace());
+    command.env("AETHER_TIMEOUT", timeout);
+    tokio::time::timeout(super::scene::PATIENCE, command.output()).await.unwrap().unwrap()
+}
+
+/// A verb that is added must be in the list above.
+#[tokio::test]
+async fn the_list_of_verbs_is_complete() {
+    let scene = Scene::new().await;
+    let reference = String::from_utf8(run(&scene, "reference", "1s").await.stdout).unwrap();
+    let asks_nobody = ["node", "dev", "demo", "completions", "man"];
+    let mut verbs: Vec<&str> =
+        reference.lines().filter_map(|line| line.strip_prefix("## aether ")).collect();
+    let groups: Vec<&str> = verbs.iter().filter_map(|verb| Some(verb.split_once(' ')?.0)).collect();
+    verbs.retain(|verb| {
+        !groups.contains(verb) && !asks_nobody.contains(verb) && !verb.starts_with("context ")
+    });
+    assert!(verbs.len() >= 20, "{verbs:?}");
+    for verb in verbs {
+        let known = VERBS.iter().any(|(line, _)| line.strip_prefix(verb).is_some());
+        assert!(known, "'aether {verb}' is not tried: add it to VERBS");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_code() {
+    let scene = scene().await;
+    let mut text = String::new();
+    let invalid = Status::invalid_argument("this makes no sense to the node; see 'aether --help'");
+    let full = Status::resource_exhausted("");
+    for status in [not_there(), refused(), invalid, full] {
+        scene.node.will_refuse(status.clone());
+        text.push_str(&format!("{:?}: {}\n", status.code(), status.message()));
+        for (line, _) in VERBS {
+            let output = run(&scene, line, "30s").await;
+            assert_eq!(output.stdout, b"", "'{line}'");
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            let same = format!("error: {}\n", status.message());
+            let said = if stderr == same { "(the same)\n" } else { &stderr };
+            text.push_str(&format!("  aether {line}: exit {}: {said}", exit_code(&output)));
+        }
+        text.push('\n');
+    }
+    let mut scene = scene;
+    scene.note(&text);
+    scene.ends("refusals");
+}
+
+#[tokio::test]
+async fn nobody_there_changes_nothing() {
+    let mut scene = scene().await;
+    let nobody = scene.nobody().to_owned();
+    for (line, _) in VERBS {
+        let output = run(&scene, &format!("--addr {nobody} {line}"), "30s").await;
+        assert_eq!(exit_code(&output), "3", "'{line}': {output:?}");
+        assert_eq!(output.stdout, b"", "'{line}'");
+    }
+    scene.run(&format!("status --addr {nobody},{nobody}")).await;
+    scene.ends("unreachable");
+}
+
+/// Seconds, since every try is made until the time is over: so side by side.
+#[tokio::test]
+async fn no_answer_and_an_unknown_outcome_are_told_apart() {
+    for (status, read, write) in [(Status::unavailable("no leader"), "3", "3"), (lost(), "3", "6")]
+    {
+        let scene = scene().await;
+        scene.node.will_refuse(status.clone());
+        // Long enough that no try is still under way at the end because so many
+        // began at once.
+        let outputs = VERBS.iter().map(|(line, _)| run(&scene, line, "8s"));
+        let outputs = futures::future::join_all(outputs).await;
+        for ((line, changes), output) in VERBS.iter().zip(outputs) {
+            let expected = if *changes { write } else { read };
+            // On a machine that stands still, the last try may be cut off, which
+            // does leave a write open: alone it is not.
+            let cut = String::from_utf8_lossy(&output.stderr).contains("Timeout expired");
+            let output = if cut { run(&scene, line, "20s").await } else { output };
+            let what = format!("'{line}' on {:?}: {output:?}", status.code());
+            assert_eq!(exit_code(&output), expected, "{what}");
+            assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{what}");
+        }
+    }
+    let mut scene = scene().await;
+    scene.node.will_refuse(lost());
+    for line in ["update routing current -r 1:3", "slices"] {
+        let output = run(&scene, line, "2s").await;
+        scene.note(&format!("aether {line}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    scene.ends("unknown_outcome");
+}
