@@ -4,6 +4,7 @@ mod faults;
 mod ingress;
 mod nodes;
 mod placement;
+mod preconditions;
 mod preview;
 mod random;
 mod scenarios;

@@ -243,7 +243,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Approve { update }).await
+        let command = Command::Approve { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn complete(
@@ -252,7 +253,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        let command = Command::Complete { update, force: request.force };
+        let (force, if_modified) = (request.force, request.if_modified);
+        let command = Command::Complete { update, force, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -262,8 +264,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        let (now, force) = (request.now, request.force);
-        let command = Command::Rollback { update, now, reason: None, force };
+        let (now, force, if_modified) = (request.now, request.force, request.if_modified);
+        let command = Command::Rollback { update, now, reason: None, force, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -273,7 +275,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Resume { update }).await
+        let command = Command::Resume { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn health(
