@@ -7,9 +7,7 @@ use aether_core::records::{
     CleanupPolicy, DeadlineAction, Desired, Observed, Reason, UpdateOptions, UpdateState as S,
 };
 
-use crate::world::{
-    SLICE, World, approve, complete, complete_forced, resume, rollback, routing, start,
-};
+use crate::world::*;
 
 fn history(world: &World, id: &aether_core::ids::UpdateId) -> String {
     let update = world.update(id);
@@ -551,17 +549,7 @@ fn force_ends_an_update_whose_last_instance_is_on_a_dead_node() {
         assert!(!world.state_of(&id).is_terminal());
         let waits = &world.plan().waits[&SLICE.parse().unwrap()];
         assert!(waits.iter().any(|wait| wait.unblock.contains("--force")), "{waits:?}");
-        world.ok(if forward {
-            complete_forced(&id)
-        } else {
-            Command::Rollback {
-                update: id.clone(),
-                now: false,
-                reason: None,
-                force: true,
-                if_modified: None,
-            }
-        });
+        world.ok(if forward { complete_forced(&id) } else { rollback_by(&id, false, true) });
         world.settle();
         assert!(world.state_of(&id).is_terminal());
         // The node comes back and stops what it was told to.
@@ -620,13 +608,7 @@ fn a_rollback_that_waits_for_capacity_can_be_told_not_to() {
     world.ok(rollback(&id));
     world.rounds(50);
     assert_eq!(world.update(&id).weights.to_string(), "1:0");
-    let now = Command::Rollback {
-        update: id.clone(),
-        now: true,
-        reason: None,
-        force: false,
-        if_modified: None,
-    };
+    let now = rollback_by(&id, true, false);
     world.ok(now.clone());
     assert_eq!(world.update(&id).weights.to_string(), "0:1");
     assert!(matches!(world.propose(now), Err(Refusal::WrongState { .. })));

@@ -381,13 +381,11 @@ pub fn routing(id: &UpdateId, ratio: &str) -> Command {
 }
 
 pub fn rollback(id: &UpdateId) -> Command {
-    Command::Rollback {
-        update: id.clone(),
-        now: false,
-        reason: None,
-        force: false,
-        if_modified: None,
-    }
+    rollback_by(id, false, false)
+}
+
+pub fn rollback_by(id: &UpdateId, now: bool, force: bool) -> Command {
+    Command::Rollback { update: id.clone(), now, reason: None, force, if_modified: None }
 }
 
 pub fn complete(id: &UpdateId) -> Command {
