@@ -13,6 +13,8 @@ mod lost;
 mod minority;
 mod nginx;
 mod refusals;
+mod rest;
 mod restart;
 mod rollback;
+mod schemathesis;
 mod walk;

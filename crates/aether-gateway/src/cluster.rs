@@ -1,53 +1,70 @@
-//! `/api/status`, `/api/nodes` and `/api/slices`: what is there.
-
-use std::sync::Arc;
+//! `/api/status` and `/api/nodes`: the cluster itself.
 
 use aether_proto::json::to_json;
 use aether_proto::v1;
-use aether_proto::v1::cluster_server::Cluster;
-use aether_proto::v1::slices_server::Slices;
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use serde::Deserialize;
+use http::StatusCode;
 use serde_json::Value;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::Services;
 use crate::call::{answer, request};
-use crate::extract::Params;
+use crate::extract::NodeRef;
 use crate::problem::{Kind, Problem};
+use crate::schema::InNode;
 
-pub(crate) fn routes<C: Cluster>() -> Router<Arc<C>> {
-    Router::new().route("/status", get(status::<C>)).route("/nodes", get(nodes::<C>))
+pub(crate) fn routes() -> OpenApiRouter<Services> {
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(nodes)).routes(routes!(node))
 }
 
-pub(crate) fn slice_routes<S: Slices>() -> Router<Arc<S>> {
-    Router::new().route("/slices", get(slices::<S>))
-}
-
-async fn status<C: Cluster>(State(cluster): State<Arc<C>>) -> Result<Json<Value>, Problem> {
-    let call = cluster.status(request(v1::StatusRequest {}));
+/// Who leads, how far the log is, and who holds routing tables.
+#[utoipa::path(
+    get, path = "/status", tag = "cluster", operation_id = "clusterStatus",
+    responses((status = 200, description = "The status.", body = v1::ClusterStatus))
+)]
+async fn status(State(services): State<Services>) -> Result<Json<Value>, Problem> {
+    let call = services.cluster.status(request(v1::StatusRequest {}));
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
 
-async fn nodes<C: Cluster>(State(cluster): State<Arc<C>>) -> Result<Json<Value>, Problem> {
-    let call = cluster.nodes(request(v1::NodesRequest {}));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+async fn all(services: &Services) -> Result<v1::NodesResponse, Problem> {
+    answer(Kind::Read, services.cluster.nodes(request(v1::NodesRequest {}))).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SliceParams {
-    #[serde(default)]
-    slice: String,
-    #[serde(default)]
-    stale: bool,
+/// The nodes that run instances.
+#[utoipa::path(
+    get, path = "/nodes", tag = "cluster", operation_id = "listNodes",
+    responses((status = 200, description = "The nodes.", body = v1::NodesResponse))
+)]
+async fn nodes(State(services): State<Services>) -> Result<Json<Value>, Problem> {
+    Ok(Json(to_json(&all(&services).await?)))
 }
 
-async fn slices<S: Slices>(
-    State(slices): State<Arc<S>>,
-    Params(params): Params<SliceParams>,
+/// A node that runs instances.
+#[utoipa::path(
+    get, path = "/nodes/{name}", tag = "cluster", operation_id = "getNode", params(InNode),
+    responses((status = 200, description = "The node.", body = v1::Node))
+)]
+async fn node(
+    State(services): State<Services>,
+    NodeRef(name): NodeRef,
 ) -> Result<Json<Value>, Problem> {
-    let message = v1::ListSlicesRequest { slice: params.slice, stale: params.stale };
-    let call = slices.list(request(message));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+    let v1::NodesResponse { nodes, as_of } = all(&services).await?;
+    let stale = as_of.as_ref().is_some_and(|as_of| as_of.stale);
+    match nodes.into_iter().find(|node| node.name == name) {
+        Some(node) => Ok(Json(to_json(&v1::Node { as_of, ..node }))),
+        // What an old copy does not have may exist all the same.
+        None if stale => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            format!("the leader could not be asked, and here node {name} is unknown; try again"),
+        )),
+        None => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown_node",
+            format!("node {name} is unknown; /api/nodes lists those that run instances"),
+        )),
+    }
 }

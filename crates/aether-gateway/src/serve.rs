@@ -18,6 +18,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::codegen::Service;
 
+use crate::early::{Answering, Spoken};
+
 /// How long the head of a request may take to arrive, and how long a
 /// connection may idle between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -142,10 +144,11 @@ async fn connection(
         let answer = router.clone().call(request);
         async move {
             let answer = answer.await.unwrap_or_else(|never| match never {});
-            busy.send_replace(false);
-            Ok::<_, Infallible>(answer)
+            // Busy until all of the body is sent, or given up.
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, busy)))
         }
     });
+    let stream = Spoken::new(stream, is_busy.clone());
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
