@@ -18,9 +18,20 @@ const SEED: &str = "1";
 
 /// What is expected where the tool's own idea is narrower than HTTP's.
 const CONFIG: &str = "\
-# A request that fits the document may still be refused because of the state.
+# A request that fits the document may still be refused because of the state, and
+# a GET of what the caller has is answered without it.
 [checks.positive_data_acceptance]
-expected-statuses = ['2xx', '304', '400', '404', '409', '412']
+expected-statuses = ['2xx', '304', '404', '409', '412']
+
+# No archive is made by chance, and what is sent has another digest than a random one.
+[[operations]]
+include-operation-id = 'pushArtifact'
+checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '409']
+
+# That deployTimeoutMs is above healthyMs cannot be said in a schema.
+[[operations]]
+include-operation-id = ['startUpdate', 'startUpdateUnderApi']
+checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '404', '409']
 ";
 
 /// Where `cargo xtask test` installs it.

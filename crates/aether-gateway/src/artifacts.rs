@@ -21,7 +21,7 @@ use crate::digest::{self, REPR_DIGEST};
 use crate::extract::{ArtifactRef, Caller, Params};
 use crate::precondition::is_known;
 use crate::problem::{Kind, Problem};
-use crate::schema::{self, IfNoneMatch, InArtifact, WriteHeaders};
+use crate::schema::{self, Digests, IfNoneMatch, InArtifact, WriteHeaders};
 use crate::upload::{self, UPLOAD_TIME_MAX, Upload};
 
 /// The type of an archive.
@@ -94,11 +94,7 @@ struct PushParams {
 /// another one is refused as `artifact_differs`.
 #[utoipa::path(
     put, path = "/artifacts/{artifact}", tag = "artifacts", operation_id = "pushArtifact",
-    params(
-        InArtifact, PushParams, WriteHeaders,
-        ("Repr-Digest" = Option<String>, Header, description = "RFC 9530; `sha-256` is checked."),
-        ("Content-Digest" = Option<String>, Header, description = "Likewise."),
-    ),
+    params(InArtifact, PushParams, WriteHeaders, Digests),
     request_body(
         description = "A tar.gz with a slice.toml, at most 1 GiB.",
         content((schema::Archive = "application/gzip"), (schema::Archive = "application/octet-stream")),

@@ -37,6 +37,7 @@ pub(crate) fn document(api: &OpenApi) -> Value {
     let problem = serde_json::to_value(schema::Problem::schema()).expect("a schema is plain data");
     schemas.insert("Problem".to_owned(), problem);
     for (name, schema) in schemas.iter_mut() {
+        described_once(schema);
         close(schema);
         // Answers leave out what is absent; a request may say null as well.
         if !name.ends_with("Body") {
@@ -56,6 +57,24 @@ fn members(value: &mut Value) -> &mut Map<String, Value> {
         *value = json!({});
     }
     value.as_object_mut().expect("it was just made one")
+}
+
+/// A member whose type describes itself, and which says more, comes as both:
+/// what it is, with what it says instead.
+fn described_once(schema: &mut Value) {
+    if let Some(Value::Array(parts)) = schema.get_mut("allOf")
+        && let [what, says] = parts.as_mut_slice()
+        && says.get("properties").is_none()
+    {
+        let (mut what, says) = (what.take(), says["description"].take());
+        what["description"] = says;
+        *schema = what;
+    }
+    match schema {
+        Value::Object(members) => members.values_mut().for_each(described_once),
+        Value::Array(parts) => parts.iter_mut().for_each(described_once),
+        _ => {}
+    }
 }
 
 /// An object has the members that are described and no others.
@@ -103,6 +122,9 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
         // Ids are unique in the document.
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         operation["operationId"] = format!("{id}UnderApi").into();
+    }
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        without_nulls(&mut parameter["schema"]);
     }
     let has_body = operation.get("requestBody").is_some();
     if has_body {

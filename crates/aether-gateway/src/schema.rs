@@ -209,6 +209,19 @@ pub(crate) struct IfNoneMatch {
     if_none_match: Option<String>,
 }
 
+/// The digest of an archive, checked against what arrives.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)] // Only its schema is used; `digest.rs` reads it.
+pub(crate) struct Digests {
+    /// RFC 9530: the `sha-256` of the archive.
+    #[param(rename = "Repr-Digest", required = false, pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$")]
+    repr_digest: Option<String>,
+    /// Likewise: what is sent is the archive.
+    #[param(rename = "Content-Digest", required = false, pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$")]
+    content_digest: Option<String>,
+}
+
 /// The update in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
