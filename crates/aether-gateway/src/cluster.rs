@@ -5,18 +5,26 @@ use aether_proto::v1;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::Value;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
 use crate::call::{answer, request};
-use crate::extract::NodeRef;
+use crate::extract::{Caller, NodeRef, OptionalJson, Params};
 use crate::problem::{Kind, Problem};
-use crate::schema::InNode;
+use crate::schema::{EmptyBody, InNode, WriteHeaders};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
-    OpenApiRouter::new().routes(routes!(status)).routes(routes!(nodes)).routes(routes!(node))
+    OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(nodes))
+        .routes(routes!(node, forget))
+        .routes(routes!(cordon))
+        .routes(routes!(uncordon))
+        .routes(routes!(drain))
 }
 
 /// Who leads, how far the log is, and who holds routing tables.
@@ -67,4 +75,91 @@ async fn node(
             format!("node {name} is unknown; /api/nodes lists those that run instances"),
         )),
     }
+}
+
+async fn schedule(
+    services: Services,
+    NodeRef(node): NodeRef,
+    caller: Caller,
+    schedule: &str,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let schedule = schedule.to_owned();
+    let message = v1::SetNodeScheduleRequest { node, schedule, request_id, actor };
+    let call = services.cluster.set_node_schedule(request(message));
+    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
+}
+
+/// A node takes no new instances, and keeps what it has.
+#[utoipa::path(
+    post, path = "/nodes/{name}/cordon", tag = "cluster", operation_id = "cordonNode",
+    params(InNode, WriteHeaders), request_body = Option<EmptyBody>,
+    responses((status = 200, description = "The node after it.", body = v1::Node))
+)]
+async fn cordon(
+    State(services): State<Services>,
+    node: NodeRef,
+    caller: Caller,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
+) -> Result<Json<Value>, Problem> {
+    schedule(services, node, caller, "CORDONED").await
+}
+
+/// A node takes new instances again.
+#[utoipa::path(
+    post, path = "/nodes/{name}/uncordon", tag = "cluster", operation_id = "uncordonNode",
+    params(InNode, WriteHeaders), request_body = Option<EmptyBody>,
+    responses((status = 200, description = "The node after it.", body = v1::Node))
+)]
+async fn uncordon(
+    State(services): State<Services>,
+    node: NodeRef,
+    caller: Caller,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
+) -> Result<Json<Value>, Problem> {
+    schedule(services, node, caller, "OPEN").await
+}
+
+/// What a node has moves to other nodes.
+#[utoipa::path(
+    post, path = "/nodes/{name}/drain", tag = "cluster", operation_id = "drainNode",
+    params(InNode, WriteHeaders), request_body = Option<EmptyBody>,
+    responses((status = 200, description = "The node after it.", body = v1::Node))
+)]
+async fn drain(
+    State(services): State<Services>,
+    node: NodeRef,
+    caller: Caller,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
+) -> Result<Json<Value>, Problem> {
+    schedule(services, node, caller, "DRAINING").await
+}
+
+/// How a node is to be forgotten.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ForgetParams {
+    /// Though it is only UNREACHABLE, and not yet LOST.
+    #[serde(default)]
+    #[param(required = false)]
+    force: bool,
+}
+
+/// A node that is lost will not come back: it is forgotten with its instances.
+#[utoipa::path(
+    delete, path = "/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
+    params(InNode, ForgetParams, WriteHeaders),
+    responses((status = 200, description = "It is forgotten.", body = v1::ForgetNodeResponse))
+)]
+async fn forget(
+    State(services): State<Services>,
+    NodeRef(node): NodeRef,
+    Params(params): Params<ForgetParams>,
+    caller: Caller,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let message = v1::ForgetNodeRequest { node, force: params.force, request_id, actor };
+    let call = services.cluster.forget_node(request(message));
+    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
 }

@@ -13,11 +13,16 @@
 //! | `GET /rolling-update/{id}` | `Updates.Get` |
 //! | `POST /rolling-update/{id}/routing` | `Updates.SetRouting` |
 //! | `POST /rolling-update/{id}/{complete,rollback,approve,resume}` | the same |
-//! | `GET /rolling-update/{id}/{health,explain}` | the same |
+//! | `POST /rolling-update/{id}/{undo,cleanup}` | the same |
+//! | `PATCH /rolling-update/{id}` | `Updates.SetOptions` |
+//! | `GET /rolling-update/{id}/{health,explain,history,diff}` | the same |
+//! | `POST /rolling-update/plan` | `Updates.Plan` |
 //! | `GET /rolling-updates` | `Updates.List` |
-//! | `GET /api/{status,nodes}`, `/api/nodes/{name}` | `Cluster` |
+//! | `GET /api/{status,nodes}`; `GET`, `DELETE /api/nodes/{name}` | `Cluster` |
+//! | `POST /api/nodes/{name}/{cordon,uncordon,drain}` | `Cluster.SetNodeSchedule` |
 //! | `GET`, `POST /api/slices`; `GET`, `DELETE /api/slices/{slice}` | `Slices` |
 //! | `POST /api/slices/{slice}/scale`, `GET /api/slices/{slice}/logs` | the same |
+//! | `GET /api/slices/{slice}/diff` | `Updates.Diff` |
 //! | `GET /api/artifacts`; `GET`, `PUT /api/artifacts/{artifact}` | `Artifacts` |
 //! | `GET /api/artifacts/{artifact}/archive` | `Artifacts.Fetch` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
@@ -37,6 +42,7 @@ mod extract;
 mod guard;
 mod openapi;
 mod ops;
+mod options;
 mod precondition;
 mod problem;
 mod schema;
@@ -90,12 +96,13 @@ pub struct Services {
 /// `readiness` is asked at `/health/ready`, `metrics` at `/metrics`.
 pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metrics) -> Router {
     let process = ops::Process { readiness: Arc::new(readiness), metrics: Arc::new(metrics) };
-    let api = updates::routes()
+    let updates = || updates::routes().merge(options::routes());
+    let api = updates()
         .merge(cluster::routes())
         .merge(slices::routes())
         .merge(artifacts::routes());
     let (router, api) = OpenApiRouter::with_openapi(openapi::base())
-        .merge(updates::routes())
+        .merge(updates())
         .nest("/api", api)
         .with_state(services)
         .merge(ops::routes().with_state(process))

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, schema::SchemaFormat};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -123,6 +124,14 @@ texts! {
         most: 12,
         example: "GRACE_PERIOD",
     };
+    Preset: Text {
+        says: "Thresholds by name: default, strict or relaxed; upper or lower case.",
+        pattern: "([Dd][Ee][Ff][Aa][Uu][Ll][Tt]|[Ss][Tt][Rr][Ii][Cc][Tt]|\
+                  [Rr][Ee][Ll][Aa][Xx][Ee][Dd])"
+            .to_owned(),
+        most: 7,
+        example: "strict",
+    };
     DeployFailure: Text {
         says: "What follows when the new version does not deploy; upper or lower case.",
         pattern: "([Rr][Oo][Ll][Ll][Bb][Aa][Cc][Kk]|[Pp][Aa][Uu][Ss][Ee]|[Ff][Aa][Ii][Ll])"
@@ -169,6 +178,11 @@ pub(crate) struct Problem {
     /// The same as `detail`, for scripts written against the Java system.
     error: String,
 }
+
+/// A body without members.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EmptyBody {}
 
 /// Headers of a write.
 #[derive(IntoParams)]

@@ -31,6 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
         .routes(routes!(slice, undeploy))
         .routes(routes!(scale))
         .routes(routes!(logs))
+        .routes(routes!(diff))
 }
 
 /// Which slices are wanted, and how they are to be read.
@@ -201,6 +202,42 @@ async fn undeploy(
     let message = v1::UndeployRequest { slice, request_id, actor };
     let done = answer(Kind::Write, services.slices.undeploy(request(message))).await?;
     Ok((StatusCode::ACCEPTED, Json(to_json(&done))).into_response())
+}
+
+/// Two revisions of a slice.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DiffParams {
+    /// A revision's number; 0, or absent, is what serves now.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    from: u32,
+    /// Likewise.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    to: u32,
+}
+
+/// How two revisions of a slice differ.
+#[utoipa::path(
+    get, path = "/slices/{slice}/diff", tag = "slices", operation_id = "sliceDiff",
+    params(InSlice, DiffParams),
+    responses((status = 200, description = "The differences.", body = v1::RevisionDiff))
+)]
+async fn diff(
+    State(services): State<Services>,
+    SliceRef(slice): SliceRef,
+    Params(params): Params<DiffParams>,
+) -> Result<Json<Value>, Problem> {
+    let message = v1::DiffRequest {
+        update_id: String::new(),
+        slice,
+        from_revision: params.from,
+        to_revision: params.to,
+    };
+    let call = services.updates.diff(request(message));
+    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
 
 /// Which log lines are wanted.

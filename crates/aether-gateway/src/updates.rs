@@ -16,7 +16,8 @@ use crate::call::{answer, request};
 use crate::extract::{Caller, Json, OptionalJson, Params, UpdateRef};
 use crate::precondition::{etag, is_known};
 use crate::problem::{Kind, Problem};
-use crate::schema::{self, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
+use crate::options::StartBody;
+use crate::schema::{self, EmptyBody, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
     OpenApiRouter::new()
@@ -30,6 +31,9 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
         .routes(routes!(resume))
         .routes(routes!(health))
         .routes(routes!(explain))
+        .routes(routes!(cleanup))
+        .routes(routes!(history))
+        .routes(routes!(diff))
 }
 
 /// An update as the body, and its `modified` as ETag for `If-Match`.
@@ -38,54 +42,20 @@ fn update(status: StatusCode, update: &v1::Update) -> Response {
     (status, etag, axum::Json(to_json(update))).into_response()
 }
 
+/// A new update, and where it is.
+pub(crate) fn created(started: &v1::Update) -> Response {
+    let mut response = update(StatusCode::CREATED, started);
+    if let Ok(place) = HeaderValue::try_from(format!("/rolling-update/{}", started.update_id)) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
 /// Waits for a change of an update, and answers with what it left.
-async fn changed(
+pub(crate) async fn changed(
     call: impl Future<Output = Result<tonic::Response<v1::Update>, Status>>,
 ) -> Result<Response, Problem> {
     Ok(update(StatusCode::OK, &answer(Kind::Write, call).await?))
-}
-
-/// Options of a new update.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct StartBody {
-    /// The slice to update.
-    #[schema(inline, value_type = schema::SliceName)]
-    artifact_base: String,
-    /// The version to move to.
-    #[schema(inline, value_type = schema::Version)]
-    version: String,
-    /// Instances of the new version; as many as the current one is to have if
-    /// absent, 1 if nothing is deployed.
-    #[schema(minimum = 1, maximum = 10000)]
-    instances: Option<u32>,
-    /// Share of failed requests above which the update pauses; 0.01 if absent.
-    #[schema(minimum = 0, maximum = 1)]
-    max_error_rate: Option<f64>,
-    /// p99 latency in milliseconds above which the update pauses; 500 if absent.
-    #[schema(minimum = 1, maximum = 4294967295u32)]
-    max_latency_ms: Option<u32>,
-    /// Every routing change waits for approval.
-    require_manual_approval: Option<bool>,
-    /// IMMEDIATE if absent.
-    #[schema(inline, value_type = Option<schema::CleanupPolicy>)]
-    cleanup_policy: Option<String>,
-    /// How long GRACE_PERIOD keeps the old set, milliseconds; 300000 if absent.
-    #[schema(maximum = 2592000000u64)]
-    grace_ms: Option<u64>,
-    /// How long DEPLOYING may last, milliseconds, longer than `healthyMs`; 300000
-    /// if absent.
-    #[schema(minimum = 1, maximum = 2592000000u64)]
-    deploy_timeout_ms: Option<u64>,
-    /// ROLLBACK if absent.
-    #[schema(inline, value_type = Option<schema::DeployFailure>)]
-    on_deploy_failure: Option<String>,
-    /// How long every new instance must have been ready before DEPLOYED,
-    /// milliseconds; 1000 if absent.
-    #[schema(maximum = 2592000000u64)]
-    healthy_ms: Option<u64>,
-    preset: Option<String>,
-    min_requests: Option<u64>,
 }
 
 /// Starts an update; the new version is deployed at 0 % traffic.
@@ -106,29 +76,9 @@ async fn start(
     Json(body): Json<StartBody>,
 ) -> Result<Response, Problem> {
     let caller = caller.without_precondition()?;
-    let message = v1::StartUpdateRequest {
-        artifact_base: body.artifact_base,
-        version: body.version,
-        instances: body.instances,
-        max_error_rate: body.max_error_rate,
-        max_latency_ms: body.max_latency_ms,
-        manual_approval: body.require_manual_approval.unwrap_or_default(),
-        cleanup_policy: body.cleanup_policy.unwrap_or_default(),
-        grace_ms: body.grace_ms,
-        deploy_timeout_ms: body.deploy_timeout_ms,
-        on_deploy_failure: body.on_deploy_failure.unwrap_or_default(),
-        healthy_ms: body.healthy_ms,
-        preset: body.preset.unwrap_or_default(),
-        min_requests: body.min_requests,
-        request_id: caller.request_id,
-        actor: caller.actor,
-    };
+    let message = body.message(caller.request_id, caller.actor);
     let started = answer(Kind::Write, services.updates.start(request(message))).await?;
-    let mut response = update(StatusCode::CREATED, &started);
-    if let Ok(place) = HeaderValue::try_from(format!("/rolling-update/{}", started.update_id)) {
-        response.headers_mut().insert(header::LOCATION, place);
-    }
-    Ok(response)
+    Ok(created(&started))
 }
 
 /// How an update is to be read.
@@ -319,11 +269,6 @@ async fn rollback(
     changed(services.updates.rollback(request(message))).await
 }
 
-/// A body without members.
-#[derive(Deserialize, Default, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct EmptyBody {}
-
 /// The message of a change that takes nothing but the update.
 async fn reference(
     services: &Services,
@@ -400,5 +345,54 @@ async fn explain(
 ) -> Result<Response, Problem> {
     let message = v1::UpdateRef { update_id, ..Default::default() };
     let found = answer(Kind::Read, services.updates.explain(request(message))).await?;
+    Ok(axum::Json(to_json(&found)).into_response())
+}
+
+/// Removes the set that a completed update keeps warm.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/cleanup", tag = "updates", operation_id = "cleanUpUpdate",
+    params(InUpdate, WriteHeaders), request_body = Option<EmptyBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn cleanup(
+    State(services): State<Services>,
+    update: UpdateRef,
+    caller: Caller,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
+) -> Result<Response, Problem> {
+    let message = reference(&services, update, caller.without_precondition()?).await?;
+    changed(services.updates.cleanup(message)).await
+}
+
+/// What happened to an update, with who, why and where in the log.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/history", tag = "updates", operation_id = "updateHistory",
+    params(InUpdate),
+    responses((status = 200, description = "The entries.", body = v1::UpdateHistory))
+)]
+async fn history(
+    State(services): State<Services>,
+    UpdateRef(update_id): UpdateRef,
+) -> Result<Response, Problem> {
+    let message = v1::UpdateRef { update_id, ..Default::default() };
+    let found = answer(Kind::Read, services.updates.history(request(message))).await?;
+    Ok(axum::Json(to_json(&found)).into_response())
+}
+
+/// How the two revisions of an update differ.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/diff", tag = "updates", operation_id = "updateDiff",
+    params(InUpdate),
+    responses((status = 200, description = "The differences.", body = v1::RevisionDiff))
+)]
+async fn diff(
+    State(services): State<Services>,
+    UpdateRef(update_id): UpdateRef,
+) -> Result<Response, Problem> {
+    let message = v1::DiffRequest { update_id, ..Default::default() };
+    let found = answer(Kind::Read, services.updates.diff(request(message))).await?;
     Ok(axum::Json(to_json(&found)).into_response())
 }

@@ -67,6 +67,47 @@ async fn one_node_is_found_by_its_name() {
     assert_eq!(gateway.get("/api/nodes/.hidden").await.problem(400), "bad_node");
 }
 
+#[tokio::test]
+async fn nodes_are_cordoned_drained_and_forgotten() {
+    let gateway = Gateway::new();
+    let headers = [("idempotency-key", "k-1")];
+    for (verb, schedule) in [("cordon", "CORDONED"), ("uncordon", "OPEN"), ("drain", "DRAINING")] {
+        let answer = gateway.post_with(&format!("/api/nodes/n1/{verb}"), "", &headers).await;
+        assert_eq!(answer.json()["schedule"], "CORDONED", "what the service answered");
+        let asked = gateway.fake.asked().unwrap();
+        let part = format!("node: \"n1\", schedule: \"{schedule}\", request_id: \"k-1\"");
+        assert!(asked.contains(&part), "{asked}");
+    }
+    let request = Request::delete("/api/nodes/n1?force=true").body(Body::empty());
+    assert_eq!(gateway.send(request.unwrap()).await.json()["note"], "n1 is forgotten");
+    assert!(gateway.fake.asked().unwrap().contains("node: \"n1\", force: true"));
+}
+
+#[tokio::test]
+async fn an_update_is_planned_set_and_undone() {
+    let gateway = Gateway::new();
+    let body = r#"{"artifactBase":"a.b:c","version":"1.0.0","preset":"strict","minRequests":5}"#;
+    let plan = gateway.post("/rolling-update/plan", body).await;
+    assert_eq!(plan.json()["steps"][0]["byPerson"], true, "{}", plan.text);
+    let asked = gateway.fake.asked().unwrap();
+    assert!(asked.contains("preset: \"strict\", min_requests: Some(5)"), "{asked}");
+    let request = Request::patch("/rolling-update/u1f")
+        .header("content-type", "application/json")
+        .header("if-match", "\"42\"")
+        .body(Body::from(r#"{"maxLatencyMs":100,"requireManualApproval":false}"#));
+    assert_eq!(gateway.send(request.unwrap()).await.header("etag"), "\"42\"");
+    let asked = gateway.fake.asked().unwrap();
+    for part in ["max_latency_ms: Some(100)", "manual_approval: Some(false)", "if_modified: Some(42)"] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+    let undone = gateway.post("/rolling-update/u1f/undo", r#"{"routing":"1:1"}"#).await;
+    assert_eq!((undone.status.as_u16(), undone.header("location")), (201, "/rolling-update/u1f"));
+    assert!(gateway.fake.asked().unwrap().contains("routing: \"1:1\", force: false"));
+    let diff = gateway.get("/api/slices/a.b:c/diff?from=1&to=2").await;
+    assert_eq!(diff.json()["changes"][0]["after"], "\"fast\"");
+    assert!(gateway.fake.asked().unwrap().contains("from_revision: 1, to_revision: 2"));
+}
+
 fn put(path: &str, headers: &[(&str, &str)], body: Body) -> Request<Body> {
     let mut request = Request::put(path);
     for (name, value) in headers {

@@ -72,6 +72,8 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("/rolling-update/u1f", "GetUpdateRequest { update_id: \"u1f\", stale: false }"),
             ("/rolling-update/current?stale=true", "update_id: \"current\", stale: true"),
             ("/rolling-update/u1f/health", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-update/u1f/history", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-update/u1f/diff", "DiffRequest { update_id: \"u1f\", slice: \"\""),
             ("/rolling-update/u1f/explain", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false }"),
             ("/rolling-updates?all=true", "ListUpdatesRequest { all: true, stale: false }"),
@@ -90,6 +92,7 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("rollback", r#"{"now":true}"#, "now: true, force: false"),
             ("approve", "", "UpdateRef { update_id: \"u1f\", if_modified: None, request_id: \"\""),
             ("resume", "{}", "UpdateRef { update_id: \"u1f\""),
+            ("cleanup", "", "UpdateRef { update_id: \"u1f\""),
         ] {
             let answer = gateway.post(&format!("{prefix}/rolling-update/u1f/{path}"), body).await;
             assert_eq!(answer.status, 200, "{path}: {}", answer.text);

@@ -77,6 +77,34 @@ pub fn update() -> v1::Update {
     }
 }
 
+fn plan() -> v1::UpdatePlan {
+    let step = v1::PlanStep { event: "started".into(), by_person: true, ..Default::default() };
+    let ratio = v1::PlanRefusedRatio { routing: "1:0".into(), needed: 3, ready: 1 };
+    v1::UpdatePlan {
+        new_version: "2.0.0".into(),
+        steps: vec![step],
+        refused_ratios: vec![ratio],
+        nodes: vec![v1::PlanNode::default()],
+        ..Default::default()
+    }
+}
+
+fn history() -> v1::UpdateHistory {
+    let entry = v1::HistoryEntry { index: 7, actor: "ci".into(), ..Default::default() };
+    v1::UpdateHistory { update_id: "u1f".into(), entries: vec![entry], ..Default::default() }
+}
+
+fn diff() -> v1::RevisionDiff {
+    let path = "manifest.run.env.MODE".into();
+    let change = v1::FieldChange { path, before: None, after: Some("\"fast\"".into()) };
+    v1::RevisionDiff {
+        slice: "org.example:my-slice".into(),
+        to: Some(v1::Revision { number: 2, ..Default::default() }),
+        changes: vec![change],
+        ..Default::default()
+    }
+}
+
 pub fn slice() -> v1::Slice {
     let instance =
         v1::Instance { instance_id: "my-slice-1-0".into(), state: "READY".into(), ..Default::default() };
@@ -178,7 +206,6 @@ impl Updates for Fake {
             verdict: "healthy".into(),
             detail: String::new(),
             as_of: Some(v1::AsOf { index: 42, stale: true, node: "n1".into() }),
-            ..Default::default()
         };
         self.answer(request, answer).await
     }
@@ -218,19 +245,19 @@ impl Updates for Fake {
         &self,
         request: tonic::Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::UpdatePlan>, Status> {
-        self.answer(request, v1::UpdatePlan::default()).await
+        self.answer(request, plan()).await
     }
     async fn history(
         &self,
         request: tonic::Request<v1::UpdateRef>,
     ) -> Result<Response<v1::UpdateHistory>, Status> {
-        self.answer(request, v1::UpdateHistory::default()).await
+        self.answer(request, history()).await
     }
     async fn diff(
         &self,
         request: tonic::Request<v1::DiffRequest>,
     ) -> Result<Response<v1::RevisionDiff>, Status> {
-        self.answer(request, v1::RevisionDiff::default()).await
+        self.answer(request, diff()).await
     }
     type WatchStream = Answers<v1::Update>;
     async fn watch(
@@ -358,13 +385,14 @@ impl Cluster for Fake {
         &self,
         request: tonic::Request<v1::SetNodeScheduleRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        self.answer(request, v1::Node::default()).await
+        let node = v1::Node { name: "n1".into(), schedule: "CORDONED".into(), ..Default::default() };
+        self.answer(request, node).await
     }
     async fn forget_node(
         &self,
         request: tonic::Request<v1::ForgetNodeRequest>,
     ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
-        self.answer(request, v1::ForgetNodeResponse::default()).await
+        self.answer(request, v1::ForgetNodeResponse { note: "n1 is forgotten".into() }).await
     }
     async fn kv_get(
         &self,
