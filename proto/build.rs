@@ -28,10 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Public messages are also what `-o json` and REST show.
         .type_attribute(".aether.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".aether.v1", "#[serde(rename_all = \"camelCase\")]")
-        .type_attribute(
-            ".aether.v1",
-            "#[cfg_attr(feature = \"schema\", derive(utoipa::ToSchema))]",
-        )
+        .type_attribute(".aether.v1", "#[cfg_attr(feature = \"schema\", derive(utoipa::ToSchema))]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -46,10 +46,8 @@ async fn every_answer_is_one_that_the_document_describes() {
         println!("skipped: target/schemathesis is not there; 'cargo xtask test' installs it");
         return;
     };
-    let topology = Topology {
-        extra: "\n[agent]\ninstances_max = 12\n".to_owned(),
-        ..Topology::all_in_one(1)
-    };
+    let topology =
+        Topology { extra: "\n[agent]\ninstances_max = 12\n".to_owned(), ..Topology::all_in_one(1) };
     let stage = stage_with(&topology, &[("1.0.0", &[]), ("2.0.0", &[])]).await;
     stage.start("2.0.0", &[]).await.unwrap();
     let dir = stage.scratch().join("schemathesis");

@@ -28,10 +28,7 @@ use crate::upload::{self, UPLOAD_TIME_MAX, Upload};
 const GZIP: &str = "application/gzip";
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
-    OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(info, push))
-        .routes(routes!(archive))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(info, push)).routes(routes!(archive))
 }
 
 /// Which artifacts are wanted.

@@ -79,7 +79,11 @@ mod tests {
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     const FIELD: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
-    fn said(name: HeaderName, value: &str, in_query: Option<&str>) -> Result<Option<String>, Problem> {
+    fn said(
+        name: HeaderName,
+        value: &str,
+        in_query: Option<&str>,
+    ) -> Result<Option<String>, Problem> {
         let headers = HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())]);
         announced(&headers, in_query)
     }

@@ -80,7 +80,8 @@ fn in_full(written: &[u8]) -> Option<Bytes> {
     const EMPTY: &str = "content-length: 0\r\n";
     let head = std::str::from_utf8(written).ok()?;
     let line = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "))?;
-    if !head.ends_with("\r\n\r\n") || head.matches("\r\n\r\n").count() != 1 || !head.contains(EMPTY) {
+    if !head.ends_with("\r\n\r\n") || head.matches("\r\n\r\n").count() != 1 || !head.contains(EMPTY)
+    {
         return None;
     }
     let status = StatusCode::from_bytes(line.get(..3)?.as_bytes()).ok()?;

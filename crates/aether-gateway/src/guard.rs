@@ -12,9 +12,9 @@ use crate::problem::Problem;
 /// Refuses bodies that would have to be unpacked first: a few kilobytes could
 /// become gigabytes, and no request here is worth the packing.
 pub(crate) async fn plain_bodies(request: Request, next: Next) -> Response {
-    let codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
     let packed = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if !codings.clone().any(packed) {
+    if !codings.any(packed) {
         return next.run(request).await;
     }
     let problem = Problem::new(

@@ -97,10 +97,7 @@ pub struct Services {
 pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metrics) -> Router {
     let process = ops::Process { readiness: Arc::new(readiness), metrics: Arc::new(metrics) };
     let updates = || updates::routes().merge(options::routes());
-    let api = updates()
-        .merge(cluster::routes())
-        .merge(slices::routes())
-        .merge(artifacts::routes());
+    let api = updates().merge(cluster::routes()).merge(slices::routes()).merge(artifacts::routes());
     let (router, api) = OpenApiRouter::with_openapi(openapi::base())
         .merge(updates())
         .nest("/api", api)

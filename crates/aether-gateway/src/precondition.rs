@@ -57,7 +57,8 @@ fn parse(text: &str) -> Option<Tags> {
             return (!found.is_empty()).then_some(Tags::These(found));
         }
         let weak = rest.starts_with("W/");
-        let (opaque, after) = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+        let (opaque, after) =
+            rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
         if opaque.chars().any(|c| c.is_ascii_control() || c == ' ') {
             return None;
         }

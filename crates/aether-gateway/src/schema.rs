@@ -193,10 +193,22 @@ pub(crate) struct WriteHeaders {
     /// request gives the same answer, at every node and after a failover; with
     /// another request it is refused as `request_reused`. What was refused is not
     /// remembered: the same key may be used again once its reason is gone.
-    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[!-~]+$"
+    )]
     idempotency_key: Option<String>,
     /// Who asks, for the history; `rest` if absent.
-    #[param(rename = "Aether-Actor", required = false, min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
+    #[param(
+        rename = "Aether-Actor",
+        required = false,
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[!-~]+$"
+    )]
     actor: Option<String>,
 }
 
@@ -208,7 +220,11 @@ pub(crate) struct IfMatch {
     /// ETags of the update that the caller decided on, as GET gave them, or `*`.
     /// Refused as `modified` (412) if the record was changed since. A weak ETag
     /// matches nothing here.
-    #[param(rename = "If-Match", required = false, pattern = r#"^(\*|"[0-9]{1,18}"(, "[0-9]{1,18}"){0,3})$"#)]
+    #[param(
+        rename = "If-Match",
+        required = false,
+        pattern = r#"^(\*|"[0-9]{1,18}"(, "[0-9]{1,18}"){0,3})$"#
+    )]
     if_match: Option<String>,
 }
 
@@ -229,10 +245,18 @@ pub(crate) struct IfNoneMatch {
 #[allow(dead_code)] // Only its schema is used; `digest.rs` reads it.
 pub(crate) struct Digests {
     /// RFC 9530: the `sha-256` of the archive.
-    #[param(rename = "Repr-Digest", required = false, pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$")]
+    #[param(
+        rename = "Repr-Digest",
+        required = false,
+        pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$"
+    )]
     repr_digest: Option<String>,
     /// Likewise: what is sent is the archive.
-    #[param(rename = "Content-Digest", required = false, pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$")]
+    #[param(
+        rename = "Content-Digest",
+        required = false,
+        pattern = "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$"
+    )]
     content_digest: Option<String>,
 }
 

@@ -14,9 +14,9 @@ use utoipa_axum::routes;
 use crate::Services;
 use crate::call::{answer, request};
 use crate::extract::{Caller, Json, OptionalJson, Params, UpdateRef};
+use crate::options::StartBody;
 use crate::precondition::{etag, is_known};
 use crate::problem::{Kind, Problem};
-use crate::options::StartBody;
 use crate::schema::{self, EmptyBody, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {

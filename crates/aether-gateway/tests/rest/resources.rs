@@ -97,7 +97,9 @@ async fn an_update_is_planned_set_and_undone() {
         .body(Body::from(r#"{"maxLatencyMs":100,"requireManualApproval":false}"#));
     assert_eq!(gateway.send(request.unwrap()).await.header("etag"), "\"42\"");
     let asked = gateway.fake.asked().unwrap();
-    for part in ["max_latency_ms: Some(100)", "manual_approval: Some(false)", "if_modified: Some(42)"] {
+    for part in
+        ["max_latency_ms: Some(100)", "manual_approval: Some(false)", "if_modified: Some(42)"]
+    {
         assert!(asked.contains(part), "{part} in {asked}");
     }
     let undone = gateway.post("/rolling-update/u1f/undo", r#"{"routing":"1:1"}"#).await;
@@ -163,8 +165,14 @@ async fn an_archive_that_is_none_or_does_not_come_whole_is_refused() {
     assert_eq!(refused(&path, &[], "abc".into()).await, "bad_digest");
     let name = "/api/artifacts/org.example:my-slice";
     assert_eq!(refused(name, &[], "abc".into()).await, "bad_artifact");
-    assert_eq!(refused(ARTIFACT, &[("if-match", "\"1\"")], "abc".into()).await, "if_match_unsupported");
-    assert_eq!(refused(ARTIFACT, &[("content-encoding", "gzip")], "abc".into()).await, "packed_body");
+    assert_eq!(
+        refused(ARTIFACT, &[("if-match", "\"1\"")], "abc".into()).await,
+        "if_match_unsupported"
+    );
+    assert_eq!(
+        refused(ARTIFACT, &[("content-encoding", "gzip")], "abc".into()).await,
+        "packed_body"
+    );
     assert_eq!(gateway.fake.asked(), None);
     let cut = tokio_stream::iter([Ok("abc"), Err(std::io::Error::other("connection reset"))]);
     assert_eq!(refused(ARTIFACT, &[], Body::from_stream(cut)).await, "bad_body");
@@ -174,7 +182,8 @@ async fn an_archive_that_is_none_or_does_not_come_whole_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_stalls_is_given_up() {
     let gateway = Gateway::new();
-    let stalled = tokio_stream::iter([Ok::<_, std::io::Error>("abc")]).chain(tokio_stream::pending());
+    let stalled =
+        tokio_stream::iter([Ok::<_, std::io::Error>("abc")]).chain(tokio_stream::pending());
     let answer = gateway.send(put(ARTIFACT, &[], Body::from_stream(stalled))).await;
     assert_eq!(answer.problem(408), "body_too_slow");
 }

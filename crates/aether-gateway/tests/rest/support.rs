@@ -106,8 +106,11 @@ fn diff() -> v1::RevisionDiff {
 }
 
 pub fn slice() -> v1::Slice {
-    let instance =
-        v1::Instance { instance_id: "my-slice-1-0".into(), state: "READY".into(), ..Default::default() };
+    let instance = v1::Instance {
+        instance_id: "my-slice-1-0".into(),
+        state: "READY".into(),
+        ..Default::default()
+    };
     v1::Slice {
         slice: "org.example:my-slice".into(),
         version: Some("1.0.0".into()),
@@ -206,6 +209,7 @@ impl Updates for Fake {
             verdict: "healthy".into(),
             detail: String::new(),
             as_of: Some(v1::AsOf { index: 42, stale: true, node: "n1".into() }),
+            ..Default::default()
         };
         self.answer(request, answer).await
     }
@@ -353,7 +357,8 @@ impl Artifacts for Fake {
         &self,
         request: tonic::Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let pieces = ARCHIVE.chunks(10).map(|piece| Ok(v1::FetchResponse { chunk: piece.to_vec() }));
+        let pieces =
+            ARCHIVE.chunks(10).map(|piece| Ok(v1::FetchResponse { chunk: piece.to_vec() }));
         let pieces = tokio_stream::iter(pieces.collect::<Vec<_>>());
         self.answer(request, Box::pin(pieces) as Answers<_>).await
     }
@@ -385,7 +390,8 @@ impl Cluster for Fake {
         &self,
         request: tonic::Request<v1::SetNodeScheduleRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        let node = v1::Node { name: "n1".into(), schedule: "CORDONED".into(), ..Default::default() };
+        let node =
+            v1::Node { name: "n1".into(), schedule: "CORDONED".into(), ..Default::default() };
         self.answer(request, node).await
     }
     async fn forget_node(
