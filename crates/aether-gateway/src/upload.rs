@@ -73,9 +73,19 @@ pub(crate) struct Upload(Arc<Mutex<Option<Problem>>>);
 impl Upload {
     /// The messages of a push: the header, then the body piece by piece.
     pub(crate) fn of(header: v1::PushHeader, body: Body) -> (Self, Streaming<v1::PushRequest>) {
+        Self::with_patience(BODY_TIME_MAX, header, body)
+    }
+
+    /// Likewise, giving up when nothing comes for so long.
+    fn with_patience(
+        patience: Duration,
+        header: v1::PushHeader,
+        body: Body,
+    ) -> (Self, Streaming<v1::PushRequest>) {
         let ended = Arc::new(Mutex::new(None));
         let first = stream::iter([Ok(framed(Part::Header(header)))]);
-        let rest = Rest { body: body.into_data_stream(), bytes: 0, ended: Arc::clone(&ended) };
+        let (body, ended_here) = (body.into_data_stream(), Arc::clone(&ended));
+        let rest = Rest { body, patience, bytes: 0, ended: ended_here };
         let rest = stream::unfold(Some(rest), Rest::next);
         let decoder = ProstCodec::<v1::PushRequest, v1::PushRequest>::default().decoder();
         let messages = Body::from_stream(first.chain(rest));
@@ -90,6 +100,7 @@ impl Upload {
 
 struct Rest {
     body: BodyDataStream,
+    patience: Duration,
     bytes: u64,
     ended: Arc<Mutex<Option<Problem>>>,
 }
@@ -109,12 +120,12 @@ impl Rest {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, Problem> {
-        let next = tokio::time::timeout(BODY_TIME_MAX, self.body.next()).await;
+        let next = tokio::time::timeout(self.patience, self.body.next()).await;
         let piece = next.map_err(|_| {
             Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_too_slow",
-                format!("nothing of the body arrived within {} s", BODY_TIME_MAX.as_secs()),
+                format!("nothing of the body arrived within {:?}", self.patience),
             )
         })?;
         let broken = |e| Problem::bad_request("bad_body", format!("the body is not whole: {e}"));
@@ -148,4 +159,25 @@ fn framed(part: Part) -> Bytes {
     frame.put_u32(u32::try_from(length).expect("pieces are far below 4 GiB"));
     message.encode(&mut frame).expect("the buffer grows");
     frame.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_given_up_and_is_not_taken_for_whole() {
+        let first = stream::iter([Ok::<_, std::io::Error>("abc")]);
+        let body = Body::from_stream(first.chain(stream::pending()));
+        let header = v1::PushHeader { artifact: "a.b:c:1.0.0".into(), ..Default::default() };
+        let (upload, mut messages) =
+            Upload::with_patience(Duration::from_millis(1), header.clone(), body);
+        let first = messages.message().await.unwrap().unwrap();
+        assert_eq!(first.part, Some(Part::Header(header)));
+        let second = messages.message().await.unwrap().unwrap();
+        assert_eq!(second.part, Some(Part::Chunk(b"abc".to_vec())));
+        assert!(upload.problem().is_none());
+        messages.message().await.unwrap_err();
+        assert_eq!(upload.problem().unwrap().code(), "body_too_slow");
+    }
 }

@@ -2,7 +2,6 @@
 
 use axum::body::Body;
 use http::Request;
-use tokio_stream::StreamExt;
 
 use crate::support::{ARCHIVE, Gateway, SHA256};
 
@@ -177,15 +176,6 @@ async fn an_archive_that_is_none_or_does_not_come_whole_is_refused() {
     let cut = tokio_stream::iter([Ok("abc"), Err(std::io::Error::other("connection reset"))]);
     assert_eq!(refused(ARTIFACT, &[], Body::from_stream(cut)).await, "bad_body");
     assert!(gateway.fake.archive().is_empty(), "a part of an archive was taken for the whole");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_upload_that_stalls_is_given_up() {
-    let gateway = Gateway::new();
-    let stalled =
-        tokio_stream::iter([Ok::<_, std::io::Error>("abc")]).chain(tokio_stream::pending());
-    let answer = gateway.send(put(ARTIFACT, &[], Body::from_stream(stalled))).await;
-    assert_eq!(answer.problem(408), "body_too_slow");
 }
 
 #[tokio::test]
