@@ -112,7 +112,8 @@ impl Rest {
             Ok(Some(piece)) => Some((Ok(pieces(piece)), Some(rest))),
             Ok(None) => None,
             Err(problem) => {
-                let status = Status::cancelled("the body is not whole");
+                // Not `cancelled`: tonic takes that for the end of a request.
+                let status = Status::aborted("the body is not whole");
                 *rest.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
                 Some((Err(status), None))
             }

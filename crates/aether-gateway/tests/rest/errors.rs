@@ -29,7 +29,8 @@ async fn a_refusal_keeps_its_code_and_text() {
         assert_eq!(answer.json()["error"], "what to do next");
         status.metadata_mut().insert("aether-code", "capacity_guard".parse().unwrap());
         gateway.fake.refuse(status);
-        assert_eq!(gateway.get("/rolling-updates").await.problem(http), "capacity_guard");
+        let answer = gateway.post(ROUTING, r#"{"routing":"1:1"}"#).await;
+        assert_eq!(answer.problem(http), "capacity_guard");
     }
 }
 
