@@ -37,7 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 #[into_params(parameter_in = Query)]
 struct ListParams {
     /// Only versions of this one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::extract::not_empty")]
     #[param(required = false, inline, value_type = schema::ArtifactBase)]
     artifact_base: String,
 }

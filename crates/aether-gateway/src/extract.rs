@@ -80,6 +80,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A text of a query that is not empty where it is given: an empty one would be
+/// taken for all there is.
+pub(crate) fn not_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = <String as serde::Deserialize>::deserialize(from)?;
+    match text.is_empty() {
+        true => Err(serde::de::Error::custom("a name in the query is empty; leave it out")),
+        false => Ok(text),
+    }
+}
+
 /// Headers of a write.
 pub(crate) struct Caller {
     /// `Aether-Actor`, or `rest`.

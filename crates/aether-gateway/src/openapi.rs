@@ -123,7 +123,8 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         operation["operationId"] = format!("{id}UnderApi").into();
     }
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
         without_nulls(&mut parameter["schema"]);
     }
     let has_body = operation.get("requestBody").is_some();

@@ -222,6 +222,7 @@ pub(crate) struct IfMatch {
     /// matches nothing here.
     #[param(
         rename = "If-Match",
+        min_length = 1,
         required = false,
         pattern = r#"^(\*|"[0-9]{1,18}"(, "[0-9]{1,18}"){0,3})$"#
     )]
@@ -235,7 +236,12 @@ pub(crate) struct IfMatch {
 pub(crate) struct IfNoneMatch {
     /// ETags that the caller has; if the present one is among them, the answer
     /// is 304 without a body.
-    #[param(rename = "If-None-Match", required = false, pattern = r#"^(\*|(W/)?"[!#-~]{1,80}")$"#)]
+    #[param(
+        rename = "If-None-Match",
+        min_length = 1,
+        required = false,
+        pattern = r#"^(\*|(W/)?"[!#-~]{1,80}")$"#
+    )]
     if_none_match: Option<String>,
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 #[into_params(parameter_in = Query)]
 struct ListParams {
     /// Only this slice.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::extract::not_empty")]
     #[param(required = false, inline, value_type = schema::SliceName)]
     slice: String,
     /// Answer from this node's own copy, without asking the leader.
@@ -249,7 +249,7 @@ struct LogParams {
     #[param(required = false, inline, value_type = schema::Version)]
     version: Option<String>,
     /// Last lines per instance and stream; 100 if absent.
-    #[param(required = false, minimum = 1, maximum = 10000)]
+    #[param(required = false, minimum = 0, maximum = 10000)]
     tail: Option<u32>,
 }
 

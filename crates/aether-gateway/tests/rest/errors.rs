@@ -173,8 +173,12 @@ async fn unknown_paths_methods_and_queries_are_problems() {
     for path in ["/rolling-updates", "/metrics", "/health/live", "/api/status"] {
         assert_eq!(gateway.post(path, "").await.problem(405), "wrong_method", "{path}");
     }
-    for path in ["/rolling-updates?colour=red", "/rolling-update/u1f?stale=maybe", "/api/slices?x"]
-    {
+    for path in [
+        "/rolling-updates?colour=red",
+        "/rolling-update/u1f?stale=maybe",
+        "/api/slices?x",
+        "/api/slices?slice=",
+    ] {
         assert_eq!(gateway.get(path).await.problem(400), "bad_query", "{path}");
     }
     assert_eq!(gateway.fake.asked(), None);

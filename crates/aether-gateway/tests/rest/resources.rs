@@ -255,6 +255,7 @@ async fn the_document_says_what_each_path_takes() {
         }
         for (method, operation) in item.as_object().unwrap() {
             let id = operation["operationId"].as_str().unwrap();
+            assert_ne!(operation.get("parameters"), Some(&serde_json::Value::Null), "{id}");
             assert!(ids.insert(id.to_owned()), "{id} is there twice");
             assert!(operation["summary"].is_string(), "{method} {template}");
         }
