@@ -1,5 +1,6 @@
 //! Compiles every .proto file with protox (no system protoc) and writes the
-//! file descriptor set beside the generated code, for reflection.
+//! file descriptor set of the public ones beside the generated code, for
+//! reflection.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-changed=build.rs");
 
-    let mut files = vec![PathBuf::from("raft.proto"), PathBuf::from("peer.proto")];
-    files.extend(proto_files_under("aether/v1")?);
-
-    let descriptors = protox::compile(&files, [ROOT])?;
+    let public = proto_files_under("aether/v1")?;
+    let descriptors = protox::compile(&public, [ROOT])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("aether.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("public.bin"), descriptors.encode_to_vec())?;
+
+    let names: Vec<String> = descriptors
+        .file
+        .iter()
+        .flat_map(|file| file.service.iter().map(|s| format!("{}.{}", file.package(), s.name())))
+        .collect();
+    fs::write(out.join("public_services.rs"), format!("&{names:?}"))?;
+
+    let mut files = vec![PathBuf::from("raft.proto"), PathBuf::from("peer.proto")];
+    files.extend(public);
+    let descriptors = protox::compile(&files, [ROOT])?;
 
     tonic_prost_build::configure()
         .build_client(true)
@@ -29,6 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_attribute(".aether.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".aether.v1", "#[serde(rename_all = \"camelCase\")]")
         .type_attribute(".aether.v1", "#[cfg_attr(feature = \"schema\", derive(utoipa::ToSchema))]")
+        // A list that is whole looks as if there were no pages.
+        .field_attribute("next_page_token", "#[serde(skip_serializing_if = \"String::is_empty\")]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aether_invoker::{RequestBody, SliceHandle};
+use aether_invoker::{CallError, RequestBody, SliceHandle};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 /// Requests that may be under way at once. At 1,000 requests/s it takes
@@ -46,6 +47,9 @@ pub struct VersionCount {
     pub requests: u64,
     /// Those with a 5xx status.
     pub errors: u64,
+    /// Requests that it took and gave no whole answer to: the connection broke,
+    /// or nothing came in time. They count as failed too.
+    pub broken: u64,
     /// When the last request that it answered had started.
     pub last_start: Option<Instant>,
 }
@@ -59,6 +63,9 @@ pub struct Phase {
     pub requests: u64,
     /// Requests without an answer, or with one that no instance gave.
     pub failed: u64,
+    /// Those of them that the sender gave up on, so that nobody can say which
+    /// version did not answer.
+    pub given_up: u64,
     /// The first of the failures, in words.
     pub failures: Vec<String>,
     /// Answers by the version that gave them.
@@ -75,10 +82,23 @@ impl Phase {
             name: name.to_owned(),
             requests: 0,
             failed: 0,
+            given_up: 0,
             failures: Vec::new(),
             versions: BTreeMap::new(),
             latency_us,
         }
+    }
+
+    fn fail(&mut self, text: String) {
+        self.failed += 1;
+        if self.failures.len() < FAILURES_KEPT {
+            self.failures.push(text);
+        }
+    }
+
+    /// Failed requests that no version is to blame for.
+    pub fn nobodys_failures(&self) -> u64 {
+        self.failed - self.given_up - self.versions.values().map(|v| v.broken).sum::<u64>()
     }
 
     /// Answers of a version.
@@ -89,7 +109,16 @@ impl Phase {
 
 /// How one request ended.
 enum Ending {
-    Answered { version: String, error: bool },
+    Answered {
+        version: String,
+        error: bool,
+    },
+    /// A version took the request and gave no whole answer.
+    Broken {
+        version: String,
+        text: String,
+    },
+    GivenUp(String),
     Failed(String),
 }
 
@@ -100,6 +129,7 @@ struct Shared {
     interval_ns: u64,
     next: AtomicU64,
     stopping: AtomicBool,
+    patience: Duration,
     phases: Mutex<Vec<Phase>>,
     client: Client<HttpConnector, Empty<Bytes>>,
 }
@@ -114,6 +144,17 @@ impl Load {
     /// Starts to send `rate_per_s` requests for `path`, the ways in turn, in a
     /// phase called `phase`.
     pub fn start(ways: Vec<Way>, path: &str, rate_per_s: u32, phase: &str) -> Self {
+        Self::start_with(ways, path, rate_per_s, phase, PATIENCE)
+    }
+
+    /// Likewise with senders that give up after `patience`.
+    pub fn start_with(
+        ways: Vec<Way>,
+        path: &str,
+        rate_per_s: u32,
+        phase: &str,
+        patience: Duration,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let shared = Arc::new(Shared {
@@ -123,6 +164,7 @@ impl Load {
             interval_ns: 1_000_000_000 / u64::from(rate_per_s.max(1)),
             next: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            patience,
             phases: Mutex::new(vec![Phase::new(phase)]),
             client: Client::builder(TokioExecutor::new()).build(connector),
         });
@@ -181,12 +223,15 @@ impl Shared {
                 count.errors += u64::from(error);
                 count.last_start = count.last_start.max(Some(started));
             }
-            Ending::Failed(text) => {
-                phase.failed += 1;
-                if phase.failures.len() < FAILURES_KEPT {
-                    phase.failures.push(text);
-                }
+            Ending::Broken { version, text } => {
+                phase.versions.entry(version).or_default().broken += 1;
+                phase.fail(text);
             }
+            Ending::GivenUp(text) => {
+                phase.given_up += 1;
+                phase.fail(text);
+            }
+            Ending::Failed(text) => phase.fail(text),
         }
     }
 }
@@ -202,10 +247,11 @@ async fn send(shared: Arc<Shared>) {
         let way = &shared.ways[ticket as usize % shared.ways.len()];
         let phase = shared.phases().len() - 1;
         let started = Instant::now();
-        let ending = match tokio::time::timeout(PATIENCE, request(&shared, way)).await {
+        let patience = shared.patience;
+        let ending = match tokio::time::timeout(patience, request(&shared, way)).await {
             Ok(Ok(ending)) => ending,
             Ok(Err(error)) => Ending::Failed(format!("{error:#}")),
-            Err(_) => Ending::Failed(format!("no answer within {PATIENCE:?}")),
+            Err(_) => Ending::GivenUp(format!("no answer within {patience:?}")),
         };
         shared.record(phase, due, started, ending);
     }
@@ -220,13 +266,21 @@ async fn request(shared: &Shared, way: &Way) -> Result<Ending> {
         }
         Way::Invoker(slice) => {
             let request = Request::get(&shared.path).body(RequestBody::empty())?;
-            read(slice.send(request).await.context("invoker")?).await
+            match slice.send(request).await {
+                Ok(response) => read(response).await,
+                Err(CallError::Broken { target, source }) => {
+                    let (version, text) = (target.version.to_string(), format!("{source}"));
+                    Ok(Ending::Broken { version, text })
+                }
+                Err(error) => Err(error).context("invoker"),
+            }
         }
     }
 }
 
-/// Reads the whole answer: a body that breaks off is a failure. An answer
-/// without a version comes from no instance.
+/// Reads the whole answer: a body that breaks off is a failure of the version
+/// that began it. An answer without a version comes from no instance; that of
+/// an ingress names the version that took the request and did not answer.
 async fn read<B>(response: Response<B>) -> Result<Ending>
 where
     B: Body,
@@ -235,12 +289,22 @@ where
     let status = response.status();
     let version = response.headers().get("x-aether-version");
     let version = version.and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = response.into_body().collect().await.context("body")?.to_bytes();
-    Ok(match version {
-        Some(version) => Ending::Answered { version, error: status.is_server_error() },
-        None => {
-            let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
-            Ending::Failed(format!("{status}: {text}"))
+    let body = response.into_body().collect().await;
+    let body = match (version, body) {
+        (Some(version), Ok(_)) => {
+            return Ok(Ending::Answered { version, error: status.is_server_error() });
         }
+        (Some(version), Err(error)) => {
+            return Ok(Ending::Broken { version, text: format!("body: {error}") });
+        }
+        (None, body) => body.context("body")?.to_bytes(),
+    };
+    let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let taken = status == StatusCode::GATEWAY_TIMEOUT
+        || problem["detail"].as_str().is_some_and(|detail| detail.contains("before a response"));
+    Ok(match problem["version"].as_str() {
+        Some(version) if taken => Ending::Broken { version: version.to_owned(), text },
+        _ => Ending::Failed(format!("{status}: {text}")),
     })
 }

@@ -2,8 +2,10 @@
 
 #![allow(missing_docs)]
 
+mod agents;
 mod broken;
 mod cut_off;
+mod events;
 mod failover;
 mod full_disk;
 mod guide;
@@ -11,7 +13,9 @@ mod kept;
 mod logs;
 mod lost;
 mod minority;
+mod misbehave;
 mod nginx;
+mod reflection;
 mod refusals;
 mod rest;
 mod restart;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aether_cluster::Said;
 use aether_cluster::artifacts::EXAMPLE;
-use aether_proto::metadata::{OUTCOME_KEY, OUTCOME_UNKNOWN};
+use aether_proto::errors::is_outcome_unknown;
 use aether_proto::v1::ScaleRequest;
 use aether_proto::v1::slices_client::SlicesClient;
 use aether_tests::evidence::equal_hashes;
@@ -158,8 +158,7 @@ async fn a_write_that_a_leader_appended_without_its_majority_is_unknown() {
         appended = status.code() == Code::Unknown;
         assert!(appended || status.code() == Code::Unavailable, "{status}");
         if appended {
-            let outcome = status.metadata().get(OUTCOME_KEY);
-            assert_eq!(outcome.map(|value| value.as_bytes()), Some(OUTCOME_UNKNOWN.as_bytes()));
+            assert!(is_outcome_unknown(&status), "{status}");
             break;
         }
         assert_eq!(scene.wanted().await, 1, "it was said to be not done");

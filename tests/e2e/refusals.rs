@@ -3,7 +3,10 @@
 
 mod arguments;
 mod asking;
+mod grpc;
+mod peers;
 mod requests;
+mod starting;
 
 use aether_cluster::artifacts::{EXAMPLE, example_slice};
 use aether_proto::v1;
@@ -19,7 +22,12 @@ const START: &str = "/rolling-update/start";
 async fn desk(versions: Versions<'_>) -> Desk {
     let topology =
         Topology { extra: "\n[agent]\ninstances_max = 12\n".to_owned(), ..Topology::all_in_one(1) };
-    Desk { stage: stage_with(&topology, versions).await }
+    desk_on(&topology, versions).await
+}
+
+/// Likewise on other nodes, the first of which is asked.
+pub async fn desk_on(topology: &Topology, versions: Versions<'_>) -> Desk {
+    Desk { stage: stage_with(topology, versions).await }
 }
 
 fn start(version: &str, options: serde_json::Value) -> Ask {

@@ -60,6 +60,38 @@ pub fn processes_below(data_dir: &Path) -> BTreeMap<String, i32> {
     processes
 }
 
+/// Every process on this machine that belongs to these instances, however it
+/// was started and wherever it moved: by the working directory, which children
+/// inherit, or by the arguments, as for a shim.
+pub fn remains(cluster: &Cluster, instances: &[String]) -> Vec<String> {
+    let nodes = cluster.nodes.iter().filter(|node| node.roles.agent);
+    let dirs: Vec<_> = nodes
+        .flat_map(|node| {
+            instances.iter().map(|id| node.data_dir().join("instances").join(id).join(""))
+        })
+        .collect();
+    let is_of = |process: &Path| {
+        let working_dir = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+        let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned() + "/";
+        dirs.iter().any(|dir| {
+            let name = dir.to_string_lossy();
+            working_dir.starts_with(dir) || arguments.replace('\0', "/").contains(name.as_ref())
+        })
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes =
+        entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    processes
+        .filter(|entry| is_of(&entry.path()))
+        .map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            stat.chars().take(60).collect()
+        })
+        .filter(|stat: &String| !stat.is_empty() && !stat.contains(") Z"))
+        .collect()
+}
+
 /// How often each instance that ever was on this machine said that it had
 /// started, by instance and node.
 pub fn starts(cluster: &Cluster) -> BTreeMap<(String, String), usize> {

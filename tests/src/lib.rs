@@ -2,6 +2,7 @@
 //! `aether` binary, on free ports and in temporary directories.
 
 pub mod evidence;
+pub mod grpc;
 pub mod proxy;
 pub mod rest;
 

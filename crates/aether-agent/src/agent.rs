@@ -9,12 +9,13 @@ use std::time::Duration;
 use aether_core::ids::InstanceId;
 use rand::RngExt;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::artifact::{ArtifactStore, StoreError};
 use crate::attach::Attachment;
 use crate::board::Board;
+use crate::collect;
 use crate::config::Config;
 use crate::directive::{DirectiveError, Keeper};
 use crate::fetch::Fetcher;
@@ -132,9 +133,14 @@ impl Agent {
         let reconciler = Reconciler::start(shared.clone(), keeper, &dir).await.map_err(io(&dir))?;
         shared.preparer.remove_unclaimed();
         let (directives, accepted) = mpsc::channel(4); // Complete sets: few are ever waiting.
-        let attachment = Attachment::new(shared.clone(), store.clone(), directives);
+        let listed = watch::Sender::new(None);
+        let archives = listed.subscribe();
+        let attachment = Attachment::new(shared.clone(), store.clone(), directives, listed);
         let (mut reconciling, mut attaching) = (JoinSet::new(), JoinSet::new());
         reconciling.spawn(reconciler.run(accepted));
+        if let Some(limits) = shared.config.cache {
+            reconciling.spawn(collect::run(shared.clone(), store.clone(), limits, archives));
+        }
         attaching.spawn(attachment.run());
         Ok(Self { store, shared, reconciling, attaching, _lock: lock })
     }

@@ -13,13 +13,14 @@ use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_client::AgentsClient;
 use aether_proto::v1::{AgentDown, AgentHello, AgentReport, AgentUp, InstanceObservation};
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use crate::artifact::ArtifactStore;
+use crate::collect::Listed;
 use crate::directive::Directive;
 use crate::fetch::root_cause;
 use crate::instance::Shared;
@@ -49,6 +50,8 @@ pub(crate) struct Attachment {
     shared: Arc<Shared>,
     store: Arc<ArtifactStore>,
     directives: mpsc::Sender<Directive>,
+    /// What was last said of the archives that this node holds.
+    listed: watch::Sender<Option<Listed>>,
     lease: Duration,
     /// Orders this process after earlier ones: the wall clock of its start.
     life_ms: u64,
@@ -62,11 +65,12 @@ impl Attachment {
         shared: Arc<Shared>,
         store: Arc<ArtifactStore>,
         directives: mpsc::Sender<Directive>,
+        listed: watch::Sender<Option<Listed>>,
     ) -> Self {
         let lease = Directive::default().lease();
         let life = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let life_ms = life.map_or(0, |life| life.as_millis() as u64);
-        Self { shared, store, directives, lease, life_ms, attached: 0 }
+        Self { shared, store, directives, listed, lease, life_ms, attached: 0 }
     }
 
     /// Attaches, again and again, to one voter after the other.
@@ -175,6 +179,13 @@ impl Attachment {
     /// True when the lease changed.
     async fn pass_on(&mut self, message: AgentDown) -> bool {
         self.shared.board.set_taken(message.taken);
+        if let Some(listed) = Listed::read(&message) {
+            self.listed.send_if_modified(|last| {
+                let news = last.as_ref() != Some(&listed);
+                *last = Some(listed);
+                news
+            });
+        }
         match Directive::read(message) {
             Ok(directive) => {
                 let lease = directive.lease();
@@ -215,6 +226,7 @@ impl Attachment {
             receipt,
             instances: self.shared.board.all().into_iter().map(to_wire).collect(),
             holds_sha256: self.store.holds().iter().map(ToString::to_string).collect(),
+            dropped_sha256: self.store.dropped().iter().map(ToString::to_string).collect(),
         }
     }
 }

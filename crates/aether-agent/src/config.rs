@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aether_core::ids::NodeName;
 
+use crate::collect::CacheLimits;
 use crate::restart::RestartPolicy;
 use crate::shim::LogLimits;
 
@@ -42,6 +43,9 @@ pub struct Config {
     pub restart: RestartPolicy,
     /// How much log is kept.
     pub logs: LogLimits,
+    /// Which archives are kept that nothing here uses. Absent: all of them, as
+    /// on a voter, whose store is the repository.
+    pub cache: Option<CacheLimits>,
 }
 
 impl Config {
@@ -68,6 +72,7 @@ impl Config {
             shim,
             restart: RestartPolicy::default(),
             logs: LogLimits::default(),
+            cache: Some(CacheLimits::default()),
         }
     }
 }

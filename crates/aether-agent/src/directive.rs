@@ -18,6 +18,11 @@ use thiserror::Error;
 use crate::artifact::Digest;
 use crate::fsio::{self, Survives};
 
+/// Shortest lease taken from a voter: three reports within it are no burden.
+const LEASE_MIN: Duration = Duration::from_millis(100);
+/// Longest: whoever says more has not meant it.
+const LEASE_MAX: Duration = Duration::from_secs(3_600);
+
 /// One instance that this node is to run, drain or stop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Assignment {
@@ -74,7 +79,7 @@ impl Directive {
     pub fn lease(&self) -> Duration {
         match self.lease_ms {
             0 => Duration::from_secs(3),
-            ms => Duration::from_millis(ms),
+            ms => Duration::from_millis(ms).clamp(LEASE_MIN, LEASE_MAX),
         }
     }
 }
@@ -134,7 +139,9 @@ impl Keeper {
     pub fn open(data_dir: &Path) -> Result<Self, DirectiveError> {
         let path = data_dir.join("directive.json");
         let accepted = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+            // Not as an `Option`: that would read a `null` as nothing to run.
+            Ok(bytes) => serde_json::from_slice::<Directive>(&bytes)
+                .map(|directive| Some(Arc::new(directive)))
                 .map_err(|e| DirectiveError { path: path.clone(), source: e.into() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(DirectiveError { path, source }),
@@ -210,8 +217,10 @@ mod tests {
     #[test]
     fn a_damaged_file_is_an_error_and_not_an_empty_set() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("directive.json"), "{").unwrap();
-        assert!(Keeper::open(dir.path()).is_err());
+        for damaged in ["{", "", "null", "[]"] {
+            fs::write(dir.path().join("directive.json"), damaged).unwrap();
+            assert!(Keeper::open(dir.path()).is_err(), "{damaged}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! desired set, makes it so with processes, and reports what it sees.
 //!
 //! What is decided is apart from what is done: [`decide`](mod@decide),
-//! [`observe`](mod@observe), [`restart`](mod@restart) and the counts in
-//! [`probe`](mod@probe) are pure; the rest carries out. A slice's process
+//! [`observe`](mod@observe), [`restart`](mod@restart), the counts in
+//! [`probe`](mod@probe) and the choice in [`collect`](mod@collect) are pure; the rest carries out. A slice's process
 //! belongs to its *shim*, a small process of its own, so that the agent can be
 //! killed and replaced without any slice noticing.
 //!
@@ -23,9 +23,11 @@
 //! data_dir/agent.lock             one agent per directory
 //!          directive.json         last accepted desired set with its fence
 //!          ports.json             when ports were last used
+//!          artifacts.lock         one store per directory
 //!          artifacts/<sha256>.tar.gz
 //!          unpacked/<sha256>/     shared by the instances, read-only
 //!          instances/<id>/        spec.json state.json readiness.json shim.*
+//!                                 enter.err: why limits could not be set
 //!                         logs/   stdout.log stderr.log and rotated ones,
 //!                                 instance.json: whose they are
 //!                         work/   working directory, ${INSTANCE_DIR}
@@ -38,11 +40,14 @@ mod agent;
 pub mod artifact;
 mod attach;
 mod board;
+mod collect;
 mod config;
 mod decide;
 mod directive;
 mod fetch;
 mod fsio;
+#[cfg(test)]
+mod fuzz;
 mod instance;
 mod logs;
 mod observe;
@@ -57,6 +62,7 @@ mod substitute;
 
 pub use agent::{Agent, AgentError, kill_instances};
 pub use artifact::ArtifactStore;
+pub use collect::CacheLimits;
 pub use config::Config;
 pub use directive::DirectiveError;
 pub use logs::LogsService;

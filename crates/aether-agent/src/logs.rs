@@ -5,6 +5,8 @@
 //! runs.
 
 mod follow;
+#[cfg(test)]
+mod fuzz;
 mod kept;
 mod tail;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aether_core::command::Observation;
 use aether_core::ids::InstanceId;
-use aether_core::manifest::Readiness;
+use aether_core::manifest::Probe;
 use aether_core::planner::CRASH_LOOP_RESTARTS;
 use aether_core::records::{Desired, Observed, Reason};
 
@@ -29,8 +29,8 @@ pub(crate) enum Stage<'a> {
     Lost(&'a Reason),
     /// A shim runs it.
     Shimmed(&'a Shimmed),
-    /// It and everything it started is gone.
-    Stopped,
+    /// It and everything it started is gone; by force, if there is a reason.
+    Stopped(Option<&'a Reason>),
 }
 
 /// An instance that a shim runs.
@@ -40,7 +40,7 @@ pub(crate) struct Shimmed {
     pub tally: Tally,
     /// Since when the present process was seen.
     pub up: Duration,
-    pub readiness: Readiness,
+    pub probe: Probe,
 }
 
 /// Everything an observation follows from.
@@ -58,7 +58,7 @@ pub(crate) struct View<'a> {
 /// The observation that follows from a view.
 pub(crate) fn observe(view: &View<'_>) -> Observation {
     let (observed, reason) = match &view.stage {
-        Stage::Stopped => (Observed::Stopped, None),
+        Stage::Stopped(killed) => (Observed::Stopped, killed.cloned()),
         _ if view.told == Desired::Stop => (Observed::Stopping, None),
         Stage::Idle(reason) => (Observed::Assigned, reason.cloned()),
         Stage::Preparing(reason) => (Observed::Fetching, reason.cloned()),
@@ -76,19 +76,23 @@ pub(crate) fn observe(view: &View<'_>) -> Observation {
 }
 
 fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reason>) {
-    let Shimmed { state, tally, up, readiness } = shimmed;
+    let Shimmed { state, tally, up, probe } = shimmed;
     let probed = || {
         let last = tally.last.as_ref().zip(view.listen);
-        last.and_then(|(probed, listen)| probed.reason(listen, readiness))
+        last.and_then(|(probed, listen)| {
+            Some(Reason::new(probed.code(), probed.problem(listen, probe)?))
+        })
     };
     match state.phase {
         Phase::Stopped => (Observed::Stopped, None),
         Phase::Stopping => (Observed::Stopping, None),
+        Phase::Restarting if tally.was_ready => (Observed::Unready, end_reason(state)),
+        Phase::Restarting => (Observed::Starting, end_reason(state)),
         Phase::Waiting => match end_reason(state) {
             None => (Observed::Starting, None),
             reason => (Observed::Crashed, reason),
         },
-        Phase::Running if tally.ready => (Observed::Ready, None),
+        Phase::Running if tally.ready => (Observed::Ready, limits_not_enforced(state)),
         Phase::Running if tally.was_ready => (Observed::Unready, probed()),
         Phase::Running => {
             let ended = end_reason(state);
@@ -100,25 +104,38 @@ fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reas
     }
 }
 
+/// What a ready instance has to say: that it runs without limits it asked for.
+fn limits_not_enforced(state: &ShimState) -> Option<Reason> {
+    let which = state.unenforced.as_ref()?;
+    Some(Reason::new("limits_not_enforced", format!("it runs without these limits: {which}")))
+}
+
 /// Why the process ended last, if it ever did.
 fn end_reason(state: &ShimState) -> Option<Reason> {
+    let times = match state.ends_in_a_row {
+        0 | 1 => String::new(),
+        times => format!(", {times} times in a row"),
+    };
     let ended = |how: String| {
-        let times = match state.ends_in_a_row {
-            0 | 1 => String::new(),
-            times => format!(", {times} times in a row"),
-        };
         let line = match state.last_error_line.as_str() {
             "" => "it wrote nothing to standard error".to_owned(),
             line => format!("last line of standard error: {line}"),
         };
         // Ended once more than it was started again: the planner counts those.
         let loops = state.ends_in_a_row > CRASH_LOOP_RESTARTS;
-        let code = if loops { "crash_loop" } else { "crashed" };
+        let code = if loops { Reason::CRASH_LOOP } else { "crashed" };
         Reason::new(code, format!("{how}{times}; {line}"))
     };
     Some(match state.last_end.as_ref()? {
         End::Status(status) => ended(format!("exited with status {status}")),
         End::Signal(signal) => ended(format!("ended by signal {signal}")),
+        End::OutOfMemory(limit) => Reason::new(
+            "oom_killed",
+            format!(
+                "killed because it needed more memory than the {limit} of resources.memory{times}"
+            ),
+        ),
+        End::NotLive(problem) => Reason::new("liveness_failed", format!("{problem}{times}")),
         End::NotStarted(error) => Reason::new(
             "exec_failed",
             format!("{error}; run.command must name a program of the artifact or of the node"),
@@ -141,6 +158,8 @@ pub(crate) fn lost_reason() -> Reason {
 
 #[cfg(test)]
 mod tests {
+    use aether_core::manifest::Readiness;
+
     use super::*;
     use crate::probe::Probed;
     use crate::procfs::Process;
@@ -155,6 +174,9 @@ mod tests {
             ends_in_a_row,
             last_end,
             last_error_line: "boom".to_owned(),
+            killed: None,
+            cgroups: Vec::new(),
+            unenforced: None,
         }
     }
 
@@ -179,14 +201,15 @@ mod tests {
     #[test]
     fn every_stage_has_its_state_and_reason() {
         use Desired::{Drain, Run, Stop};
-        use Phase::{Running, Stopped, Stopping, Waiting};
+        use Phase::{Restarting, Running, Stopped, Stopping, Waiting};
         let shimmed = |phase, ends, end: Option<End>, results: &[Probed], up_ms| Shimmed {
             state: state(phase, ends, end),
             tally: tally(results),
             up: Duration::from_millis(up_ms),
-            readiness: Readiness::default(),
+            probe: Probe::Tcp,
         };
         let failed = Reason::new("fetch_failed", "nobody has it");
+        let killed = Reason::new("killed", "it did not end");
         let status = || Some(End::Status(3));
         let (ok, closed) = (Probed::Passed, Probed::Closed);
         let closed_text =
@@ -201,8 +224,9 @@ mod tests {
             ),
             (Stop, Stage::Preparing(Some(&failed)), "Stopping".to_owned()),
             (Run, Stage::Launching(None), "Starting".to_owned()),
-            (Stop, Stage::Stopped, "Stopped".to_owned()),
-            (Run, Stage::Stopped, "Stopped".to_owned()),
+            (Stop, Stage::Stopped(None), "Stopped".to_owned()),
+            (Run, Stage::Stopped(None), "Stopped".to_owned()),
+            (Stop, Stage::Stopped(Some(&killed)), "Stopped killed: it did not end".to_owned()),
         ];
         for (told, stage, expected) in cases {
             assert_eq!(say(told, stage), expected);
@@ -221,14 +245,27 @@ mod tests {
                 "Crashed crashed: exited with status 3, 3 times in a row; last line of standard error: boom".to_owned()),
             (Run, shimmed(Running, 4, status(), &[], 0),
                 "Starting crash_loop: exited with status 3, 4 times in a row; last line of standard error: boom".to_owned()),
-            (Run, shimmed(Running, 4, status(), &[ok], 0), "Ready".to_owned()),
+            (Run, shimmed(Running, 4, status(), std::slice::from_ref(&ok), 0), "Ready".to_owned()),
             (Run, shimmed(Waiting, 1, Some(End::NotStarted("'x': No such file".into())), &[], 0),
                 "Crashed exec_failed: 'x': No such file; run.command must name a program of the artifact or of the node".to_owned()),
+            (Run, shimmed(Waiting, 2, Some(End::OutOfMemory("64MiB".into())), &[], 0),
+                "Crashed oom_killed: killed because it needed more memory than the 64MiB of resources.memory, 2 times in a row".to_owned()),
+            (Run, shimmed(Waiting, 1, Some(End::NotLive("it hangs".into())), &[], 0),
+                "Crashed liveness_failed: it hangs".to_owned()),
+            (Run, shimmed(Restarting, 0, Some(End::NotLive("it hangs".into())), std::slice::from_ref(&ok), 0),
+                "Unready liveness_failed: it hangs".to_owned()),
+            (Run, shimmed(Restarting, 0, Some(End::NotLive("it hangs".into())), &[], 0),
+                "Starting liveness_failed: it hangs".to_owned()),
             (Stop, shimmed(Stopping, 0, None, &[], 0), "Stopping".to_owned()),
             (Stop, shimmed(Stopped, 0, None, &[], 0), "Stopping".to_owned()),
         ];
         for (told, shimmed, expected) in cases {
             assert_eq!(say(told, Stage::Shimmed(&shimmed)), expected);
         }
+        let mut free = shimmed(Running, 0, None, std::slice::from_ref(&ok), 5);
+        free.state.unenforced = Some("cpu (no control groups)".to_owned());
+        let expected =
+            "Ready limits_not_enforced: it runs without these limits: cpu (no control groups)";
+        assert_eq!(say(Run, Stage::Shimmed(&free)), expected);
     }
 }

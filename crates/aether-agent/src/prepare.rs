@@ -1,7 +1,7 @@
 //! Gets everything in place that an instance needs before its shim is started:
 //! archive, unpacked tree, its own copies of config files, its command.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -60,6 +60,7 @@ impl Preparer {
         let digest = work.digest().map_err(|error| failed("fetch_failed", &error))?;
         // Before the lock: who removes a tree looks for claims while holding it.
         self.claim(instance, digest);
+        self.store.touch(&digest); // From here on it is not dropped.
         // A held archive that turns out damaged is dropped and fetched again.
         let mut damaged = false;
         loop {
@@ -99,14 +100,21 @@ impl Preparer {
         claims.insert(instance.clone(), digest);
     }
 
+    /// What the instances of this node use.
+    pub fn claimed(&self) -> BTreeSet<Digest> {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.values().copied().collect()
+    }
+
     /// Ends an instance's use of its unpacked tree, and removes the tree if no
-    /// other uses it. The archive stays: unpacking it again is quick. Not to be
+    /// other uses it. The archive stays for a while: unpacking it again is quick. Not to be
     /// called on a runtime's own thread.
     pub fn give_up(&self, instance: &InstanceId) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let digest = claims.remove(instance);
         drop(claims);
         if let Some(digest) = digest {
+            self.store.touch(&digest);
             let lock = self.lock_of(digest);
             let _guard = lock.blocking_lock();
             self.remove_if_unclaimed(&digest);
@@ -180,6 +188,9 @@ fn mark_of(unpacked: &Path) -> PathBuf {
 pub(crate) struct Outfit {
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
+    /// Commands of the probes, where they are commands.
+    pub ready_exec: Option<Vec<String>>,
+    pub live_exec: Option<Vec<String>>,
 }
 
 /// Makes the instance's own files and its command, with everything
@@ -208,13 +219,20 @@ pub(crate) fn outfit(
         })?;
     }
     let run = &work.manifest.run;
-    let mut command: Vec<String> = run.command.iter().map(|text| variables.apply(text)).collect();
-    if let Some(program) = command.first_mut()
-        && program.contains('/')
-        && !program.starts_with('/')
-    {
-        *program = artifact_dir.join(&*program).display().to_string();
-    }
+    let substituted = |command: &Vec<String>| {
+        let mut command: Vec<String> = command.iter().map(|text| variables.apply(text)).collect();
+        if let Some(program) = command.first_mut()
+            && program.contains('/')
+            && !program.starts_with('/')
+        {
+            *program = artifact_dir.join(&*program).display().to_string();
+        }
+        command
+    };
+    let command = substituted(&run.command);
+    let ready_exec = work.manifest.ready.exec.as_ref().map(substituted);
+    let live_exec =
+        work.manifest.live.as_ref().and_then(|live| live.exec.as_ref()).map(substituted);
     let mut env = BTreeMap::from([("PATH".to_owned(), default_path())]);
     env.extend(run.env.iter().map(|(name, text)| (name.clone(), variables.apply(text))));
     for (name, value) in [
@@ -226,7 +244,7 @@ pub(crate) fn outfit(
     ] {
         env.insert(name.to_owned(), value);
     }
-    Ok(Outfit { command, env })
+    Ok(Outfit { command, env, ready_exec, live_exec })
 }
 
 fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Result<(), String> {
@@ -280,7 +298,8 @@ mod tests {
         let layout = Layout::new(dir.path().join("instance"));
         let work = work(
             "command=['bin/a','-p','${PORT}','-c','${INSTANCE_DIR}/etc/a.conf']\n\
-             config_files=['etc/a.conf']\nenv={ V='${VERSION}', PORT='1', D='${ARTIFACT_DIR}' }",
+             config_files=['etc/a.conf']\nenv={ V='${VERSION}', PORT='1', D='${ARTIFACT_DIR}' }\n\
+             [ready]\nexec=['./check','${PORT}']\n[live]\nexec=['true']",
         );
         let instance: InstanceId = "a-1-0".parse().unwrap();
         let listen = "127.0.0.1:12345".parse().unwrap();
@@ -289,6 +308,9 @@ mod tests {
         assert_eq!(fs::read_to_string(&config).unwrap(), "listen 127.0.0.1:12345 as a-1-0");
         let program = artifact.join("bin/a").display().to_string();
         assert_eq!(outfit.command, [&program, "-p", "12345", "-c", &config.display().to_string()]);
+        let check = artifact.join("./check").display().to_string();
+        assert_eq!(outfit.ready_exec.unwrap(), [&check, "12345"]);
+        assert_eq!(outfit.live_exec.unwrap(), ["true"]);
         assert_eq!(outfit.env["PORT"], "12345", "the manifest cannot change it");
         assert_eq!(outfit.env["V"], "1.2.3");
         assert_eq!(outfit.env["AETHER_SLICE"], "org.example:a@blue");

@@ -4,7 +4,7 @@
 //! [`crate::state::State::apply`] decides whether it does. One that is refused
 //! changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -62,6 +62,23 @@ pub enum Command {
         /// Its `slice.toml`.
         manifest: Arc<Manifest>,
         /// The node that holds it.
+        holder: NodeName,
+        /// Others that hold it by now. With them a majority of the voters does.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        others: BTreeSet<NodeName>,
+    },
+    /// Forgets an artifact that nobody needs; its archives go by themselves.
+    RemoveArtifact {
+        /// Coordinates.
+        artifact: Artifact,
+    },
+    /// A node dropped the archive.
+    ArtifactDropped {
+        /// Coordinates.
+        artifact: Artifact,
+        /// Digest of what it dropped.
+        digest: String,
+        /// The node.
         holder: NodeName,
     },
     /// Another node holds the archive now.
@@ -364,6 +381,10 @@ pub struct Answer {
     /// The update it made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateId>,
+    /// The update that was named, where another one was made of it: what a
+    /// repetition of the request must name again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<UpdateId>,
     /// Instances it made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceId>,
@@ -403,6 +424,8 @@ pub enum Refusal {
         "artifact {artifact} was already pushed with digest {known}, not {given}; a pushed version is immutable, push another version"
     )]
     ArtifactDiffers { artifact: Artifact, known: String, given: String },
+    #[error("artifact {artifact} is still needed: {user}; update or undeploy first")]
+    ArtifactInUse { artifact: Artifact, user: String },
     #[error("the manifest says {manifest}, but {artifact} was to be registered")]
     ArtifactMismatch { artifact: Artifact, manifest: Artifact },
     #[error("the manifest of {artifact} is not valid: {problem}")]

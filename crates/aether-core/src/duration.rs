@@ -36,6 +36,10 @@ impl FromStr for Millis {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error =
             |reason: String| DurationError { text: text.chars().take(40).collect(), reason };
+        if text == "0" {
+            // humantime takes this one number without a unit.
+            return Err(error("time unit needed".to_owned()));
+        }
         let span = humantime::parse_duration(text).map_err(|e| error(e.to_string()))?;
         match u64::try_from(span.as_millis()) {
             Ok(ms) if ms <= MILLIS_MAX => Ok(Self(ms)),
@@ -59,7 +63,7 @@ mod tests {
     fn units_are_required_and_spans_bounded() {
         assert_eq!("1m 30s".parse::<Millis>().unwrap(), Millis(90_000));
         assert_eq!(Millis(90_000).to_string(), "1m 30s");
-        for text in ["", "10", "-1s", "1e9s", "9999999999999d", "ten"] {
+        for text in ["", "0", "10", "-1s", "1e9s", "9999999999999d", "ten"] {
             assert!(text.parse::<Millis>().is_err(), "{text}");
         }
     }

@@ -20,11 +20,13 @@ pub struct Tally {
 impl Tally {
     /// Adds another tally.
     pub fn add(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.errors += other.errors;
-        self.latency_sum_us += other.latency_sum_us;
+        // Whoever counted may have told nonsense: sums stop at the largest number.
+        self.requests = self.requests.saturating_add(other.requests);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.latency_sum_us = self.latency_sum_us.saturating_add(other.latency_sum_us);
         for (bucket, count) in &other.buckets {
-            *self.buckets.entry(*bucket).or_default() += count;
+            let sum = self.buckets.entry(*bucket).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
 

@@ -45,11 +45,11 @@ pub fn quantile_us(
     counts: impl Iterator<Item = (usize, u64)> + Clone,
     quantile_ppm: u64,
 ) -> Option<u64> {
-    let total: u64 = counts.clone().map(|(_, count)| count).sum();
+    let total: u128 = counts.clone().map(|(_, count)| u128::from(count)).sum();
     if total == 0 {
         return None;
     }
-    let rank = (u128::from(total) * u128::from(quantile_ppm)).div_ceil(1_000_000).max(1);
+    let rank = (total * u128::from(quantile_ppm)).div_ceil(1_000_000).max(1);
     let mut seen = 0u128;
     for (bucket, count) in counts {
         seen += u128::from(count);

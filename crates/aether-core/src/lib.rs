@@ -3,12 +3,16 @@
 //! and observations are arguments.
 
 pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod coordinates;
 pub mod diff;
 pub mod duration;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod ids;
+pub mod keep;
 pub mod latency;
 pub mod lint;
 pub mod manifest;

@@ -3,6 +3,10 @@
 //! This module reads and checks a manifest. What it asks for is carried out by
 //! the agent; whether the artifact is known is the replicated state's business.
 
+mod placement;
+mod probe;
+mod resources;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,9 +16,9 @@ use thiserror::Error;
 use crate::coordinates::Artifact;
 use crate::duration::Millis;
 
-mod placement;
-
 pub use placement::Placement;
+pub use probe::{Liveness, Probe, Readiness};
+pub use resources::{ByteSize, ByteSizeError, Cpu, Resources};
 
 /// Largest accepted manifest in bytes: it is replicated with every artifact.
 pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
@@ -33,6 +37,12 @@ pub struct Manifest {
     /// On which nodes instances may run, and how they are spread.
     #[serde(default, skip_serializing_if = "Placement::is_anywhere")]
     pub placement: Placement,
+    /// When an instance counts as alive; without this nothing is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Liveness>,
+    /// What an instance may use of its node.
+    #[serde(default, skip_serializing_if = "Resources::is_unlimited")]
+    pub resources: Resources,
     /// Which requests at the ingress go to this slice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,
@@ -96,34 +106,6 @@ pub enum StopSignal {
     /// SIGUSR2.
     #[serde(rename = "SIGUSR2")]
     Usr2,
-}
-
-/// When an instance counts as ready. Without `http` a TCP connection suffices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Readiness {
-    /// Path that must answer with a 2xx or 3xx status.
-    pub http: Option<String>,
-    /// Time between two probes.
-    pub interval: Millis,
-    /// Time a probe may take.
-    pub timeout: Millis,
-    /// Successes in a row that make an instance ready.
-    pub successes: u32,
-    /// Failures in a row that make a ready instance unready.
-    pub failures: u32,
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self {
-            http: None,
-            interval: Millis(250),
-            timeout: Millis(1_000),
-            successes: 1,
-            failures: 3,
-        }
-    }
 }
 
 /// One rule by which the ingress finds a slice. The longest matching path
@@ -202,8 +184,9 @@ impl Manifest {
             return bad("run.command", "names no program");
         }
         let texts = self.run.command.iter().chain(self.run.env.values());
-        if texts.chain(self.run.env.keys()).any(|text| text.contains('\0')) {
-            return bad("run", "a command or environment text holds a NUL byte");
+        let texts = texts.chain(self.run.env.keys()).chain(&self.run.config_files);
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return bad("run", "a command, environment text or path holds a NUL byte");
         }
         if self.run.env.keys().any(|key| key.is_empty() || key.contains('=')) {
             return bad("run.env", "a name is empty or holds '='");
@@ -214,18 +197,12 @@ impl Manifest {
         if self.run.config_files.iter().any(leaves) {
             return bad("run.config_files", "a path is empty, absolute, or leaves the artifact");
         }
-        if self.ready.http.as_ref().is_some_and(|path| !is_path(path)) {
-            return bad("ready.http", "must be a path that starts with '/', without spaces");
-        }
-        if self.ready.interval.0 == 0 || self.ready.timeout.0 == 0 {
-            return bad("ready", "interval and timeout must be above zero");
-        }
-        if self.ready.successes == 0 || self.ready.failures == 0 {
-            return bad("ready", "successes and failures must be at least 1");
-        }
         if let Err(problem) = self.placement.check() {
             return bad("placement", &problem);
         }
+        self.ready.check()?;
+        self.live.iter().try_for_each(Liveness::check)?;
+        self.resources.check()?;
         if self.ingress.iter().any(|rule| !is_path(&rule.path)) {
             return bad("ingress.path", "must start with '/', without spaces");
         }
@@ -262,13 +239,53 @@ mod tests {
     }
 
     #[test]
+    fn probes_and_limits_are_read_and_written_again() {
+        let manifest = Manifest::parse(&format!(
+            "{SMALL}[ready]\ngrpc = ''\n[live]\nexec = ['./check', '${{PORT}}']\n\
+             start_period = '10s'\n[resources]\nmemory = '256MiB'\ncpu = 0.5\nprocesses = 100\n"
+        ))
+        .unwrap();
+        assert_eq!(manifest.ready.probe(), Probe::Grpc(String::new()));
+        let live = manifest.live.as_ref().unwrap();
+        assert_eq!(live.probe(), Probe::Exec(vec!["./check".into(), "${PORT}".into()]));
+        assert_eq!((live.failures, live.start_period), (3, Millis(10_000)));
+        let resources = &manifest.resources;
+        assert_eq!(resources.memory, Some(ByteSize(256 << 20)));
+        assert_eq!((resources.cpu, resources.processes), (Some(Cpu { millis: 500 }), Some(100)));
+        assert_eq!(Manifest::parse(&manifest.to_toml()).unwrap(), manifest);
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_without_the_new_tables_is_written_as_before() {
+        let json = serde_json::to_string(&Manifest::parse(SMALL).unwrap()).unwrap();
+        for word in ["live", "resources", "grpc", "exec"] {
+            assert!(!json.contains(word), "{json}");
+        }
+    }
+
+    #[test]
     fn bad_manifests_name_the_field() {
         let with = |more: &str| Manifest::parse(&format!("{SMALL}{more}")).unwrap_err().to_string();
         assert!(with("grace = '10'").contains("unit"));
         assert!(with("colour = 'red'").contains("colour"));
         assert!(with("config_files = ['../etc/passwd']").contains("run.config_files"));
+        assert!(with("config_files = [\"a\\u0000\"]").contains("NUL"));
         assert!(with("[ready]\nhttp = 'ready'").contains("ready.http"));
         assert!(with("[ready]\nfailures = 0").contains("failures"));
+        assert!(with("[ready]\nhttp = '/'\ngrpc = ''").contains("at most one of http, grpc"));
+        assert!(with("[ready]\nexec = []").contains("ready.exec"));
+        assert!(with("[live]\nexec = ['a', \"b\\u0000\"]").contains("live.exec"));
+        assert!(with("[live]\ngrpc = 'a b'").contains("live.grpc"));
+        assert!(with("[live]\nfailures = 0").contains("live.failures"));
+        assert!(with("[live]\nstart_period = '2h'").contains("live.start_period"));
+        assert!(with("[live]\nsuccesses = 1").contains("successes"));
+        assert!(with("[resources]\nmemory = '1MiB'").contains("4MiB to 64TiB"));
+        assert!(with("[resources]\nmemory = 256").contains("string"));
+        assert!(with("[resources]\ncpu = 0").contains("resources.cpu"));
+        assert!(with("[resources]\ncpu = nan").contains("resources.cpu"));
+        assert!(with("[resources]\nprocesses = 0").contains("resources.processes"));
         assert!(with("[[ingress]]\nhost = 'A:80'").contains("ingress.host"));
         assert!(with("stop_signal = 'SIGKILL'").contains("SIGKILL"));
         assert!(matches!(

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditPosition, Subject};
 use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
 use crate::manifest::Manifest;
@@ -212,6 +213,12 @@ impl Reason {
     /// Code of an instance that its node has stopped, because the node itself
     /// ends: it is started again when the node is.
     pub const NODE_STOPPED: &str = "node_stopped";
+
+    /// Code of an instance that was stopped, but did not end when asked to.
+    pub const KILLED: &str = "killed";
+
+    /// Code of an instance that ends over and over.
+    pub const CRASH_LOOP: &str = "crash_loop";
 
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
@@ -463,12 +470,17 @@ impl UpdateRecord {
 /// dozen; the rest is room for alerts.
 pub const HISTORY_MAX: usize = 100;
 
-/// `audit/{index}`: who did what.
+/// `audit/{index}`, and `audit/{index}/{n}` for the later ones of an entry that
+/// wrote several: who did what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditRecord {
     /// Log index.
     pub index: u64,
+    /// Which of the records of that entry it is, from 0. Left out of the row
+    /// where it is 0, as it is of all records of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub n: u32,
     /// Log time.
     pub log_time_ms: u64,
     /// Wall clock, for display.
@@ -476,9 +488,20 @@ pub struct AuditRecord {
     /// Who.
     pub actor: String,
     /// On what.
-    pub subject: String,
+    pub subject: Subject,
     /// What.
     pub event: String,
+}
+
+impl AuditRecord {
+    /// Where it stands among all records.
+    pub fn position(&self) -> AuditPosition {
+        AuditPosition::new(self.index, self.n)
+    }
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// `request/{id}`: the answer to a request, so that its repetition gets the

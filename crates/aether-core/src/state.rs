@@ -4,6 +4,7 @@
 //! snapshots, planner views and the undoing of a refused command free. Only
 //! [`State::apply`] (in `apply/`) changes them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
@@ -45,6 +47,18 @@ pub struct Meta {
     /// to count as lost: more likely it is the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement_frozen_since_ms: Option<u64>,
+    /// Log time at which that was over last: loss timers start anew then, for
+    /// those that were silent come back one after the other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replacement_resumed_ms: u64,
+    /// The last audit record that was let go of; all later ones are kept.
+    /// Absent before the first one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_forgotten: Option<AuditPosition>,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 impl Default for Meta {
@@ -57,6 +71,8 @@ impl Default for Meta {
             wall_ms: 0,
             revisions_forgotten: RevisionNo(0),
             replacement_frozen_since_ms: None,
+            replacement_resumed_ms: 0,
+            audit_forgotten: None,
         }
     }
 }
@@ -90,7 +106,7 @@ pub struct State {
     /// Updates, live ones and the latest ended ones.
     pub updates: OrdMap<UpdateId, Arc<UpdateRecord>>,
     /// Who did what, latest entries.
-    pub audit: OrdMap<u64, Arc<AuditRecord>>,
+    pub audit: OrdMap<AuditPosition, Arc<AuditRecord>>,
     /// Answers to the latest requests with an id.
     pub requests: OrdMap<String, Arc<RequestRecord>>,
     /// Derived: instances by slice.
@@ -120,8 +136,43 @@ pub struct RowDiff {
     pub after: Option<Vec<u8>>,
 }
 
+/// Some rows, in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Keys and values.
+    pub rows: Vec<(String, Vec<u8>)>,
+    /// Whether there are none after them.
+    pub is_last: bool,
+}
+
+/// A record that is encoded when it is known to be wanted.
+trait Row {
+    fn encoded(&self) -> Vec<u8>;
+}
+
+impl<T: Serialize> Row for T {
+    fn encoded(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+/// Whether the table that has this key can have one with this prefix.
+fn is_table_of(key: &str, prefix: &str) -> bool {
+    let table = key.split_inclusive('/').next().unwrap_or_default();
+    table.starts_with(prefix) || prefix.starts_with(table)
+}
+
 fn base_path(base: &ArtifactBase) -> String {
     format!("{}/{}", base.group(), base.artifact())
+}
+
+/// The first record of an entry has the key that all had before there could be
+/// several.
+fn audit_key(record: &AuditRecord) -> String {
+    match record.n {
+        0 => format!("audit/{:020}", record.index),
+        n => format!("audit/{:020}/{n}", record.index),
+    }
 }
 
 /// Calls `$each!(field, key of a record)` for every replicated table: the one
@@ -142,7 +193,7 @@ macro_rules! tables {
         $each!(nodes, |r: &NodeRecord| format!("nodes/{}", r.name));
         $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
         $each!(updates, |r: &UpdateRecord| format!("rolling-update/{}", r.id));
-        $each!(audit, |r: &AuditRecord| format!("audit/{:020}", r.index));
+        $each!(audit, |r: &AuditRecord| audit_key(r));
         $each!(requests, |r: &RequestRecord| format!("request/{}", r.id));
     };
 }
@@ -151,10 +202,37 @@ fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).expect("records have text keys only")
 }
 
-fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
-    serde_json::from_slice(value)
-        .map(Arc::new)
-        .map_err(|e| RowError { key: key.to_owned(), problem: e.to_string() })
+/// What a row holds, which knows its key.
+trait Record {
+    fn key(&self) -> String;
+}
+
+impl Record for Meta {
+    fn key(&self) -> String {
+        "meta/cluster".to_owned()
+    }
+}
+
+macro_rules! record {
+    ($field:ident, |$record:ident: &$type:ty| $key:expr) => {
+        impl Record for $type {
+            fn key(&self) -> String {
+                let $record = self;
+                $key
+            }
+        }
+    };
+}
+tables!(record);
+
+fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T>, RowError> {
+    let bad = |problem: String| RowError { key: key.chars().take(80).collect(), problem };
+    let record: T = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+    // A row in another's place would replace it, or be found nowhere.
+    match record.key() {
+        own if own == key => Ok(Arc::new(record)),
+        own => Err(bad(format!("its record belongs at '{own}'"))),
+    }
 }
 
 impl State {
@@ -208,7 +286,8 @@ impl State {
     /// Rebuilds a state from its rows.
     ///
     /// # Errors
-    /// A row of an unknown table, or one that cannot be decoded.
+    /// A row of an unknown table, one that cannot be decoded, or one whose key
+    /// is not that of its record.
     pub fn from_rows(rows: impl Iterator<Item = (String, Vec<u8>)>) -> Result<Self, RowError> {
         let mut state = Self::default();
         for (key, value) in rows {
@@ -259,7 +338,7 @@ impl State {
             }
             "audit" => {
                 let r = decode::<AuditRecord>(key, value)?;
-                self.audit.insert(r.index, r);
+                self.audit.insert(r.position(), r);
             }
             "request" => {
                 let r = decode::<RequestRecord>(key, value)?;
@@ -273,6 +352,49 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// The first rows of which the key begins with `prefix` and is greater than
+    /// `after`, ordered by key: as many as `limit` takes, but none after those
+    /// that together reach `bytes_max`. Looks through every table that can have
+    /// such keys: keys are made on the way out, not kept.
+    pub fn page(&self, prefix: &str, after: &str, limit: usize, bytes_max: usize) -> Page {
+        // One more than asked for, to know whether there are more.
+        let mut first: BTreeMap<String, &dyn Row> = BTreeMap::new();
+        let mut offer = |key: String, row| {
+            let is_wanted = key.starts_with(prefix) && key.as_str() > after;
+            let is_early =
+                first.len() <= limit || first.last_key_value().is_some_and(|l| key < *l.0);
+            if is_wanted && is_early {
+                first.insert(key, row);
+                if first.len() > limit + 1 {
+                    first.pop_last();
+                }
+            }
+        };
+        offer("meta/cluster".to_owned(), &self.meta);
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                // All keys of a table begin alike.
+                let name = self.$field.values().next().map(|r| ($key)(r));
+                if name.is_some_and(|name| is_table_of(&name, prefix)) {
+                    self.$field.values().for_each(|r| offer(($key)(r), &**r));
+                }
+            };
+        }
+        tables!(each);
+        let mut page = Page { rows: Vec::new(), is_last: first.len() <= limit };
+        let mut bytes = 0;
+        for (key, row) in first.into_iter().take(limit) {
+            if bytes >= bytes_max {
+                page.is_last = false;
+                break;
+            }
+            let value = row.encoded();
+            bytes += key.len() + value.len();
+            page.rows.push((key, value));
+        }
+        page
     }
 
     /// The value of one row as JSON text, for people. Looks through the whole

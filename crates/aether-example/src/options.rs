@@ -1,29 +1,62 @@
 //! Switches of the example slice, from arguments or the environment.
+//!
+//! [`SWITCHES`] holds each with its help, so that what can be set and what the
+//! help says of it do not part.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What the switches do.
-pub const USAGE: &str = "\
+/// One switch: its name, what its value is called, if it takes one, and what it
+/// does.
+struct Switch(&'static str, Option<&'static str>, &'static str);
+
+const SWITCHES: [Switch; 21] = [
+    Switch("--once", Some("FILE"), "behave well until FILE exists; times count from then"),
+    Switch("--start-delay", Some("TIME"), "not ready before"),
+    Switch("--never-ready", None, "never ready"),
+    Switch("--flap", Some("TIME"), "ready for that time, not ready for that time, and so on"),
+    Switch("--hang-ready", None, "take the question whether it is ready, never answer it"),
+    Switch("--fail-rate", Some("SHARE"), "answer 500 to that share (0 to 1) of calls, evenly"),
+    Switch("--latency", Some("TIME"), "answer that much later"),
+    Switch("--slow-rate", Some("SHARE"), "only that share of calls is later (1 unless set)"),
+    Switch("--hang-rate", Some("SHARE"), "never answer that share of calls"),
+    Switch("--cut-rate", Some("SHARE"), "break that share of answers off in the middle"),
+    Switch("--crash-after", Some("TIME"), "end with status 101 after that time"),
+    Switch("--crash-at-call", Some("N"), "end with status 101 at the N-th call"),
+    Switch("--exit-after", Some("TIME"), "end with status 0 after that time"),
+    Switch("--exit-on-start", Some("CODE"), "end at once with that status"),
+    Switch("--no-listen", None, "run, but listen nowhere"),
+    Switch("--listen-after", Some("TIME"), "listen only after that time"),
+    Switch("--listen-elsewhere", None, "listen on some other port than the one it was given"),
+    Switch("--ignore-sigterm", None, "do not stop when asked to"),
+    Switch("--leak", Some("MIB"), "use that many MiB of memory more each second, up to 4 GiB"),
+    Switch("--flood", Some("MIB"), "write that many MiB of lines to standard output each second"),
+    Switch("--fork", None, "start a child that leaves its session and ignores every signal"),
+];
+
+const ABOUT: &str = "\
 An HTTP server to try Aether with. Listens on HOST:PORT (127.0.0.1:8000 unless
 set in the environment) and answers every path with its version and instance;
 /ready tells whether it is ready, /slow?ms=N answers late, /echo sends the body
-back.
+back; the two take no part in what the switches below do to calls.
 
 Each switch can also be set in the environment: --fail-rate as FAIL_RATE, and so
 on. A switch without a value is set there as 1 or 0.
+";
 
-  --fail-rate SHARE      answer 500 to that share (0 to 1) of calls, evenly
-  --latency TIME         answer that much later
-  --start-delay TIME     not ready before
-  --never-ready          never ready
-  --crash-after TIME     end with status 101 after that time
-  --exit-on-start CODE   end at once with that status
-  --no-listen            run, but listen nowhere
-  --ignore-sigterm       do not stop when asked to";
+/// What the switches do, as `--help` prints it.
+pub fn usage() -> String {
+    let mut text = ABOUT.to_owned();
+    for Switch(name, value, help) in &SWITCHES {
+        let form = format!("{name} {}", value.unwrap_or_default());
+        text += &format!("\n  {form:<22} {help}");
+    }
+    text
+}
 
 /// How the slice behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,22 +69,48 @@ pub struct Options {
     pub version: String,
     /// What it says its name is, `AETHER_INSTANCE`.
     pub instance: String,
-    /// Share of calls answered with 500, in millionths.
-    pub fail_ppm: u32,
-    /// Added to each answer.
-    pub latency: Duration,
+    /// Behaves well until this file exists.
+    pub once: Option<PathBuf>,
     /// Not ready before.
     pub start_delay: Duration,
     /// Never ready.
     pub never_ready: bool,
+    /// Half a period of being ready and not ready in turn.
+    pub flap: Option<Duration>,
+    /// Never answers whether it is ready.
+    pub hang_ready: bool,
+    /// Share of calls answered with 500, in millionths.
+    pub fail_ppm: u32,
+    /// Added to the answers that are slow.
+    pub latency: Duration,
+    /// Share of calls that are slow, in millionths.
+    pub slow_ppm: u32,
+    /// Share of calls that are never answered, in millionths.
+    pub hang_ppm: u32,
+    /// Share of answers that break off, in millionths.
+    pub cut_ppm: u32,
     /// Ends with status 101 after that time.
     pub crash_after: Option<Duration>,
+    /// Ends with status 101 at that call, counted from 1.
+    pub crash_at_call: Option<u64>,
+    /// Ends with status 0 after that time.
+    pub exit_after: Option<Duration>,
     /// Ends at once with this status.
     pub exit_on_start: Option<u8>,
     /// Runs, but listens nowhere.
     pub no_listen: bool,
+    /// Listens only after that time.
+    pub listen_after: Duration,
+    /// Listens on a port that nobody asked for.
+    pub listen_elsewhere: bool,
     /// Does not stop when asked to.
     pub ignore_sigterm: bool,
+    /// MiB of memory that are used more each second.
+    pub leak_mib: u32,
+    /// MiB that are written to standard output each second.
+    pub flood_mib: u32,
+    /// Starts a child that outlives it.
+    pub fork: bool,
 }
 
 impl Default for Options {
@@ -61,14 +120,27 @@ impl Default for Options {
             port: 8_000,
             version: "unknown".to_owned(),
             instance: "unknown".to_owned(),
-            fail_ppm: 0,
-            latency: Duration::ZERO,
+            once: None,
             start_delay: Duration::ZERO,
             never_ready: false,
+            flap: None,
+            hang_ready: false,
+            fail_ppm: 0,
+            latency: Duration::ZERO,
+            slow_ppm: 1_000_000,
+            hang_ppm: 0,
+            cut_ppm: 0,
             crash_after: None,
+            crash_at_call: None,
+            exit_after: None,
             exit_on_start: None,
             no_listen: false,
+            listen_after: Duration::ZERO,
+            listen_elsewhere: false,
             ignore_sigterm: false,
+            leak_mib: 0,
+            flood_mib: 0,
+            fork: false,
         }
     }
 }
@@ -84,10 +156,6 @@ impl fmt::Display for OptionsError {
 }
 
 impl std::error::Error for OptionsError {}
-
-const WITH_VALUE: [&str; 5] =
-    ["--fail-rate", "--latency", "--start-delay", "--crash-after", "--exit-on-start"];
-const PLAIN: [&str; 3] = ["--never-ready", "--no-listen", "--ignore-sigterm"];
 
 impl Options {
     /// Reads the environment, then the arguments, which win.
@@ -107,26 +175,28 @@ impl Options {
         }
         options.version = env("AETHER_VERSION").unwrap_or(options.version);
         options.instance = env("AETHER_INSTANCE").unwrap_or(options.instance);
-        for switch in WITH_VALUE.iter().chain(&PLAIN) {
+        for Switch(switch, takes, _) in &SWITCHES {
             let name = switch.trim_start_matches('-').replace('-', "_").to_uppercase();
             match env(&name) {
-                Some(text) if PLAIN.contains(switch) && text == "0" => {}
+                Some(text) if takes.is_none() && text == "0" => {}
                 Some(text) => options.set(switch, &text)?,
                 None => {}
             }
         }
         let mut args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned());
         while let Some(arg) = args.next() {
-            if PLAIN.contains(&arg.as_str()) {
-                options.set(&arg, "1")?;
-            } else if let Some((switch, text)) = arg.split_once('=') {
+            if let Some((switch, text)) = arg.split_once('=') {
                 options.set(switch, text)?;
-            } else if WITH_VALUE.contains(&arg.as_str()) {
-                let text =
-                    args.next().ok_or_else(|| OptionsError(format!("{arg} needs a value")))?;
-                options.set(&arg, &text)?;
-            } else {
-                return Err(OptionsError(format!("'{arg}' is no switch of the example slice")));
+                continue;
+            }
+            match SWITCHES.iter().find(|Switch(name, ..)| *name == arg) {
+                Some(Switch(_, None, _)) => options.set(&arg, "1")?,
+                Some(Switch(_, Some(_), _)) => {
+                    let text = args.next();
+                    let text = text.ok_or_else(|| OptionsError(format!("{arg} needs a value")))?;
+                    options.set(&arg, &text)?;
+                }
+                None => return Err(unknown(&arg)),
             }
         }
         Ok(options)
@@ -134,20 +204,35 @@ impl Options {
 
     fn set(&mut self, switch: &str, text: &str) -> Result<(), OptionsError> {
         match switch {
-            "--fail-rate" => self.fail_ppm = share(text)?,
-            "--latency" => self.latency = time(switch, text)?,
+            "--once" => self.once = Some(PathBuf::from(text)),
             "--start-delay" => self.start_delay = time(switch, text)?,
-            "--crash-after" => self.crash_after = Some(time(switch, text)?),
-            "--exit-on-start" => self.exit_on_start = Some(value(switch, text)?),
             "--never-ready" => self.never_ready = flag(switch, text)?,
+            "--flap" => self.flap = Some(period(switch, text)?),
+            "--hang-ready" => self.hang_ready = flag(switch, text)?,
+            "--fail-rate" => self.fail_ppm = share(switch, text)?,
+            "--latency" => self.latency = time(switch, text)?,
+            "--slow-rate" => self.slow_ppm = share(switch, text)?,
+            "--hang-rate" => self.hang_ppm = share(switch, text)?,
+            "--cut-rate" => self.cut_ppm = share(switch, text)?,
+            "--crash-after" => self.crash_after = Some(time(switch, text)?),
+            "--crash-at-call" => self.crash_at_call = Some(value(switch, text)?),
+            "--exit-after" => self.exit_after = Some(time(switch, text)?),
+            "--exit-on-start" => self.exit_on_start = Some(value(switch, text)?),
             "--no-listen" => self.no_listen = flag(switch, text)?,
+            "--listen-after" => self.listen_after = time(switch, text)?,
+            "--listen-elsewhere" => self.listen_elsewhere = flag(switch, text)?,
             "--ignore-sigterm" => self.ignore_sigterm = flag(switch, text)?,
-            _ => {
-                return Err(OptionsError(format!("'{switch}' is no switch of the example slice")));
-            }
+            "--leak" => self.leak_mib = value(switch, text)?,
+            "--flood" => self.flood_mib = value(switch, text)?,
+            "--fork" => self.fork = flag(switch, text)?,
+            _ => return Err(unknown(switch)),
         }
         Ok(())
     }
+}
+
+fn unknown(switch: &str) -> OptionsError {
+    OptionsError(format!("'{switch}' is no switch of the example slice"))
 }
 
 fn value<T: FromStr<Err: fmt::Display>>(what: &str, text: &str) -> Result<T, OptionsError> {
@@ -160,6 +245,14 @@ fn time(what: &str, text: &str) -> Result<Duration, OptionsError> {
     })
 }
 
+/// A time that something is repeated after.
+fn period(what: &str, text: &str) -> Result<Duration, OptionsError> {
+    match time(what, text)? {
+        Duration::ZERO => Err(OptionsError(format!("{what} must be above zero"))),
+        time => Ok(time),
+    }
+}
+
 fn flag(what: &str, text: &str) -> Result<bool, OptionsError> {
     match text {
         "1" | "true" => Ok(true),
@@ -168,10 +261,10 @@ fn flag(what: &str, text: &str) -> Result<bool, OptionsError> {
 }
 
 /// A share from 0 to 1, in millionths.
-fn share(text: &str) -> Result<u32, OptionsError> {
-    let share: f64 = value("--fail-rate", text)?;
+fn share(what: &str, text: &str) -> Result<u32, OptionsError> {
+    let share: f64 = value(what, text)?;
     if !(0.0..=1.0).contains(&share) {
-        return Err(OptionsError(format!("--fail-rate must be from 0 to 1, not {text}")));
+        return Err(OptionsError(format!("{what} must be from 0 to 1, not {text}")));
     }
     // In range by the check above.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -206,12 +299,37 @@ mod tests {
     }
 
     #[test]
+    fn every_switch_sets_one_thing_both_ways_and_is_in_the_help() {
+        let value_of = |takes: &Option<&str>| match takes {
+            Some("TIME") => "7s",
+            Some("SHARE") => "0.5",
+            Some("FILE") => "/tmp/x",
+            Some(_) => "7",
+            None => "1",
+        };
+        let mut seen = Vec::new();
+        for Switch(switch, takes, help) in &SWITCHES {
+            let value = value_of(takes);
+            let arg: &[&str] = if takes.is_some() { &[switch, value] } else { &[switch] };
+            let by_argument = read(arg, &[]).unwrap();
+            let name = switch.trim_start_matches("--").replace('-', "_").to_uppercase();
+            assert_eq!(by_argument, read(&[], &[(&name, value)]).unwrap(), "{switch}");
+            assert_ne!(by_argument, Options::default(), "{switch}");
+            assert!(!seen.contains(&by_argument), "{switch} does what another one does");
+            assert!(usage().contains(help) && usage().lines().all(|line| line.len() <= 90));
+            seen.push(by_argument);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_named() {
         for (args, part) in [
             (&["--fail-rate", "2"][..], "0 to 1"),
-            (&["--fail-rate", "NaN"], "0 to 1"),
+            (&["--cut-rate", "NaN"], "--cut-rate must be from 0 to 1"),
             (&["--latency", "50"], "50ms"),
             (&["--latency"], "needs a value"),
+            (&["--flap", "0s"], "above zero"),
+            (&["--leak", "-1"], "--leak"),
             (&["--exit-on-start", "300"], "300"),
             (&["--colour"], "--colour"),
             (&["--colour=red"], "--colour"),

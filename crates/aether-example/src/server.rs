@@ -17,9 +17,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{SetOnce, watch};
 
+use crate::cut::Cut;
+use crate::onset::Onset;
 use crate::options::Options;
 
 /// How long a connection that was accepted while stopping may take to send its
@@ -33,25 +34,26 @@ const VERSION: HeaderName = HeaderName::from_static("x-aether-version");
 const INSTANCE: HeaderName = HeaderName::from_static("x-aether-instance");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-type Body = Either<Full<Bytes>, Incoming>;
+type Body = Either<Either<Full<Bytes>, Cut>, Incoming>;
 
 /// What answers the calls.
 #[derive(Debug)]
-pub struct Slice {
+pub(crate) struct Slice {
     version: HeaderValue,
     instance: HeaderValue,
     /// The answer up to the number of the call.
     prefix: Vec<u8>,
     calls: AtomicU64,
-    fail_ppm: u64,
-    latency: Duration,
-    /// Never, if absent.
-    ready_at: Option<Instant>,
+    onset: Onset,
+    /// Calls since the onset.
+    bad_calls: AtomicU64,
+    crash: SetOnce<()>,
+    options: Options,
 }
 
 impl Slice {
-    /// A slice that started now.
-    pub fn new(options: &Options) -> Self {
+    /// A slice that misbehaves from the onset on.
+    pub fn new(options: &Options, onset: Onset) -> Self {
         // Names that are no header values are left out of headers only.
         let header =
             |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
@@ -64,31 +66,28 @@ impl Slice {
             instance: header(instance),
             prefix: prefix.into_bytes(),
             calls: AtomicU64::new(0),
-            fail_ppm: options.fail_ppm.into(),
-            latency: options.latency,
-            ready_at: (!options.never_ready).then(|| Instant::now() + options.start_delay),
+            onset,
+            bad_calls: AtomicU64::new(0),
+            crash: SetOnce::new(),
+            options: options.clone(),
         }
+    }
+
+    /// Waits for the call that crashes it.
+    pub async fn crashed(&self) {
+        self.crash.wait().await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (status, body) = match request.uri().path() {
-            "/ready" => self.ready(),
+            "/ready" => self.ready().await,
             "/echo" => (StatusCode::OK, Either::Right(request.into_body())),
             "/slow" => {
                 tokio::time::sleep(slow_time(request.uri().query())).await;
-                (StatusCode::OK, self.describe(self.count(), "/slow"))
+                let text = self.describe(self.count(), "/slow");
+                (StatusCode::OK, Either::Left(Either::Left(Full::new(text))))
             }
-            path => {
-                let n = self.count();
-                if !self.latency.is_zero() {
-                    tokio::time::sleep(self.latency).await;
-                }
-                let status = match fails(n, self.fail_ppm) {
-                    true => StatusCode::INTERNAL_SERVER_ERROR,
-                    false => StatusCode::OK,
-                };
-                (status, self.describe(n, path))
-            }
+            path => self.call(path).await,
         };
         let json = matches!(body, Either::Left(_));
         let mut response = Response::new(body);
@@ -102,37 +101,73 @@ impl Slice {
         response
     }
 
+    async fn call(&self, path: &str) -> (StatusCode, Body) {
+        let n = self.count();
+        let whole = |text| Either::Left(Either::Left(Full::new(text)));
+        if self.onset.since().is_none() {
+            return (StatusCode::OK, whole(self.describe(n, path)));
+        }
+        let bad = self.bad_calls.fetch_add(1, Ordering::Relaxed) + 1;
+        let Options { crash_at_call, hang_ppm, slow_ppm, latency, fail_ppm, cut_ppm, .. } =
+            &self.options;
+        let crashes = crash_at_call.is_some_and(|at| bad >= at);
+        if crashes {
+            let _ = self.crash.set(()); // Another call may have been quicker.
+        }
+        if crashes || falls_on(bad, *hang_ppm) {
+            std::future::pending::<()>().await;
+        }
+        if !latency.is_zero() && falls_on(bad, *slow_ppm) {
+            tokio::time::sleep(*latency).await;
+        }
+        let status = match falls_on(bad, *fail_ppm) {
+            true => StatusCode::INTERNAL_SERVER_ERROR,
+            false => StatusCode::OK,
+        };
+        let text = self.describe(n, path);
+        match falls_on(bad, *cut_ppm) {
+            true => (status, Either::Left(Either::Right(Cut::new(&text)))),
+            false => (status, whole(text)),
+        }
+    }
+
     fn count(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn ready(&self) -> (StatusCode, Body) {
-        match self.ready_at.is_some_and(|at| at <= Instant::now()) {
-            true => {
-                (StatusCode::OK, Either::Left(Full::new(Bytes::from_static(b"{\"ready\":true}"))))
+    async fn ready(&self) -> (StatusCode, Body) {
+        let (status, text) = match self.onset.since() {
+            Some(_) if self.options.hang_ready => std::future::pending().await,
+            Some(since) if !self.is_ready(since.elapsed()) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"ready\":false}"))
             }
-            false => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Either::Left(Full::new(Bytes::from_static(b"{\"ready\":false}"))),
-            ),
-        }
+            _ => (StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
+        };
+        (status, Either::Left(Either::Left(Full::new(text))))
     }
 
-    fn describe(&self, n: u64, path: &str) -> Body {
+    /// Whether it says that it is ready, so long after the onset.
+    fn is_ready(&self, after: Duration) -> bool {
+        let Options { never_ready, start_delay, flap, .. } = &self.options;
+        let flapped = flap.is_some_and(|half| after.as_nanos() / half.as_nanos() % 2 == 1);
+        !never_ready && after >= *start_delay && !flapped
+    }
+
+    fn describe(&self, n: u64, path: &str) -> Bytes {
         let mut text = Vec::with_capacity(self.prefix.len() + path.len() + 40);
         text.extend_from_slice(&self.prefix);
         // Writing to memory does not fail.
         let _ = write!(text, "{n},\"path\":");
         let _ = serde_json::to_writer(&mut text, path);
         text.push(b'}');
-        Either::Left(Full::new(Bytes::from(text)))
+        Bytes::from(text)
     }
 }
 
-/// Whether the `n`-th call fails, n from 1: as evenly as the share allows, so
-/// that any run of calls shows it.
-fn fails(n: u64, fail_ppm: u64) -> bool {
-    let before = |n: u64| u128::from(n) * u128::from(fail_ppm) / 1_000_000;
+/// Whether something that a share of calls meets falls on the `n`-th, n from 1:
+/// as evenly as the share allows, so that any run of calls shows it.
+fn falls_on(n: u64, ppm: u32) -> bool {
+    let before = |n: u64| u128::from(n) * u128::from(ppm) / 1_000_000;
     before(n) > before(n - 1)
 }
 
@@ -145,7 +180,11 @@ fn slow_time(query: Option<&str>) -> Duration {
 /// Serves until `stop` is done. Then it accepts nothing new, but for what the
 /// kernel had accepted already, closes idle connections, finishes the calls in
 /// flight, and returns.
-pub async fn serve(listener: TcpListener, slice: Arc<Slice>, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    slice: Arc<Slice>,
+    stop: impl Future<Output = ()>,
+) {
     let stopping = watch::Sender::new(false);
     let mut stop = pin!(stop);
     loop {

@@ -1,6 +1,7 @@
 //! The server over real sockets.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ async fn start(options: Options) -> Running {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let options = Options { version: "1.2.3".into(), instance: "a-1-0".into(), ..options };
-    let slice = Arc::new(Slice::new(&options));
+    let slice = Arc::new(Slice::new(&options, Onset::new(options.once.as_deref())));
     let server = tokio::spawn(serve(listener, slice, async {
         let _ = stopped.await;
     }));
@@ -114,8 +115,97 @@ async fn readiness_follows_its_switches() {
 }
 
 #[test]
+fn flapping_is_ready_first_and_then_in_turn() {
+    let half = Duration::from_secs(2);
+    let slice = Slice::new(&Options { flap: Some(half), ..Options::default() }, Onset::default());
+    let at = |seconds| slice.is_ready(Duration::from_secs(seconds));
+    assert_eq!([0, 1, 2, 3, 4, 5, 6].map(at), [true, true, false, false, true, true, false]);
+}
+
+#[tokio::test]
+async fn calls_that_hang_are_taken_and_never_answered() {
+    let ready = start(Options { hang_ready: true, ..Options::default() }).await;
+    let silent = send(ready.address, &get("/ready", true)).await;
+    assert!(fetch(ready.address, "/").await.contains("\"n\":1"), "calls are answered");
+    let calls = start(Options { hang_ppm: 500_000, ..Options::default() }).await;
+    let first = fetch(calls.address, "/").await;
+    assert!(first.contains("\"n\":1"), "every second one hangs: {first}");
+    let hung = send(calls.address, &get("/", true)).await;
+    // It is in the works once the next call is the third.
+    while !fetch(calls.address, "/ready").await.contains("true") {}
+    let mut next = fetch(calls.address, "/slow?ms=0").await;
+    while !next.contains("\"n\":3") {
+        assert!(next.contains("\"n\":2"), "{next}");
+        next = fetch(calls.address, "/slow?ms=0").await;
+    }
+    for stream in [silent, hung] {
+        let mut byte = [0];
+        let error = stream.try_read(&mut byte).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "no answer, no end");
+    }
+}
+
+#[tokio::test]
+async fn answers_break_off_after_half_of_what_they_promised() {
+    let running = start(Options { cut_ppm: 500_000, ..Options::default() }).await;
+    assert!(fetch(running.address, "/").await.ends_with('}'));
+    let mut stream = send(running.address, &get("/", false)).await;
+    let mut text = String::new();
+    // A connection that breaks may be reset, after what was sent.
+    let _ = stream.read_to_string(&mut text).await;
+    let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
+    let promised = head.split_once("content-length: ").expect("a length").1;
+    let promised: usize = promised.split("\r\n").next().unwrap().parse().unwrap();
+    assert_eq!(body.len(), promised / 2, "{text}");
+    assert!(head.contains("x-aether-version: 1.2.3"), "{text}");
+}
+
+#[tokio::test]
+async fn a_share_of_calls_is_slow() {
+    let latency = Duration::from_millis(300);
+    let running = start(Options { latency, slow_ppm: 500_000, ..Options::default() }).await;
+    let began = Instant::now();
+    fetch(running.address, "/").await;
+    let first = began.elapsed();
+    fetch(running.address, "/").await;
+    assert!(began.elapsed() - first >= latency, "the second is: {first:?}");
+}
+
+#[tokio::test]
+async fn the_nth_call_crashes_it_without_an_answer() {
+    let options = Options { crash_at_call: Some(2), ..Options::default() };
+    let slice = Slice::new(&options, Onset::new(None));
+    let (status, _) = slice.call("/").await;
+    assert_eq!(status, StatusCode::OK);
+    tokio::select! {
+        _ = slice.call("/") => panic!("it was answered"),
+        () = slice.crashed() => {}
+    }
+}
+
+#[tokio::test]
+async fn it_behaves_well_until_the_file_exists() {
+    let file = std::env::temp_dir().join(format!("aether-example-once-{}", std::process::id()));
+    let _ = std::fs::remove_file(&file);
+    let once = Some(file.clone());
+    let options = Options { once, never_ready: true, fail_ppm: 1_000_000, ..Options::default() };
+    let onset = Onset::new(options.once.as_deref());
+    let slice = Slice::new(&options, onset.clone());
+    assert_eq!(slice.call("/").await.0, StatusCode::OK);
+    assert_eq!(slice.ready().await.0, StatusCode::OK);
+    std::fs::write(&file, "").unwrap();
+    tokio::join!(onset.look_for(&file), onset.begun());
+    assert_eq!(slice.call("/").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(slice.ready().await.0, StatusCode::SERVICE_UNAVAILABLE);
+    // A process that starts later finds it.
+    assert!(Onset::new(Some(&file)).since().is_some());
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn failures_are_spread_evenly() {
-    let failing = |ppm, calls: u64| (1..=calls).filter(|n| fails(*n, ppm)).collect::<Vec<_>>();
+    let failing =
+        |ppm: u32, calls: u64| (1..=calls).filter(|n| falls_on(*n, ppm)).collect::<Vec<_>>();
     assert_eq!(failing(200_000, 20), [5, 10, 15, 20]);
     assert_eq!(failing(300_000, 10), [4, 7, 10]);
     assert_eq!(failing(1_000_000, 3), [1, 2, 3]);
@@ -151,7 +241,7 @@ async fn a_call_whose_connection_waits_to_be_accepted_is_answered() {
     let address = listener.local_addr().unwrap();
     let mut client = std::net::TcpStream::connect(address).unwrap();
     std::io::Write::write_all(&mut client, get("/", false).as_bytes()).unwrap();
-    serve(listener, Arc::new(Slice::new(&Options::default())), async {}).await;
+    serve(listener, Arc::new(Slice::new(&Options::default(), Onset::new(None))), async {}).await;
     let mut text = String::new();
     std::io::Read::read_to_string(&mut client, &mut text).unwrap();
     assert!(text.contains("\"n\":1"), "{text}");

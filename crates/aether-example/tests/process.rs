@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,6 +32,20 @@ fn start(switches: &[&str]) -> (Child, u16) {
 
 fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// Waits until a condition holds, far longer than a slow machine needs.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill_and_wait(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
@@ -70,6 +85,7 @@ fn ends_that_were_asked_for_have_their_status() {
     };
     assert_eq!(status(&["--exit-on-start", "3"]), Some(3));
     assert_eq!(status(&["--crash-after", "10ms"]), Some(101));
+    assert_eq!(status(&["--exit-after", "10ms"]), Some(0));
     assert_eq!(status(&["--nonsense"]), Some(2));
     assert_eq!(status(&["--help"]), Some(0));
 }
@@ -80,4 +96,59 @@ fn it_can_run_without_listening() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     signal(&child, Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_can_listen_late_or_elsewhere() {
+    let (mut child, port) = start(&["--listen-after", "1h"]);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let (mut child, port) = start(&["--listen-after", "10ms"]);
+    eventually("it to listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    kill_and_wait(&mut child);
+
+    let (mut child, port) = start(&["--listen-elsewhere"]);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    kill_and_wait(&mut child);
+}
+
+#[test]
+fn it_can_leak_memory_and_flood_its_log() {
+    let (mut child, _) = start(&["--leak", "200", "--flood", "1"]);
+    let mut line = vec![0; 4_096];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert!(line.windows(1_024).any(|window| window == [&[b'~'; 1_023][..], b"\n"].concat()));
+    let resident_kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    eventually("it to use 60 MiB", || resident_kib() > 60 * 1_024);
+    kill_and_wait(&mut child);
+}
+
+#[test]
+fn its_child_outlives_it_in_a_session_of_its_own() {
+    let (mut child, _) = start(&["--fork"]);
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let first = || std::fs::read_to_string(&children).unwrap().trim().parse::<i32>();
+    eventually("its child", || first().is_ok());
+    let pid = first().unwrap();
+    let pid = Pid::from_raw(pid);
+    eventually("it to leave the session", || nix::unistd::getsid(Some(pid)) == Ok(pid));
+    kill_and_wait(&mut child);
+    // It is waited for until it has had the time to take its signals.
+    let takes = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+        let mask = mask.map_or(0, |mask| u64::from_str_radix(mask, 16).unwrap());
+        mask >> (Signal::SIGHUP as u64 - 1) & 1 == 1
+    };
+    eventually("it to take SIGHUP", takes);
+    kill(pid, Signal::SIGTERM).unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    assert!(kill(pid, None).is_ok(), "it is there still");
+    kill(pid, Signal::SIGKILL).unwrap();
 }

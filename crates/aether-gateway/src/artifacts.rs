@@ -28,7 +28,10 @@ use crate::upload::{self, UPLOAD_TIME_MAX, Upload};
 const GZIP: &str = "application/gzip";
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(info, push)).routes(routes!(archive))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(info, push, remove))
+        .routes(routes!(archive))
 }
 
 /// Which artifacts are wanted.
@@ -40,6 +43,14 @@ struct ListParams {
     #[serde(default, deserialize_with = "crate::extract::not_empty")]
     #[param(required = false, inline, value_type = schema::ArtifactBase)]
     artifact_base: String,
+    /// How many an answer may have: 500 if absent or 0, at most 1000.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    page_size: u32,
+    /// `nextPageToken` of the page before.
+    #[serde(default)]
+    #[param(required = false)]
+    page_token: String,
 }
 
 /// The artifacts that were pushed.
@@ -52,7 +63,8 @@ async fn list(
     State(services): State<Services>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Value>, Problem> {
-    let message = v1::ListArtifactsRequest { artifact_base: params.artifact_base };
+    let ListParams { artifact_base, page_size, page_token } = params;
+    let message = v1::ListArtifactsRequest { artifact_base, page_size, page_token };
     let call = services.artifacts.list(request(message));
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
@@ -135,6 +147,26 @@ async fn push(
         response.headers_mut().insert(header::LOCATION, place);
     }
     Ok(response)
+}
+
+/// Forgets an artifact.
+///
+/// Refused while something deployed needs it, or may have to go back to it. Its
+/// archive is dropped some minutes later.
+#[utoipa::path(
+    delete, path = "/artifacts/{artifact}", tag = "artifacts", operation_id = "removeArtifact",
+    params(InArtifact, WriteHeaders),
+    responses((status = 200, description = "It is forgotten.", body = v1::RemoveArtifactResponse))
+)]
+async fn remove(
+    State(services): State<Services>,
+    ArtifactRef(artifact): ArtifactRef,
+    caller: Caller,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let message = v1::RemoveArtifactRequest { artifact, request_id, actor };
+    let call = services.artifacts.remove(request(message));
+    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
 }
 
 /// The archive of an artifact.

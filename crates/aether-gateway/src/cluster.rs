@@ -17,6 +17,9 @@ use crate::extract::{Caller, NodeRef, OptionalJson, Params};
 use crate::problem::{Kind, Problem};
 use crate::schema::{EmptyBody, InNode, WriteHeaders};
 
+/// Nodes of one answer when one of them is looked for: as many as there may be.
+const PAGE: u32 = 1000;
+
 pub(crate) fn routes() -> OpenApiRouter<Services> {
     OpenApiRouter::new()
         .routes(routes!(status))
@@ -37,17 +40,40 @@ async fn status(State(services): State<Services>) -> Result<Json<Value>, Problem
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
 
-async fn all(services: &Services) -> Result<v1::NodesResponse, Problem> {
-    answer(Kind::Read, services.cluster.nodes(request(v1::NodesRequest {}))).await
+/// Which page of the nodes is asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PageParams {
+    /// How many an answer may have: 500 if absent or 0, at most 1000.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    page_size: u32,
+    /// `nextPageToken` of the page before.
+    #[serde(default)]
+    #[param(required = false)]
+    page_token: String,
+}
+
+async fn page(
+    services: &Services,
+    page_size: u32,
+    page_token: String,
+) -> Result<v1::NodesResponse, Problem> {
+    let message = v1::NodesRequest { page_size, page_token };
+    answer(Kind::Read, services.cluster.nodes(request(message))).await
 }
 
 /// The nodes that run instances.
 #[utoipa::path(
-    get, path = "/nodes", tag = "cluster", operation_id = "listNodes",
+    get, path = "/nodes", tag = "cluster", operation_id = "listNodes", params(PageParams),
     responses((status = 200, description = "The nodes.", body = v1::NodesResponse))
 )]
-async fn nodes(State(services): State<Services>) -> Result<Json<Value>, Problem> {
-    Ok(Json(to_json(&all(&services).await?)))
+async fn nodes(
+    State(services): State<Services>,
+    Params(params): Params<PageParams>,
+) -> Result<Json<Value>, Problem> {
+    Ok(Json(to_json(&page(&services, params.page_size, params.page_token).await?)))
 }
 
 /// A node that runs instances.
@@ -59,22 +85,31 @@ async fn node(
     State(services): State<Services>,
     NodeRef(name): NodeRef,
 ) -> Result<Json<Value>, Problem> {
-    let v1::NodesResponse { nodes, as_of } = all(&services).await?;
-    let stale = as_of.as_ref().is_some_and(|as_of| as_of.stale);
-    match nodes.into_iter().find(|node| node.name == name) {
-        Some(node) => Ok(Json(to_json(&v1::Node { as_of, ..node }))),
+    let mut token = String::new();
+    let stale = loop {
+        let found = page(&services, PAGE, token).await?;
+        let v1::NodesResponse { nodes, as_of, next_page_token } = found;
+        if let Some(node) = nodes.into_iter().find(|node| node.name == name) {
+            return Ok(Json(to_json(&v1::Node { as_of, ..node })));
+        }
+        if next_page_token.is_empty() {
+            break as_of.is_some_and(|as_of| as_of.stale);
+        }
+        token = next_page_token;
+    };
+    Err(match stale {
         // What an old copy does not have may exist all the same.
-        None if stale => Err(Problem::new(
+        true => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
             format!("the leader could not be asked, and here node {name} is unknown; try again"),
-        )),
-        None => Err(Problem::new(
+        ),
+        false => Problem::new(
             StatusCode::NOT_FOUND,
             "unknown_node",
             format!("node {name} is unknown; /api/nodes lists those that run instances"),
-        )),
-    }
+        ),
+    })
 }
 
 async fn schedule(

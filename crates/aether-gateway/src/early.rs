@@ -8,51 +8,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Bytes;
 use http::StatusCode;
-use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::problem::Problem;
-
-/// The body of an answer of ours. While it is there, the connection is busy.
-pub(crate) struct Answering {
-    body: Body,
-    busy: watch::Sender<bool>,
-}
-
-impl Answering {
-    pub(crate) fn new(body: Body, busy: watch::Sender<bool>) -> Self {
-        Self { body, busy }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.busy.send_replace(false);
-    }
-}
-
-impl HttpBody for Answering {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
 
 /// A connection on which answers without a body are given one.
 pub(crate) struct Spoken<S> {

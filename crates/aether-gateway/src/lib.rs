@@ -23,11 +23,16 @@
 //! | `GET`, `POST /api/slices`; `GET`, `DELETE /api/slices/{slice}` | `Slices` |
 //! | `POST /api/slices/{slice}/scale`, `GET /api/slices/{slice}/logs` | the same |
 //! | `GET /api/slices/{slice}/diff` | `Updates.Diff` |
-//! | `GET /api/artifacts`; `GET`, `PUT /api/artifacts/{artifact}` | `Artifacts` |
+//! | `GET /api/artifacts`; `GET`, `PUT`, `DELETE /api/artifacts/{artifact}` | `Artifacts` |
 //! | `GET /api/artifacts/{artifact}/archive` | `Artifacts.Fetch` |
+//! | `GET /events`, `/api/events` | `Cluster.Events`, as Server-Sent Events |
+//! | `GET /api/kv?prefix=&pageSize=&pageToken=` | `Cluster.KvList` |
+//! | `GET /api/kv/{key…}` | `Cluster.KvGet` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //! | `GET /openapi.json`, `/docs` | the routes' own description |
 //!
+//! Lists come in pages: `?pageSize=&pageToken=`, and `nextPageToken` in an answer
+//! after which there is more.
 //! The update paths exist a second time under `/api`. The members of answers are
 //! the fields of the public messages in camelCase; meanings and units stand there.
 //! A route is made from its description ([`utoipa::path`]), so that none can be
@@ -38,8 +43,10 @@ mod call;
 mod cluster;
 mod digest;
 mod early;
+mod events;
 mod extract;
 mod guard;
+mod kv;
 mod openapi;
 mod ops;
 mod options;
@@ -88,7 +95,12 @@ pub struct Services {
     /// The artifact repository.
     pub artifacts: Arc<dyn Artifacts<FetchStream = Streamed<v1::FetchResponse>>>,
     /// The cluster itself.
-    pub cluster: Arc<dyn Cluster>,
+    pub cluster: Arc<
+        dyn Cluster<
+                EventsStream = Streamed<v1::EventsResponse>,
+                KvWatchStream = Streamed<v1::KvChange>,
+            >,
+    >,
 }
 
 /// All routes over these services.
@@ -96,10 +108,15 @@ pub struct Services {
 /// `readiness` is asked at `/health/ready`, `metrics` at `/metrics`.
 pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metrics) -> Router {
     let process = ops::Process { readiness: Arc::new(readiness), metrics: Arc::new(metrics) };
-    let updates = || updates::routes().merge(options::routes());
-    let api = updates().merge(cluster::routes()).merge(slices::routes()).merge(artifacts::routes());
+    let events = events::Source::of(&services);
+    let everywhere = || updates::routes().merge(options::routes()).merge(events.routes());
+    let api = everywhere()
+        .merge(cluster::routes())
+        .merge(kv::routes())
+        .merge(slices::routes())
+        .merge(artifacts::routes());
     let (router, api) = OpenApiRouter::with_openapi(openapi::base())
-        .merge(updates())
+        .merge(everywhere())
         .nest("/api", api)
         .with_state(services)
         .merge(ops::routes().with_state(process))

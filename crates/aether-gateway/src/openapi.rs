@@ -44,6 +44,11 @@ pub(crate) fn document(api: &OpenApi) -> Value {
             without_nulls(schema);
         }
     }
+    let paths = members(&mut document["paths"]);
+    for (path, item) in std::mem::take(paths) {
+        // The router's way to say that a parameter takes slashes too.
+        paths.insert(path.replace("{*", "{"), item);
+    }
     for (path, item) in members(&mut document["paths"]) {
         for (method, operation) in members(item) {
             describe(path, method, operation);
@@ -118,7 +123,7 @@ fn without_nulls(schema: &mut Value) {
 }
 
 fn describe(path: &str, method: &str, operation: &mut Value) {
-    if path.starts_with("/api/rolling-update") {
+    if path.starts_with("/api/rolling-update") || path == "/api/events" {
         // Ids are unique in the document.
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         operation["operationId"] = format!("{id}UnderApi").into();
@@ -162,6 +167,9 @@ fn problems(path: &str, method: &str, has_body: bool) -> Vec<(&'static str, &'st
         ("503", "It was not done, and may be tried again."),
         ("504", "No answer in time; for a write, `outcome_unknown`: look before repeating it."),
     ]);
+    if path.ends_with("/events") {
+        all.push(("410", "The position is so old that events after it are gone."));
+    }
     if has_body {
         all.push(("413", "The body is too long."));
     }

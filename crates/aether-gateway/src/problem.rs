@@ -2,7 +2,7 @@
 //! our own: `code`, for machines, and `error`, which repeats the detail for
 //! scripts written against the Java system.
 
-use aether_proto::metadata::{CODE_KEY, OUTCOME_KEY, OUTCOME_UNKNOWN};
+use aether_proto::errors::{code_of, invalid_fields, is_expired, is_outcome_unknown};
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -12,6 +12,9 @@ use tonic::{Code, Status};
 /// Longest detail text in characters. Parsers repeat what they were given, and
 /// an answer must not be as long as the nonsense it refuses.
 const DETAIL_CHARS_MAX: usize = 600;
+
+/// What a service says of what it once had and has no more.
+const COMPACTED: &str = "compacted";
 
 /// Whether a call may change something. Decides what a timeout means: a read
 /// that took too long simply failed, a write may have been carried out.
@@ -54,32 +57,41 @@ impl Problem {
 
     /// What a service answered, as HTTP says it.
     pub(crate) fn from_status(status: &Status, kind: Kind) -> Self {
-        let said = |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok());
-        let unsure = said(OUTCOME_KEY) == Some(OUTCOME_UNKNOWN)
+        let unsure = is_outcome_unknown(status)
             || kind == Kind::Write
+                && !is_expired(status)
                 && matches!(status.code(), Code::DeadlineExceeded | Code::Unknown);
         if unsure {
             return Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", status.message());
         }
-        let (http, code) = http_of(status.code());
-        let message = match status.code() {
-            Code::InvalidArgument => member_named(status.message()),
-            _ => status.message().to_owned(),
-        };
-        Self::new(http, said(CODE_KEY).unwrap_or(code), message)
+        let (mut http, code) = http_of(status.code());
+        let code = code_of(status).unwrap_or_else(|| code.to_owned());
+        if status.code() == Code::OutOfRange && code == COMPACTED {
+            http = StatusCode::GONE;
+        }
+        Self::new(http, &code, members_named(status))
     }
 }
 
-/// A refusal of a field, `max_error_rate: …`, with the name that the field has
-/// in JSON.
-fn member_named(message: &str) -> String {
-    let is_field = |name: &&str| {
-        name.contains('_') && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-    };
-    let field = message.split_once(": ").filter(|(name, _)| is_field(name));
-    let Some((field, problem)) = field else {
-        return message.to_owned();
-    };
+/// The message of a status. Where it says of each invalid field what is wrong,
+/// `max_error_rate: …`, the fields have the names that they have in JSON.
+fn members_named(status: &Status) -> String {
+    let message = status.message();
+    match invalid_fields(status).as_slice() {
+        [] => message.to_owned(),
+        [(field, _)] => match message.strip_prefix(&format!("{field}: ")) {
+            Some(problem) => format!("{}: {problem}", member(field)),
+            None => message.to_owned(),
+        },
+        several => {
+            let named = several.iter().map(|(field, what)| format!("{}: {what}", member(field)));
+            named.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+/// The name of a field in JSON.
+fn member(field: &str) -> String {
     let mut words = field.split('_');
     let mut member = words.next().unwrap_or_default().to_owned();
     for word in words {
@@ -87,7 +99,7 @@ fn member_named(message: &str) -> String {
         member.extend(letters.next().map(|first| first.to_ascii_uppercase()));
         member.push_str(letters.as_str());
     }
-    format!("{member}: {problem}")
+    member
 }
 
 /// HTTP status and fallback code of a gRPC code.
@@ -164,15 +176,23 @@ pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aether_proto::errors;
 
     #[test]
     fn a_refused_field_has_the_name_that_it_has_in_json() {
-        let named = |message: &str| {
-            Problem::from_status(&Status::invalid_argument(message), Kind::Read).detail
+        let named = |fields: &[(&str, &str)]| {
+            let fields = fields.iter().map(|(f, what)| ((*f).to_owned(), (*what).to_owned()));
+            let status = errors::Problem::invalid(fields.collect()).status();
+            Problem::from_status(&status, Kind::Read).detail
         };
-        assert_eq!(named("max_error_rate: 2 is no share"), "maxErrorRate: 2 is no share");
-        assert_eq!(named("routing: a_b: no"), "routing: a_b: no");
-        assert_eq!(named("on slice a_b: no"), "on slice a_b: no");
-        assert_eq!(named("no field"), "no field");
+        let rate = ("max_error_rate", "2 is no share");
+        assert_eq!(named(&[rate]), "maxErrorRate: 2 is no share");
+        assert_eq!(named(&[("routing", "a_b: no")]), "routing: a_b: no");
+        let both = named(&[("version", "is empty"), rate]);
+        assert_eq!(both, "version: is empty; maxErrorRate: 2 is no share");
+        // A message that does not begin with the field is left as it is.
+        let said = errors::Problem::new(Code::InvalidArgument, "bad_option", "a_b: no");
+        let status = said.field("grace_ms", "a_b: no").status();
+        assert_eq!(Problem::from_status(&status, Kind::Read).detail, "a_b: no");
     }
 }

@@ -4,21 +4,28 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::FromRequestParts;
 use http::Request;
-use hyper::body::Incoming;
+use http::request::Parts;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tonic::codegen::Service;
 
-use crate::early::{Answering, Spoken};
+use crate::early::Spoken;
 
 /// How long the head of a request may take to arrive, and how long a
 /// connection may idle between two requests.
@@ -37,12 +44,79 @@ const CONNECTIONS_MAX: usize = 512;
 /// the deadline of any call.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(12);
 
+/// How long a client may take none of an answer that waits for it. What it is
+/// sent meanwhile fills the buffers of both ends, and no more.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Pause after a failed accept, which is nearly always a lack of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` resolves, then lets requests in flight end.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    serve_at_once(CONNECTIONS_MAX, listener, router, shutdown).await;
+    let bounds = Bounds { connections: CONNECTIONS_MAX, unread: UNREAD_TIME_MAX };
+    serve_within(bounds, listener, router, shutdown).await;
+}
+
+/// What the tests make smaller.
+#[derive(Clone, Copy)]
+struct Bounds {
+    connections: usize,
+    unread: Duration,
+}
+
+/// With each request, for answers that do not end by themselves: when to end.
+#[derive(Clone)]
+pub(crate) struct Stopping(Option<watch::Receiver<bool>>);
+
+impl Stopping {
+    /// Until the server is asked to end.
+    pub(crate) async fn wait(&mut self) {
+        match &mut self.0 {
+            // An error means that the server is gone.
+            Some(stop) => drop(stop.wait_for(|stop| *stop).await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Stopping {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        // A router that is not served here is asked for short answers only.
+        Ok(parts.extensions.get().cloned().unwrap_or(Self(None)))
+    }
+}
+
+/// A body while which its connection is busy.
+struct Busy {
+    body: Body,
+    busy: watch::Sender<bool>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.busy.send_replace(false);
+    }
+}
+
+impl hyper::body::Body for Busy {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The places for connections.
@@ -85,13 +159,13 @@ impl Places {
     }
 }
 
-async fn serve_at_once(
-    connections_max: usize,
+async fn serve_within(
+    bounds: Bounds,
     listener: TcpListener,
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let free = Arc::new(Semaphore::new(connections_max));
+    let free = Arc::new(Semaphore::new(bounds.connections));
     let places = Arc::new(Places { free, wanted: Notify::new() });
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -103,7 +177,8 @@ async fn serve_at_once(
         };
         while connections.try_join_next().is_some() {}
         let places = Arc::clone(&places);
-        connections.spawn(connection(stream, router.clone(), stopped.clone(), places, place));
+        let (router, stopped) = (router.clone(), stopped.clone());
+        connections.spawn(connection(stream, bounds, router, stopped, places, place));
     }
     drop(listener);
     // Receivers only wait for the change; nobody listening means nobody served.
@@ -129,6 +204,7 @@ async fn accept(listener: &TcpListener, places: &Places) -> (TcpStream, OwnedSem
 
 async fn connection(
     stream: TcpStream,
+    bounds: Bounds,
     router: Router,
     mut stopped: watch::Receiver<bool>,
     places: Arc<Places>,
@@ -137,22 +213,25 @@ async fn connection(
     // Answers are short; waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
     let (busy, is_busy) = watch::channel(false);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let stopping = Stopping(Some(stopped.clone()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = busy.clone();
         busy.send_replace(true);
+        request.extensions_mut().insert(stopping.clone());
         // A router is always ready.
         let answer = router.clone().call(request);
         async move {
             let answer = answer.await.unwrap_or_else(|never| match never {});
-            // Busy until all of the body is sent, or given up.
-            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, busy)))
+            Ok::<_, Infallible>(answer.map(|body| Busy { body, busy }))
         }
     });
-    let stream = Spoken::new(stream, is_busy.clone());
+    let mut io = TimeoutStream::new(stream);
+    io.set_write_timeout(Some(bounds.unread));
+    let io = Spoken::new(Box::pin(io), is_busy.clone());
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -197,7 +276,8 @@ mod tests {
                 "there"
             }),
         );
-        tokio::spawn(serve_at_once(2, listener, router, std::future::pending()));
+        let bounds = Bounds { connections: 2, unread: UNREAD_TIME_MAX };
+        tokio::spawn(serve_within(bounds, listener, router, std::future::pending()));
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut half_open = TcpStream::connect(address).await.unwrap();
@@ -210,5 +290,58 @@ mod tests {
         assert_eq!(first_of(&mut half_open).await, b"", "this one made way");
         release.notify_one();
         assert_eq!(first_of(&mut slow).await, b"HTTP/1.1 200 OK");
+    }
+
+    /// As much as any buffer takes, and more.
+    const ENDLESS: usize = 64 * 1024 * 1024;
+
+    #[tokio::test]
+    async fn a_stream_is_no_idle_connection_and_who_does_not_read_it_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let written = Arc::new(Notify::new());
+        let ended = Arc::clone(&written);
+        let silent = || Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>());
+        let router = Router::new()
+            .route("/", axum::routing::get(|| async { "here" }))
+            .route("/silent", axum::routing::get(move || async move { silent() }))
+            .route(
+                "/endless",
+                axum::routing::get(move || async move {
+                    /// Says when it is dropped.
+                    struct Told(Arc<Notify>);
+                    impl Drop for Told {
+                        fn drop(&mut self) {
+                            self.0.notify_one();
+                        }
+                    }
+                    let told = Told(ended);
+                    let parts = (0..ENDLESS / 65_536).map(move |_| {
+                        let _held = &told;
+                        Ok::<_, Infallible>(Bytes::from_static(&[b' '; 65_536]))
+                    });
+                    Body::from_stream(futures::stream::iter(parts))
+                }),
+            );
+        let bounds = Bounds { connections: 2, unread: Duration::from_millis(500) };
+        tokio::spawn(serve_within(bounds, listener, router, std::future::pending()));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"GET /silent HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(first_of(&mut silent).await, b"HTTP/1.1 200 OK");
+        let mut unread = TcpStream::connect(address).await.unwrap();
+        unread.write_all(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        // Both places are taken by answers that go on, and neither makes way
+        // before the one that is not read was cut.
+        let mut third = TcpStream::connect(address).await.unwrap();
+        third.write_all(REQUEST).await.unwrap();
+        let cut = tokio::time::timeout(Duration::from_secs(30), written.notified());
+        cut.await.expect("its body is dropped though nobody read it");
+        assert_eq!(first_of(&mut third).await, b"HTTP/1.1 200 OK");
+        let mut rest = [0; 4096];
+        while let Ok(read) =
+            tokio::time::timeout(Duration::from_millis(100), silent.read(&mut rest)).await
+        {
+            assert!(read.unwrap() > 0, "the silent one goes on");
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 
 /// Which slices are wanted, and how they are to be read.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListParams {
     /// Only this slice.
@@ -47,6 +47,14 @@ struct ListParams {
     #[serde(default)]
     #[param(required = false)]
     stale: bool,
+    /// How many an answer may have: 500 if absent or 0, at most 1000.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    page_size: u32,
+    /// `nextPageToken` of the page before.
+    #[serde(default)]
+    #[param(required = false)]
+    page_token: String,
 }
 
 /// The slices and their instances.
@@ -58,7 +66,8 @@ async fn list(
     State(services): State<Services>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Value>, Problem> {
-    let message = v1::ListSlicesRequest { slice: params.slice, stale: params.stale };
+    let ListParams { slice, stale, page_size, page_token } = params;
+    let message = v1::ListSlicesRequest { slice, stale, page_size, page_token };
     let call = services.slices.list(request(message));
     Ok(Json(to_json(&answer(Kind::Read, call).await?)))
 }
@@ -122,9 +131,9 @@ async fn slice(
     SliceRef(slice): SliceRef,
     Params(params): Params<ReadParams>,
 ) -> Result<Json<Value>, Problem> {
-    let message = v1::ListSlicesRequest { slice, stale: params.stale };
+    let message = v1::ListSlicesRequest { slice, stale: params.stale, ..Default::default() };
     let found = answer(Kind::Read, services.slices.list(request(message))).await?;
-    let v1::ListSlicesResponse { slices, as_of } = found;
+    let v1::ListSlicesResponse { slices, as_of, .. } = found;
     // The service refuses a slice that there is not.
     let slice = slices.into_iter().next().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the list is empty")

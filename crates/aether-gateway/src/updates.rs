@@ -128,7 +128,7 @@ async fn status(
 
 /// Which updates are wanted, and how they are to be read.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListParams {
     /// The ended ones that are still kept, too.
@@ -139,6 +139,14 @@ struct ListParams {
     #[serde(default)]
     #[param(required = false)]
     stale: bool,
+    /// How many an answer may have: 500 if absent or 0, at most 1000.
+    #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
+    page_size: u32,
+    /// `nextPageToken` of the page before.
+    #[serde(default)]
+    #[param(required = false)]
+    page_token: String,
 }
 
 /// The live updates, by start.
@@ -151,7 +159,8 @@ async fn list(
     State(services): State<Services>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let message = v1::ListUpdatesRequest { all: params.all, stale: params.stale };
+    let ListParams { all, stale, page_size, page_token } = params;
+    let message = v1::ListUpdatesRequest { all, stale, page_size, page_token };
     let found = answer(Kind::Read, services.updates.list(request(message))).await?;
     Ok(axum::Json(to_json(&found)).into_response())
 }

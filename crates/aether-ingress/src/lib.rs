@@ -21,6 +21,8 @@
 
 mod body;
 mod config;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod io;
 mod problem;

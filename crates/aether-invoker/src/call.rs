@@ -127,7 +127,8 @@ impl SliceHandle {
     /// The first attempt is evidence for or against its version: the time from
     /// the pick to the head of the response, and as an error a 5xx, a failed
     /// attempt (even if a retry succeeds), a timeout, or a body that breaks
-    /// off. A call whose future is dropped is no evidence.
+    /// off. A call whose future is dropped is no evidence, unless it waited for
+    /// a second or more: then it counts as one that took that long.
     ///
     /// # Errors
     /// If no instance gave a response. A response with an error status is a
@@ -165,12 +166,14 @@ impl SliceHandle {
             if in_flight > config.in_flight_max {
                 return Err(CallError::Overloaded { target: pick.endpoint().target(), in_flight });
             }
+            pick.awaits(starved.clone());
             let attempt = attempt(pick.endpoint(), request, replay, config.connect_timeout);
             let result = match deadline {
                 None => attempt.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
                     Ok(result) => result,
                     Err(elapsed) if starved.as_ref().is_some_and(Starved::get) => {
+                        pick.answered();
                         let (target, source) = (pick.endpoint().target(), elapsed.into());
                         return Err(CallError::RequestBody { target, source });
                     }
@@ -181,6 +184,7 @@ impl SliceHandle {
                     }
                 },
             };
+            pick.answered();
             let failure = match result {
                 Ok((response, sender)) => {
                     return Ok(finish(pick, response, sender, options, config.idle_timeout));

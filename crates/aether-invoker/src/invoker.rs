@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(config: Config, session: SessionId) -> Self {
+    pub(crate) fn new(config: Config, session: SessionId) -> Self {
         Self {
             config,
             session,

@@ -35,6 +35,8 @@ mod call;
 mod config;
 mod endpoint;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod invoker;
 mod meter;

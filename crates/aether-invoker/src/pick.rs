@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::schedule::Side;
 
+use crate::body::Starved;
 use crate::endpoint::Endpoint;
 
 /// What came of a call, as far as the health of a version is concerned.
@@ -31,7 +32,15 @@ pub struct Pick {
     /// Calls by ticket are evidence, retries are not.
     is_evidence: bool,
     recorded: Option<Outcome>,
+    /// The request is with the instance, and the caller waits for an answer.
+    waits: bool,
+    /// Whether the caller himself is waited for, if the request has a body.
+    starved: Option<Starved>,
 }
+
+/// A caller that gives up after this long tells of a slow instance; before, of
+/// nothing but his own haste. Twice the default threshold of the latency.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
 
 impl Pick {
     /// The caller has announced the call at the endpoint.
@@ -42,7 +51,16 @@ impl Pick {
         is_evidence: bool,
     ) -> Self {
         let started_at = Instant::now();
-        Self { endpoint, side, route_revision, started_at, is_evidence, recorded: None }
+        Self {
+            endpoint,
+            side,
+            route_revision,
+            started_at,
+            is_evidence,
+            recorded: None,
+            waits: false,
+            starved: None,
+        }
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -95,6 +113,28 @@ impl Pick {
         self.record(outcome);
     }
 
+    /// The request is on its way. If this is dropped before
+    /// [`answered`](Self::answered), the caller has given up.
+    pub(crate) fn awaits(&mut self, starved: Option<Starved>) {
+        (self.waits, self.starved) = (true, starved);
+    }
+
+    /// It is no longer waited for.
+    pub(crate) fn answered(&mut self) {
+        self.waits = false;
+    }
+
+    /// A call that was given up says that it would have taken longer than this:
+    /// without that, an instance that never answers would never be noticed, if
+    /// its callers have less patience than whoever sends their calls. Not an
+    /// error: nobody knows what the answer would have been.
+    fn note_given_up(&mut self) {
+        let by_instance = !self.starved.as_ref().is_some_and(Starved::get);
+        if by_instance && self.started_at.elapsed() >= GIVEN_UP_AFTER {
+            self.record(Outcome::Success);
+        }
+    }
+
     /// The rest of a response did not come.
     pub(crate) fn broke_after_head(self) {
         if self.is_evidence && self.recorded == Some(Outcome::Success) {
@@ -105,6 +145,9 @@ impl Pick {
 
 impl Drop for Pick {
     fn drop(&mut self) {
+        if self.waits {
+            self.note_given_up();
+        }
         self.endpoint.finish();
     }
 }

@@ -369,4 +369,6 @@ pub(crate) fn image_dir(data_dir: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ mod error;
 mod files;
 mod formation;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod image;
 mod leadership;

@@ -267,7 +267,11 @@ pub(crate) struct LogStore {
 impl LogStore {
     /// Opens the log in `dir`, which exists.
     pub fn open(dir: &Path) -> Result<Self, DamagedLog> {
-        let wal = open_wal(&wal_config(dir))?;
+        Self::open_in_files_of(dir, CHUNK_BYTES)
+    }
+
+    fn open_in_files_of(dir: &Path, chunk_bytes: usize) -> Result<Self, DamagedLog> {
+        let wal = open_wal(&wal_config(dir, chunk_bytes))?;
         let state = State {
             wal: Some(wal),
             in_flight: Vec::new(),
@@ -367,9 +371,9 @@ impl LogStore {
     }
 }
 
-fn wal_config(dir: &Path) -> raft_log::Config {
+fn wal_config(dir: &Path, chunk_bytes: usize) -> raft_log::Config {
     let mut wal = chunked_wal::Config::new(dir.display());
-    wal.chunk_max_size = Some(CHUNK_BYTES);
+    wal.chunk_max_size = Some(chunk_bytes);
     wal.read_buffer_size = Some(READ_BUFFER_BYTES);
     // Group commit happens above: waiting here would only add latency.
     wal.flush_batch_wait = Some(Duration::ZERO);
@@ -539,5 +543,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 mod torn;
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use aether_proto::raft::raft_server::Raft as RaftRpc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,6 +25,9 @@ use crate::wire;
 
 /// A round to the quorum for a follower's reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a sender of a snapshot may be silent: it reads from its own disk.
+const CHUNK_MAX: Duration = Duration::from_secs(10);
 
 /// Serves `aether.raft.v1.Raft` for one replica.
 #[derive(Clone)]
@@ -43,6 +47,11 @@ impl PeerService {
     fn checked<T>(&self, request: Request<T>) -> Result<T, Status> {
         check_route(request.metadata(), &self.node.identity)?;
         Ok(request.into_inner())
+    }
+
+    /// Refuses a term that no election can have brought about.
+    fn check_step(&self, ballot: Option<&pb::Ballot>) -> Result<(), Status> {
+        wire::check_step(ballot, self.node.raft.metrics().borrow_watched().current_term)
     }
 }
 
@@ -68,7 +77,12 @@ impl RaftRpc for PeerService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let inbound = self.checked(request)?;
         // A message that makes no sense ends the stream; openraft backs off.
-        let requests = inbound.map(|r| r.and_then(wire::append_in)).scan((), |(), request| {
+        let service = self.clone();
+        let near = move |request: pb::AppendRequest| {
+            service.check_step(request.ballot.as_ref())?;
+            wire::append_in(request)
+        };
+        let requests = inbound.map(move |r| r.and_then(&near)).scan((), |(), request| {
             let usable = request.inspect_err(|status| {
                 tracing::debug!(%status, "a replication stream has ended");
             });
@@ -88,7 +102,9 @@ impl RaftRpc for PeerService {
         &self,
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
-        let request = wire::append_in(self.checked(request)?)?;
+        let request = self.checked(request)?;
+        self.check_step(request.ballot.as_ref())?;
+        let request = wire::append_in(request)?;
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|e| e.log_id).or(previous);
         let answer = self.node.raft.append_entries(request).await.map_err(stopped)?;
@@ -101,7 +117,9 @@ impl RaftRpc for PeerService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = wire::vote_request_in(self.checked(request)?)?;
+        let request = self.checked(request)?;
+        self.check_step(request.ballot.as_ref())?;
+        let request = wire::vote_request_in(request)?;
         let answer = self.node.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
     }
@@ -110,7 +128,9 @@ impl RaftRpc for PeerService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = wire::vote_request_in(self.checked(request)?)?;
+        let request = self.checked(request)?;
+        self.check_step(request.ballot.as_ref())?;
+        let request = wire::vote_request_in(request)?;
         let answer = self.node.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
     }
@@ -123,8 +143,9 @@ impl RaftRpc for PeerService {
         let Ok(_place) = self.receiving.try_acquire() else {
             return Err(Status::resource_exhausted("another snapshot is being received"));
         };
-        let first = chunks.message().await?.and_then(|chunk| chunk.start);
+        let first = next_chunk(&mut chunks).await?.and_then(|chunk| chunk.start);
         let start = first.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
+        self.check_step(start.ballot.as_ref())?;
         let vote = wire::vote_in(start.ballot)?;
         let snapshot = receive(&self.node, chunks, start.bytes).await?;
         let meta = snapshot.position.meta();
@@ -138,7 +159,9 @@ impl RaftRpc for PeerService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let request = wire::transfer_in(self.checked(request)?)?;
+        let request = self.checked(request)?;
+        self.check_step(request.from.as_ref())?;
+        let request = wire::transfer_in(request)?;
         let answer = self.node.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         let refused = match answer {
             Ok(()) => String::new(),
@@ -204,17 +227,32 @@ impl RaftRpc for PeerService {
     }
 }
 
+/// The next piece of a snapshot. Whoever stops sending keeps nobody else out.
+async fn next_chunk(
+    chunks: &mut Streaming<pb::SnapshotChunk>,
+) -> Result<Option<pb::SnapshotChunk>, Status> {
+    let stalled = |_| Status::deadline_exceeded(format!("no chunk came for {CHUNK_MAX:?}"));
+    tokio::time::timeout(CHUNK_MAX, chunks.message()).await.map_err(stalled)?
+}
+
 /// Receives a snapshot file and verifies it. It is not in place yet.
 async fn receive(
     node: &Node,
     mut chunks: Streaming<pb::SnapshotChunk>,
     bytes: u64,
 ) -> Result<SnapshotFile, Status> {
-    let disk = |e: io::Error| Status::internal(format!("a snapshot can't be received: {e}"));
+    let disk = |e: io::Error| {
+        let text = format!("a snapshot can't be received: {e}");
+        match e.kind() {
+            // It is what was sent that is wrong.
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Status::data_loss(text),
+            _ => Status::internal(text),
+        }
+    };
     let (path, mut file) = node.snapshots.create_tmp().map_err(disk)?;
     let mut unfinished = RemoveUnlessKept { path: Some(path.clone()) };
     let mut received = 0;
-    while let Some(chunk) = chunks.message().await? {
+    while let Some(chunk) = next_chunk(&mut chunks).await? {
         received += chunk.data.len() as u64;
         if received > bytes {
             return Err(Status::invalid_argument("the snapshot is longer than announced"));

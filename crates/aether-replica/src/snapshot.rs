@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::files::{TMP_SUFFIX, rename_durably, sync_dir};
 use crate::machine::Row;
 use crate::position::Position;
+use crate::types::INDEX_MAX;
 
 const MAGIC: &[u8; 8] = b"AETHSNAP";
 const FORMAT: u32 = 1;
@@ -51,6 +52,8 @@ pub(crate) struct SnapshotFile {
     pub bytes: u64,
     file: Arc<File>,
     rows_at: u64,
+    /// Where the rows and their number end, and the checksum begins.
+    rows_end: u64,
 }
 
 impl SnapshotFile {
@@ -65,19 +68,28 @@ impl SnapshotFile {
         if header.cluster != cluster {
             return Err(damaged(format!("it is of cluster {:?}", header.cluster)));
         }
+        if header.position.index() > INDEX_MAX {
+            return Err(damaged(format!("its index {} is out of range", header.position.index())));
+        }
+        let rows_end = bytes - CHECKSUM_BYTES;
+        if rows_at > rows_end {
+            return Err(damaged("its header runs into its checksum"));
+        }
         Ok(SnapshotFile {
             path: path.to_owned(),
             position: header.position,
             bytes,
             file: Arc::new(file),
             rows_at,
+            rows_end,
         })
     }
 
     /// The rows in the order they were written.
     pub fn rows(&self) -> Rows {
         let file = At { file: self.file.clone(), offset: self.rows_at };
-        Rows { reader: BufReader::with_capacity(BUFFER_BYTES, file), read: 0, end: None }
+        let reader = BufReader::with_capacity(BUFFER_BYTES, file);
+        Rows { reader, left: self.rows_end - self.rows_at, read: 0, end: None }
     }
 
     /// A part of the file, for sending it.
@@ -152,27 +164,42 @@ impl Read for At {
 /// The rows of a snapshot. Ask [`Rows::finish`] whether it was all of them.
 pub(crate) struct Rows {
     reader: BufReader<At>,
+    /// Bytes up to the checksum.
+    left: u64,
     read: u64,
     end: Option<io::Result<()>>,
 }
 
 impl Rows {
+    /// The next bytes, but none of the checksum: what a length claims is there
+    /// before room is made for it.
+    fn take(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
+        self.left = self
+            .left
+            .checked_sub(bytes)
+            .ok_or_else(|| damaged(format!("{bytes} bytes are claimed where fewer are left")))?;
+        let mut taken = vec![0u8; bytes as usize];
+        self.reader.read_exact(&mut taken)?;
+        Ok(taken)
+    }
+
+    fn take_u32(&mut self) -> io::Result<u32> {
+        Ok(self.take(4)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+    }
+
     fn read_row(&mut self) -> io::Result<Option<Row>> {
-        let key_bytes = read_u32(&mut self.reader)?;
+        let key_bytes = self.take_u32()?;
         if key_bytes == END {
-            let mut count = [0u8; 8];
-            self.reader.read_exact(&mut count)?;
-            let count = u64::from_be_bytes(count);
-            if count != self.read {
-                return Err(damaged(format!("it holds {} rows of {count}", self.read)));
+            let count = self.take(8)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            if count != self.read || self.left > 0 {
+                let (read, left) = (self.read, self.left);
+                return Err(damaged(format!("it holds {read} rows of {count}, then {left} bytes")));
             }
             return Ok(None);
         }
-        let value_bytes = read_u32(&mut self.reader)?;
-        let mut key = vec![0u8; key_bytes as usize];
-        self.reader.read_exact(&mut key)?;
-        let mut value = vec![0u8; value_bytes as usize];
-        self.reader.read_exact(&mut value)?;
+        let value_bytes = self.take_u32()?;
+        let key = self.take(key_bytes.into())?;
+        let value = self.take(value_bytes.into())?;
         let key = String::from_utf8(key).map_err(|e| damaged(format!("a key: {e}")))?;
         self.read += 1;
         Ok(Some((key, value)))

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::StateMachine;
 
+/// Largest index that is taken from others: a million entries per second would
+/// reach it in 146,000 years, and the next one can still be counted.
+pub(crate) const INDEX_MAX: u64 = 1 << 62;
+
 /// What a log entry carries: the machine's bytes and the leader's clocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Command {

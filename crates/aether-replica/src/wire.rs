@@ -8,7 +8,9 @@ use openraft::raft::{
 };
 use tonic::Status;
 
-use crate::types::{Command, Entry, LogId, Payload, TypeConfig, Vote, log_id, term_of, vote};
+use crate::types::{
+    Command, Entry, INDEX_MAX, LogId, Payload, TypeConfig, Vote, log_id, term_of, vote,
+};
 
 /// Largest message on the peer listener: a batch of entries holds at least one
 /// entry, however large, and more only up to 2 MiB.
@@ -18,12 +20,31 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// no room for the next one.
 const TERM_MAX: u64 = 1 << 62;
 
+/// Likewise the log's clocks: spans are added to them.
+const CLOCK_MS_MAX: u64 = 1 << 62;
+
+/// How far a term in a call may be ahead of this node's own: as many elections
+/// as are held in 13 years at ten a second, all missed by this node. A single
+/// call thus cannot lift a cluster's term to [`TERM_MAX`], above which no vote
+/// would be taken any more.
+const TERM_STEP_MAX: u64 = 1 << 32;
+
 pub(crate) fn log_id_out(id: &LogId) -> pb::LogId {
     pb::LogId { term: term_of(id), index: id.index }
 }
 
-pub(crate) fn log_id_in(id: pb::LogId) -> LogId {
-    log_id(id.term, id.index)
+/// Refuses positions that leave no room for the next: the sums of openraft and
+/// of the machine would overflow, on this node for ever once it is in the log.
+fn log_id_in(id: pb::LogId) -> Result<LogId, Status> {
+    if id.term > TERM_MAX || id.index > INDEX_MAX {
+        let text = format!("log id {}-{} is out of range", id.term, id.index);
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(log_id(id.term, id.index))
+}
+
+fn log_id_in_maybe(id: Option<pb::LogId>) -> Result<Option<LogId>, Status> {
+    id.map(log_id_in).transpose()
 }
 
 pub(crate) fn vote_out(vote: &Vote) -> pb::Ballot {
@@ -40,6 +61,19 @@ pub(crate) fn vote_in(ballot: Option<pb::Ballot>) -> Result<Vote, Status> {
         return Err(Status::invalid_argument(format!("term {} is out of range", ballot.term)));
     }
     Ok(vote(ballot.term, ballot.node_id, ballot.committed))
+}
+
+/// Refuses the ballot of a call to a node in this term when it is too far ahead.
+pub(crate) fn check_step(ballot: Option<&pb::Ballot>, term: u64) -> Result<(), Status> {
+    match ballot {
+        Some(ballot) if ballot.term > term.saturating_add(TERM_STEP_MAX) => {
+            Err(Status::invalid_argument(format!(
+                "term {} is out of reach from term {term}",
+                ballot.term
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn entry_out(entry: Entry) -> pb::Entry {
@@ -62,6 +96,9 @@ fn entry_in(entry: pb::Entry) -> Result<Entry, Status> {
     let id = entry.log_id.ok_or_else(|| Status::invalid_argument("an entry has no log id"))?;
     let payload: Payload = match entry.payload {
         None => EntryPayload::Blank,
+        Some(pb::entry::Payload::Command(c)) if c.log_time_ms.max(c.wall_ms) > CLOCK_MS_MAX => {
+            return Err(Status::invalid_argument("the clocks of an entry are out of range"));
+        }
         Some(pb::entry::Payload::Command(c)) => EntryPayload::Normal(Command {
             log_time_ms: c.log_time_ms,
             wall_ms: c.wall_ms,
@@ -73,7 +110,7 @@ fn entry_in(entry: pb::Entry) -> Result<Entry, Status> {
             EntryPayload::Membership(membership)
         }
     };
-    Ok(Entry { log_id: log_id_in(id), payload })
+    Ok(Entry { log_id: log_id_in(id)?, payload })
 }
 
 pub(crate) fn append_out(request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
@@ -85,14 +122,31 @@ pub(crate) fn append_out(request: AppendEntriesRequest<TypeConfig>) -> pb::Appen
     }
 }
 
+/// Refuses entries that do not follow each other: the log would have a gap.
+fn check_indexes(request: &pb::AppendRequest) -> Result<(), Status> {
+    let mut next = request.previous.map_or(Some(0), |previous| previous.index.checked_add(1));
+    for entry in &request.entries {
+        let index = entry.log_id.map(|id| id.index);
+        if index.is_none() || index != next {
+            return Err(Status::invalid_argument(format!(
+                "an entry has index {index:?} where {next:?} follows"
+            )));
+        }
+        next = next.and_then(|next| next.checked_add(1));
+    }
+    // The next entry has an index too.
+    next.map(drop).ok_or_else(|| Status::invalid_argument("the log has no index after its last"))
+}
+
 pub(crate) fn append_in(
     request: pb::AppendRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+    check_indexes(&request)?;
     Ok(AppendEntriesRequest {
         vote: vote_in(request.ballot)?,
-        prev_log_id: request.previous.map(log_id_in),
+        prev_log_id: log_id_in_maybe(request.previous)?,
         entries: request.entries.into_iter().map(entry_in).collect::<Result<_, _>>()?,
-        leader_commit: request.committed.map(log_id_in),
+        leader_commit: log_id_in_maybe(request.committed)?,
     })
 }
 
@@ -111,8 +165,8 @@ pub(crate) fn appended_in(
 ) -> Result<StreamAppendResult<TypeConfig>, Status> {
     use pb::append_response::Result as R;
     match response.result {
-        Some(R::Matched(matched)) => Ok(Ok(matched.log_id.map(log_id_in))),
-        Some(R::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(log_id_in(id)))),
+        Some(R::Matched(matched)) => Ok(Ok(log_id_in_maybe(matched.log_id)?)),
+        Some(R::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(log_id_in(id)?))),
         Some(R::HigherBallot(b)) => Ok(Err(StreamAppendError::HigherVote(vote_in(Some(b))?))),
         None => Err(Status::internal("an append response without a result")),
     }
@@ -129,7 +183,7 @@ pub(crate) fn vote_request_out(request: VoteRequest<TypeConfig>) -> pb::VoteRequ
 pub(crate) fn vote_request_in(request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
     Ok(VoteRequest {
         vote: vote_in(request.ballot)?,
-        last_log_id: request.last.map(log_id_in),
+        last_log_id: log_id_in_maybe(request.last)?,
         leadership_transfer: request.leadership_transfer,
     })
 }
@@ -148,7 +202,7 @@ pub(crate) fn vote_response_in(
     Ok(VoteResponse {
         vote: vote_in(response.ballot)?,
         vote_granted: response.granted,
-        last_log_id: response.last.map(log_id_in),
+        last_log_id: log_id_in_maybe(response.last)?,
     })
 }
 
@@ -165,7 +219,7 @@ pub(crate) fn transfer_out(
 pub(crate) fn transfer_in(
     request: pb::TransferLeaderRequest,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Status> {
-    let last = request.last.map(log_id_in);
+    let last = log_id_in_maybe(request.last)?;
     Ok(TransferLeaderRequest::new(vote_in(request.from)?, request.to, last))
 }
 
@@ -179,6 +233,38 @@ mod tests {
         assert!(vote_in(ballot(u64::MAX)).is_err());
         assert!(vote_in(None).is_err());
         assert_eq!(vote_in(ballot(7)).unwrap(), vote(7, 1, false));
+        let step = |term| check_step(ballot(term).as_ref(), 7).is_ok();
+        assert!(step(0) && step(7 + TERM_STEP_MAX));
+        assert!(!step(8 + TERM_STEP_MAX) && !step(TERM_MAX));
+    }
+
+    #[test]
+    fn entries_that_leave_a_gap_are_refused() {
+        let id = |index| Some(pb::LogId { term: 1, index });
+        let refused = |previous: Option<pb::LogId>, indexes: &[u64]| {
+            let entries = indexes.iter().map(|k| pb::Entry { log_id: id(*k), payload: None });
+            let ballot = Some(pb::Ballot { term: 1, node_id: 1, committed: true });
+            let entries = entries.collect();
+            append_in(pb::AppendRequest { ballot, previous, entries, committed: None }).is_err()
+        };
+        assert!(!refused(None, &[]) && !refused(None, &[0, 1]) && !refused(id(4), &[5, 6]));
+        assert!(refused(None, &[1]) && refused(id(4), &[4]) && refused(id(4), &[5, 7]));
+        assert!(refused(id(u64::MAX), &[]) && refused(id(u64::MAX - 1), &[u64::MAX]));
+    }
+
+    #[test]
+    fn a_position_or_clock_that_leaves_no_room_for_the_next_is_refused() {
+        let entry = |term, index, log_time_ms| pb::Entry {
+            log_id: Some(pb::LogId { term, index }),
+            payload: Some(pb::entry::Payload::Command(pb::Command {
+                log_time_ms,
+                ..Default::default()
+            })),
+        };
+        assert!(entry_in(entry(1, 1, 1)).is_ok());
+        for bad in [entry(u64::MAX, 1, 1), entry(1, u64::MAX, 1), entry(1, 1, u64::MAX)] {
+            assert_eq!(entry_in(bad).unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
     }
 
     #[test]

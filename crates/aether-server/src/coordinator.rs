@@ -4,11 +4,12 @@
 //! planner, and proposes what the plan says under the term it leads in; what a
 //! deposed leader proposes never reaches the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aether_core::command::{Command, Observation, Refusal, Request};
-use aether_core::ids::NodeName;
+use aether_core::ids::{InstanceId, NodeName};
 use aether_core::planner::{self, View};
 use aether_core::records::{Desired, InstanceRecord, Observed, Reason};
 use aether_core::state::State;
@@ -151,10 +152,12 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
         let node = node.clone();
         news.push(Command::RegisterNode { node, address, labels, instances_max });
     }
-    let observations: Vec<Observation> = report
-        .instances
-        .iter()
-        .filter_map(observation)
+    // One of each: two that contradict each other would be news for ever.
+    let seen = report.instances.iter().filter_map(observation);
+    let seen: BTreeMap<InstanceId, Observation> =
+        seen.map(|seen| (seen.instance.clone(), seen)).collect();
+    let observations: Vec<Observation> = seen
+        .into_values()
         .filter(|seen| {
             let known = state.instances.get(&seen.instance);
             known.is_some_and(|known| known.node == node && is_news(seen, known))
@@ -167,6 +170,14 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
         let held = report.holds_sha256.contains(&artifact.digest);
         if held && !artifact.held_by.contains(&node) {
             news.push(Command::ArtifactHeld {
+                artifact: artifact.artifact.clone(),
+                digest: artifact.digest.clone(),
+                holder: node.clone(),
+            });
+        }
+        let dropped = report.dropped_sha256.contains(&artifact.digest);
+        if dropped && !held && artifact.held_by.contains(&node) {
+            news.push(Command::ArtifactDropped {
                 artifact: artifact.artifact.clone(),
                 digest: artifact.digest.clone(),
                 holder: node.clone(),
@@ -188,12 +199,15 @@ fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {
 
 /// Longest reason that is kept of an agent's report, in characters.
 const REASON_CHARS_MAX: usize = 500;
+/// Longest code of it: ours are a few words.
+const CODE_CHARS_MAX: usize = 64;
 
 fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
     let observed = serde_json::Value::String(wire.observed.clone());
     let reason = (!wire.reason_code.is_empty()).then(|| {
         let message: String = wire.reason_message.chars().take(REASON_CHARS_MAX).collect();
-        Reason::new(&wire.reason_code, message)
+        let code: String = wire.reason_code.chars().take(CODE_CHARS_MAX).collect();
+        Reason::new(&code, message)
     });
     // That one is ours to say.
     let known = |observed: &Observed| *observed != Observed::Unknown;

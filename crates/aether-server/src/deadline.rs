@@ -1,7 +1,9 @@
 //! Until when an answer is of use to whoever asked.
 //!
 //! A caller that gives up learns nothing: not even that its write provably was
-//! not done. So nothing here waits longer than its caller does.
+//! not done. So nothing here waits longer than its caller does. Nor does it wait
+//! longer than the longest wait of each kind, whatever the caller says: 10 s for
+//! a write, 1.5 s for the leader's word to a read (`control.rs`).
 
 use std::time::Duration;
 
@@ -44,7 +46,8 @@ fn without_return(timeout: Duration) -> Duration {
     timeout - (timeout / RETURN_PART).min(RETURN_MAX)
 }
 
-fn parse(text: &str) -> Option<Duration> {
+/// What a caller says in `grpc-timeout`; `None` if it is not of that form.
+pub fn parse(text: &str) -> Option<Duration> {
     const DIGITS_MAX: usize = 8;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > DIGITS_MAX || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -210,9 +210,12 @@ impl LeaderView {
         state.nodes.keys().map(|node| (node.clone(), view(node))).collect()
     }
 
-    /// Every agent that reported under this leader.
+    /// Every agent that reports. What one said that has fallen silent since is
+    /// no news: its node may have been forgotten.
     pub fn agents(&self) -> Vec<HeardAgent> {
-        self.inner().agents.values().cloned().collect()
+        let inner = self.inner();
+        let reports = |agent: &&HeardAgent| agent.heard.at.elapsed() <= inner.agent_lease;
+        inner.agents.values().filter(reports).cloned().collect()
     }
 
     /// All calls to a version that sessions have told of.
@@ -251,9 +254,9 @@ impl LeaderView {
         inner.waits_index = index;
     }
 
-    /// What the leader knows of an update.
+    /// What the leader knows of an update, but for the figures of each instance.
     pub fn update_view(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
-        self.inner().describe(update, now_ms)
+        self.inner().describe(update, false, now_ms)
     }
 
     /// The leader's answer to a question.
@@ -281,7 +284,10 @@ impl LeaderView {
         }
         let asked = request.update_ids.iter().take(DESCRIBED_MAX);
         let known = asked.filter_map(|id| state.updates.get(&id.parse::<UpdateId>().ok()?));
-        response.updates = known.map(|update| inner.describe(update, now_ms)).collect();
+        // Many updates of many instances would be a large answer, which nobody reads.
+        let by_instance = request.update_ids.len() == 1;
+        response.updates =
+            known.map(|update| inner.describe(update, by_instance, now_ms)).collect();
         response
     }
 }
@@ -402,7 +408,7 @@ impl Inner {
         shown.collect()
     }
 
-    fn describe(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
+    fn describe(&self, update: &UpdateRecord, by_instance: bool, now_ms: u64) -> peer::UpdateView {
         let window_of = |side: &aether_core::records::Side| {
             let version = (update.slice.clone(), side.revision);
             self.telemetry.window(&version, update.health_from_ms, now_ms)
@@ -411,13 +417,15 @@ impl Inner {
             let version = (update.slice.clone(), side.revision);
             let mut health =
                 version_health(side, &self.telemetry.total(&version), &window_of(side));
-            let instances = self.telemetry.by_instance(&version);
-            health.instances = instances.iter().take(INSTANCES_MAX).map(instance_health).collect();
+            if by_instance {
+                let all = self.telemetry.by_instance(&version);
+                health.instances = all.iter().take(INSTANCES_MAX).map(instance_health).collect();
+            }
             health
         };
         let new = window_of(&update.new).requests;
         let old = update.old.as_ref().map_or(0, |side| window_of(side).requests);
-        let actual_requests = new + old;
+        let actual_requests = new.saturating_add(old);
         let actual_new_ppm = (actual_requests > 0)
             .then(|| (u128::from(new) * 1_000_000 / u128::from(actual_requests)) as u32);
         let window = self.window_of_new(update, now_ms);

@@ -5,6 +5,7 @@
 //!  services ── Control ── aether-replica ── StateMachine (aether-core)
 //!      │                                        │ published states
 //!      ├── Feed   routing tables to watchers <──┤
+//!      ├── Changes   rows to watchers        <──┤
 //!      ├── Hub    what clients of this node said ── uplink ──> LeaderView
 //!      └── Views  state + the leader's view          coordinator ── plan
 //! ```
@@ -12,15 +13,19 @@
 //! Deliberately absent: listeners and configuration (the binary has them), and
 //! decisions (`aether_core::planner` has them).
 
+mod changes;
 mod control;
 mod coordinator;
 mod deadline;
 mod feed;
+#[cfg(test)]
+mod fuzz;
 mod hub;
 mod leader;
 mod machine;
 pub mod metrics;
 mod order;
+mod page;
 mod render;
 mod services;
 mod status;
@@ -34,7 +39,6 @@ use std::time::Duration;
 use aether_agent::artifact::ArtifactStore;
 use aether_core::ids::NodeName;
 use aether_core::records::Observed;
-use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::peer::peer_server::PeerServer;
 use aether_proto::v1::agents_server::AgentsServer;
 use aether_proto::v1::artifacts_server::ArtifactsServer;
@@ -42,11 +46,13 @@ use aether_proto::v1::cluster_server::ClusterServer;
 use aether_proto::v1::routing_server::RoutingServer;
 use aether_proto::v1::slices_server::SlicesServer;
 use aether_proto::v1::updates_server::UpdatesServer;
+use aether_proto::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use aether_replica::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+pub use deadline::parse as parse_timeout;
 pub use machine::{Published, StateMachine};
 pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
@@ -85,7 +91,7 @@ pub struct Server {
     pub slices: SlicesService,
     /// `aether artifact …`
     pub artifacts: ArtifactsService,
-    /// `aether status|nodes|kv`
+    /// `aether status|nodes|kv|events`
     pub cluster: ClusterService,
     control: control::Control,
     leader: Arc<leader::LeaderView>,
@@ -107,10 +113,13 @@ impl Server {
         let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
         let hub = Arc::new(hub::Hub::new(config.session_lease, config.agent_lease));
         let feed = Arc::new(feed::Feed::new());
+        let changes = changes::Changes::after_state(control.local().state.clone());
+        let changes = Arc::new(changes);
         let views = views::Views::new(control.clone(), Arc::clone(&leader));
         let artifacts = ArtifactsService::new(control.clone(), store, config.node.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&feed).run(control.clone()));
+        tasks.spawn(Arc::clone(&changes).run(control.clone()));
         tasks.spawn(uplink::run(
             control.clone(),
             Arc::clone(&hub),
@@ -121,11 +130,12 @@ impl Server {
             coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
         tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
         tasks.spawn(artifacts.clone().replicate());
+        tasks.spawn(artifacts.clone().collect());
         Self {
             updates: UpdatesService::new(views.clone()),
             slices: SlicesService::new(views.clone()),
             artifacts,
-            cluster: ClusterService::new(views),
+            cluster: ClusterService::new(views, changes),
             control,
             leader,
             hub,
@@ -149,18 +159,27 @@ impl Server {
             self.config.agent_lease,
         );
         let mut routes = Routes::default();
-        routes = routes.add_service(UpdatesServer::new(self.updates.clone()));
-        routes = routes.add_service(SlicesServer::new(self.slices.clone()));
-        routes = routes.add_service(ArtifactsServer::new(self.artifacts.clone()));
-        routes = routes.add_service(ClusterServer::new(self.cluster.clone()));
-        routes = routes
-            .add_service(RoutingServer::new(routing).max_decoding_message_size(MESSAGE_BYTES_MAX));
-        routes.add_service(AgentsServer::new(agents).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        let updates = UpdatesServer::new(self.updates.clone());
+        routes = routes.add_service(updates.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let slices = SlicesServer::new(self.slices.clone());
+        routes = routes.add_service(slices.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let artifacts = ArtifactsServer::new(self.artifacts.clone());
+        routes = routes.add_service(artifacts.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let cluster = ClusterServer::new(self.cluster.clone());
+        routes = routes.add_service(cluster.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let routing = RoutingServer::new(routing);
+        routes = routes.add_service(routing.max_decoding_message_size(MESSAGE_BYTES_MAX));
+        let agents = AgentsServer::new(agents);
+        routes.add_service(agents.max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// The services of the peer listener, beside the replica's own.
     pub fn peer_routes(&self, routes: Routes) -> Routes {
-        let peer = services::peer::PeerService::new(self.control.clone(), Arc::clone(&self.leader));
+        let peer = services::peer::PeerService::new(
+            self.control.clone(),
+            Arc::clone(&self.leader),
+            self.artifacts.clone(),
+        );
         routes
             .add_service(
                 PeerServer::new(peer)

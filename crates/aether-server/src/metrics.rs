@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use aether_core::records::UpdateState;
+use aether_core::records::{NodeLifecycle, UpdateState};
 
 use crate::control::Control;
 use crate::leader::LeaderView;
@@ -38,6 +38,18 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
     gauge("aether_wal_bytes", "Bytes of the log's files.", replica.wal_bytes);
     gauge("aether_sessions", "Committed sessions.", state.sessions.len() as u64);
     gauge("aether_nodes", "Known nodes.", state.nodes.len() as u64);
+    let silent = |wanted| state.nodes.values().filter(|n| n.lifecycle == wanted).count() as u64;
+    gauge(
+        "aether_nodes_unreachable",
+        "Nodes that are silent and not lost.",
+        silent(NodeLifecycle::Unreachable),
+    );
+    gauge("aether_nodes_lost", "Nodes that are lost.", silent(NodeLifecycle::Lost));
+    gauge(
+        "aether_replacement_frozen",
+        "1 while too many nodes are silent at once for any of them to count as lost.",
+        state.meta.replacement_frozen_since_ms.is_some().into(),
+    );
     gauge("aether_instances", "Instances of all slices.", state.instances.len() as u64);
     updates(&mut out, state);
     health(&mut out, control, leader);

@@ -1,7 +1,9 @@
 //! `cargo xtask …`: what is done to this repository.
 //!
-//! `test` is what CI runs. `lint` checks the rules that no compiler knows.
+//! `test` is what CI runs. `lint` checks the rules that no compiler knows, and
+//! `fuzz` is a long run of the fuzz targets.
 
+mod fuzz;
 mod lint;
 mod test;
 
@@ -14,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test [FILTER…]   format, lint, clippy, all tests; FILTER goes to the test runner
   lint             the rules of this repository only
+  fuzz [--cases N] [--seed N] [FILTER…]
+                   the fuzz targets alone, with many cases, and how often each was run
   figures          measures what the README and docs/performance.md state
   soak             the long run of the main job: 200,000 requests through one update
 ";
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
     let done = match arguments.first().map(String::as_str) {
         Some("test") => test::run(&arguments[1..]),
         Some("lint") => lint::run(),
+        Some("fuzz") => fuzz::run(&arguments[1..]),
         Some("soak") => test::soak(),
         Some("figures") => test::figures(),
         _ => {

@@ -395,7 +395,8 @@ pub async fn last_seen(
     for node in nodes.iter().cycle() {
         let endpoint = Endpoint::from_shared(format!("http://{node}")).unwrap();
         let mut slices = SlicesClient::new(endpoint.connect_lazy());
-        let asked = slices.list(ListSlicesRequest { slice: slice.to_owned(), stale: false });
+        let asked =
+            slices.list(ListSlicesRequest { slice: slice.to_owned(), ..Default::default() });
         let answer = tokio::select! {
             answer = asked => answer,
             () = &mut until => break,

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use aether_core::state::row_hash;
-use aether_proto::metadata::CODE_KEY;
+use aether_proto::errors;
 use aether_proto::v1;
 use aether_proto::v1::cluster_client::ClusterClient;
 use aether_proto::v1::slices_client::SlicesClient;
@@ -142,6 +142,29 @@ impl Desk {
         assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     }
 
+    /// Does something that must leave no trace, again if agents reported of
+    /// their instances meanwhile: what leaves one does so each time.
+    pub async fn unchanged_by(&self, what: &str, act: impl AsyncFn()) {
+        for _ in 0..3 {
+            let before = self.rows().await;
+            act().await;
+            if self.rows().await == before {
+                return;
+            }
+            println!("{what}: rows changed meanwhile, again");
+        }
+        panic!("{what}: the state changed");
+    }
+
+    /// Every node runs, and none has panicked.
+    pub fn assert_well(&self) {
+        for node in &self.stage.cluster.nodes {
+            let log = std::fs::read_to_string(node.log()).expect("a node has a log");
+            assert!(!log.contains("panicked"), "{}: {log}", node.name);
+            assert!(node.is_alive(), "{} ended: {log}", node.name);
+        }
+    }
+
     /// The hash over all rows but `meta/cluster`, which holds the log position
     /// and so moves with every entry.
     pub async fn rows(&self) -> u128 {
@@ -274,6 +297,6 @@ fn judge_grpc(
 }
 
 /// The machine-readable code of a status.
-pub fn code_of(status: &Status) -> &str {
-    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok()).unwrap_or_default()
+pub fn code_of(status: &Status) -> String {
+    errors::code_of(status).unwrap_or_default()
 }

@@ -31,7 +31,8 @@ const WARNINGS_MAX: usize = 20;
 /// What an archive may cost at most.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Entries, links and directories included.
+    /// Entries, links and directories included, also those that are only named
+    /// in the paths of others.
     pub entries_max: u32,
     /// Bytes of the unpacked tar stream, headers included.
     pub unpacked_bytes_max: u64,
@@ -71,7 +72,7 @@ pub enum ArchiveError {
         /// What is wrong with it.
         problem: String,
     },
-    /// More entries than allowed.
+    /// More entries than allowed, or more directories around them.
     #[error("the archive has more than {0} entries")]
     TooMany(u32),
     /// Unpacks to more bytes than allowed.
@@ -161,10 +162,34 @@ pub(crate) fn walk(
         } else {
             walker.entry(&mut entry, std::mem::take(&mut names))?;
         }
+        // Each directory that is only known as a parent costs what an entry does.
+        if walker.tree.kinds.len() as u64 > u64::from(limits.entries_max) {
+            return Err(ArchiveError::TooMany(limits.entries_max));
+        }
     }
+    check_end(&mut tar.into_inner(), limits)?;
     let manifest = walker.manifest.ok_or(ArchiveError::NoManifest)?;
     let (file_bytes, warnings) = (walker.file_bytes, walker.tree.warnings);
     Ok(Contents { manifest, entries, file_bytes, warnings })
+}
+
+/// Reads what comes after the last entry: zeros, and the checksum over all.
+fn check_end(rest: &mut impl Read, limits: &Limits) -> Result<(), ArchiveError> {
+    let mut block = [0; 4_096];
+    loop {
+        match rest.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(read) if block[..read].iter().all(|byte| *byte == 0) => {}
+            // Other programs would read on, and find another archive.
+            Ok(_) => {
+                let problem = "more content after the end of the archive";
+                let error = io::Error::new(io::ErrorKind::InvalidData, problem);
+                return Err(ArchiveError::Unreadable(error));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(error, limits)),
+        }
+    }
 }
 
 struct Walker<'a> {

@@ -3,6 +3,8 @@
 
 mod archive;
 mod digest;
+#[cfg(test)]
+mod fuzz;
 mod pack;
 mod store;
 mod unpack;
@@ -10,5 +12,5 @@ mod unpack;
 pub use archive::{ArchiveError, Contents, Limits, inspect};
 pub use digest::{Digest, DigestError};
 pub use pack::{PackError, Packed, pack, pack_to_file};
-pub use store::{ArtifactStore, Incoming, StoreError, Stored};
+pub use store::{ArtifactStore, Held, Incoming, SETTLED_AFTER, StoreError, Stored};
 pub use unpack::unpack;

@@ -3,12 +3,13 @@
 //! Needs no running agent: a voter without one stores archives too. What an
 //! archive is called and who else holds it is the replicated state's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -25,8 +26,20 @@ use crate::fsio;
 /// ship, and a push that never ends stops there.
 pub const ARCHIVE_BYTES_MAX: u64 = 1 << 30;
 
+/// How long an archive that has just come, or was just asked for, is not
+/// dropped for want of a name or of a use: a push names it when enough nodes
+/// hold it, and an instance that is being started claims it. Both take seconds;
+/// a push of the largest archive to slow disks takes minutes.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(600);
+
+/// Most digests of dropped archives that are told. They only spare others a
+/// question in vain.
+const DROPPED_MAX: usize = 256;
+
 const SUFFIX: &str = ".tar.gz";
 const TEMPORARY: &str = ".incoming-";
+/// Beside the directory of archives.
+const LOCK: &str = "artifacts.lock";
 
 /// Why an archive could not be stored or read.
 #[derive(Debug, Error)]
@@ -39,6 +52,11 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another process, or another part of this one, has it open.
+    #[error(
+        "{0} is in use by another process: stop that node, or give this one its own data directory"
+    )]
+    InUse(PathBuf),
     /// Larger than the store takes.
     #[error("the archive is larger than {most} bytes, the most that is accepted")]
     TooLarge {
@@ -75,14 +93,69 @@ pub struct Stored {
     pub size_bytes: u64,
 }
 
+/// One held archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// How long ago it came, was asked for, or stopped being used; since the
+    /// start of this process at most.
+    pub idle: Duration,
+    /// Orders archives by their last use, those of earlier processes by the
+    /// time at which they came.
+    pub used: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    size_bytes: u64,
+    touched: Instant,
+    used: u64,
+}
+
+/// What is held, and what no longer is.
+#[derive(Debug, Default)]
+struct Index {
+    entries: BTreeMap<Digest, Entry>,
+    dropped: BTreeSet<Digest>,
+    /// Archives whose files are being put in place: they are not removed.
+    arriving: Vec<Digest>,
+    /// Counts uses.
+    uses: u64,
+}
+
+impl Index {
+    fn insert(&mut self, digest: Digest, size_bytes: u64) {
+        self.uses += 1;
+        let entry = Entry { size_bytes, touched: Instant::now(), used: self.uses };
+        self.entries.insert(digest, entry);
+        self.dropped.remove(&digest);
+    }
+
+    fn remove(&mut self, digest: &Digest) -> bool {
+        let was_held = self.entries.remove(digest).is_some();
+        if was_held {
+            if self.dropped.len() >= DROPPED_MAX {
+                self.dropped.pop_first();
+            }
+            self.dropped.insert(*digest);
+        }
+        was_held
+    }
+}
+
 /// The content-addressed archives of a node.
 #[derive(Debug)]
 pub struct ArtifactStore {
     dir: PathBuf,
     size_bytes_max: u64,
-    held: Mutex<BTreeMap<Digest, u64>>,
+    held: Mutex<Index>,
     changed: watch::Sender<u64>,
     incoming: AtomicU64,
+    /// Held for as long as the store is open.
+    _lock: File,
 }
 
 impl ArtifactStore {
@@ -90,7 +163,7 @@ impl ArtifactStore {
     /// At most one store may be open per directory.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// When the directory cannot be made or read, or is in use.
     pub fn open_dir(data_dir: &Path) -> Result<Arc<Self>, StoreError> {
         Self::open_dir_with(data_dir, ARCHIVE_BYTES_MAX)
     }
@@ -103,7 +176,10 @@ impl ArtifactStore {
         let dir = data_dir.join("artifacts");
         let cannot = |source| StoreError::Io { path: dir.clone(), source };
         fsio::create_private_dir(&dir).map_err(cannot)?;
-        let mut held = BTreeMap::new();
+        // First: what looks left over may be what another process is receiving.
+        let lock = fsio::try_lock(&data_dir.join(LOCK)).map_err(cannot)?;
+        let lock = lock.ok_or_else(|| StoreError::InUse(data_dir.to_owned()))?;
+        let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
             let name = entry.file_name();
@@ -113,26 +189,63 @@ impl ArtifactStore {
                 fs::remove_file(entry.path()).map_err(cannot)?;
             }
             if let Some(digest) = name.strip_suffix(SUFFIX).and_then(|text| text.parse().ok()) {
-                held.insert(digest, entry.metadata().map_err(cannot)?.len());
+                let about = entry.metadata().map_err(cannot)?;
+                found.push((about.modified().map_err(cannot)?, digest, about.len()));
             }
         }
+        found.sort_unstable(); // The oldest first.
+        let mut held = Index::default();
+        found.into_iter().for_each(|(_, digest, size_bytes)| held.insert(digest, size_bytes));
         Ok(Arc::new(Self {
             dir,
             size_bytes_max,
             held: Mutex::new(held),
             changed: watch::Sender::new(0),
             incoming: AtomicU64::new(0),
+            _lock: lock,
         }))
     }
 
     /// The digests of the archives that are held, in order.
     pub fn holds(&self) -> Vec<Digest> {
-        self.lock().keys().copied().collect()
+        self.lock().entries.keys().copied().collect()
+    }
+
+    /// Every archive that is held, in the order of their digests.
+    pub fn archives(&self) -> Vec<Held> {
+        let held = self.lock();
+        let entries = held.entries.iter().map(|(digest, entry)| Held {
+            digest: *digest,
+            size_bytes: entry.size_bytes,
+            idle: entry.touched.elapsed(),
+            used: entry.used,
+        });
+        entries.collect()
+    }
+
+    /// The digests of the last archives that were held and are not any more.
+    pub fn dropped(&self) -> Vec<Digest> {
+        self.lock().dropped.iter().copied().collect()
+    }
+
+    /// Notes that an archive is asked for, or was used until now: it is not
+    /// dropped for a while. Whether it is held.
+    pub fn touch(&self, digest: &Digest) -> bool {
+        let mut held = self.lock();
+        held.uses += 1;
+        let uses = held.uses;
+        match held.entries.get_mut(digest) {
+            Some(entry) => {
+                (entry.touched, entry.used) = (Instant::now(), uses);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The size in bytes of a held archive.
     pub fn size_bytes(&self, digest: &Digest) -> Option<u64> {
-        self.lock().get(digest).copied()
+        self.lock().entries.get(digest).map(|entry| entry.size_bytes)
     }
 
     /// Changes whenever [`holds`](Self::holds) does.
@@ -239,14 +352,36 @@ impl ArtifactStore {
 
     /// Removes an archive, if it is held.
     pub fn discard(&self, digest: &Digest) {
-        if self.lock().remove(digest).is_some() {
-            // What stays on the disk is overwritten by the next arrival.
-            let _ = fs::remove_file(self.path(digest));
-            self.changed.send_modify(|generation| *generation += 1);
+        let mut held = self.lock();
+        if held.remove(digest) {
+            self.remove_file(held, digest);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
+    /// Removes an archive unless it came or was [touched](Self::touch) less
+    /// than `settled_after` ago. Whether it was removed.
+    pub fn discard_settled(&self, digest: &Digest, settled_after: Duration) -> bool {
+        let mut held = self.lock();
+        let settled =
+            held.entries.get(digest).is_some_and(|e| e.touched.elapsed() >= settled_after);
+        let removed = settled && held.remove(digest);
+        if removed {
+            self.remove_file(held, digest);
+        }
+        removed
+    }
+
+    /// Under the lock, so that no file goes that has just arrived anew.
+    fn remove_file(&self, held: MutexGuard<'_, Index>, digest: &Digest) {
+        if !held.arriving.contains(digest) {
+            // What stays on the disk is overwritten by the next arrival.
+            let _ = fs::remove_file(self.path(digest));
+        }
+        drop(held);
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -291,6 +426,7 @@ impl Incoming {
         self.file.flush().await.map_err(cannot)?;
         self.file.sync_all().await.map_err(cannot)?;
         let (from, to, dir) = (self.guard.path.clone(), path.clone(), self.store.dir.clone());
+        let _arriving = Arriving::new(self.store.clone(), digest);
         let renamed =
             blocking(move || Ok(fs::rename(from, to).and_then(|()| fsio::sync_dir(&dir))));
         renamed.await?.map_err(cannot)?;
@@ -298,6 +434,28 @@ impl Incoming {
         self.store.lock().insert(digest, self.size_bytes);
         self.store.changed.send_modify(|generation| *generation += 1);
         Ok(Stored { digest, size_bytes: self.size_bytes })
+    }
+}
+
+/// Keeps the file of an archive from being removed while it is put in place.
+struct Arriving {
+    store: Arc<ArtifactStore>,
+    digest: Digest,
+}
+
+impl Arriving {
+    fn new(store: Arc<ArtifactStore>, digest: Digest) -> Self {
+        store.lock().arriving.push(digest);
+        Self { store, digest }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut held = self.store.lock();
+        if let Some(at) = held.arriving.iter().position(|digest| *digest == self.digest) {
+            held.arriving.swap_remove(at);
+        }
     }
 }
 
@@ -364,6 +522,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_in_use_is_not_opened_and_what_it_receives_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let mut incoming = store.begin().await.unwrap();
+        incoming.write(b"ab").await.unwrap();
+        let error = ArtifactStore::open_dir(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::InUse(_)), "{error}");
+        incoming.write(b"c").await.unwrap();
+        assert_eq!(incoming.finish(None).await.unwrap().digest, Digest::of(b"abc"));
+    }
+
+    #[tokio::test]
     async fn what_is_refused_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let store = ArtifactStore::open_dir_with(dir.path(), 4).unwrap();
@@ -377,6 +547,32 @@ mod tests {
         assert!(matches!(error, StoreError::Source(_)), "{error}");
         assert!(store.holds().is_empty());
         assert_eq!(fs::read_dir(dir.path().join("artifacts")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_what_has_settled_is_discarded_and_then_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let digest = store.put(chunks(&["abc"]), None).await.unwrap().digest;
+        assert!(!store.discard_settled(&digest, SETTLED_AFTER));
+        assert_eq!(store.holds(), [digest]);
+        let other = store.put(chunks(&["abcd"]), None).await.unwrap().digest;
+        let used =
+            |digest| store.archives().iter().find(|held| held.digest == digest).unwrap().used;
+        assert!(used(digest) < used(other));
+        assert!(store.touch(&digest));
+        assert!(used(digest) > used(other));
+        assert!(store.dropped().is_empty());
+        assert!(store.discard_settled(&digest, Duration::ZERO));
+        assert!(!store.path(&digest).exists());
+        assert!(!store.touch(&digest));
+        assert_eq!((store.holds(), store.dropped()), (vec![other], vec![digest]));
+        store.put(chunks(&["abc"]), None).await.unwrap();
+        assert!(store.dropped().is_empty(), "it is held again");
+        // Damaged, while it arrives anew: the file that arrives stays.
+        let _arriving = Arriving::new(store.clone(), digest);
+        store.discard(&digest);
+        assert!(store.path(&digest).exists());
     }
 
     #[tokio::test]

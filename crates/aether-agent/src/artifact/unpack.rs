@@ -68,4 +68,4 @@ impl Sink for Writer<'_> {
 
 #[cfg(test)]
 #[path = "unpack_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -12,14 +12,21 @@ use crate::artifact::inspect;
 const MANIFEST: &str = "artifact='org.example:a:1.0.0'\n[run]\ncommand=['bin/a']\n";
 
 /// Writes headers as given, where the tar crate's builder would refuse.
-struct Raw(Vec<u8>);
+pub(in crate::artifact) struct Raw(pub Vec<u8>);
 
 impl Raw {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Vec::new()).file("slice.toml", MANIFEST.as_bytes())
     }
 
-    fn entry(mut self, kind: EntryType, name: &str, link: &str, mode: u32, data: &[u8]) -> Self {
+    pub fn entry(
+        mut self,
+        kind: EntryType,
+        name: &str,
+        link: &str,
+        mode: u32,
+        data: &[u8],
+    ) -> Self {
         let mut header = Header::new_ustar();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
         header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
@@ -33,23 +40,23 @@ impl Raw {
         self
     }
 
-    fn file(self, name: &str, data: &[u8]) -> Self {
+    pub fn file(self, name: &str, data: &[u8]) -> Self {
         self.entry(EntryType::Regular, name, "", 0o644, data)
     }
-    fn dir(self, name: &str) -> Self {
+    pub fn dir(self, name: &str) -> Self {
         self.entry(EntryType::Directory, name, "", 0o755, b"")
     }
-    fn symlink(self, name: &str, target: &str) -> Self {
+    pub fn symlink(self, name: &str, target: &str) -> Self {
         self.entry(EntryType::Symlink, name, target, 0o777, b"")
     }
-    fn hardlink(self, name: &str, target: &str) -> Self {
+    pub fn hardlink(self, name: &str, target: &str) -> Self {
         self.entry(EntryType::Link, name, target, 0o644, b"")
     }
-    fn pax(self, records: &[(&str, &str)]) -> Self {
+    pub fn pax(self, records: &[(&str, &str)]) -> Self {
         self.entry(EntryType::XHeader, "pax", "", 0o644, &pax(records))
     }
 
-    fn gzip(mut self) -> Vec<u8> {
+    pub fn gzip(mut self) -> Vec<u8> {
         self.0.extend([0; 1024]);
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&self.0).unwrap();
@@ -57,7 +64,7 @@ impl Raw {
     }
 }
 
-fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+pub(in crate::artifact) fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;
@@ -67,7 +74,7 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-fn small() -> Limits {
+pub(in crate::artifact) fn small() -> Limits {
     Limits { entries_max: 50, unpacked_bytes_max: 1 << 20, path_bytes_max: 300 }
 }
 
@@ -181,6 +188,11 @@ fn entries_that_deceive_or_do_harm_are_refused() {
             (0..60).fold(Raw::new(), |raw, n| raw.file(&format!("f{n}"), b"")),
             Err("more than 50 entries"),
         ),
+        (
+            "many directories by a few paths",
+            (0..10).fold(Raw::new(), |raw, n| raw.file(&format!("{n}{}", "/d".repeat(40)), b"")),
+            Err("more than 50 entries"),
+        ),
     ];
     for (name, archive, expect) in cases {
         check(name, archive, expect);
@@ -219,6 +231,19 @@ fn damaged_archives_are_unreadable_and_never_short() {
     gzip.write_all(&raw.0).unwrap();
     let error = inspect(&gzip.finish().unwrap()[..], &small()).unwrap_err();
     assert!(error.to_string().contains("truncated"), "{error}");
+}
+
+#[test]
+fn an_archive_ends_where_its_entries_do() {
+    let mut raw = Raw::new();
+    raw.0.extend([0; 1_024]);
+    let error = inspect(&raw.file("hidden", b"x").gzip()[..], &small()).unwrap_err();
+    assert!(error.to_string().contains("after the end"), "{error}");
+    // Behind the last entry there is still the checksum over all.
+    let mut whole = Raw::new().gzip();
+    let crc = whole.len() - 8;
+    whole[crc] ^= 1;
+    assert!(matches!(inspect(&whole[..], &small()), Err(ArchiveError::Unreadable(_))));
 }
 
 #[test]

@@ -3,20 +3,23 @@
 
 use std::fs;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use aether_core::manifest::Readiness;
+use aether_core::manifest::{Probe, Readiness};
 use aether_core::records::{Desired, Reason};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::link::Link;
+use super::live::{self, Due, Live};
 use super::{Instance, reachable};
 use crate::fsio::{Survives, write_atomic};
 use crate::observe::{Shimmed, Stage};
-use crate::probe::{Probed, Tally, probe};
+use crate::probe::{Probed, Tally, Target, ask};
 use crate::procfs::Process;
+use crate::shim::Restart;
 use crate::shim::spec::{Phase, ShimSpec, ShimState};
 
 /// How long a shim may take to open its socket before the instance is looked
@@ -39,16 +42,20 @@ struct Remembered {
 }
 
 /// A probe under way, or none.
-type Probing = Option<Pin<Box<dyn Future<Output = Probed> + Send>>>;
+pub(super) type Probing = Option<Pin<Box<dyn Future<Output = Probed> + Send>>>;
 
 /// What is known while attending.
 struct Attended {
     spec: ShimSpec,
     state: ShimState,
+    probe: Probe,
+    target: Target,
     tally: Tally,
     process_since: Instant,
     probe_at: Instant,
     probing: Probing,
+    /// Absent if nobody asked for liveness probes.
+    live: Option<Live>,
     /// When a shim that was told to stop counts as hung.
     hung_at: Option<Instant>,
 }
@@ -80,8 +87,17 @@ impl Instance {
                 }
                 probed = finished(&mut now.probing) => self.take_probe(&mut now, probed),
                 () = tokio::time::sleep_until(now.probe_at), if now.is_to_probe() => {
-                    let address = reachable(now.spec.listen);
-                    now.probing = Some(Box::pin(probe(address, now.readiness().clone())));
+                    let most = now.readiness().timeout.duration();
+                    now.probing =
+                        Some(Box::pin(ask(now.target.clone(), now.probe.clone(), most)));
+                }
+                due = live::due(&mut now.live), if now.is_to_be_alive() => {
+                    let problem = now.take_liveness(due);
+                    if let Some(problem) = problem
+                        && self.restart(now.state.child, &mut link, problem).await.is_err()
+                    {
+                        return;
+                    }
                 }
                 () = at(now.hung_at) => {
                     tracing::warn!(instance = %self.id, "its shim does not stop it and is killed");
@@ -90,6 +106,18 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// Has a process that does not answer stopped and started again.
+    async fn restart(
+        &self,
+        process: Option<Process>,
+        link: &mut Link,
+        problem: String,
+    ) -> std::io::Result<()> {
+        let Some(process) = process else { return Ok(()) };
+        tracing::warn!(instance = %self.id, problem, "not alive: stopped and started again");
+        link.restart(&Restart { process, problem }).await
     }
 
     /// A shim that hangs cannot stop its slice: when it has to, and does not
@@ -138,7 +166,15 @@ impl Instance {
         self.restarts = state.restarts;
         let tally = self.recall(state.child);
         let now = Instant::now();
+        let target = Target {
+            address: reachable(spec.listen),
+            work_dir: spec.work_dir.clone(),
+            env: Arc::new(spec.env.clone()),
+        };
         let attended = Attended {
+            probe: spec.ready_probe(),
+            target,
+            live: spec.live_probe().map(|(liveness, probe)| Live::new(liveness, probe)),
             spec,
             state,
             tally,
@@ -156,6 +192,9 @@ impl Instance {
             now.probing = None;
             now.process_since = Instant::now();
             now.probe_at = now.process_since + now.tally.wait(now.readiness());
+            if let Some(live) = &mut now.live {
+                live.start_anew();
+            }
         }
         self.restarts = state.restarts;
         now.state = state;
@@ -180,7 +219,7 @@ impl Instance {
             state: now.state.clone(),
             tally: now.tally.clone(),
             up: now.process_since.elapsed(),
-            readiness: now.readiness().clone(),
+            probe: now.probe.clone(),
         }));
     }
 
@@ -217,19 +256,39 @@ impl Attended {
     }
 
     fn is_to_probe(&self) -> bool {
-        self.probing.is_none() && self.state.phase == Phase::Running && self.hung_at.is_none()
+        self.probing.is_none() && self.is_to_be_alive()
+    }
+
+    /// Whether its process is to answer: it runs, and nobody stops it.
+    fn is_to_be_alive(&self) -> bool {
+        self.state.phase == Phase::Running && self.hung_at.is_none()
+    }
+
+    /// Asks, or counts the answer. `Some`: the process is dead.
+    fn take_liveness(&mut self, due: Due) -> Option<String> {
+        let live = self.live.as_mut()?;
+        match due {
+            Due::Ask => {
+                live.ask(self.target.clone());
+                None
+            }
+            Due::Answer(probed) => {
+                let up = self.process_since.elapsed();
+                live.count(&probed, &self.target, self.tally.was_ready, up)
+            }
+        }
     }
 }
 
 /// The result of a probe under way; waits for ever when there is none.
-async fn finished(probing: &mut Probing) -> Probed {
+pub(super) async fn finished(probing: &mut Probing) -> Probed {
     match probing {
         Some(probe) => probe.await,
         None => std::future::pending().await,
     }
 }
 
-async fn at(instant: Option<Instant>) {
+pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,

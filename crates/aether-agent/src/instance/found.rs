@@ -9,6 +9,7 @@ use aether_core::ids::InstanceId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::shim::cgroup;
 use crate::shim::spec::{Layout, Phase, ShimSpec, ShimState};
 use crate::{fsio, procfs};
 
@@ -37,6 +38,8 @@ pub(super) struct Past {
     pub listen: Option<SocketAddr>,
     /// What the lost shim saw last.
     pub state: Option<ShimState>,
+    /// That it was killed because it did not stop when asked to, in words.
+    pub killed: Option<String>,
     /// What a shim that could not start said.
     pub shim_error: Option<String>,
 }
@@ -70,14 +73,15 @@ fn look_blocking(layout: &Layout) -> Found {
     let listen = Some(spec.listen);
     match state {
         Some(state) if state.phase == Phase::Stopped => {
-            Found::Stopped(Past { restarts: state.restarts, listen, ..Past::default() })
+            let ShimState { restarts, killed, .. } = state;
+            Found::Stopped(Past { restarts, listen, killed, ..Past::default() })
         }
         Some(state) => Found::Gone(Past {
             restarts: state.restarts.saturating_add(1),
             ends_in_a_row: state.ends_in_a_row.saturating_add(1),
             listen,
             state: Some(state),
-            shim_error: None,
+            ..Past::default()
         }),
         // Launched, but it never came as far as to show a state.
         None => {
@@ -88,8 +92,8 @@ fn look_blocking(layout: &Layout) -> Found {
                 restarts: spec.restarts,
                 ends_in_a_row: spec.ends_in_a_row.saturating_add(1),
                 listen,
-                state: None,
                 shim_error: Some(format!("the shim could not start: {}", error.trim())),
+                ..Past::default()
             })
         }
     }
@@ -112,9 +116,11 @@ pub(super) async fn clean_up(id: &InstanceId, past: &Past) {
                 tracing::warn!(instance = %id, "killing what its shim left behind");
                 tokio::time::sleep(KILL_INTERVAL).await;
             }
-            _ => return,
+            _ => break,
         }
     }
+    // Nothing waits for it when the runtime ends.
+    let _ = tokio::task::spawn_blocking(move || cgroup::remove(&state.cgroups)).await;
 }
 
 /// Kills what a killed shim left of its slice; tells how many processes were

@@ -97,6 +97,8 @@ impl Launch {
             manifest: self.work.manifest.clone(),
             command: outfit.command,
             env: outfit.env,
+            ready_exec: outfit.ready_exec,
+            live_exec: outfit.live_exec,
             work_dir: self.layout.work(),
             listen,
             restart: self.shared.config.restart,

@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::shim::spec::ShimState;
-use crate::shim::{STOP, socket_address};
+use crate::shim::{Restart, STOP, socket_address};
 
 /// A connection to a shim.
 #[derive(Debug)]
@@ -34,6 +34,11 @@ impl Link {
             Some(line) => Ok(Some(serde_json::from_str(&line)?)),
             None => Ok(None),
         }
+    }
+
+    /// Asks the shim to stop the slice's process and start it again.
+    pub async fn restart(&mut self, restart: &Restart) -> io::Result<()> {
+        self.writer.write_all(restart.line()?.as_bytes()).await
     }
 
     /// Asks the shim to stop its slice and end.

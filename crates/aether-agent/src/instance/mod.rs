@@ -9,6 +9,7 @@ mod end;
 mod found;
 mod launch;
 mod link;
+mod live;
 
 pub(crate) use end::{Ended, end, kill};
 
@@ -61,6 +62,8 @@ pub(crate) struct Instance {
     /// Where the process listens, once it has a port.
     listen: Option<SocketAddr>,
     restarts: u32,
+    /// Why it had to be killed, if it had.
+    killed: Option<Reason>,
     /// Since when its living shim gives no answer.
     mute_since: Option<tokio::time::Instant>,
 }
@@ -68,7 +71,7 @@ pub(crate) struct Instance {
 impl Instance {
     pub fn new(id: InstanceId, shared: Arc<Shared>, told: watch::Receiver<Told>) -> Self {
         let layout = shared.layout(&id);
-        Self { id, shared, layout, told, listen: None, restarts: 0, mute_since: None }
+        Self { id, shared, layout, told, listen: None, restarts: 0, killed: None, mute_since: None }
     }
 
     /// Looks, acts, and looks again, until the instance is stopped.
@@ -97,11 +100,12 @@ impl Instance {
                 tracing::warn!(instance = %self.id, %error, "a port's last use is not noted");
             }
         }
-        self.note(Stage::Stopped);
+        self.note(Stage::Stopped(self.killed.as_ref()));
     }
 
     fn remember(&mut self, past: &Past) {
         self.restarts = past.restarts;
+        self.killed = past.killed.as_deref().map(|how| Reason::new(Reason::KILLED, how));
         self.listen = past.listen.or(self.listen);
     }
 

@@ -1,5 +1,5 @@
-//! How a shim shows its state and takes the command to stop: a state file, and
-//! a unix socket in the instance's directory, which only the owner enters.
+//! How a shim shows its state and takes commands: a state file, and a unix
+//! socket in the instance's directory, which only the owner enters.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,12 +11,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::spec::{Layout, ShimState};
 use super::supervise::Event;
 use crate::fsio::{Survives, write_atomic};
+use crate::procfs::Process;
 
 /// The line that asks a shim to stop its slice and end.
 pub(crate) const STOP: &str = "stop\n";
+
+/// Before the JSON of a [`Restart`], in the line that asks for one.
+const RESTART: &str = "restart ";
+
+/// Asks a shim to stop its slice's process and start it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restart {
+    /// Which process is meant: the next one has done nothing.
+    pub process: Process,
+    /// What its liveness probe found.
+    pub problem: String,
+}
+
+impl Restart {
+    /// The line that says it.
+    pub fn line(&self) -> io::Result<String> {
+        Ok(format!("{RESTART}{}\n", serde_json::to_string(self)?))
+    }
+}
 
 /// Longest line on the socket, in bytes. A state holds two shortened texts.
 const MESSAGE_BYTES_MAX: u64 = 16 * 1024;
@@ -51,7 +73,7 @@ struct Shared {
 }
 
 impl Board {
-    /// Listens on the socket; every `stop` becomes an event.
+    /// Listens on the socket; every command becomes an event.
     pub fn open(layout: &Layout, events: SyncSender<Event>) -> io::Result<Self> {
         let (dir, path) = socket_address(layout.dir())?;
         match fs::remove_file(&path) {
@@ -111,7 +133,12 @@ fn take_commands(client: UnixStream, events: &SyncSender<Event>) {
     let mut line = String::new();
     // A line that is cut at the bound is no command, and ends with the next one.
     while matches!(reader.by_ref().take(MESSAGE_BYTES_MAX).read_line(&mut line), Ok(1..)) {
-        if line == STOP && events.send(Event::Stop).is_err() {
+        let event = match line.strip_prefix(RESTART) {
+            _ if line == STOP => Some(Event::Stop),
+            Some(restart) => serde_json::from_str(restart).ok().map(Event::Restart),
+            None => None,
+        };
+        if event.is_some_and(|event| events.send(event).is_err()) {
             return;
         }
         line.clear();

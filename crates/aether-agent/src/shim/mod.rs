@@ -7,15 +7,19 @@
 //! - the slice's process group, its exit status, and its restarts (backoff
 //!   included, so that a slice is restarted while no agent runs);
 //! - the pipes and log files of the slice;
+//! - the control groups that hold the slice to its limits;
 //! - two locks, inherited as open files: standard input is the lock of the
 //!   port, standard output the lock of the instance. They fall when the shim
 //!   ends, however it ends.
 //!
-//! It tells what it sees in a state file and on a unix socket, and takes one
-//! command, `stop`. It knows nothing of probes, desired states or the network.
+//! It tells what it sees in a state file and on a unix socket, and takes two
+//! commands: `stop`, and `restart` of a process that does not answer its
+//! liveness probe. It knows nothing of probes, desired states or the network.
 //! There is no async runtime here: it spends its life blocked in a few threads.
 
+pub(crate) mod cgroup;
 mod control;
+mod enter;
 mod log_file;
 pub(crate) mod spec;
 mod supervise;
@@ -27,7 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{fs, io};
 
-pub(crate) use control::{STOP, socket_address};
+pub(crate) use control::{Restart, STOP, socket_address};
 #[cfg(test)]
 pub(crate) use log_file::LogFile;
 pub(crate) use log_file::rotated_path;
@@ -42,7 +46,11 @@ use spec::{Layout, ShimSpec};
 /// Call it before any thread or async runtime is started.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
-    let (Some(dir), None) = (args.next(), args.next()) else {
+    let first = args.next();
+    if first.as_deref().is_some_and(|first| first == enter::ENTER) {
+        return enter::main(args);
+    }
+    let (Some(dir), None) = (first, args.next()) else {
         eprintln!("the shim is started by the agent, with the directory of an instance");
         return ExitCode::from(2);
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aether_core::ids::InstanceId;
-use aether_core::manifest::{Manifest, StopSignal};
+use aether_core::manifest::{Liveness, Manifest, Probe, StopSignal};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,11 @@ impl Layout {
     pub fn readiness(&self) -> PathBuf {
         self.dir.join("readiness.json")
     }
+    /// Why the slice's program could not be started, written by the process
+    /// that was to become it.
+    pub fn enter_failure(&self) -> PathBuf {
+        self.dir.join("enter.err")
+    }
     /// Locked for as long as the shim lives.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("shim.lock")
@@ -71,6 +76,12 @@ pub(crate) struct ShimSpec {
     pub command: Vec<String>,
     /// The complete environment, substituted.
     pub env: BTreeMap<String, String>,
+    /// The command of the readiness probe, substituted.
+    #[serde(default)]
+    pub ready_exec: Option<Vec<String>>,
+    /// The command of the liveness probe, substituted.
+    #[serde(default)]
+    pub live_exec: Option<Vec<String>>,
     pub work_dir: PathBuf,
     /// Where the slice has to listen.
     pub listen: SocketAddr,
@@ -83,6 +94,24 @@ pub(crate) struct ShimSpec {
 }
 
 impl ShimSpec {
+    /// How readiness is asked.
+    pub fn ready_probe(&self) -> Probe {
+        match &self.ready_exec {
+            Some(command) => Probe::Exec(command.clone()),
+            None => self.manifest.ready.probe(),
+        }
+    }
+
+    /// Whether and how liveness is asked.
+    pub fn live_probe(&self) -> Option<(Liveness, Probe)> {
+        let liveness = self.manifest.live.clone()?;
+        let probe = match &self.live_exec {
+            Some(command) => Probe::Exec(command.clone()),
+            None => liveness.probe(),
+        };
+        Some((liveness, probe))
+    }
+
     pub fn grace(&self) -> Duration {
         self.manifest.run.grace.duration()
     }
@@ -107,6 +136,9 @@ pub(crate) enum Phase {
     Running,
     /// It ended, or could not be started; the shim waits before the next start.
     Waiting,
+    /// Its process does not answer its liveness probe, and is being stopped to
+    /// be started again.
+    Restarting,
     /// It was asked to stop.
     Stopping,
     /// It and everything it started is gone; the shim ends. Final.
@@ -121,6 +153,11 @@ pub(crate) enum End {
     Status(i32),
     /// This signal ended it.
     Signal(String),
+    /// It was killed because its memory limit, in words, was reached.
+    OutOfMemory(String),
+    /// It was stopped because it did not answer its liveness probe; what the
+    /// probe found.
+    NotLive(String),
     /// It could not be started.
     NotStarted(String),
     /// Another process listens on its port.
@@ -145,6 +182,15 @@ pub(crate) struct ShimState {
     pub last_end: Option<End>,
     /// The last line it wrote to standard error before that, shortened.
     pub last_error_line: String,
+    /// That it was killed because it did not stop when asked to, in words.
+    #[serde(default)]
+    pub killed: Option<String>,
+    /// Its control groups.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
+    /// Which of its limits are not enforced, and why.
+    #[serde(default)]
+    pub unenforced: Option<String>,
 }
 
 /// Whether something else listens where the slice is to listen.

@@ -14,7 +14,9 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::control::Board;
+use super::cgroup::{self, Cgroups};
+use super::control::{Board, Restart};
+use super::enter;
 use super::log_file::LogFile;
 use super::spec::{End, Layout, Phase, ShimSpec, ShimState, port_is_free};
 use crate::{fsio, procfs};
@@ -35,6 +37,8 @@ const SWEEP_MAX: Duration = Duration::from_secs(10);
 pub(super) enum Event {
     /// The slice's process ended.
     Ended(ExitStatus),
+    /// The slice's process does not answer its liveness probe.
+    Restart(Restart),
     /// The agent wants the slice stopped.
     Stop,
 }
@@ -49,12 +53,16 @@ enum Go {
 /// One slice's process, over and over.
 pub(super) struct Supervisor {
     spec: ShimSpec,
+    layout: Layout,
+    cgroups: Cgroups,
     board: Board,
     state: ShimState,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     stdout: Arc<Mutex<LogFile>>,
     stderr: Arc<Mutex<LogFile>>,
+    /// The agent has asked for the end.
+    asked_to_stop: bool,
 }
 
 impl Supervisor {
@@ -66,6 +74,8 @@ impl Supervisor {
         fs::create_dir_all(layout.logs())?;
         fs::create_dir_all(&spec.work_dir)?;
         let log = |name| Arc::new(Mutex::new(LogFile::new(layout.logs().join(name), spec.logs)));
+        let name = cgroup::name_of(&spec.instance, layout.dir());
+        let cgroups = Cgroups::make(&spec.manifest.resources, &name);
         let state = ShimState {
             boot_id: fsio::boot_id(),
             shim: procfs::this(),
@@ -75,9 +85,24 @@ impl Supervisor {
             ends_in_a_row: spec.ends_in_a_row,
             last_end: None,
             last_error_line: String::new(),
+            killed: None,
+            cgroups: cgroups.dirs(),
+            unenforced: cgroups.unenforced.clone(),
         };
         let (stdout, stderr) = (log("stdout.log"), log("stderr.log"));
-        Ok(Self { spec, board, state, events, sender, stdout, stderr })
+        let asked_to_stop = false;
+        Ok(Self {
+            spec,
+            layout,
+            cgroups,
+            board,
+            state,
+            events,
+            sender,
+            stdout,
+            stderr,
+            asked_to_stop,
+        })
     }
 
     /// Runs the slice until it was asked to stop and is gone.
@@ -88,16 +113,27 @@ impl Supervisor {
         let mut go = Go::On;
         while go == Go::On {
             let started = Instant::now();
+            let kills = self.cgroups.oom_kills();
             go = match self.start() {
-                Ok((process, pipes)) => match self.events.recv() {
-                    Ok(Event::Ended(status)) => {
+                Ok((process, pipes)) => match self.next_event() {
+                    Event::Ended(status) => {
                         self.sweep(process);
                         self.close(pipes);
-                        self.wait_after(end_of(status), started.elapsed())
+                        let end = self.end_of(status, kills);
+                        self.wait_after(end, started.elapsed())
                     }
-                    // The channel cannot close: this holds a sender.
-                    Ok(Event::Stop) | Err(_) => {
-                        self.stop(process);
+                    Event::Restart(restart) => {
+                        let end = End::NotLive(restart.problem);
+                        self.state.last_end = Some(end.clone());
+                        self.stop(process, Phase::Restarting);
+                        self.close(pipes);
+                        match self.asked_to_stop {
+                            true => Go::Stop,
+                            false => self.wait_after(end, started.elapsed()),
+                        }
+                    }
+                    Event::Stop => {
+                        self.stop(process, Phase::Stopping);
                         self.close(pipes);
                         Go::Stop
                     }
@@ -105,8 +141,40 @@ impl Supervisor {
                 Err(end) => self.wait_after(end, Duration::ZERO),
             };
         }
+        cgroup::remove(&self.cgroups.dirs());
         self.state.child = None;
         self.show(Phase::Stopped);
+    }
+
+    /// What happens next to the process that runs.
+    fn next_event(&self) -> Event {
+        loop {
+            match self.events.recv() {
+                // Meant for an earlier process.
+                Ok(Event::Restart(restart)) if Some(restart.process) != self.state.child => {}
+                Ok(event) => return event,
+                // The channel cannot close: this holds a sender.
+                Err(_) => return Event::Stop,
+            }
+        }
+    }
+
+    /// How the process ended. `kills`: how many were killed before it started
+    /// because there was no memory left.
+    fn end_of(&self, status: ExitStatus, kills: u64) -> End {
+        let failure = self.layout.enter_failure();
+        if let Ok(problem) = fs::read_to_string(&failure) {
+            let _ = fs::remove_file(failure);
+            return End::NotStarted(problem);
+        }
+        // A shell passes on as 137 that what it ran was killed.
+        let killed = status.signal() == Some(Signal::SIGKILL as i32) || status.code() == Some(137);
+        match self.spec.manifest.resources.memory {
+            Some(limit) if killed && self.cgroups.oom_kills() > kills => {
+                End::OutOfMemory(limit.to_string())
+            }
+            _ => end_of(status),
+        }
     }
 
     fn start(&mut self) -> Result<(Pid, Receiver<()>), End> {
@@ -137,8 +205,23 @@ impl Supervisor {
         let Some((program, arguments)) = self.spec.command.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program is named"));
         };
-        Command::new(program)
-            .args(arguments)
+        let entrances = self.cgroups.entrances();
+        let mut command = if entrances.is_empty() {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        } else {
+            let failure = self.layout.enter_failure();
+            let _ = fs::remove_file(&failure); // Of a shim that was killed.
+            // This very program, with the arguments that make it a shim.
+            let mut own: Vec<_> = std::env::args_os().skip(1).collect();
+            own.pop();
+            let mut command = Command::new("/proc/self/exe");
+            command.args(own).arg(enter::ENTER);
+            command.args(enter::arguments(&failure, &entrances, &self.spec.command));
+            command
+        };
+        command
             .env_clear()
             .envs(&self.spec.env)
             .current_dir(&self.spec.work_dir)
@@ -156,20 +239,30 @@ impl Supervisor {
         self.state.last_end = Some(end);
         self.state.last_error_line = lock(&self.stderr).last_line();
         self.show(Phase::Waiting);
-        match self.events.recv_timeout(self.spec.restart.wait(self.state.ends_in_a_row)) {
-            Err(RecvTimeoutError::Timeout) => {
-                self.state.restarts = self.state.restarts.saturating_add(1);
-                Go::On
+        let until = Instant::now() + self.spec.restart.wait(self.state.ends_in_a_row);
+        loop {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.state.restarts = self.state.restarts.saturating_add(1);
+                    return Go::On;
+                }
+                Ok(Event::Restart(_) | Event::Ended(_)) => {} // It has ended.
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Go::Stop,
             }
-            _ => Go::Stop,
         }
     }
 
     /// Signal, grace, kill; then everything that the slice left behind.
-    fn stop(&mut self, process: Pid) {
-        self.show(Phase::Stopping);
+    fn stop(&mut self, process: Pid, phase: Phase) {
+        self.show(phase);
         let _ = kill(process, self.spec.stop_signal()); // It may have ended.
         if !self.ended_within(self.spec.grace()) {
+            self.state.killed = Some(format!(
+                "it did not end within {:?} of {} and was killed",
+                self.spec.grace(),
+                self.spec.stop_signal()
+            ));
+            self.show(Phase::Stopping);
             loop {
                 let _ = killpg(process, Signal::SIGKILL);
                 if self.ended_within(SWEEP_MAX) {
@@ -180,12 +273,13 @@ impl Supervisor {
         self.sweep(process);
     }
 
-    fn ended_within(&self, time: Duration) -> bool {
+    fn ended_within(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(_)) => return true,
-                Ok(Event::Stop) => {} // Asked again.
+                Ok(Event::Stop) => self.asked_to_stop = true,
+                Ok(Event::Restart(_)) => {} // It is being stopped.
                 Err(_) => return false,
             }
         }

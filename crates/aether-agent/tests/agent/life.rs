@@ -116,7 +116,9 @@ async fn stop_is_signal_then_grace_then_kill_of_everything_it_started() {
     let asked = Instant::now();
     world.plane.want(6, vec![slice.assign("a-1-0", "STOP", world.plane.address)]);
     world.plane.observed("a-1-0", "STOPPING").await;
-    world.plane.observed("a-1-0", "STOPPED").await;
+    let stopped = world.plane.observed("a-1-0", "STOPPED").await;
+    let how = "it did not end within 300ms of SIGTERM and was killed";
+    assert_eq!((&*stopped.reason_code, &*stopped.reason_message), ("killed", how));
     assert!(asked.elapsed() >= Duration::from_millis(300), "it had its grace time");
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert!(pids.iter().all(|pid| !is_alive(*pid)), "also the one that left the group");

@@ -1,8 +1,11 @@
 //! The agent with real processes, against a control plane that a test plays.
 
+mod cache;
 mod failures;
 mod life;
+mod limits;
 mod logs;
 mod plane;
+mod probes;
 mod takeover;
 mod world;

@@ -87,7 +87,19 @@ impl Plane {
                 lease_ms: 300,
                 assignments,
                 taken: down.taken,
+                ..down.clone()
             };
+        });
+    }
+
+    /// Says which of the archives that the agent holds are needed, and which
+    /// belong to no artifact.
+    pub fn list_archives(&self, needed: &[&str], unnamed: &[&str]) {
+        let texts = |digests: &[&str]| digests.iter().map(|text| text.to_string()).collect();
+        self.wanted.send_modify(|down| {
+            down.needed_sha256 = texts(needed);
+            down.unnamed_sha256 = texts(unnamed);
+            down.lists_archives = true;
         });
     }
 
@@ -224,6 +236,13 @@ impl Artifacts for Service {
         _: Request<Streaming<v1::PushRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         Err(Status::unimplemented("agents push nothing"))
+    }
+
+    async fn remove(
+        &self,
+        _: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        Err(Status::unimplemented("agents remove nothing"))
     }
 
     async fn list(

@@ -1,9 +1,10 @@
-//! Artifacts become known, and known to be held somewhere.
+//! Artifacts become known, and known to be held somewhere; and are forgotten.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Tx;
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::Artifact;
 use crate::ids::NodeName;
@@ -24,7 +25,7 @@ impl Tx<'_> {
         digest: &str,
         size_bytes: u64,
         manifest: &Arc<Manifest>,
-        holder: &NodeName,
+        holders: BTreeSet<NodeName>,
     ) -> Outcome {
         if !is_sha256(digest) {
             return Err(Refusal::BadOption {
@@ -46,7 +47,7 @@ impl Tx<'_> {
             });
         }
         if self.state.artifacts.contains_key(artifact) {
-            return self.artifact_held(artifact, digest, holder);
+            return self.artifact_held(artifact, digest, holders);
         }
         if self.state.artifacts.len() >= ARTIFACTS_MAX {
             return Err(Refusal::TooMany {
@@ -59,12 +60,12 @@ impl Tx<'_> {
             digest: digest.to_owned(),
             size_bytes,
             manifest: Arc::clone(manifest),
-            held_by: BTreeSet::from([holder.clone()]),
+            held_by: holders,
             pushed_at_index: self.index(),
             pushed_wall_ms: self.state.meta.wall_ms,
         };
         self.state.artifacts.insert(artifact.clone(), Arc::new(record));
-        self.audit(format!("artifact {artifact}"), format!("pushed with digest {digest}"));
+        self.audit(Subject::artifact(artifact), format!("pushed with digest {digest}"));
         Ok(Answer::default())
     }
 
@@ -72,7 +73,7 @@ impl Tx<'_> {
         &mut self,
         artifact: &Artifact,
         digest: &str,
-        holder: &NodeName,
+        holders: BTreeSet<NodeName>,
     ) -> Outcome {
         let Some(known) = self.state.artifacts.get(artifact) else {
             return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
@@ -84,10 +85,41 @@ impl Tx<'_> {
                 given: digest.to_owned(),
             });
         }
-        let mut record = (**known).clone();
-        if record.held_by.insert(holder.clone()) {
+        if !holders.is_subset(&known.held_by) {
+            let mut record = (**known).clone();
+            record.held_by.extend(holders);
             self.state.artifacts.insert(artifact.clone(), Arc::new(record));
         }
+        Ok(Answer::default())
+    }
+
+    /// What a node dropped of an artifact that was removed, or pushed anew with
+    /// another digest, is no news.
+    pub(super) fn artifact_dropped(
+        &mut self,
+        artifact: &Artifact,
+        digest: &str,
+        holder: &NodeName,
+    ) -> Outcome {
+        let known = self.state.artifacts.get(artifact).filter(|known| known.digest == digest);
+        if let Some(known) = known.filter(|known| known.held_by.contains(holder)) {
+            let mut record = (**known).clone();
+            record.held_by.remove(holder);
+            self.state.artifacts.insert(artifact.clone(), Arc::new(record));
+        }
+        Ok(Answer::default())
+    }
+
+    pub(super) fn remove_artifact(&mut self, artifact: &Artifact) -> Outcome {
+        let Some(known) = self.state.artifacts.get(artifact) else {
+            return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
+        };
+        let digest = known.digest.clone();
+        if let Some(user) = self.state.artifact_user(artifact) {
+            return Err(Refusal::ArtifactInUse { artifact: artifact.clone(), user });
+        }
+        self.state.artifacts.remove(artifact);
+        self.audit(Subject::artifact(artifact), format!("removed, digest {digest}"));
         Ok(Answer::default())
     }
 }

@@ -1,10 +1,22 @@
 //! Instances are assigned, drained, stopped, and reported on.
 
+use std::collections::BTreeMap;
+
 use super::{INSTANCES_MAX, Tx};
+use crate::audit::Subject;
 use crate::command::{Answer, Observation, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
-use crate::records::{Desired, InstanceRecord, Observed};
+use crate::records::{Desired, InstanceRecord, Observed, Reason};
+
+/// Instances that one history entry names of those that had to be killed: as
+/// many as are read; the rest is counted.
+const UNCLEAN_NAMED_MAX: usize = 3;
+
+/// Instances that are written down one by one when they are stopped in spite of
+/// something. The planner names one at a time; a command with more comes from
+/// elsewhere, and must not wash everything else out of the audit.
+const WAIVED_AUDITED_MAX: usize = 100;
 
 impl Tx<'_> {
     /// Makes one instance per placement; every node must be known.
@@ -141,12 +153,9 @@ impl Tx<'_> {
                 Desired::Stop => {}
             }
         }
-        if let Some(waived) = waived {
-            let names: Vec<&str> = instances.iter().map(InstanceId::as_str).collect();
-            self.audit(
-                format!("instances {}", names.join(", ")),
-                format!("stopped although {waived}"),
-            );
+        for id in instances.iter().filter(|_| waived.is_some()).take(WAIVED_AUDITED_MAX) {
+            let why = waived.unwrap_or_default();
+            self.audit(Subject::instance(id), format!("stopped although {why}"));
         }
         Ok(Answer::default())
     }
@@ -158,6 +167,7 @@ impl Tx<'_> {
                 most: INSTANCES_MAX.into(),
             });
         }
+        let mut unclean: BTreeMap<SliceName, Vec<String>> = BTreeMap::new();
         for seen in observations {
             let Some(record) = self.state.instances.get(&seen.instance).cloned() else {
                 continue;
@@ -166,6 +176,10 @@ impl Tx<'_> {
                 continue;
             }
             if seen.observed == Observed::Stopped && record.desired == Desired::Stop {
+                if let Some(killed) = seen.reason.as_ref().filter(|r| r.code == Reason::KILLED) {
+                    let ends = unclean.entry(record.slice.clone()).or_default();
+                    ends.push(format!("{} on {node}: {}", seen.instance, killed.message));
+                }
                 self.forget_instance(&record);
                 continue;
             }
@@ -183,7 +197,21 @@ impl Tx<'_> {
                 ..(*record).clone()
             });
         }
+        unclean.into_iter().for_each(|(slice, ends)| self.note_unclean(&slice, &ends));
         Ok(Answer::default())
+    }
+
+    /// Instances had to be ended by force: nobody would know once they are gone.
+    fn note_unclean(&mut self, slice: &SliceName, ends: &[String]) {
+        let mut event = ends[..ends.len().min(UNCLEAN_NAMED_MAX)].join("; ");
+        if ends.len() > UNCLEAN_NAMED_MAX {
+            event += &format!("; and {} more", ends.len() - UNCLEAN_NAMED_MAX);
+        }
+        let live = self.state.slices.get(slice).and_then(|record| record.live_update.as_ref());
+        match live.and_then(|id| self.state.updates.get(id)).cloned() {
+            Some(update) => self.put_update((*update).clone(), event),
+            None => self.audit(Subject::slice(slice), event),
+        }
     }
 
     /// The last trace of an instance goes, and with the last instance of an

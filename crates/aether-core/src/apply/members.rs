@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{INSTANCES_MAX, Tx};
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::{NodeName, SessionId};
 use crate::records::{
@@ -70,7 +71,7 @@ impl Tx<'_> {
                 format!("is lost; {count} instances left the tables and are replaced")
             }
         };
-        self.audit(format!("node {node}"), event);
+        self.audit(Subject::node(node), event);
         Ok(Answer::default())
     }
 
@@ -118,7 +119,7 @@ impl Tx<'_> {
             NodeSchedule::Cordoned => "is cordoned: it takes no new instances",
             NodeSchedule::Draining => "is drained: its instances move to other nodes",
         };
-        self.audit(format!("node {node}"), event.to_owned());
+        self.audit(Subject::node(node), event.to_owned());
         Ok(Answer::default())
     }
 
@@ -140,7 +141,7 @@ impl Tx<'_> {
         for record in &here {
             self.forget_instance(record);
         }
-        self.audit(format!("node {node}"), format!("is forgotten, with {} instances", here.len()));
+        self.audit(Subject::node(node), format!("is forgotten, with {} instances", here.len()));
         Ok(Answer::default())
     }
 
@@ -150,6 +151,9 @@ impl Tx<'_> {
             return Err(Refusal::Stale { what: "whether re-placement is frozen".to_owned() });
         }
         self.state.meta.replacement_frozen_since_ms = frozen.then(|| self.now_ms());
+        if !frozen {
+            self.state.meta.replacement_resumed_ms = self.now_ms();
+        }
         let nodes = self.state.nodes.len();
         let event = match frozen {
             true => format!(
@@ -159,7 +163,7 @@ impl Tx<'_> {
             ),
             false => format!("{silent} of {nodes} nodes are silent; lost nodes are replaced again"),
         };
-        self.audit("cluster".to_owned(), event);
+        self.audit(Subject::cluster(), event);
         Ok(Answer::default())
     }
 
@@ -212,7 +216,8 @@ impl Tx<'_> {
             return Err(Refusal::Stale { what: format!("session {session}") });
         }
         self.state.sessions.remove(session);
-        self.audit(format!("session {session} of {}", record.name), format!("closed: {reason}"));
+        let event = format!("session of {} closed: {reason}", record.name);
+        self.audit(Subject::session(session), event);
         Ok(Answer::default())
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::audit::{AuditPosition, Subject};
 use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::ids::{Fence, RevisionNo, UpdateId};
@@ -134,11 +135,23 @@ struct Tx<'a> {
 impl Tx<'_> {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         match command {
-            Command::RegisterArtifact { artifact, digest, size_bytes, manifest, holder } => {
-                self.register_artifact(artifact, digest, *size_bytes, manifest, holder)
+            Command::RegisterArtifact {
+                artifact,
+                digest,
+                size_bytes,
+                manifest,
+                holder,
+                others,
+            } => {
+                let holders = others.iter().chain([holder]).cloned().collect();
+                self.register_artifact(artifact, digest, *size_bytes, manifest, holders)
+            }
+            Command::RemoveArtifact { artifact } => self.remove_artifact(artifact),
+            Command::ArtifactDropped { artifact, digest, holder } => {
+                self.artifact_dropped(artifact, digest, holder)
             }
             Command::ArtifactHeld { artifact, digest, holder } => {
-                self.artifact_held(artifact, digest, holder)
+                self.artifact_held(artifact, digest, [holder.clone()].into())
             }
             Command::Deploy { slice, version, instances } => {
                 self.deploy(slice, version, *instances)
@@ -285,7 +298,7 @@ impl Tx<'_> {
             // The first entry says who started it; the oldest of the rest goes.
             update.history.remove(1);
         }
-        self.audit(format!("update {}", update.id), event);
+        self.audit(Subject::update(&update.id), event);
         self.state.updates.insert(update.id.clone(), Arc::new(update));
     }
 
@@ -349,22 +362,28 @@ impl Tx<'_> {
         }
     }
 
-    fn audit(&mut self, subject: String, event: String) {
+    /// Writes down what happened to a subject, after what this entry has
+    /// written down already.
+    fn audit(&mut self, subject: Subject, event: String) {
         let index = self.index();
+        let last = self.state.audit.get_max().map(|(position, _)| *position);
+        let n = last.filter(|last| last.index == index).map_or(0, |last| last.n + 1);
         let record = AuditRecord {
             index,
+            n,
             log_time_ms: self.now_ms(),
             wall_ms: self.state.meta.wall_ms,
             actor: self.actor.to_owned(),
             subject,
             event,
         };
-        self.state.audit.insert(index, Arc::new(record));
+        self.state.audit.insert(AuditPosition::new(index, n), Arc::new(record));
         while self.state.audit.len() > AUDIT_MAX {
-            let Some(oldest) = self.state.audit.get_min().map(|(index, _)| *index) else {
+            let Some(oldest) = self.state.audit.get_min().map(|(position, _)| *position) else {
                 break;
             };
             self.state.audit.remove(&oldest);
+            self.state.meta.audit_forgotten = Some(oldest);
         }
     }
 

@@ -2,6 +2,7 @@
 //! condition that the state itself can show is checked again here.
 
 use super::{Tx, back_as_far_as};
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{NodeName, UpdateId};
@@ -209,7 +210,7 @@ impl Tx<'_> {
         };
         self.drain_revision(slice, record.side.revision);
         self.audit(
-            format!("slice {slice}"),
+            Subject::slice(slice),
             format!("retained version {} is removed", record.side.version),
         );
         Ok(Answer::default())

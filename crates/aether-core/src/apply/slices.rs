@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
+use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
-use crate::coordinates::{SliceName, Version};
+use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
 use crate::ids::RevisionNo;
 use crate::manifest::Manifest;
 use crate::records::{
-    Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side, SliceRecord,
-    UpdateState,
+    ArtifactRecord, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side,
+    SliceRecord, UpdateState,
 };
 use crate::weights::Weights;
 
@@ -72,6 +73,29 @@ impl Tx<'_> {
         })
     }
 
+    /// The artifact of a slice's version.
+    pub(super) fn known_artifact(
+        &self,
+        slice: &SliceName,
+        version: &Version,
+    ) -> Result<Arc<ArtifactRecord>, Refusal> {
+        let artifact = slice.base().at(version.clone());
+        if let Some(known) = self.state.artifacts.get(&artifact) {
+            return Ok(Arc::clone(known));
+        }
+        let bytes = artifact.to_string().len();
+        if bytes > COORDINATE_BYTES_MAX {
+            // Each part is short enough, but not both together: there can be no
+            // such artifact, and a refusal that names it could not be read.
+            return Err(Refusal::BadOption {
+                what: "group:artifact:version".to_owned(),
+                given: format!("{bytes} bytes"),
+                expected: format!("at most {COORDINATE_BYTES_MAX} bytes long"),
+            });
+        }
+        Err(Refusal::UnknownArtifact { artifact })
+    }
+
     /// Makes the next revision of a slice from a known artifact. The caller
     /// writes the slice's record.
     pub(super) fn make_revision(
@@ -79,10 +103,7 @@ impl Tx<'_> {
         record: &mut SliceRecord,
         version: &Version,
     ) -> Result<Side, Refusal> {
-        let artifact = record.slice.base().at(version.clone());
-        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
-            return Err(Refusal::UnknownArtifact { artifact });
-        };
+        let known = self.known_artifact(&record.slice, version)?;
         record.last_revision.0 += 1;
         let revision = RevisionRecord {
             slice: record.slice.clone(),
@@ -144,10 +165,7 @@ impl Tx<'_> {
         self.put_target(slice, side.revision, instances);
         let note = self.rules_of_others(slice, &revision.manifest.ingress);
         self.route_to(slice, side);
-        self.audit(
-            format!("slice {slice}"),
-            format!("deployed {version} with {instances} instances"),
-        );
+        self.audit(Subject::slice(slice), format!("deployed {version} with {instances} instances"));
         Ok(Answer { note, ..Answer::default() })
     }
 
@@ -178,7 +196,7 @@ impl Tx<'_> {
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, current, instances);
-        self.audit(format!("slice {slice}"), format!("scaled to {instances} instances"));
+        self.audit(Subject::slice(slice), format!("scaled to {instances} instances"));
         Ok(Answer::default())
     }
 
@@ -213,7 +231,7 @@ impl Tx<'_> {
         self.put_slice(record);
         self.remove_route(slice);
         self.drain_revision(slice, current);
-        self.audit(format!("slice {slice}"), "undeployed".to_owned());
+        self.audit(Subject::slice(slice), "undeployed".to_owned());
         self.forget_slice_if_empty(slice);
         Ok(Answer::default())
     }

@@ -74,7 +74,7 @@ impl Tx<'_> {
             let update = self.update(&new_id)?;
             self.commit_weights(update, weights);
         }
-        Ok(Answer { update: Some(new_id), ..Answer::default() })
+        Ok(Answer { update: Some(new_id), named: Some(id.clone()), ..Answer::default() })
     }
 
     pub(super) fn cleanup(&mut self, id: &UpdateId) -> Outcome {

@@ -58,10 +58,7 @@ impl Tx<'_> {
         check_options(options)?;
         let mut record = self.slice_or_new(slice);
         self.check_no_update(slice)?;
-        let artifact = slice.base().at(version.clone());
-        let Some(known) = self.state.artifacts.get(&artifact).cloned() else {
-            return Err(Refusal::UnknownArtifact { artifact });
-        };
+        let known = self.known_artifact(slice, version)?;
         let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
         if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
             return Err(Refusal::SameRevision { slice: slice.clone(), version: version.clone() });
@@ -154,6 +151,11 @@ impl Tx<'_> {
             return Err(Self::wrong_state(&update, "a change of options", "live states"));
         }
         Self::check_unmodified(&update, if_modified)?;
+        if update.state == UpdateState::Completing && changes.cleanup.is_some() {
+            // The old set may be on its way out already.
+            let action = "a change of the cleanup policy";
+            return Err(Self::wrong_state(&update, action, "states before COMPLETING"));
+        }
         let said = changes.make(&mut update.options);
         let answer = |note: String| {
             Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })

@@ -4,7 +4,8 @@
 //! tables, because calls may reach them all the same. When it has been so for
 //! long it is LOST: others take its instances' place. When many nodes are silent
 //! at once the likely cause is the network, and starting everything anew on the
-//! rest would be the larger harm: then nobody counts as lost.
+//! rest would be the larger harm: then nobody counts as lost, and once that is
+//! over each has its whole time again to come back.
 
 use super::{NodeView, Plan, View};
 use crate::command::Command;
@@ -26,7 +27,8 @@ pub(super) fn lifecycles(view: &View<'_>, plan: &mut Plan) {
     };
     let silent = nodes.values().filter(|node| is_silent(node)).count();
     let frozen = silent > silent_max(nodes.len());
-    if frozen != view.state.meta.replacement_frozen_since_ms.is_some() {
+    let was_frozen = view.state.meta.replacement_frozen_since_ms.is_some();
+    if frozen != was_frozen {
         let silent = u32::try_from(silent).unwrap_or(u32::MAX);
         plan.commands.push(Command::FreezeReplacement { frozen, silent });
     }
@@ -34,8 +36,12 @@ pub(super) fn lifecycles(view: &View<'_>, plan: &mut Plan) {
         let lifecycle = match (view.nodes.get(&node.name), node.lifecycle) {
             (Some(NodeView::Reporting), _) => NodeLifecycle::Ready,
             (Some(NodeView::Silent { .. }), NodeLifecycle::Ready) => NodeLifecycle::Unreachable,
-            (Some(NodeView::Silent { since_ms }), NodeLifecycle::Unreachable) if !frozen => {
-                let lost_at_ms = node.since_ms.max(*since_ms).saturating_add(view.node_lost_ms);
+            (Some(NodeView::Silent { since_ms }), NodeLifecycle::Unreachable)
+                if !frozen && !was_frozen =>
+            {
+                let from_ms = node.since_ms.max(*since_ms);
+                let from_ms = from_ms.max(view.state.meta.replacement_resumed_ms);
+                let lost_at_ms = from_ms.saturating_add(view.node_lost_ms);
                 if view.now_ms >= lost_at_ms {
                     NodeLifecycle::Lost
                 } else {

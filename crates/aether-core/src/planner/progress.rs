@@ -30,6 +30,7 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
                 update.state,
                 deadline.span_ms / 1000,
                 not_ready(view, update)
+                    .or_else(|| not_steady(view, update))
                     .unwrap_or_else(|| "not all instances became ready".to_owned())
             ),
         },
@@ -124,6 +125,22 @@ fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
     new_side(view, update).filter(|i| !i.is_routable()).find_map(reason_of)
 }
 
+/// Which instance of a side that is ready has not been so for long enough: at a
+/// deadline this is one that comes and goes.
+fn not_steady(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
+    let latest = new_side(view, update)
+        .filter(|i| i.is_routable())
+        .max_by_key(|i| (i.observed_since_ms, std::cmp::Reverse(&i.id)))?;
+    let ready_ms = view.now_ms.saturating_sub(latest.observed_since_ms);
+    let healthy_ms = update.options.healthy_ms;
+    (ready_ms < healthy_ms).then(|| {
+        format!(
+            "{} on {} is ready, but only for {ready_ms} ms without a break, not for {healthy_ms} ms",
+            latest.id, latest.node
+        )
+    })
+}
+
 fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let crashing = new_side(view, update)
         .find(|i| i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS);
@@ -132,7 +149,7 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     {
         let detail = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
         let message = format!("{} on {}: {detail}", instance.id, instance.node);
-        let reason = Reason::new("crash_loop", message);
+        let reason = Reason::new(Reason::CRASH_LOOP, message);
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
@@ -177,7 +194,44 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     );
 }
 
-/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed.
+/// A version that ends over and over after it was deployed. Calls that find no
+/// instance of it are no evidence, so that no threshold would notice.
+fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+    let loops = |i: &InstanceRecord| {
+        let Reason { code, message } = i.reason.as_ref()?;
+        // An agent that says `crashed` has counted fewer ends in a row; other
+        // ends, such as for want of memory, are only counted.
+        let often = i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS;
+        let loops = code == Reason::CRASH_LOOP || (often && code != "crashed");
+        let message = format!("{} on {}: {code}: {message}", i.id, i.node);
+        loops.then(|| Reason::new(Reason::CRASH_LOOP, message))
+    };
+    new_side(view, update).find_map(loops)
+}
+
+/// Says which part of the new side is not there, if one is not.
+fn name_missing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let ready = view.state.ready_count(&update.slice, update.new.revision);
+    let Some(reason) = not_ready(view, update).filter(|_| ready < update.instances) else {
+        return;
+    };
+    let (slice, version) = (&update.slice, &update.new.version);
+    plan.wait(
+        slice,
+        Wait {
+            code: "new_capacity",
+            message: format!(
+                "{ready} of {} instances of {version} are ready; {reason}",
+                update.instances
+            ),
+            since_ms: update.state_since_ms,
+            unblock: format!("look at 'aether logs {slice}:{version}', or roll back"),
+        },
+    );
+}
+
+/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed
+/// or the new version does not stay up.
 fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if let (Some(Verdict::Exceeded { detail }), None) =
         (view.verdicts.get(&update.id), &update.pause)
@@ -187,6 +241,11 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(pause(update, reason));
         return;
     }
+    if let (Some(reason), None) = (crash_looping(view, update), &update.pause) {
+        plan.commands.push(pause(update, reason));
+        return;
+    }
+    name_missing(view, update, plan);
     let (id, weights) = (&update.id, update.weights);
     let (code, message, unblock) = match update.pending_weights {
         Some(pending) => (
@@ -268,8 +327,9 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
             Wait {
                 code: "new_capacity",
                 message: format!(
-                    "{ready} of {wanted} instances of {} are ready",
-                    update.new.version
+                    "{ready} of {wanted} instances of {} are ready{}",
+                    update.new.version,
+                    not_ready(view, update).map(|why| format!("; {why}")).unwrap_or_default()
                 ),
                 since_ms: update.state_since_ms,
                 unblock: format!("they become ready, or 'aether update rollback {}'", update.id),

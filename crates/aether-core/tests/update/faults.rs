@@ -1,10 +1,10 @@
 //! What goes wrong in the middle of an update, written as scenarios: leaders,
 //! nodes, instances and room that are lost, and decisions that come too late.
 
-use aether_core::command::{Command, Refusal};
+use aether_core::command::{Command, Observation, Refusal};
 use aether_core::health::Verdict;
 use aether_core::planner::{SessionView, Wait};
-use aether_core::records::{CleanupPolicy, UpdateOptions, UpdateState as S};
+use aether_core::records::{CleanupPolicy, Observed, Reason, UpdateOptions, UpdateState as S};
 
 use crate::scenarios::{at, sicken};
 use crate::world::{SLICE, World, complete, rollback, routing, start};
@@ -270,4 +270,127 @@ fn lopsided_weights_need_what_they_take() {
             (outcome, _) => panic!("{instances} instances, {ratio}: {outcome:?}"),
         }
     }
+}
+
+fn crash(world: &mut World, code: &str) {
+    let reason = Reason::new(code, "exited with status 3");
+    world.broken.insert("2.0.0".to_owned(), (Observed::Crashed, 4, reason));
+}
+
+#[test]
+fn a_version_that_stops_staying_up_after_it_was_deployed_pauses_its_update() {
+    for state in [S::Deployed, S::Routing] {
+        let (mut world, id) = at(state, 0);
+        crash(&mut world, "crashed");
+        world.settle();
+        assert!(world.update(&id).pause.is_none(), "a crash is no crash loop");
+        let named = |wait: &Wait| {
+            wait.code == "new_capacity"
+                && wait.message.starts_with("0 of 3 instances of 2.0.0 are ready; ")
+                && wait.message.ends_with(": crashed: exited with status 3")
+                && wait.unblock.contains("aether logs")
+        };
+        assert!(waits(&world).iter().any(named), "{:?}", waits(&world));
+
+        crash(&mut world, "crash_loop");
+        let ids = world.instances("2.0.0");
+        world.now_ms += 1;
+        let observed = ids.into_iter().map(|instance| {
+            let record = &world.state.instances[&instance];
+            Observation {
+                instance: instance.clone(),
+                observed: Observed::Crashed,
+                endpoint: record.endpoint,
+                restarts: 4,
+                reason: Some(Reason::new("crash_loop", "exited with status 3")),
+            }
+        });
+        let observed: Vec<_> = observed.collect();
+        for observation in observed {
+            let node = world.state.instances[&observation.instance].node.clone();
+            world.ok(Command::Observe { node, observations: vec![observation] });
+        }
+        world.settle();
+        let pause = world.update(&id).pause.clone().expect("a pause");
+        assert_eq!(pause.reason.code, "crash_loop");
+        assert!(pause.reason.message.contains("exited with status 3"), "{pause:?}");
+        assert!(matches!(world.propose(routing(&id, "3:1")), Err(Refusal::Paused { .. })));
+        world.ok(rollback(&id));
+        world.settle();
+        assert_eq!(world.state_of(&id), S::RolledBack);
+        assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 0));
+    }
+}
+
+#[test]
+fn what_completing_waits_for_says_why() {
+    let (mut world, id) = at(S::Routing, 0);
+    world.ok(routing(&id, "1:0"));
+    world.settle();
+    world.ok(complete(&id));
+    crash(&mut world, "crash_loop");
+    world.agents_act();
+    let _ = world.round();
+    let said = waits(&world);
+    let named = |wait: &Wait| {
+        wait.code == "new_capacity" && wait.message.contains("crash_loop: exited with status 3")
+    };
+    assert!(said.iter().any(named), "{said:?}");
+    world.ok(rollback(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+}
+
+#[test]
+fn a_version_that_comes_and_goes_is_not_deployed_and_the_deadline_says_so() {
+    let mut world = World::deployed(3);
+    let options =
+        UpdateOptions { healthy_ms: 5_000, deploy_timeout_ms: 10_000, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.rounds(4);
+    let reason = Reason::new("probe_failed", "http status 503");
+    for (wait_ms, well) in [(4_000, false), (4_000, true)] {
+        world.now_ms += wait_ms;
+        world.broken.clear();
+        if !well {
+            world.broken.insert("2.0.0".to_owned(), (Observed::Unready, 0, reason.clone()));
+        }
+        world.rounds(4);
+        assert_eq!(world.state_of(&id), S::Deploying);
+    }
+    world.now_ms += 2_500;
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+    let outcome = world.update(&id).outcome.clone().unwrap();
+    assert_eq!(outcome.code, "deadline");
+    let named = "is ready, but only for 2600 ms without a break, not for 5000 ms";
+    assert!(outcome.message.contains(named), "{outcome:?}");
+}
+
+#[test]
+fn instances_that_had_to_be_killed_are_in_the_history() {
+    let (mut world, id) = at(S::Deployed, 0);
+    world.ok(rollback(&id));
+    world.agents_work = false;
+    world.settle();
+    let mut killed = 0;
+    for instance in world.instances("2.0.0") {
+        let node = world.state.instances[&instance].node.clone();
+        let reason = Some(Reason::new(Reason::KILLED, "it did not end within 1s of SIGTERM"));
+        let observation = Observation {
+            instance,
+            observed: Observed::Stopped,
+            endpoint: None,
+            restarts: 0,
+            reason,
+        };
+        world.ok(Command::Observe { node, observations: vec![observation] });
+        killed += 1;
+    }
+    world.agents_work = true;
+    world.settle();
+    assert_eq!(world.state_of(&id), S::RolledBack);
+    let history = &world.update(&id).history;
+    let said = history.iter().filter(|entry| entry.event.ends_with("within 1s of SIGTERM"));
+    assert_eq!((said.count(), killed), (3, 3), "{history:?}");
 }

@@ -16,6 +16,7 @@ fn push(world: &mut World, artifact: &str, paths: &[&str]) {
         size_bytes: 10,
         manifest: Arc::new(Manifest::parse(&text).unwrap()),
         holder: "n1".parse().unwrap(),
+        others: Default::default(),
     });
 }
 

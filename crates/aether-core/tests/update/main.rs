@@ -1,6 +1,9 @@
 //! Updates in a small world around the pure core.
 
+mod artifacts;
+mod audit;
 mod faults;
+mod fuzz;
 mod ingress;
 mod nodes;
 mod placement;

@@ -140,11 +140,15 @@ fn when_many_are_silent_at_once_nobody_counts_as_lost_and_it_is_said() {
     }
     let alerts = world.state.audit.values().filter(|a| a.event.starts_with("ALERT")).count();
     assert_eq!(alerts, 1, "said once");
-    // One comes back: two of ten are a fifth, and have been silent for long.
+    // One comes back: two of ten are a fifth. The others may be about to come
+    // back too, and have all their time for it.
     world.silent_nodes.remove(&node("n1"));
     world.settle();
     assert!(world.state.meta.replacement_frozen_since_ms.is_none());
     assert_eq!(lifecycle(&world, "n1"), NodeLifecycle::Ready);
+    pass(&mut world, NODE_LOST_MS - 5_000);
+    assert_eq!(lifecycle(&world, "n2"), NodeLifecycle::Unreachable);
+    pass(&mut world, 6_000);
     assert_eq!(lifecycle(&world, "n2"), NodeLifecycle::Lost);
     assert_eq!(lifecycle(&world, "n3"), NodeLifecycle::Lost);
 }

@@ -66,6 +66,7 @@ fn a_push_is_the_same_request_whichever_node_took_the_archive_in() {
         size_bytes: known.size_bytes,
         manifest: known.manifest.clone(),
         holder: holder.parse().unwrap(),
+        others: Default::default(),
     };
     let first = under_key(&mut world, push("n1", &known.digest)).unwrap();
     assert_eq!(under_key(&mut world, push("n2", &known.digest)).unwrap(), first);

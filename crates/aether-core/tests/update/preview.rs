@@ -196,6 +196,7 @@ fn placement_is_kept_and_spread_over_domains() {
         size_bytes,
         manifest: Arc::new(Manifest::parse(&text).unwrap()),
         holder,
+        others: Default::default(),
     });
     let refused = world.propose(start("4.0.0", Some(9), UpdateOptions::default())).unwrap_err();
     assert!(refused.to_string().contains("and have disk=ssd have room for 8 more"), "{refused}");

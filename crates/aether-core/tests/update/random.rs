@@ -9,7 +9,7 @@ use aether_core::planner::SessionView;
 use aether_core::records::{CleanupPolicy, DeadlineAction, Observed, Reason, UpdateOptions};
 use proptest::prelude::*;
 
-use crate::world::{SLICE, World, start};
+use crate::world::{SLICE, World, register, start};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -36,6 +36,8 @@ enum Step {
     Deploy(u8),
     Undeploy,
     UndeployVersion(u8),
+    Remove(u8),
+    Push(u8),
     Scale(u32),
     /// What the cluster does.
     Round,
@@ -105,6 +107,8 @@ fn person() -> impl Strategy<Value = Step> {
         1 => (1u8..4).prop_map(Step::Deploy),
         1 => Just(Step::Undeploy),
         1 => (1u8..4).prop_map(Step::UndeployVersion),
+        1 => (1u8..4).prop_map(Step::Remove),
+        2 => (1u8..4).prop_map(Step::Push),
         1 => (1u32..6).prop_map(Step::Scale),
     ]
 }
@@ -150,6 +154,10 @@ fn command(step: &Step, live: Option<UpdateId>) -> Option<Command> {
             let version = Some(format!("{version}.0.0").parse().unwrap());
             Command::Undeploy { slice, version }
         }
+        (Step::Remove(version), _) => Command::RemoveArtifact {
+            artifact: slice.base().at(format!("{version}.0.0").parse().unwrap()),
+        },
+        (Step::Push(version), _) => register(&format!("{version}.0.0")),
         (Step::Scale(instances), _) => Command::Scale { slice, instances },
         (Step::Routing { new, old, force }, Some(update)) if new + old > 0 => {
             let weights = format!("{new}:{old}").parse().unwrap();

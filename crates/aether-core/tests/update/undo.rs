@@ -173,6 +173,25 @@ fn options_change_on_a_live_update_and_what_changed_is_said() {
 }
 
 #[test]
+fn what_is_being_removed_cannot_be_kept_any_more() {
+    for depth in 0..3 {
+        let (mut world, id) = at(S::Completing, depth);
+        let changes =
+            OptionChanges { cleanup: Some(CleanupPolicy::Manual), ..OptionChanges::default() };
+        let refused = world.propose(set(&id, changes)).unwrap_err();
+        assert!(matches!(refused, Refusal::WrongState { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn an_undo_that_is_repeated_is_the_same_undo() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let answer = world.ok(undo(&id, "1:0"));
+    assert_eq!(answer.named.as_ref(), Some(&id));
+    assert_ne!(answer.update.as_ref(), Some(&id));
+}
+
+#[test]
 fn a_longer_deploy_timeout_counts_from_the_start_of_deploying() {
     let (mut world, id) = at(S::Deploying, 0);
     world.agents_work = false;

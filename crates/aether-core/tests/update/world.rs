@@ -41,6 +41,8 @@ pub struct World {
     pub started: BTreeMap<InstanceId, u32>,
     pub agents_work: bool,
     pub sessions_work: bool,
+    /// Every entry, in order.
+    pub log: Vec<(Position, Request)>,
 }
 
 /// How long a node is unreachable before it is lost.
@@ -79,6 +81,7 @@ impl World {
             started: BTreeMap::new(),
             agents_work: true,
             sessions_work: true,
+            log: Vec::new(),
         };
         (1..=3).for_each(|node| world.set_room(node, 100));
         for name in ["s1", "s2"] {
@@ -109,6 +112,7 @@ impl World {
         let actor = "test".to_owned();
         let request = Request { request_id: None, actor, command: command.clone() };
         let outcome = self.state.apply(at, &request);
+        self.log.push((at, request));
         let findings = lint(&self.state);
         assert!(findings.is_empty(), "after {command:?}: {findings:#?}");
         match &outcome {
@@ -141,6 +145,9 @@ impl World {
                 assert!(!was.unwrap().is_routable(), "{command:?} stops {id}, which takes calls");
             }
         }
+        if let Command::RemoveArtifact { artifact } = command {
+            self.check_removed(&artifact.version.to_string());
+        }
         let slice = SLICE.parse().unwrap();
         let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
         if let (Some(old), Some(new)) = (old, new)
@@ -159,6 +166,18 @@ impl World {
         {
             assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
         }
+    }
+
+    /// Nothing that runs, should run or may be gone back to was removed.
+    fn check_removed(&self, version: &str) {
+        let no = |key: RevisionKey| self.state.revisions[&key].version.to_string();
+        let running = self.state.instances.values().map(|i| no((i.slice.clone(), i.revision)));
+        let wanted = self.state.targets.values().map(|t| no((t.slice.clone(), t.revision)));
+        let live = self.state.updates.values().filter(|update| !update.state.is_terminal());
+        let sides = live.flat_map(|u| [Some(&u.new), u.old.as_ref()]).flatten();
+        let sides = sides.map(|side| side.version.to_string());
+        let used: BTreeSet<String> = running.chain(wanted).chain(sides).collect();
+        assert!(!used.contains(version), "{version} was removed, but is used");
     }
 
     pub fn ok(&mut self, command: Command) -> Answer {
@@ -226,6 +245,13 @@ impl World {
     }
 
     pub fn agents_act(&mut self) {
+        for command in self.agents_report() {
+            self.ok(command);
+        }
+    }
+
+    /// What the agents have to say, as they act.
+    pub fn agents_report(&mut self) -> Vec<Command> {
         let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
         for (k, instance) in self.state.instances.values().enumerate() {
             // An agent never starts again what it has stopped, unless its node returns.
@@ -260,9 +286,8 @@ impl World {
                 reports.entry(instance.node.clone()).or_default().push(seen);
             }
         }
-        for (node, observations) in reports {
-            self.ok(Command::Observe { node, observations });
-        }
+        let reports = reports.into_iter();
+        reports.map(|(node, observations)| Command::Observe { node, observations }).collect()
     }
 
     pub fn sessions_ack(&mut self) {
@@ -359,6 +384,7 @@ pub fn register(version: &str) -> Command {
         size_bytes: 10,
         manifest: Arc::new(Manifest::parse(&text).unwrap()),
         holder: "n1".parse().unwrap(),
+        others: BTreeSet::new(),
     }
 }
 

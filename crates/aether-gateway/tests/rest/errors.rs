@@ -1,6 +1,7 @@
 //! Every error is a typed problem, and nothing malformed reaches a service.
 
 use crate::support::Gateway;
+use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
 use axum::body::Body;
 use http::Request;
 use tonic::{Code, Status};
@@ -22,13 +23,11 @@ async fn a_refusal_keeps_its_code_and_text() {
         (Code::Internal, 500, "internal"),
         (Code::Unimplemented, 501, "unimplemented"),
     ] {
-        let mut status = Status::new(code, "what to do next");
-        gateway.fake.refuse(status.clone());
+        gateway.fake.refuse(Status::new(code, "what to do next"));
         let answer = gateway.post(ROUTING, r#"{"routing":"1:1"}"#).await;
         assert_eq!(answer.problem(http), fallback);
         assert_eq!(answer.json()["error"], "what to do next");
-        status.metadata_mut().insert("aether-code", "capacity_guard".parse().unwrap());
-        gateway.fake.refuse(status);
+        gateway.fake.refuse(Problem::new(code, "capacity_guard", "what to do next").status());
         let answer = gateway.post(ROUTING, r#"{"routing":"1:1"}"#).await;
         assert_eq!(answer.problem(http), "capacity_guard");
     }
@@ -45,9 +44,8 @@ async fn an_unknown_outcome_is_said_of_writes_only() {
     assert_eq!(gateway.get("/rolling-updates").await.problem(500), "internal");
     gateway.fake.refuse(Status::deadline_exceeded("late"));
     assert_eq!(gateway.get("/rolling-updates").await.problem(504), "deadline_exceeded");
-    let mut status = Status::unavailable("leadership moved while it was written");
-    status.metadata_mut().insert("aether-outcome", "unknown".parse().unwrap());
-    gateway.fake.refuse(status);
+    let moved = "leadership moved while it was written";
+    gateway.fake.refuse(Problem::new(Code::Unavailable, OUTCOME_UNKNOWN, moved).status());
     let write = gateway.post("/rolling-update/u1f/rollback", "").await;
     assert_eq!(write.problem(504), "outcome_unknown");
 }

@@ -2,6 +2,8 @@
 
 mod contract;
 mod errors;
+mod events;
+mod fuzz;
 mod resources;
 mod routes;
 mod serving;

@@ -137,6 +137,9 @@ async fn an_archive_is_streamed_to_the_service_with_what_is_said_of_it() {
     let asked = gateway.fake.asked().unwrap();
     assert!(asked.contains(&format!("my-slice:2.0.0\", sha256: \"{SHA256}\"")), "{asked}");
     assert!(asked.contains("size_bytes: 0, request_id: \"k-1\", actor: \"rest\""), "{asked}");
+    let request = Request::delete(path).header("idempotency-key", "k-2").body(Body::empty());
+    assert_eq!(gateway.send(request.unwrap()).await.json()["note"], "it goes");
+    assert!(gateway.fake.asked().unwrap().contains("my-slice:2.0.0\", request_id: \"k-2\""));
     // What is known already, by query, and with its length.
     let headers = [("content-length", "3")];
     let path = format!("{ARTIFACT}?sha256={SHA256}");
@@ -231,7 +234,8 @@ async fn the_document_says_what_each_path_takes() {
             .replace("{id}", "u1f")
             .replace("{slice}", "org.example:my-slice")
             .replace("{artifact}", "org.example:my-slice:1.0.0")
-            .replace("{name}", "n1");
+            .replace("{name}", "n1")
+            .replace("{key}", "meta/cluster");
         for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE"] {
             let request = Request::builder().method(method).uri(&path).body(Body::empty());
             let answer = gateway.send(request.unwrap()).await;

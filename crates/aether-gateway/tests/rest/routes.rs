@@ -75,8 +75,9 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("/rolling-update/u1f/history", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-update/u1f/diff", "DiffRequest { update_id: \"u1f\", slice: \"\""),
             ("/rolling-update/u1f/explain", "UpdateRef { update_id: \"u1f\""),
-            ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false }"),
-            ("/rolling-updates?all=true", "ListUpdatesRequest { all: true, stale: false }"),
+            ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false, page_size: 0"),
+            ("/rolling-updates?all=true", "ListUpdatesRequest { all: true, stale: false"),
+            ("/rolling-updates?pageSize=7&pageToken=t", "page_size: 7, page_token: \"t\""),
         ] {
             let answer = gateway.get(&format!("{prefix}{path}")).await;
             assert_eq!(answer.status, 200, "{path}: {}", answer.text);
@@ -152,6 +153,14 @@ async fn cluster_views_answer_under_api() {
     let slices = gateway.get("/api/slices?slice=org.example:my-slice").await.json();
     assert_eq!(slices["slices"][0]["slice"], "org.example:my-slice");
     assert!(gateway.fake.asked().unwrap().contains("slice: \"org.example:my-slice\""));
+    for path in ["/api/slices", "/api/nodes"] {
+        let answer = gateway.get(&format!("{path}?pageSize=2&pageToken=t")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let asked = gateway.fake.asked().unwrap();
+        assert!(asked.contains("page_size: 2, page_token: \"t\""), "{asked}");
+        let answer = gateway.get(&format!("{path}?pageSize=-1")).await;
+        assert_eq!(answer.problem(400), "bad_query");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ struct Inner {
     asked: Option<String>,
     deadline: bool,
     archive: Vec<u8>,
+    story: Vec<Result<v1::EventsResponse, Status>>,
+    goes_on: bool,
 }
 
 /// The services; clones share what they noted.
@@ -39,6 +41,14 @@ pub struct Fake(Arc<Mutex<Inner>>);
 impl Fake {
     pub fn refuse(&self, status: Status) {
         self.0.lock().unwrap().refusal = Some(status);
+    }
+    /// What a reader of events is told.
+    pub fn will_tell(&self, story: Vec<Result<v1::EventsResponse, Status>>) {
+        self.0.lock().unwrap().story = story;
+    }
+    /// The story is told over and over again, or has no end: silence follows.
+    pub fn goes_on(&self) {
+        self.0.lock().unwrap().goes_on = true;
     }
     /// The last request, as its `Debug` shows it.
     pub fn asked(&self) -> Option<String> {
@@ -164,7 +174,7 @@ impl Updates for Fake {
         &self,
         request: tonic::Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
-        let answer = v1::ListUpdatesResponse { updates: vec![update()], as_of: None };
+        let answer = v1::ListUpdatesResponse { updates: vec![update()], ..Default::default() };
         self.answer(request, answer).await
     }
     async fn set_routing(
@@ -297,7 +307,7 @@ impl Slices for Fake {
         request: tonic::Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
         let as_of = Some(v1::AsOf { index: 42, stale: false, node: "n1".into() });
-        let answer = v1::ListSlicesResponse { slices: vec![slice()], as_of };
+        let answer = v1::ListSlicesResponse { slices: vec![slice()], as_of, ..Default::default() };
         self.answer(request, answer).await
     }
     type LogsStream = Answers<v1::LogLine>;
@@ -340,7 +350,8 @@ impl Artifacts for Fake {
         &self,
         request: tonic::Request<v1::ListArtifactsRequest>,
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
-        let answer = v1::ListArtifactsResponse { artifacts: vec![artifact()], as_of: None };
+        let answer =
+            v1::ListArtifactsResponse { artifacts: vec![artifact()], ..Default::default() };
         self.answer(request, answer).await
     }
     async fn info(
@@ -351,6 +362,12 @@ impl Artifacts for Fake {
             return Err(Status::not_found("push it first"));
         }
         self.answer(request, artifact()).await
+    }
+    async fn remove(
+        &self,
+        request: tonic::Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        self.answer(request, v1::RemoveArtifactResponse { note: "it goes".into() }).await
     }
     type FetchStream = Answers<v1::FetchResponse>;
     async fn fetch(
@@ -383,7 +400,7 @@ impl Cluster for Fake {
         request: tonic::Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
         let node = v1::Node { name: "n1".into(), instances_max: 7, ..Default::default() };
-        let answer = v1::NodesResponse { nodes: vec![node], as_of: None };
+        let answer = v1::NodesResponse { nodes: vec![node], ..Default::default() };
         self.answer(request, answer).await
     }
     async fn set_node_schedule(
@@ -404,7 +421,47 @@ impl Cluster for Fake {
         &self,
         request: tonic::Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
-        self.answer(request, v1::KvEntry::default()).await
+        let value_json = r#"{"name":"n1"}"#.to_owned();
+        let as_of = Some(v1::AsOf { index: 7, stale: false, node: "n1".into() });
+        let key = request.get_ref().key.clone();
+        self.answer(request, v1::KvEntry { key, value_json, as_of }).await
+    }
+    async fn kv_list(
+        &self,
+        request: tonic::Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        let entry = v1::KvEntry {
+            key: "nodes/n1".into(),
+            value_json: r#"{"name":"n1"}"#.into(),
+            as_of: None,
+        };
+        let as_of = Some(v1::AsOf { index: 7, stale: false, node: "n1".into() });
+        let next_page_token = "6e6f".into();
+        let answer = v1::KvListResponse { entries: vec![entry], next_page_token, as_of };
+        self.answer(request, answer).await
+    }
+    type KvWatchStream = Answers<v1::KvChange>;
+    async fn kv_watch(
+        &self,
+        _request: tonic::Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+    type EventsStream = Answers<v1::EventsResponse>;
+    async fn events(
+        &self,
+        request: tonic::Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (story, goes_on) = {
+            let inner = self.0.lock().unwrap();
+            (inner.story.clone(), inner.goes_on)
+        };
+        let told: Answers<v1::EventsResponse> = match (goes_on, story.is_empty()) {
+            (false, _) => Box::pin(tokio_stream::iter(story)),
+            (true, true) => Box::pin(tokio_stream::pending()),
+            (true, false) => Box::pin(tokio_stream::iter(story.into_iter().cycle())),
+        };
+        self.answer(request, told).await
     }
 }
 

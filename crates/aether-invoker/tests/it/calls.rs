@@ -1,8 +1,11 @@
 //! Calls over HTTP to real servers.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aether_core::table::SliceTable;
@@ -10,6 +13,7 @@ use aether_invoker::{CallError, CallOptions, Config, Invoker, SessionKind, Slice
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Frame};
 
 use crate::support::backend::Backend;
 use crate::support::control::Control;
@@ -151,6 +155,48 @@ async fn failures_are_errors_in_the_telemetry_and_are_not_repeated() {
         rows.last().is_some_and(|row| (row.requests, row.errors) == (4, 3))
     })
     .await;
+}
+
+/// A request body that never comes.
+struct Withheld;
+
+impl Body for Withheld {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_late_counts_as_slow_and_one_that_is_soon_does_not() {
+    let backend = Backend::start("a-1").await;
+    let mut route = table(A, 2, "0:1");
+    route.old = set(1, &[backend.row()]);
+    let (control, handle) = follow(route).await;
+    let give_up = async |patience_ms| {
+        let call = handle.send(get("/slow"));
+        let patience = Duration::from_millis(patience_ms);
+        assert!(tokio::time::timeout(patience, call).await.is_err());
+    };
+    let figures = || {
+        let rows = control.reports().into_iter().flat_map(|report| report.telemetry);
+        rows.last().map(|row| (row.requests, row.errors, row.latency_sum_us >= 1_200_000))
+    };
+    give_up(50).await;
+    assert_eq!(read(handle.send(get("/hello")).await.unwrap()).await, "hello");
+    until("the answered call", || figures() == Some((1, 0, false))).await;
+    give_up(1_200).await;
+    until("the call that was given up late", || figures() == Some((2, 0, true))).await;
+    // So does not one whose caller did not send what he promised.
+    let call = handle.send(Request::post("/slow").body(Withheld).unwrap());
+    assert!(tokio::time::timeout(Duration::from_millis(1_200), call).await.is_err());
+    assert_eq!(read(handle.send(get("/hello")).await.unwrap()).await, "hello");
+    until("the last call", || figures() == Some((3, 0, true))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,12 @@ fn position(index: u64) -> Position {
     Position { applied: Some(log_id(1, index)), log_time_ms: index, ..Position::default() }
 }
 
-fn open(dir: &Path, machine: &mut Toy) -> (Image, Option<Position>) {
+pub(super) fn open(dir: &Path, machine: &mut Toy) -> (Image, Option<Position>) {
     Image::open(dir, "test", machine, |_| Ok(()))
 }
 
 /// An image with three rows at index 7.
-fn written(dir: &Path) {
+pub(super) fn written(dir: &Path) {
     let mut toy = Toy::default();
     let (image, found) = open(dir, &mut toy);
     assert_eq!(found, None);

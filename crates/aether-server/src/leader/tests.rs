@@ -80,8 +80,9 @@ fn agent(life: u64, attach: u64, silent_ms: u64) -> peer::ReportRequest {
 
 /// Life and stream of what the leader takes for the agent's last word.
 fn last_word(leader: &LeaderView) -> (u64, u64) {
-    let agents = leader.agents();
-    (agents[0].hello.life, agents[0].hello.attach)
+    let inner = leader.inner();
+    let agent = inner.agents.values().next().expect("an agent has spoken");
+    (agent.hello.life, agent.hello.attach)
 }
 
 #[test]
@@ -268,4 +269,122 @@ fn calls_to_an_instance_that_is_new_are_of_the_window_at_once() {
     // Unless that was on another stream, of which nobody told.
     let leader = follows(100);
     assert_eq!(seen(&leader, counted(101, (2, 1), &[("a-1-0", 4)])), 0);
+}
+
+/// A first deployment of two instances, in DEPLOYED.
+fn deployed(state: &mut State) -> UpdateId {
+    use aether_core::command::Observation;
+    use aether_core::manifest::Manifest;
+    use aether_core::records::{Observed, UpdateOptions};
+    let text = "artifact = 'org.example:a:1.0.0'\n[run]\ncommand = ['./a']\n";
+    let node: NodeName = "n1".parse().unwrap();
+    let manifest = std::sync::Arc::new(Manifest::parse(text).unwrap());
+    let (artifact, digest) = (manifest.artifact.clone(), "0".repeat(64));
+    let register = Command::RegisterNode {
+        node: node.clone(),
+        address: "127.0.0.1:1".parse().unwrap(),
+        labels: BTreeMap::new(),
+        instances_max: 9,
+    };
+    apply(state, register).unwrap();
+    let holder = node.clone();
+    let others = BTreeSet::new();
+    let register =
+        Command::RegisterArtifact { artifact, digest, size_bytes: 1, manifest, holder, others };
+    apply(state, register).unwrap();
+    let start = Command::StartUpdate {
+        slice: "org.example:a".parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        instances: Some(2),
+        options: UpdateOptions::default(),
+    };
+    let update = apply(state, start).unwrap().update.unwrap();
+    let placements = vec![node.clone(), node.clone()];
+    let begin = Command::BeginDeploy { update: update.clone(), placements };
+    let instances = apply(state, begin).unwrap().instances;
+    let ready = |instance: &aether_core::ids::InstanceId| Observation {
+        instance: instance.clone(),
+        observed: Observed::Ready,
+        endpoint: Some("127.0.0.1:2".parse().unwrap()),
+        restarts: 0,
+        reason: None,
+    };
+    let observations = instances.iter().map(ready).collect();
+    apply(state, Command::Observe { node, observations }).unwrap();
+    apply(state, Command::MarkDeployed { update: update.clone() }).unwrap();
+    update
+}
+
+#[test]
+fn health_names_each_instance_and_each_figure_beyond_its_threshold_and_since_when() {
+    let (leader, mut state) = (leader(), State::default());
+    let update = deployed(&mut state);
+    let record = state.updates[&update].clone();
+    let ids: Vec<String> = state.instances.keys().map(ToString::to_string).collect();
+    let life = open(&mut state);
+    let hub = hub();
+    let connection = hub.session_hello(life, hello(1)).unwrap();
+    // One instance fails every tenth call, the other is slow.
+    let row = |id: &str, errors: u64, latency_ms: u64| v1::EndpointTelemetry {
+        slice: "org.example:a".to_owned(),
+        revision: record.new.revision.0,
+        instance_id: id.to_owned(),
+        requests: 100,
+        errors,
+        latency_sum_us: 100_000 * latency_ms,
+        bucket_index: vec![aether_core::latency::bucket_of(latency_ms * 1_000) as u32],
+        bucket_count: vec![100],
+    };
+    let telemetry = vec![row(&ids[0], 10, 5), row(&ids[1], 0, 900)];
+    let report = v1::SessionReport { incarnation: 1, telemetry, ..Default::default() };
+    assert!(hub.session_report(id().as_str(), connection, report));
+    assert!(leader.absorb(0, taken(&hub)));
+
+    let verdict = leader.verdicts(&state, NOW_MS).remove(&update).unwrap();
+    let Verdict::Exceeded { detail } = verdict else { panic!("{verdict:?}") };
+    assert!(detail.contains("error rate 5.00 %") && detail.contains("p99 latency"), "{detail}");
+    leader.verdicts(&state, NOW_MS + 3_000);
+    let request = peer::LeaderViewRequest { update_ids: vec![update.to_string()], sessions: false };
+    let view = leader.answer(&state, &request, NOW_MS + 3_000).updates.remove(0);
+    let health = view.health.unwrap();
+    let exceeded: Vec<_> =
+        health.exceeded.iter().map(|e| (e.figure.as_str(), e.threshold, e.since_ms)).collect();
+    assert_eq!(exceeded, [("error_rate", 0.01, 3_000), ("p99_latency_ms", 500.0, 3_000)]);
+    let instances = health.new_version.unwrap().instances;
+    let counted: Vec<_> = instances
+        .iter()
+        .map(|i| (i.instance_id.as_str(), i.request_count, i.error_count, i.avg_latency_ms))
+        .collect();
+    assert_eq!(counted, [(ids[0].as_str(), 100, 10, 5.0), (ids[1].as_str(), 100, 0, 900.0)]);
+    // Once the window has passed, nothing is exceeded, and a later time counts anew.
+    leader.verdicts(&state, NOW_MS + LONG_MS);
+    let later = leader.answer(&state, &request, NOW_MS + LONG_MS).updates.remove(0);
+    assert!(later.health.unwrap().exceeded.is_empty());
+}
+
+#[test]
+fn a_node_is_awaited_for_a_lease_and_silent_only_then() {
+    let mut state = State::default();
+    deployed(&mut state);
+    let node: NodeName = "n1".parse().unwrap();
+    let seen = |leader: &LeaderView| leader.node_views(&state, NOW_MS)[&node];
+    let leader = leader();
+    assert_eq!(seen(&leader), NodeView::Awaited);
+    assert!(leader.absorb(0, agent(1, 1, 0)));
+    assert_eq!(seen(&leader), NodeView::Reporting);
+    // A leader with no patience at all has waited for its lease already.
+    let strict = LeaderView::new(Duration::ZERO, Duration::ZERO);
+    strict.set_now(NOW_MS, 1);
+    std::thread::yield_now();
+    let NodeView::Silent { since_ms } = seen(&strict) else { panic!("{:?}", seen(&strict)) };
+    assert!(since_ms <= NOW_MS);
+}
+
+#[test]
+fn what_an_agent_said_that_is_silent_since_is_no_news() {
+    let leader = leader();
+    assert!(leader.absorb(0, agent(1, 1, 0)));
+    assert_eq!(leader.agents().len(), 1);
+    assert!(leader.absorb(0, agent(2, 1, LONG_MS)));
+    assert!(leader.agents().is_empty(), "its node may have been forgotten");
 }

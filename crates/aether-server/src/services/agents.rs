@@ -12,9 +12,11 @@ use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
 use futures::StreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
+use super::archives::{self, Archives};
 use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
 use crate::coordinator::agent_news;
@@ -24,6 +26,11 @@ use crate::status;
 /// Messages queued towards one agent. Each holds everything, so more would
 /// only be older.
 const QUEUED_MAX: usize = 2;
+
+/// Most labels of a node.
+const LABELS_MAX: usize = 64;
+/// Longest key or value of a label in bytes.
+const LABEL_BYTES_MAX: usize = 64;
 
 /// The `Agents` service.
 #[derive(Clone)]
@@ -51,6 +58,8 @@ impl AgentsService {
         let mut states = self.control.watch();
         let mut last: Option<(Vec<v1::Assignment>, u64)> = None;
         let mut taken = 0;
+        let mut archives = Archives::default();
+        let mut list_at = Instant::now();
         let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
             let state = states.borrow_and_update().state.clone();
@@ -61,9 +70,18 @@ impl AgentsService {
                 }
                 taken
             });
+            if list_at <= Instant::now() {
+                list_at = Instant::now() + archives::LIST_EVERY;
+                let listed = Archives::list(&state, &reports.borrow().report.holds_sha256);
+                if listed != archives {
+                    archives = listed;
+                    last = None;
+                }
+            }
             if last.as_ref() != Some(&message) {
                 last = Some(message.clone());
-                if to.send(Ok(self.directive(&state, message))).await.is_err() {
+                let directive = self.directive(&state, message, &archives);
+                if to.send(Ok(directive)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -84,6 +102,7 @@ impl AgentsService {
         &self,
         state: &State,
         (assignments, taken): (Vec<v1::Assignment>, u64),
+        archives: &Archives,
     ) -> v1::AgentDown {
         v1::AgentDown {
             incarnation: state.meta.incarnation,
@@ -92,6 +111,9 @@ impl AgentsService {
             lease_ms: self.lease.as_millis() as u64,
             assignments,
             taken,
+            needed_sha256: archives.needed.clone(),
+            unnamed_sha256: archives.unnamed.clone(),
+            lists_archives: archives.listed,
         }
     }
 
@@ -135,6 +157,18 @@ impl Reported {
     }
 }
 
+/// Labels are replicated: as many, and as long, as a node's own configuration
+/// may have.
+fn check_labels(hello: &v1::AgentHello) -> Result<(), Status> {
+    let fits = |text: &String| text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control);
+    let all_fit = hello.labels.iter().all(|(key, value)| fits(key) && fits(value));
+    if hello.labels.len() > LABELS_MAX || !all_fit {
+        let most = format!("at most {LABELS_MAX} of at most {LABEL_BYTES_MAX} printable bytes");
+        return Err(status::invalid("labels", format!("must be {most}")));
+    }
+    Ok(())
+}
+
 /// Everything that a node should run, ordered by instance.
 fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
     let here = state.instances.values().filter(|instance| instance.node == *node);
@@ -176,7 +210,8 @@ impl Agents for AgentsService {
         request: Request<Streaming<v1::AgentUp>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) = from.message().await?
+        let Some(v1::AgentUp { message: Some(Message::Hello(hello)) }) =
+            streams::first(&mut from).await?
         else {
             return Err(streams::no_hello());
         };
@@ -188,6 +223,7 @@ impl Agents for AgentsService {
             let problem = format!("{} is more than {INSTANCES_MAX}", hello.instances_max);
             return Err(status::invalid("instances_max", problem));
         }
+        check_labels(&hello)?;
         let connection = self.hub.agent_hello(hello.clone()).ok_or_else(streams::overtaken)?;
         let (reports, reported) = watch::channel(Reported::default());
         tokio::spawn(self.clone().listen(node.to_string(), connection, from, reports));

@@ -19,9 +19,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Streamed;
+use super::{Streamed, archives, holders, streams};
 use crate::control::Control;
 use crate::deadline::Deadline;
+use crate::page::Page;
 use crate::{render, status};
 
 /// Size of the pieces in which archives travel.
@@ -34,6 +35,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// reads them from its own disk. A copy as a whole has no bound: it takes as
 /// long as it makes progress.
 const PIECE_MAX: Duration = Duration::from_secs(5);
+/// How long whoever pushes may take for each piece: a slow line sends one in a
+/// few seconds. What was received of an archive is then given up.
+const PUSHED_MAX: Duration = Duration::from_secs(60);
 
 /// The `Artifacts` service.
 #[derive(Clone)]
@@ -45,12 +49,18 @@ pub struct ArtifactsService {
 
 fn not_stored(error: StoreError) -> Status {
     match error {
-        StoreError::Unknown(_) => status::not_found("unknown_artifact", error.to_string()),
-        StoreError::Io { .. } => Status::internal(error.to_string()),
-        StoreError::Source(_) => Status::aborted(error.to_string()),
+        StoreError::Unknown(digest) => {
+            let name = digest.to_string();
+            status::no_such("artifact", &name, error.to_string())
+        }
+        StoreError::Io { .. } => status::internal(error),
+        // What sends the archive broke off: nothing was kept.
+        StoreError::Source(_) => status::aborted(error),
         StoreError::TooLarge { .. }
         | StoreError::DigestMismatch { .. }
         | StoreError::Refused(_) => status::invalid("archive", error),
+        // Of opening the store, which no caller does.
+        StoreError::InUse(_) => Status::internal(error.to_string()),
     }
 }
 
@@ -104,7 +114,8 @@ impl ArtifactsService {
         from: &mut Streaming<v1::PushRequest>,
     ) -> Result<Stored, Status> {
         let mut incoming = self.store.begin().await.map_err(not_stored)?;
-        while let Some(request) = from.message().await? {
+        let stalled = |_| status::late(format!("no piece of the archive came for {PUSHED_MAX:?}"));
+        while let Some(request) = timeout(PUSHED_MAX, from.message()).await.map_err(stalled)?? {
             match request.part {
                 Some(Part::Chunk(chunk)) => incoming.write(&chunk).await.map_err(not_stored)?,
                 Some(Part::Header(_)) => return Err(status::invalid("part", "a second header")),
@@ -150,24 +161,52 @@ impl ArtifactsService {
         obtain_from(self.sources(record), &self.store, digest, PIECE_MAX).await
     }
 
+    /// Whether this voter holds an archive, and all know that it does.
+    fn is_held(&self, record: &ArtifactRecord) -> bool {
+        let here = record.digest.parse().is_ok_and(|d| self.store.size_bytes(&d).is_some());
+        here && record.held_by.contains(&self.node)
+    }
+
     /// Copies every known archive that this voter does not hold, so that the
     /// loss of the node it was pushed to loses no version.
     pub async fn replicate(self) {
         const RETRY: Duration = Duration::from_secs(1);
         let mut states = self.control.watch();
+        let mut held = self.store.changes();
         loop {
             let state = states.borrow_and_update().state.clone();
             let mut failed = false;
+            held.borrow_and_update();
             for record in state.artifacts.values() {
-                if !record.held_by.contains(&self.node) && self.hold(record).await.is_err() {
+                if !self.is_held(record) && self.hold(record).await.is_err() {
                     failed = true;
                 }
             }
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
+                // One that was damaged is not here any more.
+                Ok(()) = held.changed() => {}
                 () = tokio::time::sleep(RETRY), if failed => {}
             }
         }
+    }
+
+    /// Has an archive on the disk, verified, by copying it from another voter
+    /// unless it is here whole: for that voter's push.
+    pub(super) async fn hold_archive(&self, digest: Digest, from: &str) -> Result<(), Status> {
+        // It is not dropped while its push goes on.
+        if self.store.touch(&digest) && self.store.open(digest).await.is_ok() {
+            return Ok(());
+        }
+        let source = self.control.replica().peer_channel(from).ok_or_else(|| {
+            status::unavailable(format!("'{from}', which holds {digest}, is no member"))
+        })?;
+        obtain_from(vec![source], &self.store, digest, PIECE_MAX).await
+    }
+
+    /// Drops what belongs to no artifact; see [`archives::collect`].
+    pub async fn collect(self) {
+        archives::collect(self.control, self.store).await;
     }
 
     async fn hold(&self, record: &ArtifactRecord) -> Result<(), Status> {
@@ -193,7 +232,8 @@ impl Artifacts for ArtifactsService {
         request: Request<Streaming<v1::PushRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         let (deadline, mut from) = Deadline::split(request);
-        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) = from.message().await?
+        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) =
+            streams::first(&mut from).await?
         else {
             return Err(status::invalid("part", "the first one must be the header"));
         };
@@ -223,18 +263,25 @@ impl Artifacts for ArtifactsService {
                 return Err(not_stored(error));
             }
         };
+        let spreading = deadline.within(holders::longest(size_bytes));
+        let others = holders::spread(self.control.replica(), &self.node, digest, spreading).await;
+        let others = others.map_err(|few| {
+            status::unavailable(format!("artifact {artifact} is not registered: {few}"))
+        })?;
+        self.store.touch(&digest);
         let command = Command::RegisterArtifact {
             artifact: artifact.clone(),
             digest: digest.to_string(),
             size_bytes,
             manifest: Arc::new(contents.manifest),
             holder: self.node.clone(),
+            others,
         };
         self.control.write(deadline, &header.actor, &header.request_id, command).await?;
         let published = self.control.local();
         let record = published.state.artifacts.get(&artifact);
         let record =
-            record.ok_or_else(|| Status::internal(format!("artifact {artifact} is gone")))?;
+            record.ok_or_else(|| status::internal(format!("artifact {artifact} is gone")))?;
         Ok(Response::new(render::artifact(record)))
     }
 
@@ -247,12 +294,16 @@ impl Artifacts for ArtifactsService {
             "" => None,
             text => Some(text.parse().map_err(|e| status::invalid("artifact_base", e))?),
         };
+        let (size, token) = (request.page_size, &*request.page_token);
+        let page = Page::of("Artifacts.List", &request.artifact_base, size, token)?;
         let read = self.control.read(false, deadline).await;
         let all = read.published.state.artifacts.values();
         let wanted = all.filter(|r| base.as_ref().is_none_or(|base| r.artifact.base == *base));
-        let artifacts = wanted.map(|record| render::artifact(record)).collect();
+        let rows = wanted.map(|record| (record.artifact.clone(), record));
+        let rows = rows.filter(|(artifact, _)| page.wants(artifact));
+        let (artifacts, next_page_token) = page.cut(rows, |record| render::artifact(record));
         let as_of = Some(self.control.as_of(&read));
-        Ok(Response::new(v1::ListArtifactsResponse { artifacts, as_of }))
+        Ok(Response::new(v1::ListArtifactsResponse { artifacts, as_of, next_page_token }))
     }
 
     async fn info(
@@ -275,6 +326,19 @@ impl Artifacts for ArtifactsService {
         }
     }
 
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let artifact: Artifact =
+            request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let command = Command::RemoveArtifact { artifact: artifact.clone() };
+        self.control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let note = format!("{artifact} is removed; its archives go within some minutes");
+        Ok(Response::new(v1::RemoveArtifactResponse { note }))
+    }
+
     async fn fetch(
         &self,
         request: Request<v1::FetchRequest>,
@@ -284,7 +348,8 @@ impl Artifacts for ArtifactsService {
         if self.store.size_bytes(&digest).is_none() && !request.local_only {
             let published = self.control.barrier(deadline).await?;
             let record = self.known(&published.state, &request.sha256).ok_or_else(|| {
-                status::not_found("unknown_artifact", format!("no artifact has digest {digest}"))
+                let problem = format!("no artifact has digest {digest}");
+                status::no_such("artifact", &request.sha256, problem)
             })?;
             self.obtain(&record).await?;
         }
@@ -296,7 +361,7 @@ impl Artifacts for ArtifactsService {
                 let message = match file.read(&mut chunk).await {
                     Ok(0) => return,
                     Ok(n) => Ok(v1::FetchResponse { chunk: chunk[..n].to_vec() }),
-                    Err(error) => Err(Status::internal(error.to_string())),
+                    Err(error) => Err(status::internal(error)),
                 };
                 let failed = message.is_err();
                 if to.send(message).await.is_err() || failed {
@@ -344,6 +409,12 @@ mod tests {
             &self,
             _: Request<Streaming<v1::PushRequest>>,
         ) -> Result<Response<v1::Artifact>, Status> {
+            Err(Status::unimplemented(""))
+        }
+        async fn remove(
+            &self,
+            _: Request<v1::RemoveArtifactRequest>,
+        ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
             Err(Status::unimplemented(""))
         }
         async fn list(

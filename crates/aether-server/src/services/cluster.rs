@@ -1,4 +1,6 @@
-//! The cluster itself: status, nodes, and the raw KV view.
+//! The cluster itself: status, nodes, events, and the raw KV view.
+
+use std::sync::Arc;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::NodeName;
@@ -7,18 +9,23 @@ use aether_proto::v1;
 use aether_proto::v1::cluster_server::Cluster;
 use tonic::{Request, Response, Status};
 
+use super::Streamed;
+use super::events::Events;
+use super::following::Places;
+use super::kv::{KEY_BYTES_MAX, Kv, text};
+use crate::changes::Changes;
 use crate::control::Read;
 use crate::deadline::Deadline;
+use crate::page::Page;
 use crate::views::Views;
 use crate::{render, status};
-
-/// Longest key that can be asked for, in bytes.
-const KEY_BYTES_MAX: usize = 512;
 
 /// The `Cluster` service.
 #[derive(Clone)]
 pub struct ClusterService {
     views: Views,
+    kv: Kv,
+    events: Events,
 }
 
 fn unknown(node: &NodeName) -> Status {
@@ -26,9 +33,12 @@ fn unknown(node: &NodeName) -> Status {
 }
 
 impl ClusterService {
-    /// Over the node's views.
-    pub fn new(views: Views) -> Self {
-        Self { views }
+    /// Over the node's views and its latest changes.
+    pub(crate) fn new(views: Views, changes: Arc<Changes>) -> Self {
+        let (control, places) = (&views.control, Places::default());
+        let kv = Kv::new(control.clone(), changes, places.clone());
+        let events = Events::new(control.clone(), places);
+        Self { views, kv, events }
     }
 
     async fn sessions(
@@ -59,6 +69,9 @@ impl ClusterService {
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
+    type KvWatchStream = Streamed<v1::KvChange>;
+    type EventsStream = Streamed<v1::EventsResponse>;
+
     async fn status(
         &self,
         request: Request<v1::StatusRequest>,
@@ -98,13 +111,16 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        let (deadline, _) = Deadline::split(request);
+        let (deadline, request) = Deadline::split(request);
+        let page = Page::of("Cluster.Nodes", "", request.page_size, &request.page_token)?;
         let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let now_ms = self.views.now_ms(&read, deadline).await;
-        let nodes = state.nodes.values().map(|record| render::node(state, record, now_ms));
+        let rows = state.nodes.values().map(|record| (record.name.clone(), record));
+        let rows = rows.filter(|(name, _)| page.wants(name));
+        let (nodes, next_page_token) = page.cut(rows, |record| render::node(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::NodesResponse { nodes: nodes.collect(), as_of }))
+        Ok(Response::new(v1::NodesResponse { nodes, as_of, next_page_token }))
     }
 
     async fn set_node_schedule(
@@ -155,11 +171,35 @@ impl Cluster for ClusterService {
         }
         let read = self.views.control.read(false, deadline).await;
         let Some(value) = read.published.state.row(&key) else {
-            let problem = status::not_found("unknown_key", format!("no record has key '{key}'"));
+            let problem = status::no_such("key", &key, format!("no record has key '{key}'"));
             return Err(read.missing(problem));
         };
-        let value_json = String::from_utf8_lossy(&value).into_owned();
+        let value_json = text(value);
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::KvEntry { key, value_json, as_of }))
+    }
+
+    async fn kv_list(
+        &self,
+        request: Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.kv.list(deadline, request).await.map(Response::new)
+    }
+
+    async fn kv_watch(
+        &self,
+        request: Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.kv.watch(deadline, request).await
+    }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.events.open(deadline, request).await
     }
 }

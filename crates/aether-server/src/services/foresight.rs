@@ -126,8 +126,9 @@ fn find(state: &State, slice: &SliceName, no: RevisionNo) -> Result<Arc<Revision
             .filter(|(name, _)| name == slice)
             .map(|(_, no)| no.to_string())
             .collect();
-        status::not_found(
-            "unknown_revision",
+        status::no_such(
+            "revision",
+            &format!("{slice} {no}"),
             format!("{slice} has no revision {no} any more; it has {}", kept.join(", ")),
         )
     })

@@ -118,8 +118,9 @@ impl Target {
     fn nothing(&self, state: &State, text: &str) -> Status {
         let (slice, problem) = match self {
             Self::Instance(id) => {
-                return status::not_found(
-                    "unknown_instance",
+                return status::no_such(
+                    "instance",
+                    id.as_str(),
                     format!(
                         "instance {id} does not exist, and no node keeps its logs; 'aether \
                          slices' lists those that exist"

@@ -1,9 +1,14 @@
 //! The gRPC services of a node, one file each.
 
 pub mod agents;
+pub mod archives;
 pub mod artifacts;
 pub mod cluster;
+mod events;
+mod following;
 mod foresight;
+mod holders;
+mod kv;
 mod logs;
 mod options;
 pub mod peer;

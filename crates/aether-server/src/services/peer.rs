@@ -6,20 +6,23 @@ use aether_proto::peer;
 use aether_proto::peer::peer_server::Peer;
 use tonic::{Request, Response, Status};
 
+use super::artifacts::ArtifactsService;
 use crate::control::Control;
 use crate::leader::LeaderView;
+use crate::status;
 
 /// The `Peer` service.
 #[derive(Clone)]
 pub struct PeerService {
     control: Control,
     leader: Arc<LeaderView>,
+    artifacts: ArtifactsService,
 }
 
 impl PeerService {
     /// Over the node's parts.
-    pub fn new(control: Control, leader: Arc<LeaderView>) -> Self {
-        Self { control, leader }
+    pub fn new(control: Control, leader: Arc<LeaderView>, artifacts: ArtifactsService) -> Self {
+        Self { control, leader, artifacts }
     }
 
     fn check_leader(&self) -> Result<(), Status> {
@@ -54,5 +57,19 @@ impl Peer for PeerService {
         let now_ms = self.control.replica().now_ms().unwrap_or_else(|| published.now_ms());
         let view = self.leader.answer(&published.state, &request.into_inner(), now_ms);
         Ok(Response::new(view))
+    }
+
+    async fn hold_archive(
+        &self,
+        request: Request<peer::HoldArchiveRequest>,
+    ) -> Result<Response<peer::HoldArchiveResponse>, Status> {
+        let peer::HoldArchiveRequest { sha256, from } = request.into_inner();
+        let digest = sha256.parse().map_err(|e| status::invalid("sha256", e))?;
+        let artifacts = self.artifacts.clone();
+        // Goes on when the other end has heard enough: the archive is wanted
+        // here all the same.
+        let held = tokio::spawn(async move { artifacts.hold_archive(digest, &from).await });
+        held.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(peer::HoldArchiveResponse {}))
     }
 }

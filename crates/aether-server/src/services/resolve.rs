@@ -38,7 +38,7 @@ impl Current {
                 "no completed update keeps its old set; 'aether slices' shows what is kept"
             }
         };
-        status::not_found("unknown_update", message.to_owned())
+        status::no_such("update", "current", message.to_owned())
     }
 }
 
@@ -81,8 +81,9 @@ pub fn resolve(state: &State, text: &str, current: Current) -> Result<Arc<Update
     }
     match found.as_slice() {
         [only] => Ok(Arc::clone(only)),
-        [] => Err(status::not_found(
-            "unknown_update",
+        [] => Err(status::no_such(
+            "update",
+            text,
             format!("update '{id}' does not exist; 'aether update list' shows the live ones"),
         )),
         several => Err(status::invalid(

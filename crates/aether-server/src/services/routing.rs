@@ -165,7 +165,8 @@ impl Routing for RoutingService {
         request: Request<Streaming<v1::RoutingUp>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mut from = request.into_inner();
-        let Some(v1::RoutingUp { message: Some(Message::Hello(hello)) }) = from.message().await?
+        let Some(v1::RoutingUp { message: Some(Message::Hello(hello)) }) =
+            streams::first(&mut from).await?
         else {
             return Err(streams::no_hello());
         };

@@ -12,6 +12,7 @@ use super::Streamed;
 use super::logs::logs;
 use crate::control::Read;
 use crate::deadline::Deadline;
+use crate::page::Page;
 use crate::views::Views;
 use crate::{render, status};
 
@@ -107,6 +108,8 @@ impl Slices for SlicesService {
             "" => None,
             text => Some(text.parse().map_err(|e| status::invalid("slice", e))?),
         };
+        let (size, token) = (request.page_size, &*request.page_token);
+        let page = Page::of("Slices.List", &request.slice, size, token)?;
         let read: Read = self.views.control.read(request.stale, deadline).await;
         let state = &read.published.state;
         if let Some(slice) = only.as_ref().filter(|slice| !state.slices.contains_key(*slice)) {
@@ -114,9 +117,12 @@ impl Slices for SlicesService {
         }
         let now_ms = self.views.now_ms(&read, deadline).await;
         let wanted = state.slices.values().filter(|r| only.as_ref().is_none_or(|s| r.slice == *s));
-        let slices = wanted.map(|record| render::slice(state, record, now_ms)).collect();
+        let rows = wanted.map(|record| (record.slice.clone(), record));
+        let rows = rows.filter(|(slice, _)| page.wants(slice));
+        let (slices, next_page_token) =
+            page.cut(rows, |record| render::slice(state, record, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::ListSlicesResponse { slices, as_of }))
+        Ok(Response::new(v1::ListSlicesResponse { slices, as_of, next_page_token }))
     }
 
     async fn logs(

@@ -1,6 +1,6 @@
 //! What the long streams of agents and sessions have in common: both begin
 //! with a hello, both ways are open until one side ends them, and the node
-//! shows that it lives.
+//! shows that it lives. Those of mere readers are in `following`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use super::Streamed;
 use crate::hub::Hub;
@@ -25,6 +25,19 @@ pub fn check_protocol(given: u32) -> Result<(), Status> {
     }
     let problem = format!("{given} is not spoken here, {PROTOCOL} is");
     Err(status::invalid("protocol", problem))
+}
+
+/// How long a client may take for the first message of its stream, which it
+/// sends before it waits for anything.
+const FIRST_MAX: Duration = Duration::from_secs(10);
+
+/// The first message of a client's stream; `None` if it ended without one.
+///
+/// # Errors
+/// None came in time, or it cannot be read.
+pub async fn first<M>(from: &mut Streaming<M>) -> Result<Option<M>, Status> {
+    let late = |_| status::late(format!("the stream began without a message for {FIRST_MAX:?}"));
+    tokio::time::timeout(FIRST_MAX, from.message()).await.map_err(late)?
 }
 
 /// Something else than a hello came first.

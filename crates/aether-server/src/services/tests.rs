@@ -1,5 +1,7 @@
 //! What the services show of age and freshness, over a replica of one voter.
 
+mod following;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use super::artifacts::ArtifactsService;
 use super::cluster::ClusterService;
 use super::slices::SlicesService;
 use super::updates::UpdatesService;
+use crate::changes::Changes;
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::leader::LeaderView;
@@ -74,10 +77,12 @@ impl Node {
         let control = Control::new(replica.clone(), published, "n1");
         let lease = Duration::from_secs(3);
         let leader = Arc::new(LeaderView::new(lease, lease));
+        let changes = Arc::new(Changes::after_state(control.local().state.clone()));
+        tokio::spawn(Arc::clone(&changes).run(control.clone()));
         let views = Views::new(control.clone(), Arc::clone(&leader));
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
         let node = Self {
-            cluster: ClusterService::new(views.clone()),
+            cluster: ClusterService::new(views.clone(), changes),
             slices: SlicesService::new(views.clone()),
             updates: UpdatesService::new(views),
             artifacts: ArtifactsService::new(control.clone(), store, "n1".parse().unwrap()),
@@ -112,6 +117,7 @@ impl Node {
             size_bytes: 1,
             manifest: Arc::new(Manifest::parse(&text).unwrap()),
             holder: "n1".parse().unwrap(),
+            others: Default::default(),
         })
         .await;
         self.write(Command::StartUpdate {
@@ -130,7 +136,7 @@ impl Node {
     }
 
     async fn nodes(&self) -> v1::NodesResponse {
-        self.cluster.nodes(Request::new(v1::NodesRequest {})).await.unwrap().into_inner()
+        self.cluster.nodes(Request::new(v1::NodesRequest::default())).await.unwrap().into_inner()
     }
 
     async fn list(&self) -> v1::ListUpdatesResponse {

@@ -1,5 +1,7 @@
 //! The `Updates` service: what `aether update …` and `/rolling-update…` speak.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use super::resolve::{Current, resolve};
 use super::{Streamed, foresight, options};
 use crate::control::Read;
 use crate::deadline::Deadline;
+use crate::page::Page;
+use crate::status::Fields;
 use crate::views::{Seen, Views};
 use crate::{render, status};
 
@@ -34,12 +38,46 @@ pub struct UpdatesService {
 }
 
 /// The command of a start.
+///
+/// # Errors
+/// All fields that make no sense.
 fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
-    let slice: SliceName =
-        request.artifact_base.parse().map_err(|e| status::invalid("artifact_base", e))?;
-    let version = request.version.parse().map_err(|e| status::invalid("version", e))?;
-    let options = options::of_start(request)?;
+    let mut fields = Fields::default();
+    let slice = fields.take("artifact_base", request.artifact_base.parse());
+    let version = fields.take("version", request.version.parse());
+    let options = options::of_start(request, &mut fields);
+    let (Some(slice), Some(version), true) = (slice, version, fields.are_valid()) else {
+        return Err(fields.refusal());
+    };
     Ok(Command::StartUpdate { slice, version, instances: request.instances, options })
+}
+
+/// The place of an update in a list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct ByStart {
+    created_ms: u64,
+    id: UpdateId,
+}
+
+impl ByStart {
+    fn of(update: &UpdateRecord) -> Self {
+        Self { created_ms: update.created_ms, id: update.id.clone() }
+    }
+}
+
+impl fmt::Display for ByStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.created_ms, self.id)
+    }
+}
+
+impl FromStr for ByStart {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (created_ms, id) = text.split_once('/').ok_or(())?;
+        let created_ms = created_ms.parse().map_err(|_| ())?;
+        Ok(Self { created_ms, id: id.parse().map_err(|_| ())? })
+    }
 }
 
 impl UpdatesService {
@@ -69,7 +107,8 @@ impl UpdatesService {
         let published = self.views.control.barrier(deadline).await?;
         // A retry means what the first try meant, whatever is live by now.
         let done = published.state.requests.get(request_id);
-        if let Some(update) = done.and_then(|record| record.answer.update.clone()) {
+        let answer = done.map(|record| &record.answer);
+        if let Some(update) = answer.and_then(|a| a.named.clone().or_else(|| a.update.clone())) {
             return Ok(update);
         }
         resolve(&published.state, text, current).map(|update| update.id.clone())
@@ -103,9 +142,9 @@ impl UpdatesService {
         answer: Answer,
     ) -> Result<Response<v1::Update>, Status> {
         let read = Read { published: self.views.control.local(), stale: false };
-        let id = answer.update.ok_or_else(|| Status::internal("the answer names no update"))?;
+        let id = answer.update.ok_or_else(|| status::internal("the answer names no update"))?;
         let record = read.published.state.updates.get(&id).cloned();
-        let record = record.ok_or_else(|| Status::internal(format!("update {id} is gone")))?;
+        let record = record.ok_or_else(|| status::internal(format!("update {id} is gone")))?;
         let seen = self.views.seen(&read, std::iter::once(&record.id), deadline).await;
         let mut update = self.views.update(&read, &record, &seen);
         update.note = answer.note.unwrap_or_default();
@@ -136,9 +175,8 @@ impl UpdatesService {
             drop(states.borrow_and_update());
             let read = self.views.control.read(false, Deadline::default()).await;
             let Some(record) = read.published.state.updates.get(&id).cloned() else {
-                let _ = to
-                    .send(Err(status::not_found("unknown_update", format!("update {id} is gone"))))
-                    .await;
+                let gone = status::no_such("update", id.as_str(), format!("update {id} is gone"));
+                let _ = to.send(Err(gone)).await;
                 return;
             };
             let once = std::iter::once(&id);
@@ -207,21 +245,24 @@ impl Updates for UpdatesService {
         request: Request<v1::ListUpdatesRequest>,
     ) -> Result<Response<v1::ListUpdatesResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
+        let filter = if request.all { "all" } else { "live" };
+        let page = Page::of("Updates.List", filter, request.page_size, &request.page_token)?;
         let read = self.views.control.read(request.stale, deadline).await;
         let state = &read.published.state;
-        let mut records: Vec<_> =
-            state.updates.values().filter(|u| request.all || !u.state.is_terminal()).collect();
-        records.sort_by_key(|update| update.created_ms);
-        let live = records.iter().filter(|u| !u.state.is_terminal()).map(|u| &u.id);
+        let wanted = state.updates.values().filter(|u| request.all || !u.state.is_terminal());
+        let rows = wanted.map(|update| (ByStart::of(update), update));
+        let mut rows: Vec<_> = rows.filter(|(key, _)| page.wants(key)).collect();
+        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let shown = rows.iter().take(page.rows_max()).map(|(_, update)| update);
+        let live = shown.filter(|u| !u.state.is_terminal()).map(|u| &u.id);
         let seen = match read.stale {
             true => self.views.by_itself(&read),
             false => self.views.seen(&read, live, deadline).await,
         };
-        let updates = records.into_iter().map(|record| self.views.update(&read, record, &seen));
-        Ok(Response::new(v1::ListUpdatesResponse {
-            updates: updates.collect(),
-            as_of: Some(self.views.control.as_of(&read)),
-        }))
+        let (updates, next_page_token) =
+            page.cut(rows.into_iter(), |record| self.views.update(&read, record, &seen));
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::ListUpdatesResponse { updates, as_of, next_page_token }))
     }
 
     async fn set_routing(
@@ -318,7 +359,8 @@ impl Updates for UpdatesService {
             "" => Weights::ALL_NEW,
             text => text.parse().map_err(|e| status::invalid("routing", e))?,
         };
-        let cleanup = options::cleanup(&request.cleanup_policy)?;
+        let cleanup = options::cleanup(&request.cleanup_policy);
+        let cleanup = cleanup.map_err(|problem| status::invalid("cleanup_policy", problem))?;
         let id = &request.update_id;
         let update = self.kept(deadline, id, &request.request_id).await?;
         let (force, grace_ms) = (request.force, request.grace_ms);
@@ -340,7 +382,11 @@ impl Updates for UpdatesService {
         request: Request<v1::SetOptionsRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let changes = options::of_set(&request)?;
+        let mut fields = Fields::default();
+        let changes = options::of_set(&request, &mut fields);
+        if !fields.are_valid() {
+            return Err(fields.refusal());
+        }
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let if_modified = request.if_modified;
         let command = Command::SetOptions { update, changes, if_modified };

@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use aether_proto::errors::is_expired;
 use http::uri::Authority;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -246,6 +247,7 @@ fn judge<T>(
     }
     match status.code() {
         Code::Unavailable => Try::NotNow(why()),
+        Code::DeadlineExceeded if is_expired(&status) => Try::NotNow(why()),
         Code::DeadlineExceeded => Try::Open(why()),
         _ => Try::Refused(Failure::from_status(&status, kind)),
     }
@@ -396,6 +398,7 @@ mod tests {
 
     use super::super::fake::{self, Fake, frozen, update};
     use super::super::update::updates;
+    use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
     use aether_proto::v1;
 
     async fn complete(client: &Client) -> Result<v1::Update, Failure> {
@@ -409,8 +412,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_one_node_lost_is_repeated_at_another_under_the_same_id() {
-        let mut lost = Status::unavailable("leadership moved");
-        lost.metadata_mut().insert("aether-outcome", "unknown".parse().unwrap());
+        let lost = Problem::new(Code::Unavailable, OUTCOME_UNKNOWN, "leadership moved").status();
         let (first, second) = (Fake::default(), Fake::default());
         first.will_refuse(lost);
         let client = fake::client(&[first.serve().await, second.serve().await]);

@@ -76,7 +76,7 @@ async fn wait_until_ready(client: &Client, name: &str, wait: &Wait) -> Result<v1
     let until = Instant::now() + wait.wait_timeout.duration();
     let mut said = String::new();
     loop {
-        let message = v1::ListSlicesRequest { slice: name.to_owned(), stale: false };
+        let message = v1::ListSlicesRequest { slice: name.to_owned(), ..Default::default() };
         let response =
             client.read(message, async |c, request| slices(c).list(request).await).await?;
         let slice = response.slices.into_iter().find(|slice| slice.slice == name);

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use aether_proto::metadata::{OUTCOME_KEY, OUTCOME_UNKNOWN};
+use aether_proto::errors::{is_expired, is_outcome_unknown};
 use tonic::{Code, Status};
 
 use super::output::say;
@@ -105,9 +105,8 @@ impl From<io::Error> for Failure {
 /// Whether a node said that it does not know if a write was carried out, or
 /// answered in a way that leaves it open.
 pub fn leaves_open(status: &Status, kind: Kind) -> bool {
-    let said = status.metadata().get(OUTCOME_KEY).is_some_and(|value| value == OUTCOME_UNKNOWN);
     let silent = matches!(status.code(), Code::DeadlineExceeded | Code::Unknown);
-    kind == Kind::Write && (said || silent)
+    kind == Kind::Write && (is_outcome_unknown(status) || silent && !is_expired(status))
 }
 
 fn exit_of(status: &Status, kind: Kind) -> Exit {
@@ -126,6 +125,7 @@ fn exit_of(status: &Status, kind: Kind) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aether_proto::errors::{EXPIRED_DEADLINE, OUTCOME_UNKNOWN, Problem};
 
     #[test]
     fn each_grpc_code_has_its_exit_code() {
@@ -151,10 +151,20 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_know_the_outcome_is_believed() {
-        let mut status = Status::unavailable("leadership moved");
-        status.metadata_mut().insert(OUTCOME_KEY, OUTCOME_UNKNOWN.parse().unwrap());
+        let moved = |reason| Problem::new(Code::Unavailable, reason, "leadership moved").status();
+        let status = moved(OUTCOME_UNKNOWN);
         assert_eq!(Failure::from_status(&status, Kind::Write).exit(), Exit::Unknown);
         assert_eq!(Failure::from_status(&status, Kind::Read).exit(), Exit::Unreachable);
+        assert_eq!(
+            Failure::from_status(&moved("unavailable"), Kind::Write).exit(),
+            Exit::Unreachable
+        );
+    }
+
+    #[test]
+    fn a_request_that_came_too_late_was_not_carried_out() {
+        let status = Problem::new(Code::DeadlineExceeded, EXPIRED_DEADLINE, "no time").status();
+        assert_eq!(Failure::from_status(&status, Kind::Write).exit(), Exit::Unreachable);
     }
 
     #[test]

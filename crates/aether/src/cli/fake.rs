@@ -1,11 +1,12 @@
-//! A fake node for tests: the update service over a real connection, which
-//! notes what it is asked and answers with what the test gave it.
+//! A fake node for tests: the services for updates and events over a real
+//! connection, which note what they are asked and answer with what the test gave.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aether_proto::v1;
+use aether_proto::v1::cluster_server::{Cluster, ClusterServer};
 use aether_proto::v1::updates_server::{Updates, UpdatesServer};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,7 @@ struct Inner {
     asked: Vec<String>,
     refusal: Option<Status>,
     story: Vec<Result<v1::Update, Status>>,
+    events: Vec<Result<v1::EventsResponse, Status>>,
     hangs_up: bool,
 }
 
@@ -54,6 +56,11 @@ impl Fake {
         self.0.lock().unwrap().story = story;
     }
 
+    /// What a reader of events is told, and then nothing more.
+    pub fn will_tell_events(&self, events: Vec<Result<v1::EventsResponse, Status>>) {
+        self.0.lock().unwrap().events = events;
+    }
+
     /// What every request is answered with.
     pub fn will_refuse(&self, status: Status) {
         self.0.lock().unwrap().refusal = Some(status);
@@ -68,9 +75,9 @@ impl Fake {
     pub async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let service = UpdatesServer::new(self.clone());
         let serving = Server::builder()
-            .add_service(service)
+            .add_service(UpdatesServer::new(self.clone()))
+            .add_service(ClusterServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(serving);
         address
@@ -116,6 +123,65 @@ impl Fake {
     }
 }
 
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[async_trait]
+impl Cluster for Fake {
+    type EventsStream = Told<v1::EventsResponse>;
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let request = request.into_inner();
+        let after =
+            request.after.map_or("nothing".to_owned(), |at| format!("{}.{}", at.index, at.n));
+        self.note(format!("events {} after {after}", request.subject)).await?;
+        let events = self.0.lock().unwrap().events.clone();
+        Ok(Response::new(Box::pin(tokio_stream::iter(events).chain(tokio_stream::pending()))))
+    }
+
+    type KvWatchStream = Told<v1::KvChange>;
+    async fn kv_watch(
+        &self,
+        _: Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        Self::not_here()
+    }
+    async fn kv_list(
+        &self,
+        _: Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        Self::not_here()
+    }
+    async fn kv_get(&self, _: Request<v1::KvGetRequest>) -> Result<Response<v1::KvEntry>, Status> {
+        Self::not_here()
+    }
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        Self::not_here()
+    }
+    async fn nodes(
+        &self,
+        _: Request<v1::NodesRequest>,
+    ) -> Result<Response<v1::NodesResponse>, Status> {
+        Self::not_here()
+    }
+    async fn set_node_schedule(
+        &self,
+        _: Request<v1::SetNodeScheduleRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        Self::not_here()
+    }
+    async fn forget_node(
+        &self,
+        _: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        Self::not_here()
+    }
+}
+
 #[async_trait]
 impl Updates for Fake {
     async fn complete(
@@ -127,7 +193,7 @@ impl Updates for Fake {
         Ok(Response::new(update(&request.update_id, "COMPLETING")))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Update, Status>> + Send>>;
+    type WatchStream = Told<v1::Update>;
     async fn watch(
         &self,
         request: Request<v1::UpdateRef>,

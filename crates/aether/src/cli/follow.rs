@@ -17,10 +17,10 @@ use super::update::updates;
 
 /// How long nobody may answer before following is given up. An election takes
 /// less than a second, the restart of a node a few.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Pause before another address is asked after a stream broke.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
 
 /// Calls `on` for every message of the update until it breaks or the update
 /// has ended, and gives the last message.

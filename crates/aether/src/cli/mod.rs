@@ -7,17 +7,21 @@ mod client;
 mod demo;
 mod deploy;
 mod dev;
+mod events;
 mod example_slice;
 mod exit;
 #[cfg(test)]
 mod fake;
 mod follow;
+#[cfg(test)]
+mod fuzz;
 mod kv;
 mod logs;
 mod node;
 mod nodes;
 mod options;
 mod output;
+mod pages;
 mod reach;
 mod render;
 mod scale;
@@ -110,7 +114,7 @@ enum Command {
     /// Move slices from one version to another
     #[command(subcommand)]
     Update(update::Command),
-    /// Push and look at artifacts
+    /// Push, look at and remove artifacts
     #[command(subcommand)]
     Artifact(artifact::Command),
     Deploy(deploy::Deploy),
@@ -120,6 +124,7 @@ enum Command {
     Nodes(nodes::Nodes),
     Slices(slices::Slices),
     Logs(logs::Logs),
+    Events(events::Events),
     /// Look into the replicated KV store
     #[command(subcommand)]
     Kv(kv::Command),
@@ -161,6 +166,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nodes(verb) => asking(verb.run(global)),
         Command::Slices(verb) => asking(verb.run(global)),
         Command::Logs(verb) => asking(verb.run(global)),
+        Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),
         Command::Node(verb) => verb.run(global),
         Command::Dev(verb) => verb.run(),
@@ -280,9 +286,15 @@ mod tests {
             "slices a.b:c",
             "logs my-slice-1f-0 -f --tail 0",
             "kv get rolling-update/u1",
+            "kv list",
+            "kv list audit/",
+            "kv watch instances/ --from 12",
+            "events --follow --after 12.1 --subject update/u1",
+            "events -n 5 -s node",
             "artifact push .",
             "artifact list a.b:c",
             "artifact info a.b:c:1.0.0",
+            "artifact remove a.b:c:1.0.0",
             "node --config a.toml --insecure",
             "dev --nodes 3 --data-dir x --http 8080 --grpc 8090 --ingress 8070",
             "demo --json --rate 100 --keep",
@@ -333,6 +345,11 @@ mod tests {
             "deploy a.b:c",
             "scale a.b:c",
             "artifact info a.b:c",
+            "events --after x",
+            "events --after 1 --last 2",
+            "events --subject colour",
+            "kv watch --from x",
+            "artifact remove a.b:c",
             "dev --http 70000",
             "dev --nodes 0",
             "dev --nodes 7",

@@ -15,7 +15,9 @@ impl Nodes {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let nodes = client
-            .read(v1::NodesRequest {}, async |c, request| cluster(c).nodes(request).await)
+            .read_all(v1::NodesRequest::default(), async |c, request| {
+                cluster(c).nodes(request).await
+            })
             .await?;
         global.output().show(&nodes, render::cluster::nodes)
     }

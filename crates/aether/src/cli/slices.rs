@@ -24,10 +24,13 @@ impl Slices {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let name = self.slice.as_ref().map(SliceName::to_string);
-        let message =
-            v1::ListSlicesRequest { slice: name.clone().unwrap_or_default(), stale: self.stale };
+        let message = v1::ListSlicesRequest {
+            slice: name.clone().unwrap_or_default(),
+            stale: self.stale,
+            ..Default::default()
+        };
         let response =
-            client.read(message, async |c, request| slices(c).list(request).await).await?;
+            client.read_all(message, async |c, request| slices(c).list(request).await).await?;
         match (name, response.slices.as_slice()) {
             (None, _) => global.output().show(&response, render::slice::list),
             (Some(_), [slice]) => {

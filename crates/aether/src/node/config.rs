@@ -10,6 +10,8 @@ mod check;
 mod environment;
 mod file;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

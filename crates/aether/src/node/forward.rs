@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tower::ServiceExt;
 
 /// How long a voter may take to accept a connection before the next is tried.
@@ -68,15 +69,22 @@ pub fn forwarding(own: Router, voters: Arc<Voters>) -> Router {
     own.fallback(move |request: Request| forward(Arc::clone(&voters), request))
 }
 
+/// The error of a worker that reaches no voter: nothing was sent.
+pub fn unreachable() -> Status {
+    let message = "no voter can be reached from this worker; try again";
+    Problem::new(Code::Unavailable, "unavailable", message).may_retry().status()
+}
+
 async fn forward(voters: Arc<Voters>, request: Request) -> Response {
     let Some(channel) = voters.reachable().await else {
-        let status = Status::unavailable("no voter can be reached from this worker; try again");
+        let status = unreachable();
         return status.into_http::<axum::body::Body>().into_response();
     };
     match channel.oneshot(request.map(tonic::body::Body::new)).await {
         Ok(response) => response.map(axum::body::Body::new),
         Err(error) => {
-            let status = Status::unknown(format!("the voter did not answer: {error}"));
+            let message = format!("the voter did not answer: {error}; look before you try again");
+            let status = Problem::new(Code::Unknown, OUTCOME_UNKNOWN, message).status();
             status.into_http::<axum::body::Body>().into_response()
         }
     }

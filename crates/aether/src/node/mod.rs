@@ -3,6 +3,7 @@
 
 pub mod config;
 mod forward;
+mod grpc;
 mod metrics;
 mod ready;
 mod remote;

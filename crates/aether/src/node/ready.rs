@@ -5,13 +5,15 @@ use std::sync::Arc;
 use aether_agent::Agent;
 use aether_ingress::Ingress;
 use aether_server::Server;
+use tokio::sync::watch;
 
 /// Says whether one part serves.
 type Says = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The parts of a node that have to serve, each with what is said until it
 /// does. Only a voter becomes unready again, without a leader: agent and
-/// ingress serve on by what they heard last.
+/// ingress serve on by what they heard last. None is from the moment the node
+/// begins to stop.
 #[derive(Default)]
 pub struct Readiness {
     parts: Vec<(&'static str, Says)>,
@@ -20,11 +22,13 @@ pub struct Readiness {
 impl Readiness {
     /// Of a node with these parts.
     pub fn of(
+        stopping: watch::Receiver<bool>,
         server: Option<&Arc<Server>>,
         agent: Option<&Agent>,
         ingress: Option<&Ingress>,
     ) -> Self {
         let mut ready = Self::default();
+        ready.needs("the node is stopping", move || !*stopping.borrow());
         if let Some(server) = server {
             let server = Arc::clone(server);
             ready.needs("no leader is known", move || server.is_ready());

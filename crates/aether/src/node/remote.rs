@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::forward::Voters;
+use super::forward::{Voters, unreachable};
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -33,10 +33,7 @@ impl Remote {
     }
 
     async fn channel(&self) -> Result<Channel, Status> {
-        let channel = self.voters.reachable().await;
-        channel.ok_or_else(|| {
-            Status::unavailable("no voter can be reached from this worker; try again")
-        })
+        self.voters.reachable().await.ok_or_else(unreachable)
     }
 }
 
@@ -256,6 +253,13 @@ impl Artifacts for Remote {
         ArtifactsClient::new(self.channel().await?).info(request).await
     }
 
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        ArtifactsClient::new(self.channel().await?).remove(request).await
+    }
+
     async fn fetch(
         &self,
         request: Request<v1::FetchRequest>,
@@ -267,6 +271,9 @@ impl Artifacts for Remote {
 
 #[tonic::async_trait]
 impl Cluster for Remote {
+    type KvWatchStream = Streamed<v1::KvChange>;
+    type EventsStream = Streamed<v1::EventsResponse>;
+
     async fn status(
         &self,
         request: Request<v1::StatusRequest>,
@@ -300,5 +307,28 @@ impl Cluster for Remote {
         request: Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
         ClusterClient::new(self.channel().await?).kv_get(request).await
+    }
+
+    async fn kv_list(
+        &self,
+        request: Request<v1::KvListRequest>,
+    ) -> Result<Response<v1::KvListResponse>, Status> {
+        ClusterClient::new(self.channel().await?).kv_list(request).await
+    }
+
+    async fn kv_watch(
+        &self,
+        request: Request<v1::KvWatchRequest>,
+    ) -> Result<Response<Self::KvWatchStream>, Status> {
+        let answer = ClusterClient::new(self.channel().await?).kv_watch(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
+    }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let answer = ClusterClient::new(self.channel().await?).events(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }

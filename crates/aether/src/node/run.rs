@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aether_agent::Agent;
 use aether_agent::artifact::ArtifactStore;
+use aether_gateway::Readiness as _;
 use aether_ingress::Ingress;
 use aether_invoker::{Invoker, SessionKind};
 use aether_replica::Replica;
@@ -21,18 +21,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tracing::{error, info};
 
 use super::config::NodeConfig;
 use super::forward::{Voters, forwarding};
+use super::grpc::{self, Health};
 use super::metrics;
 use super::ready::Readiness;
 use super::remote::Remote;
-
-/// How often HTTP/2 connections are probed, and how long an answer may take:
-/// a client that vanished without a word is noticed within twice that.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The voting part of a node.
 struct Voter {
@@ -93,7 +89,7 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     };
     if let (Some(voter), Some(listener)) = (&voter, listeners.peer) {
         let routes = Routes::new(voter.replica.peer_service());
-        tasks.spawn(serve_grpc(listener, voter.server.peer_routes(routes)));
+        tasks.spawn(grpc::serve(listener, voter.server.peer_routes(routes)));
     }
     let mut agent = match config.roles.agent {
         true => Some(start_agent(&config, Arc::clone(&store)).await?),
@@ -101,7 +97,8 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     };
     let voters = Voters::new(config.join.clone());
     let routes = client_routes(voter.as_ref(), agent.as_ref(), &voters);
-    tasks.spawn(serve_grpc(listeners.grpc, routes));
+    let health = Health::new(agent.is_some()).await;
+    tasks.spawn(grpc::serve(listeners.grpc, grpc::public(routes, &health)?));
     let invoker = start_invoker(&config)?;
     let ingress = match (listeners.ingress, &invoker) {
         (Some(listener), Some(invoker)) => {
@@ -110,8 +107,11 @@ pub async fn run(config: NodeConfig) -> Result<()> {
         _ => None,
     };
     let server = voter.as_ref().map(|voter| &voter.server);
-    let ready = Readiness::of(server, agent.as_ref(), ingress.as_ref());
-    let router = management(server, voters, invoker.clone(), ready);
+    let ready = Readiness::of(stopping.clone(), server, agent.as_ref(), ingress.as_ref());
+    let ready = Arc::new(ready);
+    let is_ready = move || ready.check();
+    tasks.spawn(health.report(is_ready.clone(), stopping.clone()));
+    let router = management(server, voters, invoker.clone(), is_ready);
     let mut stopped = stopping.clone();
     let http = tokio::spawn(aether_gateway::serve(listeners.http, router, async move {
         // An error means that the sender is gone, which is a stop too.
@@ -233,6 +233,8 @@ async fn start_agent(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<A
         bind_ip: settings.bind_ip,
         ports: settings.ports.clone(),
         port_reuse_after: settings.port_reuse_after.duration(),
+        // A voter's store is the repository: it keeps every artifact.
+        cache: (!config.roles.voter).then(aether_agent::CacheLimits::default),
         ..aether_agent::Config::new(
             config.name.clone(),
             config.data_dir.clone(),
@@ -277,25 +279,12 @@ fn client_routes(voter: Option<&Voter>, agent: Option<&Agent>, voters: &Arc<Vote
     }
 }
 
-async fn serve_grpc(listener: TcpListener, routes: Routes) {
-    let served = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .tcp_nodelay(true)
-        .add_routes(routes)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-        .await;
-    if let Err(problem) = served {
-        error!(%problem, "a gRPC listener ended");
-    }
-}
-
 /// The management REST of the node.
 fn management(
     server: Option<&Arc<Server>>,
     voters: Arc<Voters>,
     invoker: Option<Invoker>,
-    ready: Readiness,
+    ready: impl aether_gateway::Readiness,
 ) -> Router {
     let calls = move || metrics::calls(invoker.as_ref());
     match server {

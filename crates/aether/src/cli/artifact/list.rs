@@ -21,9 +21,9 @@ impl List {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
         let artifact_base = self.base.map(|base| base.to_string()).unwrap_or_default();
-        let message = v1::ListArtifactsRequest { artifact_base };
+        let message = v1::ListArtifactsRequest { artifact_base, ..Default::default() };
         let response =
-            client.read(message, async |c, request| artifacts(c).list(request).await).await?;
+            client.read_all(message, async |c, request| artifacts(c).list(request).await).await?;
         say_if_old(response.as_of.as_ref());
         global.output().show(&response, render::artifact::list)
     }

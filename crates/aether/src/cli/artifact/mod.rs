@@ -1,8 +1,9 @@
-//! `aether artifact …`: push and look at artifacts.
+//! `aether artifact …`: push, look at and remove artifacts.
 
 mod info;
 mod list;
 mod push;
+mod remove;
 
 use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::v1::artifacts_client::ArtifactsClient;
@@ -18,6 +19,7 @@ pub enum Command {
     Push(push::Push),
     List(list::List),
     Info(info::Info),
+    Remove(remove::Remove),
 }
 
 impl Command {
@@ -27,6 +29,7 @@ impl Command {
             Self::Push(verb) => asking(verb.run(global)),
             Self::List(verb) => asking(verb.run(global)),
             Self::Info(verb) => asking(verb.run(global)),
+            Self::Remove(verb) => asking(verb.run(global)),
         }
     }
 }

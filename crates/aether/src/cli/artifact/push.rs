@@ -23,7 +23,7 @@ use crate::cli::{Global, render};
 /// enough that the messages cost nothing beside the bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Slowest upload that is waited for, in bytes per second.
+/// Slowest transfer that is waited for, in bytes per second.
 const UPLOAD_RATE_MIN: u64 = 1024 * 1024;
 
 /// Push an artifact: a directory with a slice.toml, or a packed .tar.gz of one
@@ -41,7 +41,8 @@ impl Push {
         for warning in &archive.warnings {
             say(&format!("warning: {warning}"));
         }
-        let upload = Duration::from_secs(archive.header.size_bytes / UPLOAD_RATE_MIN);
+        // Once to the node, and once more from there to the other voters.
+        let upload = Duration::from_secs(2 * archive.header.size_bytes / UPLOAD_RATE_MIN);
         let pushed = client
             .slower_by(upload)
             .write(archive.source(), async |c, request| {

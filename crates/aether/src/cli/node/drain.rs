@@ -47,7 +47,9 @@ impl Drain {
             }
             tokio::time::sleep(LOOK_EVERY).await;
             let nodes = client
-                .read(v1::NodesRequest {}, async |c, request| cluster(c).nodes(request).await)
+                .read_all(v1::NodesRequest::default(), async |c, request| {
+                    cluster(c).nodes(request).await
+                })
                 .await?;
             let found = nodes.nodes.into_iter().find(|found| found.name == self.node.as_str());
             node = found.ok_or_else(|| {

@@ -62,7 +62,8 @@ mod tests {
             "artifact  a.b:c:1.0.0\nsize      1.5 KiB\nsha256    0123456789abcdef\n\
              held by   n1, n2\n\nartifact = 'a.b:c:1.0.0'"
         );
-        let response = v1::ListArtifactsResponse { artifacts: vec![artifact], as_of: None };
+        let response =
+            v1::ListArtifactsResponse { artifacts: vec![artifact], ..Default::default() };
         assert_eq!(
             list(&response),
             "ARTIFACT     SIZE     SHA256        HELD BY\na.b:c:1.0.0  1.5 KiB  0123456789ab  n1,n2"

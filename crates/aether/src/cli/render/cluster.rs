@@ -122,7 +122,7 @@ mod tests {
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             as_of: None,
         };
-        let text = nodes(&v1::NodesResponse { nodes: vec![node], as_of: None });
+        let text = nodes(&v1::NodesResponse { nodes: vec![node], ..Default::default() });
         assert_eq!(
             text,
             "NODE  ADDRESS         STATE  SINCE  SCHEDULE  INSTANCES  LABELS\n\

@@ -4,6 +4,7 @@
 pub mod artifact;
 pub mod change;
 pub mod cluster;
+pub mod event;
 pub mod explain;
 pub mod health;
 pub mod history;

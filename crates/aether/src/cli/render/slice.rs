@@ -131,6 +131,7 @@ mod tests {
         let response = v1::ListSlicesResponse {
             slices: vec![slice],
             as_of: Some(v1::AsOf { index: 3, stale: true, node: "n1".into() }),
+            ..Default::default()
         };
         assert_eq!(
             list(&response),

@@ -22,9 +22,10 @@ pub struct List {
 impl List {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let message = v1::ListUpdatesRequest { all: self.all, stale: self.stale };
+        let message =
+            v1::ListUpdatesRequest { all: self.all, stale: self.stale, ..Default::default() };
         let response =
-            client.read(message, async |c, request| updates(c).list(request).await).await?;
+            client.read_all(message, async |c, request| updates(c).list(request).await).await?;
         say_if_old(response.as_of.as_ref());
         global.output().show(&response, |response| render::update::list(&response.updates))
     }

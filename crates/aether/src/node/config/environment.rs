@@ -11,6 +11,13 @@ use super::file::File;
 /// What the variables begin with. The client's `AETHER_ADDR` does not.
 const PREFIX: &str = "AETHER_NODE_";
 
+/// Deepest key that can be named: ours are at most three deep, and whoever walks
+/// through a table takes a piece of the stack for each.
+const DEPTH_MAX: usize = 8;
+
+/// Characters of a variable's name, and of what is wrong with it, that are shown.
+const SHOWN_CHARS_MAX: usize = 300;
+
 /// The variables of this process that are meant for a node.
 pub fn variables() -> Result<BTreeMap<String, String>, ConfigError> {
     let ours = std::env::vars_os()
@@ -42,8 +49,13 @@ pub fn overlay(mut table: Table, variables: BTreeMap<String, String>) -> Result<
         if path == ["ingress"] {
             path.push("listen".to_owned());
         }
-        let error =
-            |problem: String| ConfigError::Environment { variable: variable.clone(), problem };
+        let error = |problem: String| ConfigError::Environment {
+            variable: variable.chars().take(SHOWN_CHARS_MAX).collect(),
+            problem: problem.chars().take(SHOWN_CHARS_MAX).collect(),
+        };
+        if path.len() > DEPTH_MAX {
+            return Err(error(format!("names a key in more than {DEPTH_MAX} tables")));
+        }
         (table, file) = set(&table, &path, &text).map_err(error)?;
     }
     Ok(file)

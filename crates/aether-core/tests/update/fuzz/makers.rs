@@ -1,0 +1,392 @@
+//! Makes a command of each kind from dice and the state it will meet, so that
+//! what it names is there about as often as not.
+//!
+//! A new command needs one line in [`MAKERS`]; a test says so.
+
+use std::sync::Arc;
+
+use aether_core::command::{Command, Observation};
+use aether_core::coordinates::{Artifact, SliceName};
+use aether_core::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::manifest::Manifest;
+use aether_core::records::{
+    CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason,
+    SessionKind, Thresholds, UpdateOptions,
+};
+use aether_core::state::State;
+use aether_core::weights::Weights;
+
+use crate::world::SLICE;
+
+/// Numbers at the edges of what the fields hold.
+const EDGES: [u64; 6] = [0, 1, 10_000, 10_001, u32::MAX as u64, u64::MAX];
+
+/// Chance, of which a failure shows the numbers.
+pub struct Dice<'a> {
+    state: &'a State,
+    numbers: [u64; 8],
+    thrown: usize,
+}
+
+impl<'a> Dice<'a> {
+    pub fn new(state: &'a State, numbers: [u64; 8]) -> Self {
+        Self { state, numbers, thrown: 0 }
+    }
+
+    /// The next number; they come round, each time another one.
+    fn number(&mut self) -> u64 {
+        let round = (self.thrown / self.numbers.len()) as u32;
+        let number = self.numbers[self.thrown % self.numbers.len()];
+        self.thrown += 1;
+        number.rotate_right(7 * round)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        // The high bits: the low ones of small numbers are all alike.
+        self.number() % end
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize].clone()
+    }
+
+    /// A small number, now and then one at an edge.
+    fn count(&mut self) -> u64 {
+        if self.one_in(8) { self.pick(&EDGES) } else { self.below(5) }
+    }
+
+    fn count32(&mut self) -> u32 {
+        u32::try_from(self.count()).unwrap_or(u32::MAX)
+    }
+
+    fn slice(&mut self) -> SliceName {
+        let others = [SLICE.to_owned(), format!("{SLICE}@blue"), "org.example:other".to_owned()];
+        let name = if self.one_in(4) { self.pick(&others) } else { SLICE.to_owned() };
+        name.parse().unwrap()
+    }
+
+    fn version<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self) -> T {
+        let long = format!("1.0.0-{}", "x".repeat(190));
+        let versions = ["1.0.0", "2.0.0", "3.0.0", "4.0.0", &long];
+        self.pick(&versions).parse().unwrap()
+    }
+
+    /// The live update, any other, or none that exists.
+    fn update(&mut self) -> UpdateId {
+        let live = self.state.live_update(&SLICE.parse().unwrap()).map(|update| update.id.clone());
+        let all: Vec<UpdateId> = self.state.updates.keys().cloned().collect();
+        match live {
+            Some(live) if !self.one_in(4) => live,
+            _ if !all.is_empty() && !self.one_in(3) => self.pick(&all),
+            _ => UpdateId::from_index(self.number()),
+        }
+    }
+
+    /// One that may have left a set warm.
+    fn ended_update(&mut self) -> UpdateId {
+        let kept = self.state.retained.values().next().map(|kept| kept.update.clone());
+        match kept {
+            Some(kept) if !self.one_in(3) => kept,
+            _ => self.update(),
+        }
+    }
+
+    fn node(&mut self) -> NodeName {
+        format!("n{}", self.below(4) + 1).parse().unwrap()
+    }
+
+    fn nodes(&mut self) -> Vec<NodeName> {
+        let count = self.below(4);
+        (0..count).map(|_| self.node()).collect()
+    }
+
+    fn session(&mut self) -> SessionId {
+        format!("s{}", self.below(4) + 1).parse().unwrap()
+    }
+
+    fn instance(&mut self) -> InstanceId {
+        let all: Vec<InstanceId> = self.state.instances.keys().cloned().collect();
+        if all.is_empty() || self.one_in(6) {
+            return "my-slice-z-9".parse().unwrap();
+        }
+        self.pick(&all)
+    }
+
+    fn instances(&mut self) -> Vec<InstanceId> {
+        let count = self.below(4);
+        (0..count).map(|_| self.instance()).collect()
+    }
+
+    fn revision(&mut self) -> RevisionNo {
+        RevisionNo(if self.one_in(8) { u32::MAX } else { self.below(5) as u32 })
+    }
+
+    /// When the target of a decision was last changed: mostly rightly.
+    fn target_modified(&mut self, slice: &SliceName, revision: RevisionNo) -> u64 {
+        let target = self.state.targets.get(&(slice.clone(), revision));
+        match target.map(|target| target.modified) {
+            Some(modified) if !self.one_in(4) => modified,
+            _ => self.count(),
+        }
+    }
+
+    fn weights(&mut self) -> Weights {
+        self.pick(&["1:0", "0:1", "1:1", "1:3", "3:1", "9999:10000"]).parse().unwrap()
+    }
+
+    fn flag(&mut self) -> bool {
+        self.one_in(3)
+    }
+
+    fn reason(&mut self) -> Reason {
+        Reason::new(self.pick(&["operator", "crash_loop", "node_stopped", ""]), "by the dice")
+    }
+
+    fn options(&mut self) -> UpdateOptions {
+        let mut options = UpdateOptions {
+            cleanup: self.pick(&[
+                CleanupPolicy::Immediate,
+                CleanupPolicy::GracePeriod,
+                CleanupPolicy::Manual,
+            ]),
+            on_deploy_failure: self.pick(&[
+                DeadlineAction::Rollback,
+                DeadlineAction::Pause,
+                DeadlineAction::Fail,
+            ]),
+            manual_approval: self.flag(),
+            ..UpdateOptions::default()
+        };
+        if self.one_in(6) {
+            let (error_rate_ppm, p99_ms) = (self.count32(), self.count32());
+            options.thresholds = Thresholds { error_rate_ppm, p99_ms, requests_min: self.count() };
+            options.grace_ms = self.count();
+            options.deploy_timeout_ms = self.count();
+            options.healthy_ms = self.count();
+            options.on_deploy_failure = DeadlineAction::Alert;
+        }
+        options
+    }
+
+    fn observation(&mut self) -> Observation {
+        let observed = self.pick(&[
+            Observed::Assigned,
+            Observed::Fetching,
+            Observed::Starting,
+            Observed::Ready,
+            Observed::Ready,
+            Observed::Unready,
+            Observed::Crashed,
+            Observed::Stopping,
+            Observed::Stopped,
+            Observed::Unknown,
+        ]);
+        let port = 10_000 + self.below(1_000);
+        Observation {
+            instance: self.instance(),
+            observed,
+            endpoint: (!self.one_in(4)).then(|| format!("127.0.0.1:{port}").parse().unwrap()),
+            restarts: self.count32(),
+            reason: self.one_in(2).then(|| self.reason()),
+        }
+    }
+
+    fn register_artifact(&mut self) -> Command {
+        let (named, meant) = (self.version::<aether_core::coordinates::Version>(), self.one_in(8));
+        let named = if named.as_str().len() > 100 { "4.0.0".to_owned() } else { named.to_string() };
+        let rules = self.pick(&["", "[[ingress]]\npath = '/a'\n", "[[ingress]]\nhost = 'h'\n"]);
+        let text = format!("artifact = '{SLICE}:{named}'\n[run]\ncommand = ['./x']\n{rules}");
+        let mut manifest = Manifest::parse(&text).unwrap();
+        if self.one_in(8) {
+            manifest.run.command.clear();
+        }
+        let digest = self.pick(&["2", "3", "4"]).repeat(64);
+        Command::RegisterArtifact {
+            artifact: format!("{SLICE}:{}", if meant { "9.9.9" } else { &named }).parse().unwrap(),
+            digest: if self.one_in(8) { "../x".to_owned() } else { digest },
+            size_bytes: self.count(),
+            manifest: Arc::new(manifest),
+            holder: self.node(),
+            others: self.nodes().into_iter().collect(),
+        }
+    }
+
+    fn pushed(&mut self) -> Artifact {
+        format!("{SLICE}:{}", self.pick(&["1.0.0", "2.0.0", "9.9.9"])).parse().unwrap()
+    }
+}
+
+/// Makes one command.
+type Make = fn(&mut Dice<'_>) -> Command;
+
+/// By name, how often and in what way each command is made.
+pub const MAKERS: &[(&str, usize, Make)] = &[
+    ("RegisterArtifact", 2, |dice| dice.register_artifact()),
+    ("ArtifactHeld", 1, |dice| Command::ArtifactHeld {
+        artifact: dice.pushed(),
+        digest: format!("{:064x}", 0x30 + dice.below(4)),
+        holder: dice.node(),
+    }),
+    ("ArtifactDropped", 1, |dice| Command::ArtifactDropped {
+        artifact: dice.pushed(),
+        digest: format!("{:064x}", 0x30 + dice.below(4)),
+        holder: dice.node(),
+    }),
+    ("RemoveArtifact", 1, |dice| Command::RemoveArtifact { artifact: dice.pushed() }),
+    ("Deploy", 3, |dice| Command::Deploy {
+        slice: dice.slice(),
+        version: dice.version(),
+        instances: dice.count32(),
+    }),
+    ("Scale", 2, |dice| Command::Scale { slice: dice.slice(), instances: dice.count32() }),
+    ("Undeploy", 1, |dice| Command::Undeploy {
+        slice: dice.slice(),
+        version: dice.flag().then(|| dice.version()),
+    }),
+    ("StartUpdate", 10, |dice| Command::StartUpdate {
+        slice: dice.slice(),
+        version: dice.version(),
+        instances: dice.flag().then(|| dice.count32()),
+        options: dice.options(),
+    }),
+    ("SetWeights", 10, |dice| Command::SetWeights {
+        update: dice.update(),
+        weights: dice.weights(),
+        force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Approve", 3, |dice| Command::Approve {
+        update: dice.update(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Complete", 5, |dice| Command::Complete {
+        update: dice.update(),
+        force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Rollback", 2, |dice| Command::Rollback {
+        update: dice.update(),
+        now: dice.flag(),
+        reason: dice.flag().then(|| dice.reason()),
+        force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Resume", 3, |dice| Command::Resume {
+        update: dice.update(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Undo", 3, |dice| Command::Undo {
+        update: dice.ended_update(),
+        weights: dice.weights(),
+        force: dice.flag(),
+        cleanup: dice.one_in(4).then_some(CleanupPolicy::Manual),
+        grace_ms: dice.one_in(4).then(|| dice.count()),
+    }),
+    ("Cleanup", 1, |dice| Command::Cleanup { update: dice.ended_update() }),
+    ("SetOptions", 2, |dice| Command::SetOptions {
+        update: dice.update(),
+        changes: OptionChanges {
+            error_rate_ppm: dice.flag().then(|| dice.count32()),
+            p99_ms: dice.flag().then(|| dice.count32()),
+            manual_approval: dice.flag().then(|| dice.flag()),
+            deploy_timeout_ms: dice.one_in(6).then(|| dice.count()),
+            healthy_ms: dice.one_in(6).then(|| dice.count()),
+            ..OptionChanges::default()
+        },
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("SetNodeSchedule", 2, |dice| Command::SetNodeSchedule {
+        node: dice.node(),
+        schedule: dice.pick(&[
+            NodeSchedule::Open,
+            NodeSchedule::Open,
+            NodeSchedule::Cordoned,
+            NodeSchedule::Draining,
+        ]),
+    }),
+    ("ForgetNode", 1, |dice| Command::ForgetNode { node: dice.node(), force: dice.flag() }),
+    ("FreezeReplacement", 1, |dice| Command::FreezeReplacement {
+        frozen: dice.flag(),
+        silent: dice.count32(),
+    }),
+    ("Pause", 1, |dice| Command::Pause {
+        update: dice.update(),
+        reason: dice.reason(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("BeginDeploy", 1, |dice| {
+        let update = dice.update();
+        let wanted = dice.state.updates.get(&update).map_or(0, |update| update.instances);
+        let nodes = dice.nodes();
+        let all = (0..wanted.min(8)).map(|_| dice.node()).collect();
+        let placements = if dice.one_in(4) { nodes } else { all };
+        Command::BeginDeploy { update, placements }
+    }),
+    ("MarkDeployed", 1, |dice| Command::MarkDeployed { update: dice.update() }),
+    ("ShiftBack", 1, |dice| Command::ShiftBack { update: dice.update(), weights: dice.weights() }),
+    ("RemoveLosingSide", 1, |dice| Command::RemoveLosingSide { update: dice.update() }),
+    ("Finish", 1, |dice| Command::Finish { update: dice.update() }),
+    ("Fail", 1, |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
+    ("Rearm", 1, |dice| Command::Rearm { update: dice.update() }),
+    ("Retire", 1, |dice| Command::Retire { slice: dice.slice() }),
+    ("Assign", 1, |dice| {
+        let (slice, revision) = (dice.slice(), dice.revision());
+        let target_modified = dice.target_modified(&slice, revision);
+        Command::Assign { slice, revision, placements: dice.nodes(), target_modified }
+    }),
+    ("Drain", 1, |dice| {
+        let instances = dice.instances();
+        let first = instances.first().and_then(|id| dice.state.instances.get(id));
+        let of = first.map(|first| (first.slice.clone(), first.revision));
+        let (slice, revision) = of.unwrap_or_else(|| (dice.slice(), dice.revision()));
+        let target_modified = dice.target_modified(&slice, revision);
+        Command::Drain { instances, target_modified }
+    }),
+    ("Stop", 1, |dice| Command::Stop {
+        instances: dice.instances(),
+        waived: dice.flag().then(|| "the dice said so".to_owned()),
+    }),
+    ("Observe", 2, |dice| {
+        let observation = dice.observation();
+        let at = dice.state.instances.get(&observation.instance).map(|known| known.node.clone());
+        let node = at.filter(|_| !dice.one_in(8)).unwrap_or_else(|| dice.node());
+        Command::Observe { node, observations: vec![observation] }
+    }),
+    ("RegisterNode", 1, |dice| Command::RegisterNode {
+        node: dice.node(),
+        address: "127.0.0.1:9001".parse().unwrap(),
+        labels: Default::default(),
+        instances_max: dice.count32(),
+    }),
+    ("SetNodeLifecycle", 1, |dice| Command::SetNodeLifecycle {
+        node: dice.node(),
+        lifecycle: dice.pick(&[
+            NodeLifecycle::Ready,
+            NodeLifecycle::Ready,
+            NodeLifecycle::Unreachable,
+            NodeLifecycle::Lost,
+        ]),
+    }),
+    ("OpenSession", 1, |dice| {
+        let session = dice.session();
+        let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
+        Command::OpenSession {
+            session,
+            kind: dice.pick(&[SessionKind::Invoker, SessionKind::Ingress]),
+            name: if dice.one_in(8) { "x".repeat(300) } else { "caller".to_owned() },
+            fresh: dice.flag(),
+            follows: if dice.one_in(3) { dice.count() } else { known },
+        }
+    }),
+    ("CloseSession", 1, |dice| {
+        let session = dice.session();
+        let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
+        let opened = if dice.one_in(3) { dice.count() } else { known };
+        Command::CloseSession { session, opened, reason: "by the dice".to_owned() }
+    }),
+    ("Tick", 1, |_| Command::Tick),
+];

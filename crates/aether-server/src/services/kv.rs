@@ -1,0 +1,220 @@
+//! Records by the beginning of their keys: page by page, and as they change.
+
+use std::sync::Arc;
+
+use aether_core::state::State;
+use aether_proto::v1;
+use tonic::{Response, Status};
+
+use super::Streamed;
+use super::following::{self, End, Places, Pulse, deliver, ended};
+use super::streams::{self, Down};
+use crate::changes::{Changes, Gone};
+use crate::control::Control;
+use crate::deadline::Deadline;
+use crate::status;
+
+/// Longest key that can be asked for, in bytes.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// Records of a page unless the reader says how many: a screen or two.
+const PAGE_SIZE: usize = 100;
+/// Most records of a page.
+const PAGE_SIZE_MAX: usize = 1_000;
+/// A page ends with the record that reaches this many bytes. A record has a few
+/// hundred, an update with a full history 30,000; clients take 4 MiB at least.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Lists and watches records.
+#[derive(Clone)]
+pub struct Kv {
+    control: Control,
+    changes: Arc<Changes>,
+    places: Places,
+}
+
+impl Kv {
+    /// Over the node's parts.
+    pub fn new(control: Control, changes: Arc<Changes>, places: Places) -> Self {
+        Self { control, changes, places }
+    }
+
+    /// One page.
+    pub async fn list(
+        &self,
+        deadline: Deadline,
+        request: v1::KvListRequest,
+    ) -> Result<v1::KvListResponse, Status> {
+        let v1::KvListRequest { prefix, page_size, page_token, stale } = request;
+        check_prefix(&prefix)?;
+        let limit = match page_size as usize {
+            0 => PAGE_SIZE,
+            size if size <= PAGE_SIZE_MAX => size,
+            size => {
+                let problem = format!("{size} is more than {PAGE_SIZE_MAX}");
+                return Err(status::invalid("page_size", problem));
+            }
+        };
+        let after = match page_token.as_str() {
+            "" => String::new(),
+            token => key_of(token).filter(|key| key.starts_with(&prefix)).ok_or_else(|| {
+                status::invalid("page_token", "is none that a list of this prefix gave")
+            })?,
+        };
+        let read = self.control.read(stale, deadline).await;
+        let page = read.published.state.page(&prefix, &after, limit, PAGE_BYTES_MAX);
+        let last = page.rows.last().filter(|_| !page.is_last);
+        let next_page_token = last.map(|(key, _)| token_of(key)).unwrap_or_default();
+        let entry = |(key, value)| v1::KvEntry { key, value_json: text(value), as_of: None };
+        let entries = page.rows.into_iter().map(entry).collect();
+        let as_of = Some(self.control.as_of(&read));
+        Ok(v1::KvListResponse { entries, next_page_token, as_of })
+    }
+
+    /// Records as they change.
+    pub async fn watch(
+        &self,
+        deadline: Deadline,
+        request: v1::KvWatchRequest,
+    ) -> Result<Response<Streamed<v1::KvChange>>, Status> {
+        let v1::KvWatchRequest { prefix, from_index } = request;
+        check_prefix(&prefix)?;
+        let read = self.control.read(false, deadline).await;
+        let state = self.changes.advance(&read.published.state);
+        if let Some(index) = from_index {
+            let last = state.meta.index;
+            if index > last {
+                let problem = format!("index {index} is after the end of the log, {last}");
+                return Err(read.missing(status::out_of_range("future_index", problem)));
+            }
+            self.changes.since(index).map_err(|Gone { kept_after }| {
+                let problem = format!(
+                    "this node has no changes of index {index} any more, only those after \
+                     {kept_after}; list again, by watching without an index"
+                );
+                status::out_of_range("compacted", problem)
+            })?;
+        }
+        let place = self.places.take()?;
+        let this = self.clone();
+        Ok(streams::answer(following::QUEUED_MAX, move |to| async move {
+            let _place = place;
+            ended(this.push(&prefix, from_index, state, to).await)
+        }))
+    }
+
+    async fn push(
+        &self,
+        prefix: &str,
+        from_index: Option<u64>,
+        state: State,
+        to: Down<v1::KvChange>,
+    ) -> Result<(), End> {
+        let mut news = self.changes.index();
+        let mut at = match from_index {
+            Some(index) => index,
+            None => present(prefix, &state, &to).await?,
+        };
+        drop(state);
+        let mut synced = false;
+        let mut pulse = Pulse::new(self.control.clone());
+        loop {
+            drop(news.borrow_and_update());
+            let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
+                following::too_slow(format!(
+                    "the reader is at index {at}, and only changes after {kept_after} are kept"
+                ))
+            })?;
+            for batch in batches {
+                for (key, value) in batch.rows.iter().filter(|(key, _)| key.starts_with(prefix)) {
+                    deliver(&to, change(batch.index, key, value.as_deref())).await?;
+                }
+                at = batch.index;
+            }
+            if !synced {
+                let kind = "SYNCED".to_owned();
+                deliver(&to, v1::KvChange { kind, index: at, ..Default::default() }).await?;
+                synced = true;
+            }
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return Ok(()) },
+                () = to.closed() => return Err(End::Left),
+                beat = pulse.beat() => { beat?; }
+            }
+        }
+    }
+}
+
+/// Sends every record that is there; gives the index as of which it is.
+async fn present(prefix: &str, state: &State, to: &Down<v1::KvChange>) -> Result<u64, End> {
+    let (index, mut after) = (state.meta.index, String::new());
+    loop {
+        let page = state.page(prefix, &after, PAGE_SIZE_MAX, PAGE_BYTES_MAX);
+        for (key, value) in &page.rows {
+            deliver(to, change(index, key, Some(value))).await?;
+        }
+        match page.rows.into_iter().next_back() {
+            Some((key, _)) if !page.is_last => after = key,
+            _ => return Ok(index),
+        }
+    }
+}
+
+fn change(index: u64, key: &str, value: Option<&[u8]>) -> v1::KvChange {
+    v1::KvChange {
+        kind: if value.is_some() { "PUT" } else { "DELETE" }.to_owned(),
+        key: key.to_owned(),
+        value_json: value.map(|value| text(value.to_owned())),
+        index,
+    }
+}
+
+/// A row's value. The state encodes it, as JSON.
+pub fn text(value: Vec<u8>) -> String {
+    String::from_utf8(value).expect("JSON is UTF-8")
+}
+
+fn check_prefix(prefix: &str) -> Result<(), Status> {
+    match prefix.len() {
+        0..=KEY_BYTES_MAX => Ok(()),
+        bytes => Err(status::invalid(
+            "prefix",
+            format!("is {bytes} bytes long, keys have at most {KEY_BYTES_MAX}"),
+        )),
+    }
+}
+
+/// The token of a page that ends with this key: letters and digits, so that it
+/// goes into a URL as it is.
+fn token_of(key: &str) -> String {
+    key.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key_of(token: &str) -> Option<String> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = token.as_bytes().chunks(2);
+    let bytes = pairs.map(|pair| match *pair {
+        [high, low] => u8::try_from(digit(high)? * 16 + digit(low)?).ok(),
+        _ => None,
+    });
+    String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_its_key_and_nothing_else_is_a_token() {
+        for key in
+            ["audit/00000000000000000012/1", "slice/a.b:c@blue", "ä", "artifacts/a/b/1.0.0+x"]
+        {
+            let token = token_of(key);
+            assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token}");
+            assert_eq!(key_of(&token).as_deref(), Some(key));
+        }
+        for token in ["6", "6x", "zz", "ff", "c3", "+1", "é", "61é"] {
+            assert_eq!(key_of(token), None, "{token}");
+        }
+    }
+}
