@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Public messages are also what `-o json` and REST show.
         .type_attribute(".aether.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".aether.v1", "#[serde(rename_all = \"camelCase\")]")
+        .type_attribute(".aether.v1", "#[cfg_attr(feature = \"schema\", derive(utoipa::ToSchema))]")
         // A list that is whole looks as if there were no pages.
         .field_attribute("next_page_token", "#[serde(skip_serializing_if = \"String::is_empty\")]")
         .compile_fds(descriptors)?;

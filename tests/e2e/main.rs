@@ -17,6 +17,8 @@ mod misbehave;
 mod nginx;
 mod reflection;
 mod refusals;
+mod rest;
 mod restart;
 mod rollback;
+mod schemathesis;
 mod walk;

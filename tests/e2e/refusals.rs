@@ -269,7 +269,7 @@ async fn push_of_other_content(desk: &Desk) {
         artifact: format!("{EXAMPLE}:1.0.0"),
         sha256: "0".repeat(64),
         size_bytes: 1,
-        actor: String::new(),
+        ..Default::default()
     };
     let parts =
         tonic::codegen::tokio_stream::iter([v1::PushRequest { part: Some(Part::Header(header)) }]);

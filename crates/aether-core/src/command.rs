@@ -139,6 +139,9 @@ pub enum Command {
     Approve {
         /// The update.
         update: UpdateId,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Ends an update whose route is 1:0.
     Complete {
@@ -147,6 +150,9 @@ pub enum Command {
         /// Wait neither for sessions and nodes that cannot be reached, nor for
         /// the new side to be whole.
         force: bool,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Takes every call back to the old version.
     Rollback {
@@ -158,11 +164,17 @@ pub enum Command {
         reason: Option<Reason>,
         /// Do not wait for sessions and nodes that cannot be reached.
         force: bool,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Clears the pause flag.
     Resume {
         /// The update.
         update: UpdateId,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
 
     /// Goes back to the set that a completed update left warm: a new update that

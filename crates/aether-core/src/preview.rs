@@ -303,10 +303,13 @@ impl<'a> World<'a> {
             }
             let serving = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
             if serving && update.pending_weights.is_some() {
-                let _ = self.apply("person", Command::Approve { update: id.clone() });
+                let _ = self
+                    .apply("person", Command::Approve { update: id.clone(), if_modified: None });
             } else if serving && update.weights == Weights::ALL_NEW {
-                let _ =
-                    self.apply("person", Command::Complete { update: id.clone(), force: false });
+                let _ = self.apply(
+                    "person",
+                    Command::Complete { update: id.clone(), force: false, if_modified: None },
+                );
             } else if serving && let Some((new, old)) = ratios.next() {
                 self.shift(&update, Weights::new(*new, *old).ok()?, refused);
             } else {

@@ -30,7 +30,8 @@ pub(crate) async fn answer<M>(
     answer_within(DEADLINE + DEADLINE_SLACK, kind, call).await
 }
 
-async fn answer_within<M>(
+/// Likewise, for as long as the caller says.
+pub(crate) async fn answer_within<M>(
     limit: Duration,
     kind: Kind,
     call: impl Future<Output = Result<Response<M>, Status>>,

@@ -13,18 +13,19 @@ use std::time::Duration;
 use aether_core::audit::AuditPosition;
 use aether_proto::json::to_json;
 use aether_proto::v1;
-use aether_proto::v1::cluster_server::Cluster;
-use axum::Router;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::Services;
 use crate::call::{answer, request};
 use crate::extract::Params;
 use crate::problem::{Kind, Problem};
@@ -43,40 +44,62 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Header with which a client says where it was.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where events come from, and the places for those who read them.
-struct Source<C> {
-    cluster: Arc<C>,
+/// Where events come from, and the places for those who read them. Its clones
+/// share the places.
+#[derive(Clone)]
+pub(crate) struct Source {
+    services: Services,
     places: Arc<Semaphore>,
 }
 
-impl<C> Clone for Source<C> {
-    fn clone(&self) -> Self {
-        Self { cluster: Arc::clone(&self.cluster), places: Arc::clone(&self.places) }
+impl Source {
+    /// With all places free.
+    pub(crate) fn of(services: &Services) -> Self {
+        Self { services: services.clone(), places: Arc::new(Semaphore::new(STREAMS_MAX)) }
+    }
+
+    /// The route.
+    pub(crate) fn routes(&self) -> OpenApiRouter<Services> {
+        OpenApiRouter::new().routes(routes!(events)).with_state(self.clone())
     }
 }
 
-/// The route. Its clones share the places.
-pub(crate) fn routes<C: Cluster>(cluster: Arc<C>) -> Router {
-    let places = Arc::new(Semaphore::new(STREAMS_MAX));
-    Router::new().route("/events", get(events::<C>)).with_state(Source { cluster, places })
-}
-
-#[derive(Deserialize)]
+/// Which events are wanted.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct EventsParams {
     /// The position after which to go on; `Last-Event-ID` is the newer word.
+    #[param(required = false)]
     after: Option<String>,
     /// How many of the latest to begin with, without a position.
+    #[param(required = false)]
     last: Option<u32>,
     /// `kind/id` or `kind`.
     #[serde(default)]
+    #[param(required = false)]
     subject: String,
     /// Go on with those to come, which is what a stream is for.
+    #[param(required = false)]
     follow: Option<bool>,
 }
 
-async fn events<C: Cluster>(
-    State(source): State<Source<C>>,
+/// What happens, as Server-Sent Events.
+///
+/// The id of an event is its position in the log: whoever sends the last one it
+/// got goes on exactly there, at any node.
+#[utoipa::path(
+    get, path = "/events", tag = "cluster", operation_id = "events",
+    params(
+        EventsParams,
+        ("Last-Event-ID" = Option<String>, Header, description = "The position to go on after."),
+    ),
+    responses((
+        status = 200, description = "The events.", content((String = "text/event-stream"))
+    ))
+)]
+async fn events(
+    State(source): State<Source>,
     headers: HeaderMap,
     Params(params): Params<EventsParams>,
     stopping: Stopping,
@@ -94,7 +117,7 @@ async fn events<C: Cluster>(
             format!("{STREAMS_MAX} event streams are open at this node; end one, or ask another"),
         )
     })?;
-    let told = answer(Kind::Read, source.cluster.events(request(message))).await?;
+    let told = answer(Kind::Read, source.services.cluster.events(request(message))).await?;
     let reading = Reading { told: Box::pin(told), stopping, _place: place };
     let keep_alive = KeepAlive::new().interval(SILENCE_MAX).text("nothing new");
     Ok(Sse::new(reading.into_stream()).keep_alive(keep_alive).into_response())

@@ -1,9 +1,11 @@
 //! What is read from a request, strictly: ids, JSON bodies, queries and the
 //! headers that belong to writes. Whatever does not fit is a 4xx [`Problem`].
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use aether_core::ids::UpdateId;
+use aether_core::coordinates::{Artifact, SliceName};
+use aether_core::ids::{NodeName, UpdateId};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -11,11 +13,12 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use crate::precondition::Precondition;
 use crate::problem::Problem;
 
 /// How long a body may take to arrive. A body of a few hundred bytes needs
 /// one packet; who takes longer only keeps a connection busy.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Longest `Idempotency-Key` and `Aether-Actor`, in bytes. Both are replicated.
 const HEADER_BYTES_MAX: usize = 64;
@@ -26,20 +29,42 @@ const ACTOR: &str = "aether-actor";
 /// Header that makes a repeated write idempotent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// The `{id}` of a path: an id, a unique prefix, or `current`. It has the
-/// characters of one; whether there is such an update is the service's matter.
-pub(crate) struct UpdateRef(pub String);
+/// Reads the one parameter of a path. Whether there is such a thing is the
+/// service's matter.
+async fn named<T, S>(parts: &mut Parts, state: &S, code: &str) -> Result<T, Problem>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    S: Send + Sync,
+{
+    let Path(text) = Path::<String>::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| Problem::bad_request(code, rejection.body_text()))?;
+    text.parse().map_err(|e| Problem::bad_request(code, format!("{e}")))
+}
 
-impl<S: Send + Sync> FromRequestParts<S> for UpdateRef {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request("bad_id", rejection.body_text()))?;
-        let id: UpdateId =
-            text.parse().map_err(|e| Problem::bad_request("bad_id", format!("{e}")))?;
-        Ok(Self(id.to_string()))
-    }
+macro_rules! named_in_path {
+    ($($(#[$doc:meta])* $name:ident: $type:ty, $code:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name(pub String);
+        impl<S: Send + Sync> FromRequestParts<S> for $name {
+            type Rejection = Problem;
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+                let name: $type = named(parts, state, $code).await?;
+                Ok(Self(name.to_string()))
+            }
+        }
+    )*};
+}
+
+named_in_path! {
+    /// The `{id}` of a path: an id, a unique prefix, or `current`.
+    UpdateRef: UpdateId, "bad_id";
+    /// The `{slice}` of a path.
+    SliceRef: SliceName, "bad_slice";
+    /// The `{artifact}` of a path.
+    ArtifactRef: Artifact, "bad_artifact";
+    /// The `{name}` of a node in a path.
+    NodeRef: NodeName, "bad_node";
 }
 
 /// The query of a URL; members that `T` does not know are refused.
@@ -55,25 +80,35 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A text of a query that is not empty where it is given: an empty one would be
+/// taken for all there is.
+pub(crate) fn not_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = <String as serde::Deserialize>::deserialize(from)?;
+    match text.is_empty() {
+        true => Err(serde::de::Error::custom("a name in the query is empty; leave it out")),
+        false => Ok(text),
+    }
+}
+
 /// Headers of a write.
 pub(crate) struct Caller {
     /// `Aether-Actor`, or `rest`.
     pub actor: String,
     /// `Idempotency-Key`, or empty.
     pub request_id: String,
-    /// `If-Match`: the `modified` the record must still have.
-    pub if_modified: Option<u64>,
+    /// `If-Match`.
+    pub precondition: Precondition,
 }
 
 impl Caller {
     /// Refuses `If-Match` where no precondition can be kept: ignoring it would
     /// carry out what its sender wanted refused.
     pub(crate) fn without_precondition(self) -> Result<Self, Problem> {
-        match self.if_modified {
-            None => Ok(self),
-            Some(_) => Err(Problem::bad_request(
+        match self.precondition {
+            Precondition::None => Ok(self),
+            Precondition::Modified(_) => Err(Problem::bad_request(
                 "if_match_unsupported",
-                "If-Match is understood by …/routing only; leave it out here",
+                "If-Match is understood by writes of an update only; leave it out here",
             )),
         }
     }
@@ -84,16 +119,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let actor = plain_header(&parts.headers, ACTOR)?.unwrap_or_else(|| "rest".to_owned());
         let request_id = plain_header(&parts.headers, IDEMPOTENCY_KEY)?.unwrap_or_default();
-        let if_modified = match parts.headers.get(header::IF_MATCH) {
-            None => None,
-            Some(tag) => Some(modified_of(tag.as_bytes()).ok_or_else(|| {
-                Problem::bad_request(
-                    "bad_if_match",
-                    "If-Match must be one ETag as this server gave it, such as \"42\"",
-                )
-            })?),
-        };
-        Ok(Self { actor, request_id, if_modified })
+        let precondition = Precondition::read(&parts.headers)?;
+        Ok(Self { actor, request_id, precondition })
     }
 }
 
@@ -110,14 +137,6 @@ fn plain_header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Probl
         ));
     }
     Ok(Some(text.to_owned()))
-}
-
-fn modified_of(tag: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(tag).ok()?.trim();
-    let digits = text.strip_prefix('"')?.strip_suffix('"')?;
-    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| digits.parse().ok())
-        .flatten()
 }
 
 /// A JSON object in the body.

@@ -1,44 +1,50 @@
 //! `/api/kv`: records of the replicated state, to be read.
 
-use std::sync::Arc;
-
 use aether_proto::json::to_json;
 use aether_proto::v1;
-use aether_proto::v1::cluster_server::Cluster;
+use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use http::StatusCode;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::Services;
 use crate::call::{answer, request};
 use crate::extract::Params;
 use crate::problem::{Kind, Problem};
 
-pub(crate) fn routes<C: Cluster>() -> Router<Arc<C>> {
-    Router::new().route("/kv", get(list::<C>)).route("/kv/{*key}", get(entry::<C>))
+pub(crate) fn routes() -> OpenApiRouter<Services> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(entry))
 }
 
 /// One record.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = KvRecord)]
 struct Entry {
     key: String,
+    /// The record as it is kept.
     value: Value,
     /// Absent in lists, which are of one log index as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<v1::AsOf>)]
     as_of: Option<Value>,
 }
 
 /// Some records, ordered by key.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = KvRecords)]
 struct Entries {
     entries: Vec<Entry>,
     /// Empty on the last page.
     next_page_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<v1::AsOf>)]
     as_of: Option<Value>,
 }
 
@@ -52,26 +58,41 @@ impl Entry {
     }
 }
 
-#[derive(Deserialize)]
+/// Which records are wanted.
+#[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ListParams {
+    /// What their keys begin with.
     #[serde(default)]
+    #[param(required = false)]
     prefix: String,
+    /// Most records of the answer; 100 if absent or 0, at most 1000.
     #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
     page_size: u32,
+    /// `nextPageToken` of the page before.
     #[serde(default)]
+    #[param(required = false)]
     page_token: String,
+    /// Answer from this node's own copy, without asking the leader.
     #[serde(default)]
+    #[param(required = false)]
     stale: bool,
 }
 
-async fn list<C: Cluster>(
-    State(cluster): State<Arc<C>>,
+/// Records of the replicated state, ordered by key.
+#[utoipa::path(
+    get, path = "/kv", tag = "cluster", operation_id = "listRecords", params(ListParams),
+    responses((status = 200, description = "A page of records.", body = Entries))
+)]
+async fn list(
+    State(services): State<Services>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Entries>, Problem> {
     let ListParams { prefix, page_size, page_token, stale } = params;
     let message = v1::KvListRequest { prefix, page_size, page_token, stale };
-    let page = answer(Kind::Read, cluster.kv_list(request(message))).await?;
+    let page = answer(Kind::Read, services.cluster.kv_list(request(message))).await?;
     Ok(Json(Entries {
         entries: page.entries.into_iter().map(Entry::of).collect::<Result<_, _>>()?,
         next_page_token: page.next_page_token,
@@ -92,10 +113,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     }
 }
 
-async fn entry<C: Cluster>(
-    State(cluster): State<Arc<C>>,
-    Key(key): Key,
-) -> Result<Json<Entry>, Problem> {
-    let call = cluster.kv_get(request(v1::KvGetRequest { key }));
+/// One record of the replicated state.
+#[utoipa::path(
+    get, path = "/kv/{*key}", tag = "cluster", operation_id = "getRecord",
+    params(("key" = String, Path, description = "The key; its slashes may stand as they are.")),
+    responses((status = 200, description = "The record.", body = Entry))
+)]
+async fn entry(State(services): State<Services>, Key(key): Key) -> Result<Json<Entry>, Problem> {
+    let call = services.cluster.kv_get(request(v1::KvGetRequest { key }));
     Entry::of(answer(Kind::Read, call).await?).map(Json)
 }

@@ -123,8 +123,9 @@ fn http_of(code: Code) -> (StatusCode, &'static str) {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body of the answer.
+    pub(crate) fn body(&self) -> String {
         let body = json!({
             "type": format!("urn:aether:problem:{}", self.code),
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -133,7 +134,13 @@ impl IntoResponse for Problem {
             "code": self.code,
             "error": self.detail,
         });
-        let mut response = (self.status, body.to_string()).into_response();
+        body.to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -152,14 +159,18 @@ pub(crate) async fn unknown_path(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// The answer to a method that a path does not have. The framework adds
-/// `Allow`.
-pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Problem {
+/// The answer to a method that a path does not have, and to OPTIONS. The
+/// framework adds `Allow`.
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "wrong_method",
         format!("{} does not take {method}; the header Allow says what it takes", uri.path()),
     )
+    .into_response()
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tonic::codegen::Service;
 
+use crate::early::Spoken;
+
 /// How long the head of a request may take to arrive, and how long a
 /// connection may idle between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -225,10 +227,11 @@ async fn connection(
     });
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(bounds.unread));
+    let io = Spoken::new(Box::pin(io), is_busy.clone());
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(TokioIo::new(Box::pin(io)), service);
+        .serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

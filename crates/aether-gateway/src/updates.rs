@@ -1,244 +1,407 @@
 //! `/rolling-update…` and `/rolling-updates`, as the guide has them.
 
-use std::sync::Arc;
-
 use aether_proto::json::to_json;
 use aether_proto::v1;
-use aether_proto::v1::updates_server::Updates;
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use tonic::Status;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::Services;
 use crate::call::{answer, request};
 use crate::extract::{Caller, Json, OptionalJson, Params, UpdateRef};
+use crate::options::StartBody;
+use crate::precondition::{etag, is_known};
 use crate::problem::{Kind, Problem};
+use crate::schema::{self, EmptyBody, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
 
-pub(crate) fn routes<U: Updates>() -> Router<Arc<U>> {
-    Router::new()
-        .route("/rolling-updates", get(list::<U>))
-        .route("/rolling-update/start", post(start::<U>))
-        .route("/rolling-update/{id}", get(status::<U>))
-        .route("/rolling-update/{id}/routing", post(routing::<U>))
-        .route("/rolling-update/{id}/complete", post(complete::<U>))
-        .route("/rolling-update/{id}/rollback", post(rollback::<U>))
-        .route("/rolling-update/{id}/approve", post(approve::<U>))
-        .route("/rolling-update/{id}/resume", post(resume::<U>))
-        .route("/rolling-update/{id}/health", get(health::<U>))
+pub(crate) fn routes() -> OpenApiRouter<Services> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(start))
+        .routes(routes!(status))
+        .routes(routes!(routing))
+        .routes(routes!(complete))
+        .routes(routes!(rollback))
+        .routes(routes!(approve))
+        .routes(routes!(resume))
+        .routes(routes!(health))
+        .routes(routes!(explain))
+        .routes(routes!(cleanup))
+        .routes(routes!(history))
+        .routes(routes!(diff))
 }
 
 /// An update as the body, and its `modified` as ETag for `If-Match`.
 fn update(status: StatusCode, update: &v1::Update) -> Response {
-    let mut response = (status, axum::Json(to_json(update))).into_response();
-    if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", update.modified)) {
-        response.headers_mut().insert(header::ETAG, tag);
+    let etag = [(header::ETAG, etag(update.modified))];
+    (status, etag, axum::Json(to_json(update))).into_response()
+}
+
+/// A new update, and where it is.
+pub(crate) fn created(started: &v1::Update) -> Response {
+    let mut response = update(StatusCode::CREATED, started);
+    if let Ok(place) = HeaderValue::try_from(format!("/rolling-update/{}", started.update_id)) {
+        response.headers_mut().insert(header::LOCATION, place);
     }
     response
 }
 
 /// Waits for a change of an update, and answers with what it left.
-async fn changed(
+pub(crate) async fn changed(
     call: impl Future<Output = Result<tonic::Response<v1::Update>, Status>>,
 ) -> Result<Response, Problem> {
     Ok(update(StatusCode::OK, &answer(Kind::Write, call).await?))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct StartBody {
-    artifact_base: String,
-    version: String,
-    instances: Option<u32>,
-    max_error_rate: Option<f64>,
-    max_latency_ms: Option<u32>,
-    require_manual_approval: Option<bool>,
-    cleanup_policy: Option<String>,
-    grace_ms: Option<u64>,
-    deploy_timeout_ms: Option<u64>,
-    on_deploy_failure: Option<String>,
-    healthy_ms: Option<u64>,
-    preset: Option<String>,
-    min_requests: Option<u64>,
-}
-
-async fn start<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Starts an update; the new version is deployed at 0 % traffic.
+#[utoipa::path(
+    post, path = "/rolling-update/start", tag = "updates", operation_id = "startUpdate",
+    params(WriteHeaders), request_body = StartBody,
+    responses((
+        status = 201, description = "The update, started.", body = v1::Update,
+        headers(
+            ("ETag" = String, description = "For If-Match."),
+            ("Location" = String, description = "Path of the update."),
+        )
+    ))
+)]
+async fn start(
+    State(services): State<Services>,
     caller: Caller,
     Json(body): Json<StartBody>,
 ) -> Result<Response, Problem> {
     let caller = caller.without_precondition()?;
-    let message = v1::StartUpdateRequest {
-        artifact_base: body.artifact_base,
-        version: body.version,
-        instances: body.instances,
-        max_error_rate: body.max_error_rate,
-        max_latency_ms: body.max_latency_ms,
-        manual_approval: body.require_manual_approval.unwrap_or_default(),
-        cleanup_policy: body.cleanup_policy.unwrap_or_default(),
-        grace_ms: body.grace_ms,
-        deploy_timeout_ms: body.deploy_timeout_ms,
-        on_deploy_failure: body.on_deploy_failure.unwrap_or_default(),
-        healthy_ms: body.healthy_ms,
-        preset: body.preset.unwrap_or_default(),
-        min_requests: body.min_requests,
-        request_id: caller.request_id,
-        actor: caller.actor,
-    };
-    let started = answer(Kind::Write, updates.start(request(message))).await?;
-    let mut response = update(StatusCode::CREATED, &started);
-    if let Ok(place) = HeaderValue::try_from(format!("/rolling-update/{}", started.update_id)) {
-        response.headers_mut().insert(header::LOCATION, place);
-    }
-    Ok(response)
+    let message = body.message(caller.request_id, caller.actor);
+    let started = answer(Kind::Write, services.updates.start(request(message))).await?;
+    Ok(created(&started))
 }
 
-#[derive(Deserialize)]
+/// How an update is to be read.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct StatusParams {
+    /// Answer from this node's own copy, without asking the leader.
     #[serde(default)]
+    #[param(required = false)]
     stale: bool,
 }
 
-async fn status<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// An update.
+///
+/// Its ETag covers the record (state, ratio, pause, options, history), not what is
+/// only observed (instances, actual share, waits): who polls for these leaves
+/// `If-None-Match` out.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}", tag = "updates", operation_id = "getUpdate",
+    params(InUpdate, StatusParams, IfNoneMatch),
+    responses(
+        (
+            status = 200, description = "The update.", body = v1::Update,
+            headers(("ETag" = String, description = "For If-Match and If-None-Match."))
+        ),
+        (
+            status = 304, description = "The record is the one that If-None-Match names.",
+            headers(("ETag" = String, description = "Of the record."))
+        ),
+    )
+)]
+async fn status(
+    State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
     Params(params): Params<StatusParams>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let message = v1::GetUpdateRequest { update_id, stale: params.stale };
-    let found = answer(Kind::Read, updates.get(request(message))).await?;
+    let found = answer(Kind::Read, services.updates.get(request(message))).await?;
+    let tag = etag(found.modified);
+    if is_known(&headers, &tag)? {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
     Ok(update(StatusCode::OK, &found))
 }
 
-#[derive(Deserialize)]
+/// Which updates are wanted, and how they are to be read.
+#[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ListParams {
+    /// The ended ones that are still kept, too.
     #[serde(default)]
+    #[param(required = false)]
     all: bool,
+    /// Answer from this node's own copy, without asking the leader.
     #[serde(default)]
+    #[param(required = false)]
     stale: bool,
+    /// How many an answer may have: 500 if absent or 0, at most 1000.
     #[serde(default)]
+    #[param(required = false, maximum = 4294967295u32)]
     page_size: u32,
+    /// `nextPageToken` of the page before.
     #[serde(default)]
+    #[param(required = false)]
     page_token: String,
 }
 
-async fn list<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// The live updates, by start.
+#[utoipa::path(
+    get, path = "/rolling-updates", tag = "updates", operation_id = "listUpdates",
+    params(ListParams),
+    responses((status = 200, description = "The updates.", body = v1::ListUpdatesResponse))
+)]
+async fn list(
+    State(services): State<Services>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
     let ListParams { all, stale, page_size, page_token } = params;
     let message = v1::ListUpdatesRequest { all, stale, page_size, page_token };
-    let found = answer(Kind::Read, updates.list(request(message))).await?;
+    let found = answer(Kind::Read, services.updates.list(request(message))).await?;
     Ok(axum::Json(to_json(&found)).into_response())
 }
 
-#[derive(Deserialize)]
+/// Another ratio.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RoutingBody {
+    /// The ratio new:old.
+    #[schema(inline, value_type = schema::Ratio)]
     routing: String,
+    /// Past the capacity guard and a pause.
     force: Option<bool>,
 }
 
-async fn routing<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Changes the ratio new:old of calls.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/routing", tag = "updates", operation_id = "setRouting",
+    params(InUpdate, WriteHeaders, IfMatch), request_body = RoutingBody,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn routing(
+    State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
     caller: Caller,
     Json(body): Json<RoutingBody>,
 ) -> Result<Response, Problem> {
+    let if_modified = caller.precondition.of_update(&services, &update_id).await?;
     let message = v1::SetRoutingRequest {
         update_id,
         routing: body.routing,
         force: body.force.unwrap_or_default(),
-        if_modified: caller.if_modified,
+        if_modified,
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    changed(updates.set_routing(request(message))).await
+    changed(services.updates.set_routing(request(message))).await
 }
 
-#[derive(Deserialize, Default)]
+/// How an update is to be completed.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CompleteBody {
+    /// Do not wait for sessions that cannot be reached or do not follow, for
+    /// instances on silent nodes, or for the new version's instances to be ready.
     force: Option<bool>,
 }
 
-async fn complete<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Ends an update whose committed ratio is 1:0, or gives up waiting in that.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/complete", tag = "updates",
+    operation_id = "completeUpdate",
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<CompleteBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn complete(
+    State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
     caller: Caller,
     OptionalJson(body): OptionalJson<CompleteBody>,
 ) -> Result<Response, Problem> {
-    let caller = caller.without_precondition()?;
+    let if_modified = caller.precondition.of_update(&services, &update_id).await?;
     let message = v1::CompleteRequest {
         update_id,
         force: body.force.unwrap_or_default(),
+        if_modified,
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    changed(updates.complete(request(message))).await
+    changed(services.updates.complete(request(message))).await
 }
 
-#[derive(Deserialize, Default)]
+/// How an update is to be rolled back.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RollbackBody {
+    /// Route to the old version at once, whatever its capacity.
     now: Option<bool>,
+    /// Do not wait for sessions that cannot be reached or do not follow, or for
+    /// instances on silent nodes.
     force: Option<bool>,
 }
 
-async fn rollback<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Takes every call back to the old version, or gives up waiting in that.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/rollback", tag = "updates",
+    operation_id = "rollbackUpdate",
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<RollbackBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn rollback(
+    State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
     caller: Caller,
     OptionalJson(body): OptionalJson<RollbackBody>,
 ) -> Result<Response, Problem> {
-    let caller = caller.without_precondition()?;
+    let if_modified = caller.precondition.of_update(&services, &update_id).await?;
     let message = v1::RollbackRequest {
         update_id,
         now: body.now.unwrap_or_default(),
         force: body.force.unwrap_or_default(),
+        if_modified,
         request_id: caller.request_id,
         actor: caller.actor,
     };
-    changed(updates.rollback(request(message))).await
+    changed(services.updates.rollback(request(message))).await
 }
-
-/// A body without members.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct NoMembers {}
 
 /// The message of a change that takes nothing but the update.
-fn reference(UpdateRef(update_id): UpdateRef, caller: Caller) -> Result<v1::UpdateRef, Problem> {
-    let Caller { request_id, actor, .. } = caller.without_precondition()?;
-    Ok(v1::UpdateRef { update_id, request_id, actor })
+async fn reference(
+    services: &Services,
+    UpdateRef(update_id): UpdateRef,
+    caller: Caller,
+) -> Result<tonic::Request<v1::UpdateRef>, Problem> {
+    let Caller { request_id, actor, precondition } = caller;
+    let if_modified = precondition.of_update(services, &update_id).await?;
+    Ok(request(v1::UpdateRef { update_id, if_modified, request_id, actor }))
 }
 
-async fn approve<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Commits a routing change that waits for approval.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/approve", tag = "updates", operation_id = "approveUpdate",
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<EmptyBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn approve(
+    State(services): State<Services>,
     update: UpdateRef,
     caller: Caller,
-    OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
 ) -> Result<Response, Problem> {
-    changed(updates.approve(request(reference(update, caller)?))).await
+    let message = reference(&services, update, caller).await?;
+    changed(services.updates.approve(message)).await
 }
 
-async fn resume<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Clears a pause.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/resume", tag = "updates", operation_id = "resumeUpdate",
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<EmptyBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn resume(
+    State(services): State<Services>,
     update: UpdateRef,
     caller: Caller,
-    OptionalJson(NoMembers {}): OptionalJson<NoMembers>,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
 ) -> Result<Response, Problem> {
-    changed(updates.resume(request(reference(update, caller)?))).await
+    let message = reference(&services, update, caller).await?;
+    changed(services.updates.resume(message)).await
 }
 
-async fn health<U: Updates>(
-    State(updates): State<Arc<U>>,
+/// Request counts, error rates and latencies of both versions.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/health", tag = "updates", operation_id = "updateHealth",
+    params(InUpdate),
+    responses((status = 200, description = "The figures.", body = v1::UpdateHealth))
+)]
+async fn health(
+    State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
 ) -> Result<Response, Problem> {
     let message = v1::UpdateRef { update_id, ..Default::default() };
-    let found = answer(Kind::Read, updates.health(request(message))).await?;
+    let found = answer(Kind::Read, services.updates.health(request(message))).await?;
+    Ok(axum::Json(to_json(&found)).into_response())
+}
+
+/// What an update waits for, since when, until when, and what unblocks it.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/explain", tag = "updates", operation_id = "explainUpdate",
+    params(InUpdate),
+    responses((status = 200, description = "The waits.", body = v1::Explanation))
+)]
+async fn explain(
+    State(services): State<Services>,
+    UpdateRef(update_id): UpdateRef,
+) -> Result<Response, Problem> {
+    let message = v1::UpdateRef { update_id, ..Default::default() };
+    let found = answer(Kind::Read, services.updates.explain(request(message))).await?;
+    Ok(axum::Json(to_json(&found)).into_response())
+}
+
+/// Removes the set that a completed update keeps warm.
+#[utoipa::path(
+    post, path = "/rolling-update/{id}/cleanup", tag = "updates", operation_id = "cleanUpUpdate",
+    params(InUpdate, WriteHeaders), request_body = Option<EmptyBody>,
+    responses((
+        status = 200, description = "The update after it.", body = v1::Update,
+        headers(("ETag" = String, description = "For If-Match."))
+    ))
+)]
+async fn cleanup(
+    State(services): State<Services>,
+    update: UpdateRef,
+    caller: Caller,
+    OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
+) -> Result<Response, Problem> {
+    let message = reference(&services, update, caller.without_precondition()?).await?;
+    changed(services.updates.cleanup(message)).await
+}
+
+/// What happened to an update, with who, why and where in the log.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/history", tag = "updates", operation_id = "updateHistory",
+    params(InUpdate),
+    responses((status = 200, description = "The entries.", body = v1::UpdateHistory))
+)]
+async fn history(
+    State(services): State<Services>,
+    UpdateRef(update_id): UpdateRef,
+) -> Result<Response, Problem> {
+    let message = v1::UpdateRef { update_id, ..Default::default() };
+    let found = answer(Kind::Read, services.updates.history(request(message))).await?;
+    Ok(axum::Json(to_json(&found)).into_response())
+}
+
+/// How the two revisions of an update differ.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/diff", tag = "updates", operation_id = "updateDiff",
+    params(InUpdate),
+    responses((status = 200, description = "The differences.", body = v1::RevisionDiff))
+)]
+async fn diff(
+    State(services): State<Services>,
+    UpdateRef(update_id): UpdateRef,
+) -> Result<Response, Problem> {
+    let message = v1::DiffRequest { update_id, ..Default::default() };
+    let found = answer(Kind::Read, services.updates.diff(request(message))).await?;
     Ok(axum::Json(to_json(&found)).into_response())
 }

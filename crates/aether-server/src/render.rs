@@ -260,6 +260,7 @@ pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: 
         retained_for_ms: kept.and_then(|kept| remaining_ms(kept, now_ms)),
         retained_update: kept.map(|kept| kept.update.to_string()),
         revision: record.current.map(|no| no.0),
+        as_of: None,
     }
 }
 
@@ -276,6 +277,7 @@ pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u6
         labels: record.labels.clone().into_iter().collect(),
         schedule: name(&record.schedule),
         note: String::new(),
+        as_of: None,
     }
 }
 

@@ -7,6 +7,9 @@ use anyhow::Result;
 
 use crate::{lint, root};
 
+/// Fixed, so that the same requests are made in each run.
+const SCHEMATHESIS: &str = "4.32.5";
+
 /// Format, the repository's rules, clippy, and all tests, fast things first.
 /// All of it in one profile, and all that runs built by one command: features
 /// are unified over what a command builds, so that two would build some
@@ -50,6 +53,31 @@ fn run_cargo(arguments: &[&str]) -> Result<()> {
 /// What tests need beyond Rust and a C compiler, where it may be installed. A
 /// test that finds its program missing says that it was skipped.
 fn install() {
+    install_nginx();
+    install_schemathesis();
+}
+
+/// A Python program, in an environment of its own below `target`.
+fn install_schemathesis() {
+    let environment = root().join("target/schemathesis");
+    if environment.join("bin/schemathesis").exists() {
+        return;
+    }
+    let at = environment.display().to_string();
+    let pip = environment.join("bin/pip").display().to_string();
+    eprintln!("$ pip install schemathesis=={SCHEMATHESIS} (into {at})");
+    let wanted = format!("schemathesis=={SCHEMATHESIS}");
+    let installed = succeeds("python3", &["-m", "venv", &at])
+        && succeeds(&pip, &["install", "--quiet", "--disable-pip-version-check", &wanted]);
+    if !installed {
+        eprintln!(
+            "xtask: Schemathesis could not be installed (it needs python3 with venv and pip); \
+             the test of the REST interface against its document will be skipped"
+        );
+    }
+}
+
+fn install_nginx() {
     let nginx = Path::new("/usr/sbin/nginx").exists();
     if nginx || !succeeds("apt-get", &["--version"]) {
         return;

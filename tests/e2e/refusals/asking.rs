@@ -9,7 +9,7 @@ use aether_proto::v1;
 use aether_proto::v1::cluster_client::ClusterClient;
 use aether_proto::v1::slices_client::SlicesClient;
 use aether_tests::{PATIENCE, Stage, rest};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -62,11 +62,11 @@ pub enum Ask {
     Get(String),
     /// POST of a body to a path, with more headers.
     Post(String, Value, Vec<(&'static str, String)>),
-    /// `Slices.Deploy`, which has no REST route.
+    /// `Slices.Deploy`, by gRPC and by REST.
     Deploy(&'static str, u32),
-    /// `Slices.Scale`.
+    /// `Slices.Scale`, likewise.
     Scale(&'static str, u32),
-    /// `Slices.Undeploy`.
+    /// `Slices.Undeploy`, likewise.
     Undeploy(&'static str),
 }
 
@@ -216,21 +216,35 @@ impl Desk {
                     ..Default::default()
                 };
                 let status = self.slices().deploy(message).await.err();
+                let body = json!({"artifact": artifact, "instances": instances}).to_string();
+                let answer = rest::post(self.http(), "/api/slices", body).await.unwrap();
                 let asked = format!("Deploy {artifact} {instances}");
-                (asked, judge_grpc(status, kind, code, judge))
+                (asked, judge_both(status, &answer, kind, code, judge))
             }
             Ask::Scale(slice, instances) => {
                 let (slice, instances) = ((*slice).to_owned(), *instances);
                 let asked = format!("Scale {slice} {instances}");
+                let path = format!("/api/slices/{slice}/scale");
                 let message = v1::ScaleRequest { slice, instances, ..Default::default() };
                 let status = self.slices().scale(message).await.err();
-                (asked, judge_grpc(status, kind, code, judge))
+                let body = json!({"instances": instances}).to_string();
+                let answer = rest::post(self.http(), &path, body).await.unwrap();
+                (asked, judge_both(status, &answer, kind, code, judge))
             }
             Ask::Undeploy(slice) => {
                 let message =
                     v1::UndeployRequest { slice: (*slice).to_owned(), ..Default::default() };
                 let status = self.slices().undeploy(message).await.err();
-                (format!("Undeploy {slice}"), judge_grpc(status, kind, code, judge))
+                // REST has the version beside the slice.
+                let path = match slice.splitn(3, ':').collect::<Vec<_>>()[..] {
+                    [group, name, version] => {
+                        format!("/api/slices/{group}:{name}?version={version}")
+                    }
+                    _ => format!("/api/slices/{slice}"),
+                };
+                let answer = rest::send(self.http(), "DELETE", &path, &[], "").await.unwrap();
+                let asked = format!("Undeploy {slice}");
+                (asked, judge_both(status, &answer, kind, code, judge))
             }
         }
     }
@@ -253,6 +267,17 @@ fn judge_rest(
         }
         Err(error) => judge(false, &error.to_string()),
     }
+}
+
+/// One question, asked in two protocols.
+fn judge_both(
+    status: Option<Status>,
+    answer: &rest::Answer,
+    kind: Kind,
+    code: &str,
+    judge: impl Fn(bool, &str) -> Option<String>,
+) -> Option<String> {
+    judge_grpc(status, kind, code, &judge).or_else(|| judge_rest(answer, kind, code, &judge))
 }
 
 fn judge_grpc(

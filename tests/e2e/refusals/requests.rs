@@ -3,7 +3,11 @@
 
 use std::net::SocketAddr;
 
+use aether_tests::PATIENCE;
 use aether_tests::rest::{self, Answer};
+use http::{HeaderName, HeaderValue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::asking::Desk;
 use super::{START, desk};
@@ -29,7 +33,10 @@ async fn malformed_requests_change_nothing() {
     numbers(desk.http()).await;
     headers(desk.http()).await;
     paths(desk.http()).await;
+    heads(desk.http()).await;
+    slow_heads(desk.http()).await;
     assert_eq!(desk.rows().await, before, "something changed");
+    reused_keys(&desk).await;
     still_well(&desk, &id).await;
     desk.stage.end().await;
 }
@@ -108,19 +115,115 @@ async fn headers(to: SocketAddr) {
         ("idempotency-key", &*long, "bad_header"),
         ("idempotency-key", "a b", "bad_header"),
         ("aether-actor", &*long, "bad_header"),
-        ("if-match", "*", "bad_if_match"),
-        ("if-match", "\"99999999999999999999\"", "bad_if_match"),
+        ("if-match", "42", "bad_if_match"),
+        ("if-match", "*, \"42\"", "bad_if_match"),
     ] {
         let headers = [("content-type", "application/json"), (name, value)];
         let answer = rest::send(to, "POST", ROUTING, &headers, body).await.unwrap();
         is(&answer, 400, code, name);
     }
-    let stale = [("content-type", "application/json"), ("if-match", "\"1\"")];
-    let answer = rest::send(to, "POST", ROUTING, &stale, body).await.unwrap();
-    is(&answer, 412, "modified", "a stale If-Match");
-    let rollback = "/rolling-update/current/rollback";
-    let answer = rest::send(to, "POST", rollback, &stale, "{}").await.unwrap();
-    is(&answer, 400, "if_match_unsupported", rollback);
+    for tag in ["\"1\"", "\"1\", \"2\"", "W/\"1\"", "\"99999999999999999999\""] {
+        let stale = [("content-type", "application/json"), ("if-match", tag)];
+        for (verb, body) in [("routing", body), ("complete", "{}"), ("rollback", "{}")] {
+            let path = format!("/rolling-update/current/{verb}");
+            let answer = rest::send(to, "POST", &path, &stale, body).await.unwrap();
+            is(&answer, 412, "modified", &format!("{path} with If-Match: {tag}"));
+        }
+        let path = "/api/slices/org.example:hello/scale";
+        let answer = rest::send(to, "POST", path, &stale, r#"{"instances":1}"#).await.unwrap();
+        is(&answer, 400, "if_match_unsupported", path);
+    }
+    for (path, body) in [(ROUTING, body), (START, "{}"), ("/api/slices", "{}")] {
+        let packed = [("content-type", "application/json"), ("content-encoding", "gzip")];
+        let answer = rest::send(to, "POST", path, &packed, body).await.unwrap();
+        is(&answer, 415, "packed_body", path);
+    }
+}
+
+/// A key that stands for another request.
+async fn reused_keys(desk: &Desk) {
+    let to = desk.http();
+    let post = async |path: &str, body: &str| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "used-before")];
+        rest::send(to, "POST", path, &headers, body.to_owned()).await.unwrap()
+    };
+    // A refusal does not use the key up.
+    is(&post(ROUTING, r#"{"routing":"0:0"}"#).await, 400, "invalid_argument", "not yet used");
+    let first = post(ROUTING, r#"{"routing":"1:9"}"#).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let before = desk.rows().await;
+    let again = post(ROUTING, r#"{"routing":"1:9"}"#).await;
+    assert_eq!(again.json().unwrap()["modified"], first.json().unwrap()["modified"]);
+    for (path, body) in [
+        (ROUTING, r#"{"routing":"1:3"}"#),
+        ("/rolling-update/current/rollback", "{}"),
+        ("/api/slices/org.example:hello/scale", r#"{"instances":2}"#),
+        ("/api/slices", r#"{"artifact":"org.example:hello:1.0.0@green"}"#),
+    ] {
+        is(&post(path, body).await, 409, "request_reused", path);
+    }
+    assert_eq!(desk.rows().await, before, "something changed");
+}
+
+/// Heads that no route ever sees.
+async fn heads(to: SocketAddr) {
+    let headers: String = (0..500).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let long = "u".repeat(100_000);
+    for (head, status, code) in [
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n"), 431, "head_too_large"),
+        (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414, "uri_too_long"),
+        ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), 400, "bad_head"),
+        ("nonsense\r\n\r\n".to_owned(), 400, "bad_head"),
+    ] {
+        let shown = head[..head.len().min(40)].to_owned();
+        is(&raw(to, head.as_bytes()).await, status, code, &shown);
+    }
+}
+
+/// Sends bytes and reads the one answer that ends the connection.
+async fn raw(to: SocketAddr, bytes: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    // The server may have answered and closed before it was sent everything.
+    let _ = stream.write_all(bytes).await;
+    let mut text = Vec::new();
+    let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
+    let _ = reading.await.expect("the server ends it");
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines.map(|line| {
+        let (name, value) = line.split_once(": ").unwrap();
+        (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+    });
+    Answer { status, headers: headers.collect(), body: body.to_owned().into() }
+}
+
+/// Who keeps hundreds of heads open, a byte each second, keeps nobody out.
+async fn slow_heads(to: SocketAddr) {
+    const HALF_OPEN: usize = 600;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut open = tokio::task::JoinSet::new();
+    for _ in 0..HALF_OPEN {
+        let mut stopped = stopped.clone();
+        open.spawn(async move {
+            let mut stream = TcpStream::connect(to).await?;
+            for byte in b"GET / HTTP/1.1\r\nHost: somewhere\r\n" {
+                stream.write_all(&[*byte]).await?;
+                tokio::select! {
+                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                    _ = stopped.wait_for(|stop| *stop) => break,
+                }
+            }
+            std::io::Result::Ok(())
+        });
+    }
+    for _ in 0..5 {
+        let answer = tokio::time::timeout(PATIENCE, rest::get(to, "/health/live")).await;
+        assert_eq!(answer.expect("an answer in time").unwrap().status, 200);
+    }
+    stop.send(true).unwrap();
+    while open.join_next().await.is_some() {}
 }
 
 async fn paths(to: SocketAddr) {

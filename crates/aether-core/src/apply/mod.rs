@@ -109,8 +109,16 @@ impl State {
     }
 }
 
+/// What makes two commands the same request. The node that took an archive in
+/// is no part of it, as a retry may reach another one; the digest says the rest.
 fn command_hash(command: &Command) -> String {
-    let text = serde_json::to_vec(command).expect("commands have text keys only");
+    let text = match command {
+        Command::RegisterArtifact { artifact, digest, .. } => {
+            serde_json::to_vec(&("RegisterArtifact", artifact, digest))
+        }
+        _ => serde_json::to_vec(command),
+    };
+    let text = text.expect("commands have text keys only");
     Sha256::digest(&text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -156,12 +164,14 @@ impl Tx<'_> {
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)
             }
-            Command::Approve { update } => self.approve(update),
-            Command::Complete { update, force } => self.complete(update, *force),
-            Command::Rollback { update, now, reason, force } => {
-                self.rollback(update, *now, reason.as_ref(), *force)
+            Command::Approve { update, if_modified } => self.approve(update, *if_modified),
+            Command::Complete { update, force, if_modified } => {
+                self.complete(update, *force, *if_modified)
             }
-            Command::Resume { update } => self.resume(update),
+            Command::Rollback { update, now, reason, force, if_modified } => {
+                self.rollback(update, *now, reason.as_ref(), *force, *if_modified)
+            }
+            Command::Resume { update, if_modified } => self.resume(update, *if_modified),
             Command::Undo { update, weights, force, cleanup, grace_ms } => {
                 self.undo(update, *weights, *force, *cleanup, *grace_ms)
             }

@@ -183,7 +183,7 @@ impl Tx<'_> {
                 // What was deployed has to go first; ROLLING_BACK does that.
                 update.ends_failed = true;
                 self.state.updates.insert(id.clone(), update.into());
-                self.rollback(id, false, Some(reason), false)
+                self.rollback(id, false, Some(reason), false, None)
             }
             _ => stale(&update),
         }

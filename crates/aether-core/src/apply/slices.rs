@@ -255,6 +255,6 @@ impl Tx<'_> {
             });
         }
         let reason = Reason::new("undeployed", format!("version {version} was undeployed"));
-        self.rollback(&update.id, true, Some(&reason), true)
+        self.rollback(&update.id, true, Some(&reason), true, None)
     }
 }

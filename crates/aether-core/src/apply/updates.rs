@@ -320,8 +320,9 @@ impl Tx<'_> {
         });
     }
 
-    pub(super) fn approve(&mut self, id: &UpdateId) -> Outcome {
+    pub(super) fn approve(&mut self, id: &UpdateId, if_modified: Option<u64>) -> Outcome {
         let update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
         let Some(weights) = update.pending_weights else {
             return Err(Refusal::NothingToApprove { update: id.clone() });
         };
@@ -333,8 +334,14 @@ impl Tx<'_> {
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 
-    pub(super) fn complete(&mut self, id: &UpdateId, force: bool) -> Outcome {
+    pub(super) fn complete(
+        &mut self,
+        id: &UpdateId,
+        force: bool,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let mut update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.state == UpdateState::Completing && force && !update.forced {
             update.forced = true;
@@ -365,8 +372,10 @@ impl Tx<'_> {
         now: bool,
         reason: Option<&Reason>,
         force: bool,
+        if_modified: Option<u64>,
     ) -> Outcome {
         let mut update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
         let mut answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.state == UpdateState::RollingBack {
             return self.hurry_rollback(update, now, force);
@@ -435,8 +444,9 @@ impl Tx<'_> {
         }
     }
 
-    pub(super) fn resume(&mut self, id: &UpdateId) -> Outcome {
+    pub(super) fn resume(&mut self, id: &UpdateId, if_modified: Option<u64>) -> Outcome {
         let mut update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
         if update.pause.is_none() {
             return Err(Refusal::NotPaused { update: id.clone() });
         }

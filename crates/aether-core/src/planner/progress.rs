@@ -45,9 +45,13 @@ fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command
         DeadlineAction::Alert => Command::Rearm { update: id },
         DeadlineAction::Pause => pause(update, reason),
         DeadlineAction::Fail => Command::Fail { update: id, reason },
-        DeadlineAction::Rollback => {
-            Command::Rollback { update: id, now: false, reason: Some(reason), force: false }
-        }
+        DeadlineAction::Rollback => Command::Rollback {
+            update: id,
+            now: false,
+            reason: Some(reason),
+            force: false,
+            if_modified: None,
+        },
     }
 }
 
@@ -80,7 +84,7 @@ fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let connected =
         |session| matches!(view.sessions.get(session), Some(SessionView::Connected { .. }));
     if over_sessions && view.state.sessions.keys().all(connected) {
-        plan.commands.push(Command::Resume { update: update.id.clone() });
+        plan.commands.push(Command::Resume { update: update.id.clone(), if_modified: None });
     }
 }
 

@@ -72,7 +72,7 @@ fn an_update_is_found_by_its_subject_from_its_start_to_its_end() {
     let options = UpdateOptions { cleanup: CleanupPolicy::Immediate, ..UpdateOptions::default() };
     let update = world.ok(start("2.0.0", None, options)).update.unwrap();
     world.settle();
-    world.ok(Command::Rollback { update: update.clone(), now: false, reason: None, force: false });
+    world.ok(crate::world::rollback(&update));
     world.settle();
     let filter: SubjectFilter = format!("update/{update}").parse().unwrap();
     let told: Vec<_> =

@@ -108,7 +108,7 @@ fn force_is_not_answered_with_a_pause() {
     lose_s2(&mut world);
     world.rounds(10);
     assert!(world.update(&id).pause.is_some());
-    world.ok(Command::Complete { update: id.clone(), force: true });
+    world.ok(Command::Complete { update: id.clone(), force: true, if_modified: None });
     // The other one is still to ack.
     world.rounds(10);
     assert!(world.update(&id).pause.is_none(), "{:?}", world.update(&id).history);
@@ -164,7 +164,11 @@ fn what_drains_is_kept_while_the_new_side_cannot_serve() {
                 assert_eq!(world.ready("1.0.0"), 3, "in the same entry");
             }
             "heal" => world.broken.clear(),
-            _ => drop(world.ok(Command::Complete { update: id.clone(), force: true })),
+            _ => drop(world.ok(Command::Complete {
+                update: id.clone(),
+                force: true,
+                if_modified: None,
+            })),
         }
         world.settle();
         let end = if way == "back" { S::RolledBack } else { S::Completed };

@@ -67,7 +67,7 @@ fn what_is_deployed_later_takes_no_requests_from_what_serves_them() {
     assert_eq!(owner(&world, "/first"), first);
     world.ok(crate::world::routing(&id, "1:0"));
     world.settle();
-    world.ok(Command::Complete { update: id, force: false });
+    world.ok(Command::Complete { update: id, force: false, if_modified: None });
     world.settle();
     assert_eq!((owner(&world, "/first"), owner(&world, "/own")), (first.into(), other.into()));
 
@@ -78,7 +78,7 @@ fn what_is_deployed_later_takes_no_requests_from_what_serves_them() {
     world.settle();
     world.ok(crate::world::routing(&id, "1:0"));
     world.settle();
-    world.ok(Command::Complete { update: id, force: false });
+    world.ok(Command::Complete { update: id, force: false, if_modified: None });
     world.settle();
     assert_eq!((owner(&world, "/first"), owner(&world, "/more")), (first.into(), first.into()));
 

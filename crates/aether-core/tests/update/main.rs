@@ -7,6 +7,7 @@ mod fuzz;
 mod ingress;
 mod nodes;
 mod placement;
+mod preconditions;
 mod preview;
 mod random;
 mod scenarios;

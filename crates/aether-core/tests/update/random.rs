@@ -163,11 +163,13 @@ fn command(step: &Step, live: Option<UpdateId>) -> Option<Command> {
             let weights = format!("{new}:{old}").parse().unwrap();
             Command::SetWeights { update, weights, force, if_modified: None }
         }
-        (Step::Approve, Some(update)) => Command::Approve { update },
-        (Step::Resume, Some(update)) => Command::Resume { update },
-        (Step::Complete { force }, Some(update)) => Command::Complete { update, force },
+        (Step::Approve, Some(update)) => Command::Approve { update, if_modified: None },
+        (Step::Resume, Some(update)) => Command::Resume { update, if_modified: None },
+        (Step::Complete { force }, Some(update)) => {
+            Command::Complete { update, force, if_modified: None }
+        }
         (Step::Rollback { now, force }, Some(update)) => {
-            Command::Rollback { update, now, reason: None, force }
+            Command::Rollback { update, now, reason: None, force, if_modified: None }
         }
         _ => return None,
     })
@@ -253,7 +255,7 @@ proptest! {
                 update: id.clone(),
                 now: false,
                 reason: None,
-                force: false,
+                force: false, if_modified: None
             }));
             world.settle();
             prop_assert!(world.state_of(&id).is_terminal(), "{:#?}", world.plan());

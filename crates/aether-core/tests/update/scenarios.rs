@@ -7,7 +7,7 @@ use aether_core::records::{
     CleanupPolicy, DeadlineAction, Desired, Observed, Reason, UpdateOptions, UpdateState as S,
 };
 
-use crate::world::{SLICE, World, complete, rollback, routing, start};
+use crate::world::*;
 
 fn history(world: &World, id: &aether_core::ids::UpdateId) -> String {
     let update = world.update(id);
@@ -179,7 +179,7 @@ fn force_or_age_ends_the_wait_for_a_session() {
         world.rounds(50);
         assert_eq!(world.state_of(&id), S::Completing);
         if forced {
-            world.ok(Command::Complete { update: id.clone(), force: true });
+            world.ok(complete_forced(&id));
         } else {
             world.now_ms += 600_000;
             world.round();
@@ -270,7 +270,7 @@ fn an_exceeded_threshold_pauses_and_refuses_a_higher_weight() {
     assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
     world.ok(routing(&id, "1:3"));
     world.verdicts.clear();
-    world.ok(Command::Resume { update: id.clone() });
+    world.ok(resume(&id));
     world.ok(routing(&id, "3:1"));
 }
 
@@ -383,8 +383,8 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
     assert_eq!(refused(&mut world, routing(&id, "1:1")), "capacity_guard");
     world.ok(routing(&id, "1:9"));
     assert_eq!(refused(&mut world, complete(&id)), "not_all_new");
-    assert_eq!(refused(&mut world, Command::Resume { update: id.clone() }), "not_paused");
-    assert_eq!(refused(&mut world, Command::Approve { update: id.clone() }), "nothing_to_approve");
+    assert_eq!(refused(&mut world, resume(&id)), "not_paused");
+    assert_eq!(refused(&mut world, approve(&id)), "nothing_to_approve");
     let cas = Command::SetWeights {
         update: id.clone(),
         weights: "1:9".parse().unwrap(),
@@ -392,7 +392,7 @@ fn every_refusal_of_the_design_names_itself_and_changes_nothing() {
         if_modified: Some(1),
     };
     assert_eq!(refused(&mut world, cas), "modified");
-    let unknown = Command::Resume { update: "u0".parse().unwrap() };
+    let unknown = Command::Resume { update: "u0".parse().unwrap(), if_modified: None };
     assert_eq!(refused(&mut world, unknown), "unknown_update");
     world.ok(rollback(&id));
     assert_eq!(refused(&mut world, rollback(&id)), "wrong_state");
@@ -428,7 +428,7 @@ fn approval_holds_a_routing_change() {
     assert_eq!(waits[0].message, "approval of the ratio 1:3; until then it is 0:1", "{waits:?}");
     world.settle();
     assert_eq!(world.state_of(&id), S::Deployed);
-    world.ok(Command::Approve { update: id.clone() });
+    world.ok(approve(&id));
     assert_eq!(world.update(&id).weights.to_string(), "1:3");
     assert_eq!(world.state_of(&id), S::Routing);
 }
@@ -549,11 +549,7 @@ fn force_ends_an_update_whose_last_instance_is_on_a_dead_node() {
         assert!(!world.state_of(&id).is_terminal());
         let waits = &world.plan().waits[&SLICE.parse().unwrap()];
         assert!(waits.iter().any(|wait| wait.unblock.contains("--force")), "{waits:?}");
-        world.ok(if forward {
-            Command::Complete { update: id.clone(), force: true }
-        } else {
-            Command::Rollback { update: id.clone(), now: false, reason: None, force: true }
-        });
+        world.ok(if forward { complete_forced(&id) } else { rollback_by(&id, false, true) });
         world.settle();
         assert!(world.state_of(&id).is_terminal());
         // The node comes back and stops what it was told to.
@@ -570,7 +566,7 @@ fn force_waives_a_session_that_answers_but_never_follows() {
     let stuck = SessionView::Connected { applied: 0, busy: Default::default() };
     world.sessions.insert("s2".parse().unwrap(), stuck.clone());
     world.rounds(50);
-    world.ok(Command::Complete { update: id.clone(), force: true });
+    world.ok(complete_forced(&id));
     for _ in 0..10 {
         world.sessions_ack();
         world.sessions.insert("s2".parse().unwrap(), stuck.clone());
@@ -612,7 +608,7 @@ fn a_rollback_that_waits_for_capacity_can_be_told_not_to() {
     world.ok(rollback(&id));
     world.rounds(50);
     assert_eq!(world.update(&id).weights.to_string(), "1:0");
-    let now = Command::Rollback { update: id.clone(), now: true, reason: None, force: false };
+    let now = rollback_by(&id, true, false);
     world.ok(now.clone());
     assert_eq!(world.update(&id).weights.to_string(), "0:1");
     assert!(matches!(world.propose(now), Err(Refusal::WrongState { .. })));
@@ -646,7 +642,7 @@ fn approval_respects_a_pause_and_remembers_force() {
         if_modified: None,
     };
     world.ok(forced);
-    world.ok(Command::Approve { update: id.clone() });
+    world.ok(approve(&id));
     assert_eq!(world.update(&id).weights.to_string(), "1:0");
     // The smaller set was forced there; that need not be said again.
     world.ok(complete(&id));
@@ -660,7 +656,7 @@ fn approval_respects_a_pause_and_remembers_force() {
     world.ok(routing(&id, "1:1"));
     let reason = Reason::new("threshold_exceeded", "too slow");
     world.ok(Command::Pause { update: id.clone(), reason, if_modified: None });
-    let refused = world.propose(Command::Approve { update: id.clone() }).unwrap_err();
+    let refused = world.propose(approve(&id)).unwrap_err();
     assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
 }
 
@@ -688,9 +684,9 @@ fn a_paused_update_is_not_completed_unless_somebody_insists() {
         let refused = world.propose(complete(&id)).unwrap_err();
         assert!(matches!(refused, Refusal::Paused { .. }), "{refused}");
         if insists {
-            world.ok(Command::Complete { update: id.clone(), force: true });
+            world.ok(complete_forced(&id));
         } else {
-            world.ok(Command::Resume { update: id.clone() });
+            world.ok(resume(&id));
             world.ok(complete(&id));
         }
         world.settle();

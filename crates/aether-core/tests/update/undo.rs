@@ -10,7 +10,7 @@ use aether_core::records::{
 };
 
 use crate::scenarios::at;
-use crate::world::{SLICE, World, complete, rollback, routing, start};
+use crate::world::*;
 
 fn undo(id: &UpdateId, weights: &str) -> Command {
     Command::Undo {
@@ -212,7 +212,7 @@ fn a_pause_stays_when_thresholds_change_until_somebody_resumes() {
     let note = world.ok(set(&id, changes)).note.unwrap();
     assert!(note.contains("still paused"), "{note}");
     assert!(world.update(&id).pause.is_some());
-    world.ok(Command::Resume { update: id.clone() });
+    world.ok(resume(&id));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn history_has_the_reason_of_a_pause_and_of_a_rollback_once() {
     let (mut world, id) = at(S::Routing, 0);
     world.verdicts.insert(id.clone(), Verdict::Exceeded { detail: "p99 900 ms".to_owned() });
     world.settle();
-    world.ok(Command::Resume { update: id.clone() });
+    world.ok(resume(&id));
     world.verdicts.clear();
     world.ok(rollback(&id));
     world.settle();
@@ -244,6 +244,6 @@ fn a_ratio_that_waits_for_approval_is_taken_back_by_asking_for_the_present_one()
     let note = world.ok(routing(&id, "0:1")).note.unwrap();
     assert!(note.contains("no longer waits"), "{note}");
     assert!(world.update(&id).pending_weights.is_none());
-    let refused = world.propose(Command::Approve { update: id }).unwrap_err();
+    let refused = world.propose(approve(&id)).unwrap_err();
     assert!(matches!(refused, Refusal::NothingToApprove { .. }), "{refused}");
 }

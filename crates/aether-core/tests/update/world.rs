@@ -407,15 +407,32 @@ pub fn routing(id: &UpdateId, ratio: &str) -> Command {
 }
 
 pub fn rollback(id: &UpdateId) -> Command {
-    Command::Rollback { update: id.clone(), now: false, reason: None, force: false }
+    rollback_by(id, false, false)
+}
+
+pub fn rollback_by(id: &UpdateId, now: bool, force: bool) -> Command {
+    Command::Rollback { update: id.clone(), now, reason: None, force, if_modified: None }
 }
 
 pub fn complete(id: &UpdateId) -> Command {
-    Command::Complete { update: id.clone(), force: false }
+    Command::Complete { update: id.clone(), force: false, if_modified: None }
 }
 
 fn tables_since(state: &State, index: u64) -> usize {
     let changed = state.routes.values().filter(|route| route.table_revision > index);
     let left = state.instances.values().filter(|i| i.left_table > index);
     changed.count() + left.count()
+}
+
+/// Completion that waits for nobody who does not answer.
+pub fn complete_forced(id: &UpdateId) -> Command {
+    Command::Complete { update: id.clone(), force: true, if_modified: None }
+}
+
+pub fn approve(id: &UpdateId) -> Command {
+    Command::Approve { update: id.clone(), if_modified: None }
+}
+
+pub fn resume(id: &UpdateId) -> Command {
+    Command::Resume { update: id.clone(), if_modified: None }
 }

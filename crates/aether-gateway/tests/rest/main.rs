@@ -1,8 +1,10 @@
 //! The gateway over fake services, request by request.
 
+mod contract;
 mod errors;
 mod events;
 mod fuzz;
+mod resources;
 mod routes;
 mod serving;
 mod support;

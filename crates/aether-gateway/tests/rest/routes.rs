@@ -72,6 +72,9 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("/rolling-update/u1f", "GetUpdateRequest { update_id: \"u1f\", stale: false }"),
             ("/rolling-update/current?stale=true", "update_id: \"current\", stale: true"),
             ("/rolling-update/u1f/health", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-update/u1f/history", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-update/u1f/diff", "DiffRequest { update_id: \"u1f\", slice: \"\""),
+            ("/rolling-update/u1f/explain", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false, page_size: 0"),
             ("/rolling-updates?all=true", "ListUpdatesRequest { all: true, stale: false"),
             ("/rolling-updates?pageSize=7&pageToken=t", "page_size: 7, page_token: \"t\""),
@@ -88,8 +91,9 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("complete", r#"{"force":true}"#, "force: true"),
             ("rollback", "", "RollbackRequest { update_id: \"u1f\", now: false, force: false"),
             ("rollback", r#"{"now":true}"#, "now: true, force: false"),
-            ("approve", "", "UpdateRef { update_id: \"u1f\", request_id: \"\", actor: \"rest\""),
+            ("approve", "", "UpdateRef { update_id: \"u1f\", if_modified: None, request_id: \"\""),
             ("resume", "{}", "UpdateRef { update_id: \"u1f\""),
+            ("cleanup", "", "UpdateRef { update_id: \"u1f\""),
         ] {
             let answer = gateway.post(&format!("{prefix}/rolling-update/u1f/{path}"), body).await;
             assert_eq!(answer.status, 200, "{path}: {}", answer.text);
@@ -122,6 +126,23 @@ async fn if_match_at_routing_becomes_the_precondition() {
     let answer = gateway.post_with(path, body, &[("if-match", "\"42\"")]).await;
     assert_eq!(answer.status, 200);
     assert!(gateway.fake.asked().unwrap().contains("if_modified: Some(42)"));
+    for verb in ["complete", "rollback", "approve", "resume"] {
+        let path = format!("/rolling-update/u1f/{verb}");
+        for (tag, expected) in
+            [("\"41\"", "Some(41)"), ("*", "None"), ("\"7\", W/\"9\", \"42\"", "Some(42)")]
+        {
+            let answer = gateway.post_with(&path, "", &[("if-match", tag)]).await;
+            assert_eq!(answer.status, 200, "{verb} {tag}: {}", answer.text);
+            let asked = gateway.fake.asked().unwrap();
+            assert!(asked.contains(&format!("if_modified: {expected}")), "{verb} {tag}: {asked}");
+        }
+        // None of these can be what the record has: the write is not even asked for.
+        for tag in ["W/\"42\"", "\"7\", \"9\"", "\"x\""] {
+            let answer = gateway.post_with(&path, "", &[("if-match", tag)]).await;
+            assert_eq!(answer.problem(412), "modified", "{verb} {tag}");
+            assert!(gateway.fake.asked().unwrap().contains("GetUpdateRequest"), "{verb} {tag}");
+        }
+    }
 }
 
 #[tokio::test]

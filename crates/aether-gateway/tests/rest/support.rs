@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use aether_gateway::Services;
 use aether_proto::v1;
+use aether_proto::v1::artifacts_server::Artifacts;
 use aether_proto::v1::cluster_server::Cluster;
 use aether_proto::v1::slices_server::Slices;
 use aether_proto::v1::updates_server::Updates;
@@ -14,9 +15,12 @@ use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tokio_stream::Stream;
 use tonic::codegen::{Service, async_trait};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
+
+use crate::contract::Contract;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -25,6 +29,7 @@ struct Inner {
     refusal: Option<Status>,
     asked: Option<String>,
     deadline: bool,
+    archive: Vec<u8>,
     story: Vec<Result<v1::EventsResponse, Status>>,
     goes_on: bool,
 }
@@ -48,6 +53,10 @@ impl Fake {
     /// The last request, as its `Debug` shows it.
     pub fn asked(&self) -> Option<String> {
         self.0.lock().unwrap().asked.take()
+    }
+    /// The bytes of the last archive that was pushed whole.
+    pub fn archive(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap().archive)
     }
     pub fn saw_deadline(&self) -> bool {
         self.0.lock().unwrap().deadline
@@ -77,6 +86,65 @@ pub fn update() -> v1::Update {
         ..Default::default()
     }
 }
+
+fn plan() -> v1::UpdatePlan {
+    let step = v1::PlanStep { event: "started".into(), by_person: true, ..Default::default() };
+    let ratio = v1::PlanRefusedRatio { routing: "1:0".into(), needed: 3, ready: 1 };
+    v1::UpdatePlan {
+        new_version: "2.0.0".into(),
+        steps: vec![step],
+        refused_ratios: vec![ratio],
+        nodes: vec![v1::PlanNode::default()],
+        ..Default::default()
+    }
+}
+
+fn history() -> v1::UpdateHistory {
+    let entry = v1::HistoryEntry { index: 7, actor: "ci".into(), ..Default::default() };
+    v1::UpdateHistory { update_id: "u1f".into(), entries: vec![entry], ..Default::default() }
+}
+
+fn diff() -> v1::RevisionDiff {
+    let path = "manifest.run.env.MODE".into();
+    let change = v1::FieldChange { path, before: None, after: Some("\"fast\"".into()) };
+    v1::RevisionDiff {
+        slice: "org.example:my-slice".into(),
+        to: Some(v1::Revision { number: 2, ..Default::default() }),
+        changes: vec![change],
+        ..Default::default()
+    }
+}
+
+pub fn slice() -> v1::Slice {
+    let instance = v1::Instance {
+        instance_id: "my-slice-1-0".into(),
+        state: "READY".into(),
+        ..Default::default()
+    };
+    v1::Slice {
+        slice: "org.example:my-slice".into(),
+        version: Some("1.0.0".into()),
+        instances_state: vec![instance],
+        ..Default::default()
+    }
+}
+
+pub fn artifact() -> v1::Artifact {
+    v1::Artifact {
+        artifact: "org.example:my-slice:1.0.0".into(),
+        sha256: SHA256.into(),
+        size_bytes: ARCHIVE.len() as u64,
+        held_by: vec!["n1".into()],
+        pushed_at: 1_704_067_200_000,
+        manifest: "artifact = \"org.example:my-slice:1.0.0\"\n".into(),
+        as_of: None,
+    }
+}
+
+/// What the fake keeps as an archive.
+pub const ARCHIVE: &[u8] = b"an archive in three pieces";
+/// Its sha256 as it is known; nobody looks.
+pub const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn version(version: &str, request_count: u64, error_rate: f64, ms: f64) -> v1::VersionHealth {
     v1::VersionHealth {
@@ -159,7 +227,15 @@ impl Updates for Fake {
         &self,
         request: tonic::Request<v1::UpdateRef>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        self.answer(request, v1::Explanation::default()).await
+        let wait = v1::Wait { code: "operator".into(), ..Default::default() };
+        let answer = v1::Explanation {
+            update_id: "u1f".into(),
+            state: "DEPLOYED".into(),
+            waits: vec![wait],
+            deadline: Some(v1::Deadline { in_ms: -5, action: "ALERT".into() }),
+            ..Default::default()
+        };
+        self.answer(request, answer).await
     }
     async fn undo(
         &self,
@@ -183,19 +259,19 @@ impl Updates for Fake {
         &self,
         request: tonic::Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::UpdatePlan>, Status> {
-        self.answer(request, v1::UpdatePlan::default()).await
+        self.answer(request, plan()).await
     }
     async fn history(
         &self,
         request: tonic::Request<v1::UpdateRef>,
     ) -> Result<Response<v1::UpdateHistory>, Status> {
-        self.answer(request, v1::UpdateHistory::default()).await
+        self.answer(request, history()).await
     }
     async fn diff(
         &self,
         request: tonic::Request<v1::DiffRequest>,
     ) -> Result<Response<v1::RevisionDiff>, Status> {
-        self.answer(request, v1::RevisionDiff::default()).await
+        self.answer(request, diff()).await
     }
     type WatchStream = Answers<v1::Update>;
     async fn watch(
@@ -212,13 +288,13 @@ impl Slices for Fake {
         &self,
         request: tonic::Request<v1::DeployRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        self.answer(request, v1::Slice::default()).await
+        self.answer(request, slice()).await
     }
     async fn scale(
         &self,
         request: tonic::Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
-        self.answer(request, v1::Slice::default()).await
+        self.answer(request, slice()).await
     }
     async fn undeploy(
         &self,
@@ -230,16 +306,78 @@ impl Slices for Fake {
         &self,
         request: tonic::Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
-        let slice = v1::Slice { slice: "org.example:my-slice".into(), ..Default::default() };
-        let answer = v1::ListSlicesResponse { slices: vec![slice], ..Default::default() };
+        let as_of = Some(v1::AsOf { index: 42, stale: false, node: "n1".into() });
+        let answer = v1::ListSlicesResponse { slices: vec![slice()], as_of, ..Default::default() };
         self.answer(request, answer).await
     }
     type LogsStream = Answers<v1::LogLine>;
     async fn logs(
         &self,
-        _request: tonic::Request<v1::LogsRequest>,
+        request: tonic::Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
-        Ok(Response::new(Box::pin(tokio_stream::empty())))
+        let line = |line: &str| {
+            let (instance_id, node) = ("my-slice-1-0".into(), "n1".into());
+            Ok(v1::LogLine { instance_id, node, stream: "stdout".into(), line: line.into() })
+        };
+        let lines = tokio_stream::iter([line("one"), line("two")]);
+        self.answer(request, Box::pin(lines) as Answers<_>).await
+    }
+}
+
+#[async_trait]
+impl Artifacts for Fake {
+    async fn push(
+        &self,
+        request: tonic::Request<Streaming<v1::PushRequest>>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        use v1::push_request::Part;
+        let mut messages = request.into_inner();
+        let Some(v1::PushRequest { part: Some(Part::Header(header)) }) = messages.message().await?
+        else {
+            return Err(Status::invalid_argument("part: the first one must be the header"));
+        };
+        let mut archive = Vec::new();
+        while let Some(message) = messages.message().await? {
+            match message.part {
+                Some(Part::Chunk(chunk)) => archive.extend(chunk),
+                other => return Err(Status::invalid_argument(format!("part: {other:?}"))),
+            }
+        }
+        self.0.lock().unwrap().archive = archive;
+        self.answer(tonic::Request::new(header), artifact()).await
+    }
+    async fn list(
+        &self,
+        request: tonic::Request<v1::ListArtifactsRequest>,
+    ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
+        let answer =
+            v1::ListArtifactsResponse { artifacts: vec![artifact()], ..Default::default() };
+        self.answer(request, answer).await
+    }
+    async fn info(
+        &self,
+        request: tonic::Request<v1::ArtifactInfoRequest>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        if request.get_ref().artifact != artifact().artifact {
+            return Err(Status::not_found("push it first"));
+        }
+        self.answer(request, artifact()).await
+    }
+    async fn remove(
+        &self,
+        request: tonic::Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        self.answer(request, v1::RemoveArtifactResponse { note: "it goes".into() }).await
+    }
+    type FetchStream = Answers<v1::FetchResponse>;
+    async fn fetch(
+        &self,
+        request: tonic::Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let pieces =
+            ARCHIVE.chunks(10).map(|piece| Ok(v1::FetchResponse { chunk: piece.to_vec() }));
+        let pieces = tokio_stream::iter(pieces.collect::<Vec<_>>());
+        self.answer(request, Box::pin(pieces) as Answers<_>).await
     }
 }
 
@@ -269,13 +407,15 @@ impl Cluster for Fake {
         &self,
         request: tonic::Request<v1::SetNodeScheduleRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        self.answer(request, v1::Node::default()).await
+        let node =
+            v1::Node { name: "n1".into(), schedule: "CORDONED".into(), ..Default::default() };
+        self.answer(request, node).await
     }
     async fn forget_node(
         &self,
         request: tonic::Request<v1::ForgetNodeRequest>,
     ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
-        self.answer(request, v1::ForgetNodeResponse::default()).await
+        self.answer(request, v1::ForgetNodeResponse { note: "n1 is forgotten".into() }).await
     }
     async fn kv_get(
         &self,
@@ -359,6 +499,7 @@ impl Answer {
 pub struct Gateway {
     pub fake: Fake,
     pub router: Router,
+    contract: OnceCell<Contract>,
 }
 
 impl Gateway {
@@ -369,13 +510,31 @@ impl Gateway {
     pub fn with_readiness(ready: Result<(), String>) -> Self {
         let fake = Fake::default();
         let part = || Arc::new(fake.clone());
-        let services = Services { updates: part(), slices: part(), cluster: part() };
+        let services =
+            Services { updates: part(), slices: part(), artifacts: part(), cluster: part() };
         let metrics = || "aether_up 1\n".to_owned();
         let router = aether_gateway::router(services, move || ready.clone(), metrics);
-        Self { fake, router }
+        Self { fake, router, contract: OnceCell::new() }
     }
 
+    /// Sends a request, and holds the answer against the document.
     pub async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answer = self.call(request).await;
+        self.contract().await.check(&method, &path, &answer);
+        answer
+    }
+
+    /// The document that this gateway gives.
+    pub async fn contract(&self) -> &Contract {
+        let document = async {
+            let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
+            Contract(self.call(request).await.json())
+        };
+        self.contract.get_or_init(|| document).await
+    }
+
+    async fn call(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().call(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

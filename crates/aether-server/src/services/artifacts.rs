@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_agent::artifact::{ArtifactStore, Digest, Limits, StoreError};
+use aether_agent::artifact::{ArtifactStore, Digest, Limits, StoreError, Stored};
 use aether_core::command::Command;
 use aether_core::coordinates::{Artifact, ArtifactBase};
 use aether_core::ids::NodeName;
@@ -106,13 +106,13 @@ impl ArtifactsService {
         Self { control, store, node }
     }
 
-    /// Stores what arrives under the digest that was announced.
+    /// Stores what arrives, under the digest that was announced if one was.
     async fn receive(
         &self,
-        expected: Digest,
+        expected: Option<Digest>,
         size_bytes: u64,
         from: &mut Streaming<v1::PushRequest>,
-    ) -> Result<u64, Status> {
+    ) -> Result<Stored, Status> {
         let mut incoming = self.store.begin().await.map_err(not_stored)?;
         let stalled = |_| status::late(format!("no piece of the archive came for {PUSHED_MAX:?}"));
         while let Some(request) = timeout(PUSHED_MAX, from.message()).await.map_err(stalled)?? {
@@ -122,12 +122,13 @@ impl ArtifactsService {
                 None => return Err(status::invalid("part", "is missing")),
             }
         }
-        let stored = incoming.finish(Some(expected)).await.map_err(not_stored)?;
-        if size_bytes != stored.size_bytes {
+        let stored = incoming.finish(expected).await.map_err(not_stored)?;
+        let announced = expected.is_some() || size_bytes != 0;
+        if announced && size_bytes != stored.size_bytes {
             let problem = format!("{size_bytes} bytes were announced, {} came", stored.size_bytes);
             return Err(status::invalid("size_bytes", problem));
         }
-        Ok(stored.size_bytes)
+        Ok(stored)
     }
 
     fn known(
@@ -238,10 +239,13 @@ impl Artifacts for ArtifactsService {
         };
         let artifact: Artifact =
             header.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
-        let digest: Digest = header.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
+        let expected: Option<Digest> = match header.sha256.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|e| status::invalid("sha256", e))?),
+        };
         // Refused before the bytes are kept, where that can be known.
         let published = self.control.barrier(deadline).await?;
-        let known = published.state.artifacts.get(&artifact);
+        let known = published.state.artifacts.get(&artifact).filter(|_| expected.is_some());
         if let Some(known) = known.filter(|known| known.digest != header.sha256) {
             let refusal = aether_core::command::Refusal::ArtifactDiffers {
                 artifact,
@@ -250,7 +254,8 @@ impl Artifacts for ArtifactsService {
             };
             return Err(status::refused(&refusal));
         }
-        let size_bytes = self.receive(digest, header.size_bytes, &mut from).await?;
+        let Stored { digest, size_bytes } =
+            self.receive(expected, header.size_bytes, &mut from).await?;
         let contents = match self.store.inspect(digest, Limits::default()).await {
             Ok(contents) => contents,
             Err(error) => {
@@ -266,13 +271,13 @@ impl Artifacts for ArtifactsService {
         self.store.touch(&digest);
         let command = Command::RegisterArtifact {
             artifact: artifact.clone(),
-            digest: header.sha256,
+            digest: digest.to_string(),
             size_bytes,
             manifest: Arc::new(contents.manifest),
             holder: self.node.clone(),
             others,
         };
-        self.control.write(deadline, &header.actor, "", command).await?;
+        self.control.write(deadline, &header.actor, &header.request_id, command).await?;
         let published = self.control.local();
         let record = published.state.artifacts.get(&artifact);
         let record =

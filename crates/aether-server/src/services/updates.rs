@@ -284,7 +284,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Approve { update }).await
+        let command = Command::Approve { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn complete(
@@ -293,7 +294,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        let command = Command::Complete { update, force: request.force };
+        let (force, if_modified) = (request.force, request.if_modified);
+        let command = Command::Complete { update, force, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -303,8 +305,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        let (now, force) = (request.now, request.force);
-        let command = Command::Rollback { update, now, reason: None, force };
+        let (now, force, if_modified) = (request.now, request.force, request.if_modified);
+        let command = Command::Rollback { update, now, reason: None, force, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -314,7 +316,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Resume { update }).await
+        let command = Command::Resume { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn health(

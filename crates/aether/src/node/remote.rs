@@ -4,15 +4,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use aether_proto::v1;
+use aether_proto::v1::artifacts_client::ArtifactsClient;
+use aether_proto::v1::artifacts_server::Artifacts;
 use aether_proto::v1::cluster_client::ClusterClient;
 use aether_proto::v1::cluster_server::Cluster;
 use aether_proto::v1::slices_client::SlicesClient;
 use aether_proto::v1::slices_server::Slices;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_proto::v1::updates_server::Updates;
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::oneshot;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::forward::{Voters, unreachable};
 
@@ -196,6 +199,72 @@ impl Slices for Remote {
         request: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
         let answer = SlicesClient::new(self.channel().await?).logs(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
+    }
+}
+
+/// Messages to be handed on, and why they ended early, if they did: then they
+/// stop, but do not end, as an end would say that all of them came.
+fn handed_on<M: Send + 'static>(
+    messages: Streaming<M>,
+) -> (impl Stream<Item = M> + Send + 'static, oneshot::Receiver<Status>) {
+    let (failed, failure) = oneshot::channel();
+    let handed = stream::unfold((messages, Some(failed)), |(mut messages, mut failed)| async {
+        match messages.next().await? {
+            Ok(message) => Some((message, (messages, failed))),
+            Err(status) => {
+                // Nobody listens any more when the call has ended already.
+                let _ = failed.take()?.send(status);
+                std::future::pending().await
+            }
+        }
+    });
+    (handed, failure)
+}
+
+#[tonic::async_trait]
+impl Artifacts for Remote {
+    type FetchStream = Streamed<v1::FetchResponse>;
+
+    async fn push(
+        &self,
+        request: Request<Streaming<v1::PushRequest>>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        let mut client = ArtifactsClient::new(self.channel().await?);
+        let (messages, failure) = handed_on(request.into_inner());
+        tokio::select! {
+            answer = client.push(messages) => answer,
+            // Giving the call up tells the voter that the rest will not come.
+            Ok(status) = failure => Err(status),
+        }
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListArtifactsRequest>,
+    ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
+        ArtifactsClient::new(self.channel().await?).list(request).await
+    }
+
+    async fn info(
+        &self,
+        request: Request<v1::ArtifactInfoRequest>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        ArtifactsClient::new(self.channel().await?).info(request).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
+        ArtifactsClient::new(self.channel().await?).remove(request).await
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let answer = ArtifactsClient::new(self.channel().await?).fetch(request).await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }

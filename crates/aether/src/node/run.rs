@@ -293,6 +293,7 @@ fn management(
             let services = aether_gateway::Services {
                 updates: Arc::new(server.updates.clone()),
                 slices: Arc::new(server.slices.clone()),
+                artifacts: Arc::new(server.artifacts.clone()),
                 cluster: Arc::new(server.cluster.clone()),
             };
             aether_gateway::router(services, ready, move || server.metrics() + &calls())
@@ -300,8 +301,9 @@ fn management(
         None => {
             let remote = Arc::new(Remote::new(voters));
             let services = aether_gateway::Services {
-                updates: Arc::clone(&remote),
-                slices: Arc::clone(&remote),
+                updates: Arc::clone(&remote) as _,
+                slices: Arc::clone(&remote) as _,
+                artifacts: Arc::clone(&remote) as _,
                 cluster: remote,
             };
             aether_gateway::router(services, ready, calls)

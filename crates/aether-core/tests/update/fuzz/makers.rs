@@ -259,15 +259,26 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         force: dice.flag(),
         if_modified: dice.one_in(8).then(|| dice.count()),
     }),
-    ("Approve", 3, |dice| Command::Approve { update: dice.update() }),
-    ("Complete", 5, |dice| Command::Complete { update: dice.update(), force: dice.flag() }),
+    ("Approve", 3, |dice| Command::Approve {
+        update: dice.update(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Complete", 5, |dice| Command::Complete {
+        update: dice.update(),
+        force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
     ("Rollback", 2, |dice| Command::Rollback {
         update: dice.update(),
         now: dice.flag(),
         reason: dice.flag().then(|| dice.reason()),
         force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
     }),
-    ("Resume", 3, |dice| Command::Resume { update: dice.update() }),
+    ("Resume", 3, |dice| Command::Resume {
+        update: dice.update(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
     ("Undo", 3, |dice| Command::Undo {
         update: dice.ended_update(),
         weights: dice.weights(),

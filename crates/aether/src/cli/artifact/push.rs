@@ -110,7 +110,7 @@ impl Archive {
         let (sha256, size_bytes) = digest(path).map_err(cannot)?;
         let artifact = contents.manifest.artifact.to_string();
         Ok(Self {
-            header: v1::PushHeader { artifact, sha256, size_bytes, actor },
+            header: v1::PushHeader { artifact, sha256, size_bytes, actor, ..Default::default() },
             path: path.to_owned(),
             warnings: contents.warnings,
             _packed_in: None,
@@ -127,6 +127,8 @@ impl Archive {
             sha256: packed.digest.to_string(),
             size_bytes: packed.size_bytes,
             actor,
+            // The digest says by itself whether it is the same archive.
+            request_id: String::new(),
         };
         Ok(Self { header, path, warnings: packed.warnings, _packed_in: Some(place) })
     }

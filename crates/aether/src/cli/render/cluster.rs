@@ -120,6 +120,7 @@ mod tests {
             schedule: "CORDONED".into(),
             note: String::new(),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            as_of: None,
         };
         let text = nodes(&v1::NodesResponse { nodes: vec![node], ..Default::default() });
         assert_eq!(

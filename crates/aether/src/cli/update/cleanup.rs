@@ -40,6 +40,7 @@ impl Cleanup {
             update_id: self.id.to_string(),
             request_id: client.request_id(),
             actor: client.actor(),
+            ..Default::default()
         };
         let update =
             client.write(message, async |c, request| updates(c).cleanup(request).await).await?;

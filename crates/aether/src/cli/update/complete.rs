@@ -46,6 +46,7 @@ impl Complete {
         let message = v1::CompleteRequest {
             update_id: self.which.id(),
             force: self.force,
+            if_modified: None,
             request_id: client.request_id(),
             actor: client.actor(),
         };

@@ -99,7 +99,8 @@ impl Which {
     ) -> Result<(), Failure> {
         let client = global.client()?;
         let (request_id, actor) = (client.request_id(), client.actor());
-        let message = v1::UpdateRef { update_id: self.id(), request_id, actor };
+        let message =
+            v1::UpdateRef { update_id: self.id(), request_id, actor, ..Default::default() };
         show(global.output(), &client.write(message, call).await?)
     }
 }

@@ -47,6 +47,7 @@ impl Rollback {
             update_id: self.which.id(),
             now: self.now,
             force: self.force,
+            if_modified: None,
             request_id: client.request_id(),
             actor: client.actor(),
         };
