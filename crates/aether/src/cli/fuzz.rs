@@ -61,5 +61,5 @@ fn any_command_line_is_parsed_or_a_usage_error() {
         1 => select(vec!["a.b:c", "1.0.0", "u1", "1:3", "10s", "--", "-", "="]).prop_map(OsString::from),
         1 => bytes(20).prop_map(|bytes| OsString::from_vec(bytes.0)),
     ];
-    check(CASES, vec(word, 0..8), |words| parse(words));
+    check(CASES, vec(word, 0..8), parse);
 }

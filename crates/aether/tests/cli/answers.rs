@@ -109,6 +109,7 @@ pub fn node(name: &str, lifecycle: &str, schedule: &str) -> v1::Node {
         labels: [("zone", "a")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         schedule: schedule.into(),
         note: String::new(),
+        ..Default::default()
     }
 }
 
