@@ -187,6 +187,25 @@ async fn health_thresholds_and_monitoring(dev: &Dev) {
 
     let status = dev.line(&format!("aether update status {id}")).await;
     assert!(status.contains("ROUTING") && status.contains("1:1"), "{status}");
+    // The route's record, where the guide says it is.
+    let route = dev.json("aether kv get version-routing/org.example:my-slice").await;
+    assert_eq!(route["value"]["weights"], "1:1", "{route:#}");
+    assert_eq!(route["value"]["new"]["version"], "2.0.0", "{route:#}");
+    assert_eq!(route["value"]["old"]["version"], "1.0.0", "{route:#}");
+    let update = dev.json(&format!("aether kv get rolling-update/{id}")).await;
+    assert_eq!(update["value"]["state"], "ROUTING", "{update:#}");
+    // Complete requires 1:0.
+    let early = dev.type_in(&format!("aether update complete {id}")).await;
+    assert_eq!(early.code, Some(5), "{early:?}");
+    assert!(early.stderr.contains("-r 1:0"), "{early:?}");
+    // The presets, of an update that is under way.
+    for (preset, rate, ms) in [("strict", 0.001, 200), ("relaxed", 0.05, 1000)] {
+        let set = dev.json(&format!("aether update set {id} --preset {preset}")).await;
+        let thresholds = (&set["maxErrorRate"], &set["maxLatencyMs"]);
+        assert_eq!(thresholds, (&json!(rate), &json!(ms)), "{preset}");
+    }
+    dev.line(&format!("aether update set {id} --preset default")).await;
+
     let list = dev.json("aether update list").await;
     let ids: Vec<&Value> =
         list["updates"].as_array().unwrap().iter().map(|update| &update["updateId"]).collect();
