@@ -398,7 +398,29 @@ fn open_wal(config: &raft_log::Config) -> Result<RaftLog<WalTypes>, DamagedLog> 
         let cut = torn::drop_torn_record(&config.wal)?;
         if cut { open() } else { Err(error) }
     });
-    opened.map_err(|error| DamagedLog::locate(config, error))
+    let wal = opened.map_err(|error| DamagedLog::locate(config, error))?;
+    match missing_at_the_start(&wal) {
+        None => Ok(wal),
+        Some(text) => {
+            let error = io::Error::new(io::ErrorKind::InvalidData, text);
+            Err(DamagedLog { file: config.wal.dir.clone(), error })
+        }
+    }
+}
+
+/// What is wrong if the log does not begin right after what was purged: its
+/// first file is gone, and each file alone is whole.
+fn missing_at_the_start(wal: &RaftLog<WalTypes>) -> Option<String> {
+    let log = wal.log_state();
+    let first = log.purged().map_or(0, |id| id.index + 1);
+    let last = log.last().map(|id| id.index).filter(|last| *last >= first)?;
+    let found = match wal.read(first, first + 1).next() {
+        Some(Ok((id, _))) if id.index == first => return None,
+        Some(Ok((id, _))) => format!("index {} is found there", id.index),
+        Some(Err(error)) => error.to_string(),
+        None => "nothing is found there".to_owned(),
+    };
+    Some(format!("entries from index {first} on, of up to {last}, are missing: {found}"))
 }
 
 /// The first file of the log without a single record, if others follow: each

@@ -487,7 +487,7 @@ impl Answer {
         let json = self.json();
         assert_eq!(json["status"], status);
         assert_eq!(json["error"], json["detail"]);
-        assert!(json["detail"].as_str().unwrap().len() < 2_000, "{}", self.text);
+        assert!(json["detail"].as_str().unwrap().chars().count() < 700, "{}", self.text);
         assert!(json["title"].is_string());
         let code = json["code"].as_str().unwrap().to_owned();
         assert_eq!(json["type"], format!("urn:aether:problem:{code}"));

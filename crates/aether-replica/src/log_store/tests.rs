@@ -268,7 +268,7 @@ async fn purging_frees_whole_files() {
 }
 
 #[tokio::test]
-async fn an_empty_file_that_others_follow_is_damage() {
+async fn a_first_file_that_is_empty_or_gone_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = LogStore::open_in_files_of(dir.path(), 200).unwrap();
     for index in 0..10 {
@@ -280,6 +280,9 @@ async fn an_empty_file_that_others_follow_is_damage() {
     fs::write(&first, "").unwrap();
     let damaged = LogStore::open_in_files_of(dir.path(), 200).err().expect("it is refused");
     assert_eq!(Path::new(&damaged.file), first, "{}", damaged.error);
+    fs::remove_file(&first).unwrap();
+    let damaged = LogStore::open_in_files_of(dir.path(), 200).err().expect("it is refused");
+    assert!(damaged.error.to_string().contains("from index 0"), "{}", damaged.error);
 }
 
 #[test]
