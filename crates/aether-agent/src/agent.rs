@@ -102,7 +102,7 @@ impl Agent {
     /// When the data directory is in use, unusable or damaged, or a setting
     /// cannot work.
     pub async fn start(config: Config) -> Result<Self, AgentError> {
-        let store = ArtifactStore::open_dir(&config.data_dir)?;
+        let store = ArtifactStore::open_dir_in_turn(&config.data_dir).await?;
         Self::start_with(config, store).await
     }
 

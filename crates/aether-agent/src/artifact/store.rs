@@ -40,6 +40,11 @@ const SUFFIX: &str = ".tar.gz";
 const TEMPORARY: &str = ".incoming-";
 /// Beside the directory of archives.
 const LOCK: &str = "artifacts.lock";
+/// How long a store that is in use is waited for: a process that ends needs
+/// milliseconds, on a busy machine some hundred of them.
+pub const IN_TURN_MAX: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile.
+const IN_TURN_RETRY: Duration = Duration::from_millis(20);
 
 /// Why an archive could not be stored or read.
 #[derive(Debug, Error)]
@@ -159,6 +164,24 @@ pub struct ArtifactStore {
 }
 
 impl ArtifactStore {
+    /// [`open_dir`](Self::open_dir), after whoever had it open before: what that
+    /// one was doing may hold it a moment longer, and what it was starting
+    /// inherits its lock until it runs its own program.
+    ///
+    /// # Errors
+    /// As `open_dir`; in use for longer than [`IN_TURN_MAX`].
+    pub async fn open_dir_in_turn(data_dir: &Path) -> Result<Arc<Self>, StoreError> {
+        let until = tokio::time::Instant::now() + IN_TURN_MAX;
+        loop {
+            match Self::open_dir(data_dir) {
+                Err(StoreError::InUse(_)) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(IN_TURN_RETRY).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// Opens the store in `data_dir/artifacts` with the default size limit.
     /// At most one store may be open per directory.
     ///

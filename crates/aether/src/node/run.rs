@@ -79,7 +79,7 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     let listeners = Listeners::bind(&config).await?;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
-    let store = ArtifactStore::open_dir(&config.data_dir)?;
+    let store = ArtifactStore::open_dir_in_turn(&config.data_dir).await?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
