@@ -95,7 +95,7 @@ fn nothing_like_it() -> Vec<Row> {
         (
             State,
             "no_capacity",
-            "room for 9 more instances, 100 are needed",
+            "room for 9 more, 100 are needed",
             vec![
                 cli("update start org.example:hello 2.0.0 -i 100"),
                 start("2.0.0", json!({"instances": 100})),
@@ -435,7 +435,12 @@ async fn with_too_little_capacity(desk: &Desk) {
                 .collect(),
         ),
         (Precondition, "modified", "read it again", vec![with("if-match", "\"1\"", "1:9")]),
-        (Invalid, "bad_if_match", "one ETag", vec![with("if-match", "new", "1:9")]),
+        (
+            Invalid,
+            "bad_if_match",
+            "ETags as this server gave them",
+            vec![with("if-match", "new", "1:9")],
+        ),
     ];
     rows.extend(nothing_waits(&id));
     desk.refuses("in DEPLOYED", rows).await;

@@ -83,7 +83,7 @@ async fn a_slice_lives_over_rest_alone_and_a_retry_is_the_same_request_after_a_f
     }
     let path = format!("/api/artifacts/{EXAMPLE}:1.0.0");
     let other = rest::send(worker, "PUT", &path, &[], archive(&stage, "2.0.0")).await.unwrap();
-    assert_eq!(other.problem().unwrap().0, "artifact_differs");
+    assert_eq!(other.problem().unwrap().0, "artifact_mismatch");
 
     let body = json!({"artifact": format!("{EXAMPLE}:1.0.0"), "instances": 1});
     let deployed = keyed(worker, "/api/slices", "deploy-1", &body).await;
