@@ -15,9 +15,7 @@ impl Contract {
         let fits = |template: &str| {
             let (template, path): (Vec<_>, Vec<_>) =
                 (template.split('/').collect(), path.split('/').collect());
-            let one = |(part, given): (&&str, &&str)| {
-                part == given || part.starts_with('{')
-            };
+            let one = |(part, given): (&&str, &&str)| part == given || part.starts_with('{');
             // A key has slashes.
             let is_key = template.last() == Some(&"{key}") && path.len() >= template.len();
             (is_key || template.len() == path.len()) && template.iter().zip(&path).all(one)
