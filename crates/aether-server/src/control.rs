@@ -25,15 +25,27 @@ const READ_MAX: Duration = Duration::from_millis(1_500);
 pub struct Read {
     /// The state.
     pub published: Arc<Published>,
-    /// The leader could not be asked; this is the node's own copy.
+    /// This is the node's own copy: the leader could not be asked, or was not.
     pub stale: bool,
+    /// The caller wanted it so.
+    by_choice: bool,
 }
 
 impl Read {
+    /// The node's own copy, when the leader may not have been asked.
+    pub fn own(published: Arc<Published>, stale: bool) -> Self {
+        Self { published, stale, by_choice: false }
+    }
+
+    /// The node's own copy just after a write of the caller's.
+    pub fn after_write(published: Arc<Published>) -> Self {
+        Self { published, stale: false, by_choice: false }
+    }
+
     /// The error for something that is not in this state. What an own copy does
-    /// not have may exist all the same.
+    /// not have may exist all the same; who asked for it is told what it has.
     pub fn missing(&self, problem: Status) -> Status {
-        match self.stale {
+        match self.stale && !self.by_choice {
             true => status::unavailable(
                 "the leader could not be asked, and here ".to_owned() + problem.message(),
             ),
@@ -76,7 +88,7 @@ impl Control {
     pub async fn read(&self, stale: bool, deadline: Deadline) -> Read {
         let wait = deadline.within(READ_MAX);
         let fresh = !stale && self.replica.read_barrier(wait).await.is_ok();
-        Read { published: self.local(), stale: !fresh }
+        Read { published: self.local(), stale: !fresh, by_choice: stale }
     }
 
     /// How fresh an answer from `read` is.

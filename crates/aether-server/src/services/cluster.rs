@@ -140,7 +140,7 @@ impl Cluster for ClusterService {
         let command = Command::SetNodeSchedule { node: node.clone(), schedule };
         let control = &self.views.control;
         let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
-        let read = Read { published: control.local(), stale: false };
+        let read = Read::after_write(control.local());
         let now_ms = self.views.now_ms(&read, deadline).await;
         let state = &read.published.state;
         let record = state.nodes.get(&node).ok_or_else(|| unknown(&node))?;

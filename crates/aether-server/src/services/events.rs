@@ -104,7 +104,7 @@ impl Events {
                 changed = states.changed() => if changed.is_err() { return Ok(()) },
                 () = reader.to.closed() => return Err(End::Left),
                 beat = pulse.beat() => {
-                    let read = Read { published: self.control.local(), stale: !beat? };
+                    let read = Read::own(self.control.local(), !beat?);
                     reader.mark(self.control.as_of(&read)).await?;
                 }
             }

@@ -38,7 +38,7 @@ impl SlicesService {
 
     /// The slice as a write left it; an empty one if nothing is left of it.
     async fn show(&self, deadline: Deadline, slice: &SliceName) -> Response<v1::Slice> {
-        let read = Read { published: self.views.control.local(), stale: false };
+        let read = Read::after_write(self.views.control.local());
         let now_ms = self.views.now_ms(&read, deadline).await;
         let state = &read.published.state;
         let record = state.slices.get(slice).map(|record| (**record).clone());

@@ -141,7 +141,7 @@ impl UpdatesService {
         deadline: Deadline,
         answer: Answer,
     ) -> Result<Response<v1::Update>, Status> {
-        let read = Read { published: self.views.control.local(), stale: false };
+        let read = Read::after_write(self.views.control.local());
         let id = answer.update.ok_or_else(|| status::internal("the answer names no update"))?;
         let record = read.published.state.updates.get(&id).cloned();
         let record = record.ok_or_else(|| status::internal(format!("update {id} is gone")))?;
