@@ -95,7 +95,7 @@ fn nothing_like_it() -> Vec<Row> {
         (
             State,
             "no_capacity",
-            "room for 9 more instances, 100 are needed",
+            "room for 9 more, 100 are needed",
             vec![
                 cli("update start org.example:hello 2.0.0 -i 100"),
                 start("2.0.0", json!({"instances": 100})),
