@@ -95,7 +95,8 @@ struct EventsParams {
         ("Last-Event-ID" = Option<String>, Header, description = "The position to go on after."),
     ),
     responses((
-        status = 200, description = "The events.", content((String = "text/event-stream"))
+        status = 200, description = "The events, each with its position, its kind and its record.",
+        content((serde_json::Value = "text/event-stream"))
     ))
 )]
 async fn events(
@@ -127,7 +128,9 @@ fn position(
     headers: &HeaderMap,
     after: Option<&str>,
 ) -> Result<Option<v1::EventPosition>, Problem> {
-    let (what, text) = match (headers.get(LAST_EVENT_ID), after) {
+    // Empty is what a reader has that has seen none.
+    let id = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty());
+    let (what, text) = match (id, after.filter(|after| !after.is_empty())) {
         (Some(id), _) => ("Last-Event-ID", id.to_str().unwrap_or("?")),
         (None, Some(after)) => ("after", after),
         (None, None) => return Ok(None),

@@ -76,7 +76,7 @@ texts! {
     Version: Text {
         says: "A version: semver, or four numbers.",
         pattern: version(),
-        most: 100,
+        most: 200,
         example: "2.0.0",
     };
     ArtifactName: Text {
