@@ -23,6 +23,15 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
     OpenApiRouter::new().routes(routes!(plan)).routes(routes!(set)).routes(routes!(undo))
 }
 
+/// A name that may be left out, but not left empty.
+fn named<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    match name.as_deref() {
+        Some("") => Err(serde::de::Error::invalid_length(0, &"a name, or no member at all")),
+        _ => Ok(name),
+    }
+}
+
 /// Options of a new update.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,6 +48,7 @@ pub(crate) struct StartBody {
     instances: Option<u32>,
     /// Figures of their own go before it.
     #[schema(inline, value_type = Option<schema::Preset>)]
+    #[serde(default, deserialize_with = "named")]
     preset: Option<String>,
     /// Share of failed requests above which the update pauses; 0.01 if absent.
     #[schema(minimum = 0, maximum = 1)]
@@ -53,6 +63,7 @@ pub(crate) struct StartBody {
     require_manual_approval: Option<bool>,
     /// IMMEDIATE if absent.
     #[schema(inline, value_type = Option<schema::CleanupPolicy>)]
+    #[serde(default, deserialize_with = "named")]
     cleanup_policy: Option<String>,
     /// How long GRACE_PERIOD keeps the old set, milliseconds; 300000 if absent.
     #[schema(maximum = 2592000000u64)]
@@ -63,6 +74,7 @@ pub(crate) struct StartBody {
     deploy_timeout_ms: Option<u64>,
     /// ROLLBACK if absent.
     #[schema(inline, value_type = Option<schema::DeployFailure>)]
+    #[serde(default, deserialize_with = "named")]
     on_deploy_failure: Option<String>,
     /// How long every new instance must have been ready before DEPLOYED,
     /// milliseconds; 1000 if absent.
@@ -115,6 +127,7 @@ async fn plan(
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct OptionsBody {
     #[schema(inline, value_type = Option<schema::Preset>)]
+    #[serde(default, deserialize_with = "named")]
     preset: Option<String>,
     #[schema(minimum = 0, maximum = 1)]
     max_error_rate: Option<f64>,
@@ -124,12 +137,14 @@ struct OptionsBody {
     min_requests: Option<u64>,
     require_manual_approval: Option<bool>,
     #[schema(inline, value_type = Option<schema::CleanupPolicy>)]
+    #[serde(default, deserialize_with = "named")]
     cleanup_policy: Option<String>,
     #[schema(maximum = 2592000000u64)]
     grace_ms: Option<u64>,
     #[schema(minimum = 1, maximum = 2592000000u64)]
     deploy_timeout_ms: Option<u64>,
     #[schema(inline, value_type = Option<schema::DeployFailure>)]
+    #[serde(default, deserialize_with = "named")]
     on_deploy_failure: Option<String>,
     #[schema(maximum = 2592000000u64)]
     healthy_ms: Option<u64>,
@@ -182,6 +197,7 @@ struct UndoBody {
     force: Option<bool>,
     /// IMMEDIATE if absent.
     #[schema(inline, value_type = Option<schema::CleanupPolicy>)]
+    #[serde(default, deserialize_with = "named")]
     cleanup_policy: Option<String>,
     /// How long GRACE_PERIOD keeps the version that is left, milliseconds.
     #[schema(maximum = 2592000000u64)]

@@ -65,6 +65,7 @@ fn field_of(refusal: &Refusal) -> String {
         // Options have the names that people know them by.
         Refusal::BadOption { what, .. } => match what.as_str() {
             "error rate" => "max_error_rate".to_owned(),
+            "min requests" => "min_requests".to_owned(),
             "latency" => "max_latency_ms".to_owned(),
             "grace time" => "grace_ms".to_owned(),
             "deploy timeout" => "deploy_timeout_ms".to_owned(),

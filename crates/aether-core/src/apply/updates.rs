@@ -11,6 +11,9 @@ use crate::records::{
 use crate::transition;
 use crate::weights::Weights;
 
+/// Most requests that a verdict may be made to wait for: no version gets more in
+/// a window.
+const REQUESTS_MIN_MAX: u64 = 1_000_000_000;
 /// Longest time any wait of an update may be set to: 30 days.
 const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
@@ -24,6 +27,10 @@ pub(super) fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     }
     if thresholds.p99_ms == 0 {
         return bad("latency", "0 ms".to_owned(), "at least 1 ms");
+    }
+    if !(1..=REQUESTS_MIN_MAX).contains(&thresholds.requests_min) {
+        let given = format!("{} requests", thresholds.requests_min);
+        return bad("min requests", given, "1 to 1000000000");
     }
     for (what, span) in [
         ("grace time", options.grace_ms),

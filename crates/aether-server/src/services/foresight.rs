@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aether_core::command::{Command, Request};
+use aether_core::command::{Command, RefusalKind, Request};
 use aether_core::coordinates::SliceName;
 use aether_core::diff::{self, Change};
 use aether_core::ids::RevisionNo;
@@ -17,11 +17,21 @@ use crate::status;
 
 /// What a start would do. Walks through the whole update on a copy, which takes
 /// tens of milliseconds with ten thousand instances: not for an async thread.
-pub fn plan(state: &State, request: &Request, now_ms: u64) -> Option<v1::UpdatePlan> {
+///
+/// # Errors
+/// The request makes no sense, whatever the state.
+pub fn plan(
+    state: &State,
+    request: &Request,
+    now_ms: u64,
+) -> Option<Result<v1::UpdatePlan, Status>> {
     let Command::StartUpdate { slice, version, .. } = &request.command else { return None };
     let preview = preview::preview(state, request, now_ms)?;
+    if let Some(refusal) = preview.refusal.as_ref().filter(|r| r.kind() == RefusalKind::Invalid) {
+        return Some(Err(status::refused(refusal)));
+    }
     let same = matches!(preview.refusal, Some(aether_core::command::Refusal::SameRevision { .. }));
-    Some(v1::UpdatePlan {
+    Some(Ok(v1::UpdatePlan {
         artifact_base: slice.to_string(),
         old_version: preview.old.as_ref().map(|side| side.version.to_string()),
         new_version: version.to_string(),
@@ -34,7 +44,7 @@ pub fn plan(state: &State, request: &Request, now_ms: u64) -> Option<v1::UpdateP
         changes: preview.changes.iter().map(change).collect(),
         retires_version: preview.retires.as_ref().map(|side| side.version.to_string()),
         ..schedule(preview)
-    })
+    }))
 }
 
 fn schedule(preview: Preview) -> v1::UpdatePlan {

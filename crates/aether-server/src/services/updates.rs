@@ -408,7 +408,7 @@ impl Updates for UpdatesService {
             foresight::plan(&published.state, &request, now_ms)
         });
         let plan = planned.await.ok().flatten();
-        let plan = plan.ok_or_else(|| Status::internal("the plan was not made"))?;
+        let plan = plan.ok_or_else(|| Status::internal("the plan was not made"))??;
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::UpdatePlan { as_of, ..plan }))
     }
