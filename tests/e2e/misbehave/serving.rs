@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use aether_proto::v1;
 use aether_tests::evidence::LongCall;
 use aether_tests::{states, until};
 
@@ -165,6 +166,11 @@ async fn play_deployed(house: Arc<House>, case: &'static Case) {
     is_noticed(&scene, &update, &case.seen).await;
     let stage = &scene.house.stage;
     if !matches!(case.seen, Seen::Harmless) {
+        // One instance that is not found out yet would carry the ratio.
+        let out = |seen: &v1::Update| {
+            seen.pause.is_some() || seen.new_instances_state.iter().all(|i| !i.takes_calls)
+        };
+        scene.until(&update, "all instances to be out", out).await;
         let routing = ["update", "routing", &update, "-r", "1:1"];
         let said = stage.refused(&routing).await.unwrap();
         println!("{}: {said}", scene.name);
