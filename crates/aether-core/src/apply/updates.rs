@@ -63,6 +63,8 @@ impl Tx<'_> {
         options: &UpdateOptions,
     ) -> Outcome {
         check_options(options)?;
+        // What makes no sense in any state is said before what this state lacks.
+        instances.map_or(Ok(()), |instances| self.check_instances(instances))?;
         let mut record = self.slice_or_new(slice);
         self.check_no_update(slice)?;
         let known = self.known_artifact(slice, version)?;
