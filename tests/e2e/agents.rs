@@ -106,7 +106,27 @@ async fn a_push_needs_a_majority_of_the_voters_and_no_more() {
     let list = stage.cli(&["artifact", "list"]).await.unwrap();
     assert_eq!(holders(&list, &named("2.0.0")), Some(2), "{list:#}");
 
-    // Two: it is not done, and that is said.
+    stage.cluster.nodes[one].start().unwrap();
+    let healed = |list: &Value| holders(list, &named("2.0.0")) == Some(3);
+    stage.until_verb(&["artifact", "list"], "the dead one", healed).await.unwrap();
+
+    // Two that vote, and cannot keep an archive.
+    let kept = |node: usize| stage.cluster.nodes[node].data_dir().join("artifacts");
+    for node in [one, other] {
+        std::fs::rename(kept(node), kept(node).with_extension("away")).unwrap();
+        std::fs::write(kept(node), "").unwrap();
+    }
+    let said = ask(&stage, leader, &["artifact", "push", &third], "3s").await;
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    let few = "1 of 3 voters hold its archive, 2 have to";
+    assert!(said.stderr.contains(few), "{}", said.stderr);
+    for node in [one, other] {
+        std::fs::remove_file(kept(node)).unwrap();
+        std::fs::rename(kept(node).with_extension("away"), kept(node)).unwrap();
+    }
+    stage.cluster.nodes[one].kill();
+
+    // Two dead ones: it is not done, and that is said.
     stage.cluster.nodes[other].kill();
     let said = ask(&stage, leader, &["artifact", "push", &third], "5s").await;
     assert_eq!(said.code, Some(3), "{}", said.stderr);
@@ -115,8 +135,7 @@ async fn a_push_needs_a_majority_of_the_voters_and_no_more() {
     stage.cluster.nodes[one].start().unwrap();
     stage.cluster.nodes[other].start().unwrap();
     stage.cluster.leader(PATIENCE).await.unwrap();
-    let healed = |list: &Value| holders(list, &named("2.0.0")) == Some(3);
-    let list = stage.until_verb(&["artifact", "list"], "the dead one", healed).await.unwrap();
+    let list = stage.cli(&["artifact", "list"]).await.unwrap();
     assert_eq!(holders(&list, &named("3.0.0")), None, "{list:#}");
     for _ in 0..2 {
         // Also when it was done already.

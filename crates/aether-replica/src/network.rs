@@ -16,8 +16,8 @@ use openraft::errors::{
 };
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapshot};
 use tokio::sync::mpsc;
@@ -97,17 +97,25 @@ impl PeerNetwork {
         failure(status, action, timeout, self.my_id, self.target)
     }
 
+    /// See [`wire::foreign_ballot`].
+    fn foreign(&self, answered: Vote, sent: u64) -> Vote {
+        wire::foreign_ballot(answered, self.my_id, self.target, sent)
+    }
+
     async fn heartbeat(
         &self,
         request: AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, Failure> {
+        let sent = request.vote.leader_id.term;
         let mut client = self.client(Lane::Control)?;
         let response = client
             .heartbeat(with_deadline(wire::append_out(request), timeout))
             .await
             .and_then(|r| wire::appended_in(r.into_inner()));
-        response.map_err(|s| self.failure(&s, RPCTypes::AppendEntries, timeout))
+        response
+            .map(|answer| appended(answer, (self.my_id, self.target), sent))
+            .map_err(|s| self.failure(&s, RPCTypes::AppendEntries, timeout))
     }
 }
 
@@ -165,6 +173,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let Some(first) = input.next().await else {
                 return Ok(futures::stream::empty().boxed());
             };
+            let sent = first.vote.leader_id.term;
             let unanswered = Arc::new(Unanswered::default());
             let mut client = self.client(Lane::Log)?;
             let requests = {
@@ -181,7 +190,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 .map_err(|s| fail(&s))?
                 .into_inner();
             let ids = (self.my_id, self.target);
-            Ok(answers(responses, unanswered, ids).boxed())
+            let answers = answers(responses, unanswered, ids);
+            Ok(answers.map(move |a| a.map(|answer| appended(answer, ids, sent))).boxed())
         };
         session.boxed()
     }
@@ -192,12 +202,15 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Failure> {
         let timeout = option.hard_ttl();
+        let sent = request.vote.leader_id.term;
         let mut client = self.client(Lane::Control)?;
         let response = client
             .vote(with_deadline(wire::vote_request_out(request), timeout))
             .await
             .and_then(|r| wire::vote_response_in(r.into_inner()));
-        response.map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
+        response
+            .map(|answer| VoteResponse { vote: self.foreign(answer.vote, sent), ..answer })
+            .map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
     }
 
     async fn pre_vote(
@@ -206,12 +219,16 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Failure> {
         let timeout = option.hard_ttl();
+        // What is asked for is not cast yet.
+        let sent = request.vote.leader_id.term.saturating_sub(1);
         let mut client = self.client(Lane::Control)?;
         let response = client
             .pre_vote(with_deadline(wire::vote_request_out(request), timeout))
             .await
             .and_then(|r| wire::vote_response_in(r.into_inner()));
-        response.map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
+        response
+            .map(|answer| VoteResponse { vote: self.foreign(answer.vote, sent), ..answer })
+            .map_err(|s| self.failure(&s, RPCTypes::Vote, timeout))
     }
 
     async fn full_snapshot(
@@ -236,7 +253,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         };
         let answered = response.and_then(|r| wire::vote_in(r.into_inner().ballot));
         match answered {
-            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Ok(answered) => Ok(SnapshotResponse::new(self.foreign(answered, vote.leader_id.term))),
             Err(status) => Err(self.failure(&status, RPCTypes::InstallSnapshot, timeout).into()),
         }
     }
@@ -261,6 +278,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             Err(_) => Err(RPCError::Network(NetworkError::from_string(refused))),
         }
     }
+}
+
+/// What `target` answered to entries or a heartbeat of this leader.
+fn appended(
+    answer: StreamAppendResult<TypeConfig>,
+    (id, target): (u64, u64),
+    sent: u64,
+) -> StreamAppendResult<TypeConfig> {
+    answer.map_err(|refused| match refused {
+        StreamAppendError::HigherVote(vote) => {
+            StreamAppendError::HigherVote(wire::foreign_ballot(vote, id, target, sent))
+        }
+        other => other,
+    })
 }
 
 /// When the requests of a stream were sent that have no answer yet.

@@ -49,8 +49,9 @@ impl PeerService {
         Ok(request.into_inner())
     }
 
-    /// Refuses a term that no election can have brought about.
-    fn check_step(&self, ballot: Option<&pb::Ballot>) -> Result<(), Status> {
+    /// Refuses a ballot that no voter of this cluster can have cast.
+    fn check_ballot(&self, ballot: Option<&pb::Ballot>) -> Result<(), Status> {
+        wire::check_candidate(ballot, self.node.identity.raft_id)?;
         wire::check_step(ballot, self.node.raft.metrics().borrow_watched().current_term)
     }
 }
@@ -79,7 +80,7 @@ impl RaftRpc for PeerService {
         // A message that makes no sense ends the stream; openraft backs off.
         let service = self.clone();
         let near = move |request: pb::AppendRequest| {
-            service.check_step(request.ballot.as_ref())?;
+            service.check_ballot(request.ballot.as_ref())?;
             wire::append_in(request)
         };
         let requests = inbound.map(move |r| r.and_then(&near)).scan((), |(), request| {
@@ -103,7 +104,7 @@ impl RaftRpc for PeerService {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
         let request = self.checked(request)?;
-        self.check_step(request.ballot.as_ref())?;
+        self.check_ballot(request.ballot.as_ref())?;
         let request = wire::append_in(request)?;
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|e| e.log_id).or(previous);
@@ -118,7 +119,7 @@ impl RaftRpc for PeerService {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
         let request = self.checked(request)?;
-        self.check_step(request.ballot.as_ref())?;
+        self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
         let answer = self.node.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
@@ -129,7 +130,7 @@ impl RaftRpc for PeerService {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
         let request = self.checked(request)?;
-        self.check_step(request.ballot.as_ref())?;
+        self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
         let answer = self.node.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
@@ -145,7 +146,7 @@ impl RaftRpc for PeerService {
         };
         let first = next_chunk(&mut chunks).await?.and_then(|chunk| chunk.start);
         let start = first.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
-        self.check_step(start.ballot.as_ref())?;
+        self.check_ballot(start.ballot.as_ref())?;
         let vote = wire::vote_in(start.ballot)?;
         let snapshot = receive(&self.node, chunks, start.bytes).await?;
         let meta = snapshot.position.meta();
@@ -160,7 +161,7 @@ impl RaftRpc for PeerService {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = self.checked(request)?;
-        self.check_step(request.from.as_ref())?;
+        self.check_ballot(request.from.as_ref())?;
         let request = wire::transfer_in(request)?;
         let answer = self.node.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         let refused = match answer {

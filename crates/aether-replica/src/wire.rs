@@ -76,6 +76,33 @@ pub(crate) fn check_step(ballot: Option<&pb::Ballot>, term: u64) -> Result<(), S
     }
 }
 
+/// Refuses a ballot for this node itself: it calls nobody on its own behalf but
+/// the others, so this one is not from a voter of this cluster.
+pub(crate) fn check_candidate(ballot: Option<&pb::Ballot>, me: u64) -> Result<(), Status> {
+    match ballot {
+        Some(ballot) if ballot.node_id == me => Err(Status::invalid_argument(format!(
+            "the ballot of term {} names node id {me}, which is this node itself",
+            ballot.term
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The ballot in the answer of `peer` to what this node sent in term `sent`.
+///
+/// A later one that names this node is none that it cast: whoever asked the
+/// peer in its name did. Openraft would take it for its own candidacy, which
+/// never ends since no election belongs to it. This node has cast no ballot in
+/// that term, so it may cast it for the peer, who does not stand either: the
+/// term is over for both, and the next election is in the one after.
+pub(crate) fn foreign_ballot(answered: Vote, me: u64, peer: u64, sent: u64) -> Vote {
+    let own = answered.leader_id.voted_for == me;
+    if own && answered.leader_id.term > sent {
+        return vote(answered.leader_id.term, peer, false);
+    }
+    answered
+}
+
 fn entry_out(entry: Entry) -> pb::Entry {
     let payload = match entry.payload {
         EntryPayload::Blank => None,
@@ -226,6 +253,23 @@ pub(crate) fn transfer_in(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ballot_that_this_node_never_cast_is_not_its_own() {
+        let ballot = |node_id| Some(pb::Ballot { term: 7, node_id, committed: false });
+        assert!(check_candidate(ballot(1).as_ref(), 1).is_err());
+        assert!(check_candidate(ballot(2).as_ref(), 1).is_ok());
+        assert!(check_candidate(None, 1).is_ok());
+
+        let (me, peer, sent) = (1, 2, 7);
+        let answered =
+            |term, node, committed| foreign_ballot(vote(term, node, committed), me, peer, sent);
+        assert_eq!(answered(7, 1, false), vote(7, 1, false), "granted");
+        assert_eq!(answered(6, 1, true), vote(6, 1, true), "an earlier one of this node");
+        assert_eq!(answered(9, 3, true), vote(9, 3, true), "of somebody else");
+        assert_eq!(answered(8, 1, false), vote(8, 2, false), "never cast");
+        assert_eq!(answered(8, 1, true), vote(8, 2, false), "never won");
+    }
 
     #[test]
     fn a_term_that_leaves_no_room_for_elections_is_refused() {
