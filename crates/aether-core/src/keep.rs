@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::UpdateId;
+use crate::ids::{RevisionNo, UpdateId};
 use crate::records::{SliceRecord, UpdateRecord, UpdateState};
 use crate::state::State;
 
@@ -74,7 +74,9 @@ impl State {
         if let Some(retained) = self.retained.get(slice) {
             note(&retained.side.version, format!("slice {slice} keeps it warm"));
         }
-        let targets = self.targets.values().filter(|t| t.slice == *slice).map(|t| t.revision);
+        let targets = self.targets.range((slice.clone(), RevisionNo::default())..);
+        let targets = targets.map(|(_, target)| target).take_while(|t| t.slice == *slice);
+        let targets = targets.map(|t| t.revision);
         let instances = self.instances_of(slice).map(|i| i.revision);
         for version in targets.chain(instances).filter_map(version_of) {
             note(version, format!("slice {slice} has instances of it"));

@@ -220,8 +220,8 @@ impl<'a> World<'a> {
         self.counts.insert(self.state.meta.index, count);
         self.peak = self.peak.max(count);
         for (node, count) in self.by_node() {
-            let here = |i: &&Arc<InstanceRecord>| i.node == node && i.desired != Desired::Stop;
-            let total = self.state.instances.values().filter(here).count();
+            let here = |i: &&Arc<InstanceRecord>| i.desired != Desired::Stop;
+            let total = self.state.instances_on(&node).filter(here).count();
             let peak = self.peaks.entry(node).or_default();
             *peak = (peak.0.max(count), peak.1.max(u32::try_from(total).unwrap_or(u32::MAX)));
         }

@@ -111,6 +111,8 @@ pub struct State {
     pub requests: OrdMap<String, Arc<RequestRecord>>,
     /// Derived: instances by slice.
     by_slice: OrdSet<(SliceName, InstanceId)>,
+    /// Derived: instances by node.
+    by_node: OrdSet<(NodeName, InstanceId)>,
     /// Derived: request ids by age.
     request_order: OrdMap<u64, String>,
 }
@@ -426,6 +428,18 @@ impl State {
             .filter_map(|(_, id)| self.instances.get(id))
     }
 
+    /// Instances on a node, ordered by id.
+    pub fn instances_on<'a>(
+        &'a self,
+        node: &'a NodeName,
+    ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
+        let first: (NodeName, InstanceId) = (node.clone(), InstanceId::lowest());
+        self.by_node
+            .range(first..)
+            .take_while(move |(name, _)| name == node)
+            .filter_map(|(_, id)| self.instances.get(id))
+    }
+
     /// How many instances of a revision take calls now.
     pub fn ready_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
         let ready = self.instances_of(slice).filter(|i| i.revision == revision && i.is_routable());
@@ -517,16 +531,28 @@ impl State {
         })
     }
 
-    /// Inserts or replaces an instance, and keeps the derived index true.
+    /// Inserts or replaces an instance, and keeps the derived indices true.
     pub(crate) fn put_instance(&mut self, record: InstanceRecord) {
-        self.by_slice.insert((record.slice.clone(), record.id.clone()));
-        self.instances.insert(record.id.clone(), Arc::new(record));
+        let keys = index_keys(&record);
+        let replaced = self.instances.insert(record.id.clone(), Arc::new(record));
+        if let Some(replaced) = replaced {
+            let before = index_keys(&replaced);
+            if before == keys {
+                return;
+            }
+            self.by_slice.remove(&before.0);
+            self.by_node.remove(&before.1);
+        }
+        self.by_slice.insert(keys.0);
+        self.by_node.insert(keys.1);
     }
 
-    /// Removes an instance, and keeps the derived index true.
+    /// Removes an instance, and keeps the derived indices true.
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
         if let Some(record) = self.instances.remove(id) {
-            self.by_slice.remove(&(record.slice.clone(), id.clone()));
+            let (by_slice, by_node) = index_keys(&record);
+            self.by_slice.remove(&by_slice);
+            self.by_node.remove(&by_node);
         }
     }
 
@@ -553,6 +579,12 @@ impl State {
             self.requests.remove(&oldest);
         }
     }
+}
+
+/// What the derived indices know an instance by.
+fn index_keys(record: &InstanceRecord) -> ((SliceName, InstanceId), (NodeName, InstanceId)) {
+    let id = &record.id;
+    ((record.slice.clone(), id.clone()), (record.node.clone(), id.clone()))
 }
 
 /// Request ids remembered. A client retries within seconds; at 1,000 requests

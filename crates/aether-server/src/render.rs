@@ -266,7 +266,7 @@ pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: 
 
 /// One node.
 pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u64) -> v1::Node {
-    let here = state.instances.values().filter(|i| i.node == record.name);
+    let here = state.instances_on(&record.name);
     v1::Node {
         name: record.name.to_string(),
         address: record.address.to_string(),

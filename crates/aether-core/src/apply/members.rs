@@ -83,8 +83,7 @@ impl Tx<'_> {
     /// What runs on a node that is lost takes no calls any more, and is stopped
     /// once every session knows and the node is back. Says how many were wanted.
     fn lose_instances(&mut self, node: &NodeName) -> usize {
-        let here: Vec<Arc<InstanceRecord>> =
-            self.state.instances.values().filter(|i| i.node == *node).cloned().collect();
+        let here: Vec<Arc<InstanceRecord>> = self.state.instances_on(node).cloned().collect();
         let wanted = here.iter().filter(|i| i.desired == Desired::Run).count();
         for record in here {
             // What had ended has nothing to come back as.
@@ -135,8 +134,7 @@ impl Tx<'_> {
         if !may {
             return Err(Refusal::NodeInUse { node: node.clone(), lifecycle: known.lifecycle });
         }
-        let here: Vec<Arc<InstanceRecord>> =
-            self.state.instances.values().filter(|i| i.node == *node).cloned().collect();
+        let here: Vec<Arc<InstanceRecord>> = self.state.instances_on(node).cloned().collect();
         self.state.nodes.remove(node);
         for record in &here {
             self.forget_instance(record);

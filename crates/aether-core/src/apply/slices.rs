@@ -37,12 +37,8 @@ impl Tx<'_> {
             .values()
             .filter(takes)
             .map(|node| {
-                let used = self
-                    .state
-                    .instances
-                    .values()
-                    .filter(|i| i.node == node.name && i.desired == Desired::Run)
-                    .count();
+                let here = self.state.instances_on(&node.name);
+                let used = here.filter(|i| i.desired == Desired::Run).count();
                 u64::from(node.instances_max).saturating_sub(used as u64)
             })
             .sum();

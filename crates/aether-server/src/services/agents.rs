@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Streamed;
-use super::archives::{self, Archives};
+use super::archives::{self, Archives, Lists};
 use super::streams::{self, Down, KeepAlive};
 use crate::control::Control;
 use crate::coordinator::agent_news;
@@ -38,12 +38,13 @@ pub struct AgentsService {
     control: Control,
     hub: Arc<Hub>,
     lease: Duration,
+    lists: Arc<Lists>,
 }
 
 impl AgentsService {
     /// Over the node's parts; `lease` is what agents are told.
     pub fn new(control: Control, hub: Arc<Hub>, lease: Duration) -> Self {
-        Self { control, hub, lease }
+        Self { control, hub, lease, lists: Arc::default() }
     }
 
     /// Sends the node's desired set, and up to which report the state holds what
@@ -72,7 +73,7 @@ impl AgentsService {
             });
             if list_at <= Instant::now() {
                 list_at = Instant::now() + archives::LIST_EVERY;
-                let listed = Archives::list(&state, &reports.borrow().report.holds_sha256);
+                let listed = self.lists.known(&state).list(&reports.borrow().report.holds_sha256);
                 if listed != archives {
                     archives = listed;
                     last = None;
@@ -171,8 +172,7 @@ fn check_labels(hello: &v1::AgentHello) -> Result<(), Status> {
 
 /// Everything that a node should run, ordered by instance.
 fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
-    let here = state.instances.values().filter(|instance| instance.node == *node);
-    here.filter_map(|instance| assignment(state, instance)).collect()
+    state.instances_on(node).filter_map(|instance| assignment(state, instance)).collect()
 }
 
 fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment> {

@@ -2,8 +2,8 @@
 //! keep, and which ones voters drop.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use aether_agent::artifact::{ArtifactStore, Digest, SETTLED_AFTER};
 use aether_core::state::State;
@@ -25,26 +25,64 @@ pub struct Archives {
     pub listed: bool,
 }
 
-impl Archives {
-    /// Looks `holds` up in the state. Before anything is reported there is
-    /// nothing to say.
-    pub fn list(state: &State, holds: &[String]) -> Self {
-        if holds.is_empty() {
-            return Self::default();
+/// How old [`Known`] may be. What a list leaves out is kept by agents for
+/// minutes after its last use, so a second is nothing.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// Which archives the state has a use for, by digest.
+pub struct Known {
+    /// Those of all artifacts.
+    named: BTreeSet<String>,
+    /// Those that something deployed needs.
+    needed: BTreeSet<String>,
+}
+
+impl Known {
+    /// Looks through the state.
+    pub fn of(state: &State) -> Self {
+        Self {
+            named: state.artifacts.values().map(|artifact| artifact.digest.clone()).collect(),
+            needed: needed_digests(state).into_iter().map(str::to_owned).collect(),
         }
-        let named: BTreeSet<&str> = state.artifacts.values().map(|r| r.digest.as_str()).collect();
-        let needed = needed_digests(state);
+    }
+
+    /// What to tell of the archives that somebody `holds`. Before anything is
+    /// reported there is nothing to say.
+    pub fn list(&self, holds: &[String]) -> Archives {
+        if holds.is_empty() {
+            return Archives::default();
+        }
         let those = |wanted: &dyn Fn(&str) -> bool| {
             let mut digests: Vec<String> =
                 holds.iter().filter(|digest| wanted(digest)).cloned().collect();
             digests.sort_unstable();
             digests
         };
-        Self {
-            needed: those(&|digest| needed.contains(digest)),
-            unnamed: those(&|digest| !named.contains(digest) && !needed.contains(digest)),
+        Archives {
+            needed: those(&|digest| self.needed.contains(digest)),
+            unnamed: those(&|digest| !self.named.contains(digest) && !self.needed.contains(digest)),
             listed: true,
         }
+    }
+}
+
+/// [`Known`] for all agents together: with a thousand of them the state is
+/// looked through once a second and not a hundred times.
+#[derive(Default)]
+pub struct Lists(Mutex<Option<(Instant, Arc<Known>)>>);
+
+impl Lists {
+    /// What was known at most a second ago.
+    pub fn known(&self, state: &State) -> Arc<Known> {
+        let mut last = self.0.lock().expect("no panic while held");
+        if let Some((made, known)) = &*last
+            && made.elapsed() < KNOWN_FOR
+        {
+            return Arc::clone(known);
+        }
+        let known = Arc::new(Known::of(state));
+        *last = Some((Instant::now(), Arc::clone(&known)));
+        known
     }
 }
 
@@ -76,7 +114,7 @@ pub async fn collect(control: Control, store: Arc<ArtifactStore>) {
 /// ago may be about to get its name, and stays.
 fn drop_unnamed(state: &State, store: &ArtifactStore, settled_after: Duration) {
     let holds: Vec<String> = store.holds().iter().map(Digest::to_string).collect();
-    for digest in Archives::list(state, &holds).unnamed {
+    for digest in Known::of(state).list(&holds).unnamed {
         if let Ok(digest) = digest.parse()
             && store.discard_settled(&digest, settled_after)
         {
@@ -148,11 +186,11 @@ mod tests {
         push(&mut state, "2.0.0", digest("two"));
         deploy(&mut state, "1.0.0");
         let holds = ["three", "two", "one"].map(digest);
-        let listed = Archives::list(&state, &holds);
+        let listed = Known::of(&state).list(&holds);
         assert_eq!(listed.needed, [digest("one")]);
         assert_eq!(listed.unnamed, [digest("three")]);
         assert!(listed.listed);
-        assert!(!Archives::list(&state, &[]).listed);
+        assert!(!Known::of(&state).list(&[]).listed);
     }
 
     #[tokio::test]
