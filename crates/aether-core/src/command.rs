@@ -368,6 +368,37 @@ pub enum Command {
         /// Why it counts as gone.
         reason: String,
     },
+    /// A node may come and vote.
+    InviteVoter {
+        /// The node.
+        node: NodeName,
+        /// Its peer listener, as `host:port`.
+        peer_addr: String,
+        /// Raft id of the voter that goes when this one votes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<u64>,
+    },
+    /// A node that was invited has come: it gets its Raft id.
+    AdmitVoter {
+        /// The node.
+        node: NodeName,
+        /// Identity of its data directory.
+        dir_id: String,
+    },
+    /// A voter is to go, or one that was invited is not to come.
+    RemoveVoter {
+        /// The node.
+        node: NodeName,
+        /// Its Raft id; of no meaning for one that never came.
+        raft_id: u64,
+    },
+    /// Coordinator: the membership is what was wanted of this node.
+    EndVoterChange {
+        /// The node.
+        node: NodeName,
+        /// Modification index of the change the decision was made on.
+        modified: u64,
+    },
     /// Log time moves on past a deadline though nothing else happens.
     Tick,
 }
@@ -491,6 +522,18 @@ pub enum Refusal {
         "node {node} is {lifecycle:?}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
     )]
     NodeInUse { node: NodeName, lifecycle: NodeLifecycle },
+    #[error(
+        "another change of voter {node} is under way; wait for it, or take it back with 'aether node remove {node}'"
+    )]
+    VoterChanging { node: NodeName },
+    #[error(
+        "node {node} is not invited to vote; run 'aether node add {node} --peer HOST:PORT' first"
+    )]
+    NotInvited { node: NodeName },
+    #[error(
+        "node {node} was admitted with another data directory; if that one is lost, 'aether node remove {node}' and invite it again"
+    )]
+    VoterTaken { node: NodeName },
     #[error("request id '{request_id}' was already used for another command")]
     RequestReused { request_id: String },
     #[error("the decision is stale: {what} changed meanwhile")]

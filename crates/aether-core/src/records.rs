@@ -6,6 +6,7 @@
 
 mod members;
 mod options;
+mod voters;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::weights::Weights;
 
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
+pub use voters::{Admitted, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted};
 
 /// `artifacts/{group}/{artifact}/{version}`: one pushed, immutable artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
     ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule,
     Observed, RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord,
-    SliceRecord, TargetRecord, UpdateRecord, UpdateState,
+    SliceRecord, TargetRecord, UpdateRecord, UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -101,6 +101,8 @@ pub struct State {
     pub instances: OrdMap<InstanceId, Arc<InstanceRecord>>,
     /// Nodes that run instances.
     pub nodes: OrdMap<NodeName, Arc<NodeRecord>>,
+    /// Voters that are to come or to go.
+    pub voter_changes: OrdMap<NodeName, Arc<VoterChange>>,
     /// Holders of routing tables.
     pub sessions: OrdMap<SessionId, Arc<SessionRecord>>,
     /// Updates, live ones and the latest ended ones.
@@ -193,6 +195,7 @@ macro_rules! tables {
         $each!(retained, |r: &RetainedRecord| format!("retained/{}", r.slice));
         $each!(instances, |r: &InstanceRecord| format!("instances/{}/{}", r.node, r.id));
         $each!(nodes, |r: &NodeRecord| format!("nodes/{}", r.name));
+        $each!(voter_changes, |r: &VoterChange| format!("voter-change/{}", r.node));
         $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
         $each!(updates, |r: &UpdateRecord| format!("rolling-update/{}", r.id));
         $each!(audit, |r: &AuditRecord| audit_key(r));
@@ -329,6 +332,10 @@ impl State {
             "nodes" => {
                 let r = decode::<NodeRecord>(key, value)?;
                 self.nodes.insert(r.name.clone(), r);
+            }
+            "voter-change" => {
+                let r = decode::<VoterChange>(key, value)?;
+                self.voter_changes.insert(r.node.clone(), r);
             }
             "session" => {
                 let r = decode::<SessionRecord>(key, value)?;

@@ -11,6 +11,15 @@ pub struct Voter {
     pub peer_addr: String,
 }
 
+/// What a node that comes to a cluster that there is has been given by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its Raft id, never given to anybody before.
+    pub raft_id: u64,
+    /// Identity of its data directory, as [`crate::Joining`] made it.
+    pub dir_id: String,
+}
+
 /// Settings of one [`Replica`](crate::Replica). Times are in milliseconds.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -23,6 +32,8 @@ pub struct Config {
     /// The voters that found the cluster, in the same order on every node.
     /// Later only their addresses are read: they override remembered ones.
     pub voters: Vec<Voter>,
+    /// Who this node is if it came later, and its directory is still empty.
+    pub joined: Option<Joined>,
     /// How often a leader shows that it is alive.
     pub heartbeat_ms: u64,
     /// Shortest and longest time without a leader before an election. A
@@ -48,6 +59,7 @@ impl Default for Config {
             cluster_name: "aether".to_owned(),
             data_dir: PathBuf::new(),
             voters: Vec::new(),
+            joined: None,
             heartbeat_ms: 40,
             election_ms_min: 150,
             election_ms_max: 250,

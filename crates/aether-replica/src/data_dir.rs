@@ -3,6 +3,7 @@
 //! ```text
 //! lock            held while the node runs
 //! identity.json   whose directory this is, written once
+//! joining.json    of a node that is not admitted yet: who it will be
 //! wal/            the log (log_store)
 //! snapshots/      snapshot files (snapshot)
 //! image/          the KV image (image); may be deleted at any time
@@ -21,6 +22,8 @@ use crate::files::replace_durably;
 
 /// Version of the layout above and of every file format in it.
 const FORMAT: u32 = 1;
+
+const JOINING: &str = "joining.json";
 
 /// Whose directory it is. The Raft id belongs to the directory, not to the
 /// name: an emptied directory is a new member.
@@ -79,6 +82,8 @@ impl DataDir {
         let json = serde_json::to_vec_pretty(&self.identity).expect("strings and numbers");
         replace_durably(&path, &json).map_err(OpenError::io("write", &path))?;
         self.new = false;
+        // Of no use any more; it would be read only without an identity.
+        let _ = fs::remove_file(self.root.join(JOINING));
         Ok(())
     }
 
@@ -146,23 +151,77 @@ fn read_identity(path: &Path, config: &Config) -> Result<Option<Identity>, OpenE
 }
 
 fn new_identity(config: &Config) -> Result<Identity, OpenError> {
-    let raft_id = config.founding_id().ok_or_else(|| OpenError::NotFounding {
-        path: config.data_dir.clone(),
-        node: config.node_name.clone(),
-    })?;
+    let (raft_id, dir_id) = match &config.joined {
+        Some(joined) => (joined.raft_id, joined.dir_id.clone()),
+        None => {
+            let founding = config.founding_id().ok_or_else(|| OpenError::NotFounding {
+                path: config.data_dir.clone(),
+                node: config.node_name.clone(),
+            })?;
+            (founding, new_dir_id())
+        }
+    };
     Ok(Identity {
         format: FORMAT,
         cluster: config.cluster_name.clone(),
         node: config.node_name.clone(),
         raft_id,
-        dir_id: format!("{:032x}", rand::random::<u128>()),
+        dir_id,
     })
+}
+
+fn new_dir_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// What a node that is to join a cluster has to ask for first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joining {
+    /// It is somebody already: it joined before, or founded the cluster.
+    Done,
+    /// It is nobody yet; the cluster is to admit a directory of this identity,
+    /// which stays the same however often it asks.
+    Asks {
+        /// Identity of its data directory.
+        dir_id: String,
+    },
+}
+
+impl Joining {
+    /// Looks at the data directory of a node that is to join, and makes it if
+    /// there is none.
+    ///
+    /// # Errors
+    /// As [`Replica::open`](crate::Replica::open), for what concerns its files.
+    pub fn prepare(config: &Config) -> Result<Self, OpenError> {
+        let root = &config.data_dir;
+        create_dir(root)?;
+        let _lock = lock(&root.join("lock"))?;
+        if read_identity(&root.join("identity.json"), config)?.is_some() {
+            return Ok(Self::Done);
+        }
+        let path = root.join(JOINING);
+        let dir_id = match fs::read_to_string(&path) {
+            Ok(json) => serde_json::from_str(&json).map_err(|e| OpenError::Damaged {
+                path: path.clone(),
+                detail: format!("{e}; remove it, and invite the node anew if it was admitted"),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = new_dir_id();
+                let json = serde_json::to_vec(&made).expect("a text");
+                replace_durably(&path, &json).map_err(OpenError::io("write", &path))?;
+                made
+            }
+            Err(error) => return Err(OpenError::io("read", &path)(error)),
+        };
+        Ok(Self::Asks { dir_id })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Voter;
+    use crate::config::{Joined, Voter};
 
     fn config(dir: &Path, node: &str, cluster: &str) -> Config {
         let voters =
@@ -229,6 +288,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = open(&config(dir.path(), "z", "c")).err().unwrap();
         assert!(matches!(error, OpenError::NotFounding { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_joins_is_the_same_however_often_it_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), "z", "c");
+        let asks = Joining::prepare(&config).unwrap();
+        assert_eq!(Joining::prepare(&config).unwrap(), asks);
+        let Joining::Asks { dir_id } = asks else { panic!("it is nobody yet") };
+        config.joined = Some(Joined { raft_id: 1_007, dir_id: dir_id.clone() });
+        let opened = open(&config).unwrap();
+        assert_eq!((opened.identity.raft_id, &opened.identity.dir_id), (1_007, &dir_id));
+        drop(opened);
+        assert_eq!(Joining::prepare(&config).unwrap(), Joining::Done);
+        assert!(!dir.path().join(JOINING).exists());
+        config.joined = None;
+        assert_eq!(open(&config).unwrap().identity.raft_id, 1_007, "it knows who it is");
     }
 
     #[test]

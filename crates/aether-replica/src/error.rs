@@ -62,8 +62,8 @@ pub enum OpenError {
     },
     /// The data directory is new, and the node isn't a founding voter.
     #[error(
-        "{path} is empty and node {node:?} is not among the founding voters: correct the list \
-         (joining a formed cluster under a new id is not built yet)",
+        "{path} is empty and node {node:?} is not among the founding voters: correct the list, or \
+         have the node join the cluster",
         path = .path.display()
     )]
     NotFounding {
@@ -75,7 +75,7 @@ pub enum OpenError {
     /// A file is damaged in a way that is not a torn last write.
     #[error(
         "{path} is damaged: {detail}. Nothing was changed. Repair: move the data directory away and \
-         let this node rejoin the cluster under a new id, or restore the directory from a backup",
+         replace this voter ('aether node replace'), or restore the directory from a backup",
         path = .path.display()
     )]
     Damaged {
@@ -143,4 +143,12 @@ pub struct ReadError {
     pub reason: String,
     /// How long it was tried.
     pub waited_ms: u64,
+}
+
+/// Why a step of the membership was not, or not yet, made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the members were not changed: {reason}")]
+pub struct ChangeError {
+    /// What stood in the way.
+    pub reason: String,
 }

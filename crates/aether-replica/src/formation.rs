@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aether_proto::raft as pb;
 use aether_proto::raft::raft_client::RaftClient;
@@ -21,6 +21,8 @@ use crate::peers::Lane;
 use crate::types::Member;
 
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// Elections without a leader after which a member asks whether it still is one.
+const REMOVAL_ASKS_AFTER: u64 = 4;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs on a node without a log until there is a membership, or a reason to
@@ -43,6 +45,53 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
+/// Ends a node that was a member and is none any more: it would go on serving
+/// an old copy. Its peers say so once it hears no leader. Never ends otherwise.
+pub(crate) async fn watch_removal(node: Arc<Node>) {
+    let silence_max = Duration::from_millis(REMOVAL_ASKS_AFTER * node.config.election_ms_max);
+    let mut heard = Instant::now();
+    while !node.is_closed() {
+        tokio::time::sleep(ASK_EVERY).await;
+        let leads = node.leader().is_leader;
+        if leads || node.hears_leader() {
+            heard = Instant::now();
+            continue;
+        }
+        // One that was never a member waits to become one.
+        if heard.elapsed() < silence_max || node.member(node.identity.raft_id).is_none() {
+            continue;
+        }
+        heard = Instant::now();
+        for (id, member) in node.members() {
+            if id == node.identity.raft_id {
+                continue;
+            }
+            let answer = ask(&node, node.peers.address(&member)).await;
+            if let Ok(answer) = answer
+                && is_removed(node.identity.raft_id, node.members_at(), &answer)
+            {
+                return node.fail(removed(&node, &answer.node));
+            }
+        }
+    }
+}
+
+/// Whether somebody who knows a later membership knows this id no more.
+fn is_removed(me: u64, members_at: u64, answer: &pb::IdentifyResponse) -> bool {
+    answer.members_at > members_at && answer.members.iter().all(|member| member.raft_id != me)
+}
+
+fn removed(node: &Node, says: &str) -> String {
+    format!(
+        "{says} says that this node (id {}) is no member of cluster {:?} any more; what is in {} \
+         is an old copy. To have it vote again, move the directory away and invite the node with \
+         'aether node add'",
+        node.identity.raft_id,
+        node.identity.cluster,
+        node.config.data_dir.display(),
+    )
+}
+
 /// Warns once the members are known, if the configuration names others: it
 /// decides nothing any more, and whoever wrote it may think that it does.
 pub(crate) async fn compare(node: Arc<Node>) {
@@ -59,21 +108,18 @@ pub(crate) async fn compare(node: Arc<Node>) {
 /// What to say if the configured voters are not the members, which the founding
 /// list numbers from 1.
 fn difference(voters: &[Voter], members: &[(u64, String)]) -> Option<String> {
-    let listed: Vec<(u64, &str)> = (1..).zip(voters.iter().map(|v| v.name.as_str())).collect();
-    let formed: Vec<(u64, &str)> = members.iter().map(|(id, name)| (*id, name.as_str())).collect();
-    if formed.is_empty() || listed == formed {
-        return None;
-    }
-    let names = |of: &[(u64, &str)]| {
-        let names: Vec<&str> = of.iter().map(|(_, name)| *name).collect();
-        names.join(", ")
-    };
-    Some(format!(
-        "the configuration lists the voters {}, but the cluster was formed of {}, and these are \
-         its voters; correct the list",
-        names(&listed),
-        names(&formed),
-    ))
+    let listed: Vec<&str> = voters.iter().map(|v| v.name.as_str()).collect();
+    let formed: Vec<&str> = members.iter().map(|(_, name)| name.as_str()).collect();
+    // A node that joined later need list nobody.
+    let is_same = listed.is_empty() || listed == formed;
+    (!formed.is_empty() && !is_same).then(|| {
+        format!(
+            "the configuration lists the voters {}, but those of the cluster are {}; correct the \
+             list, which counts for addresses only by now",
+            listed.join(", "),
+            formed.join(", "),
+        )
+    })
 }
 
 enum Obstacle {
@@ -131,8 +177,8 @@ fn check_formed(node: &Node, answer: &pb::IdentifyResponse) -> Result<(), Obstac
     }
     Err(Obstacle::Final(format!(
         "{} says that cluster {:?} is formed already, and {} is empty: node {} can't rejoin under \
-         its old id {}, because what it acknowledged is gone. Restore the directory, or remove the \
-         node from the cluster and let it join under a new id",
+         its old id {}, because what it acknowledged is gone. Restore the directory, or replace \
+         this voter ('aether node replace') and have the node join",
         answer.node,
         me.cluster,
         node.config.data_dir.display(),
@@ -170,10 +216,27 @@ mod tests {
         assert_eq!(difference(&voters(&["n0"]), &[]), None, "not formed yet");
         let said = difference(&voters(&["n0", "n1", "n2"]), &one).unwrap();
         assert!(
-            said.contains("voters n0, n1, n2, but") && said.contains("formed of n0,"),
+            said.contains("voters n0, n1, n2, but") && said.contains("cluster are n0;"),
             "{said}"
         );
         assert!(difference(&voters(&["n0"]), &three).is_some());
         assert!(difference(&voters(&["n1", "n0", "n2"]), &three).is_some(), "numbered otherwise");
+        assert_eq!(difference(&[], &three), None, "of a node that joined");
+    }
+
+    #[test]
+    fn only_who_knows_more_can_say_that_one_is_removed() {
+        let answer = |at, ids: &[u64]| pb::IdentifyResponse {
+            members: ids
+                .iter()
+                .map(|id| pb::Member { raft_id: *id, ..Default::default() })
+                .collect(),
+            members_at: at,
+            ..Default::default()
+        };
+        assert!(is_removed(2, 7, &answer(8, &[1, 3])));
+        assert!(!is_removed(2, 7, &answer(8, &[1, 2])));
+        assert!(!is_removed(2, 7, &answer(7, &[1, 3])), "it was not there yet");
+        assert!(!is_removed(2, 7, &answer(0, &[])));
     }
 }

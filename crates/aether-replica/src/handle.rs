@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::clock::Readings;
-use crate::error::{ProposeError, ReadError};
-use crate::leadership::Leadership;
+use crate::error::{ChangeError, ProposeError, ReadError};
+use crate::leadership::{LeaderInfo, Leadership};
 use crate::node::{Applied, Attempt, Node};
 use crate::peers::Lane;
 use crate::status::{self, Status};
@@ -44,6 +44,10 @@ pub struct Handle {
 impl Handle {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Handle { node }
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
     }
 
     /// Proposes a command, from any node, and returns once it is committed,
@@ -242,7 +246,10 @@ impl Handle {
         // A node that can't go on has nobody who would answer.
         let goes_on = self.node.fatal.borrow().is_none();
         if goes_on && self.node.leader().is_leader {
-            self.hand_over().await;
+            // Otherwise the others elect one, or stop as well.
+            if let Err(error) = self.transfer_leadership(None).await {
+                tracing::info!(%error, "the leadership was not handed over");
+            }
         }
         self.stop().await;
     }
@@ -273,24 +280,38 @@ impl Handle {
         }
     }
 
-    /// Makes a follower the leader, if there is one to take over. Otherwise the
-    /// others elect one, or stop as well.
-    async fn hand_over(&self) {
-        let Some(successor) = self.successor() else {
-            return;
+    /// Makes another voter the leader, in place of this node: the one of this
+    /// name, or else the one that holds most of the log. Gives the new leader.
+    ///
+    /// # Errors
+    /// If this node does not lead, if there is no such voter that was heard of a
+    /// moment ago, or if it does not take over in time; then this node may go
+    /// on leading, and it can be tried again.
+    pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<LeaderInfo, ChangeError> {
+        let failed = |reason: String| Err(ChangeError { reason });
+        if !self.node.leader().is_leader {
+            return failed("this node does not lead".to_owned());
+        }
+        let Some(successor) = self.successor(to) else {
+            return failed(match to {
+                Some(name) => format!("{name} is no voter that answers, or leads already"),
+                None => "no other voter answers".to_owned(),
+            });
         };
         let mut leadership = self.node.leadership.subscribe();
-        if self.node.raft.trigger().transfer_leader(successor).await.is_err() {
-            return;
+        if let Err(fatal) = self.node.raft.trigger().transfer_leader(successor).await {
+            return failed(fatal.to_string());
         }
         let moved = leadership.wait_for(|l| !l.is_leader && l.leader.is_some());
-        if timeout(HAND_OVER_TIMEOUT, moved).await.is_err() {
-            tracing::info!(successor, "the leadership was not taken over in time");
+        match timeout(HAND_OVER_TIMEOUT, moved).await {
+            Ok(Ok(now)) => Ok(now.leader.clone().expect("it was waited for")),
+            _ => failed("the leadership was not taken over in time".to_owned()),
         }
     }
 
-    /// The follower that holds most of the log, of those that are heard of.
-    fn successor(&self) -> Option<u64> {
+    /// The voter that holds most of the log, of those that are heard of and
+    /// have this name.
+    fn successor(&self, name: Option<&str>) -> Option<u64> {
         let metrics = self.node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
@@ -300,9 +321,14 @@ impl Handle {
             let answered = heard.get(id).copied().flatten();
             answered.is_some_and(|at| at.elapsed() < lost_after)
         };
+        let membership = metrics.membership_config.membership();
+        let is_named = |id: &u64| {
+            name.is_none_or(|name| membership.get_node(id).is_some_and(|m| m.name == name))
+        };
         let followers = metrics.replication.as_ref()?.iter();
         followers
             .filter(|(id, _)| **id != metrics.id && voters.contains(*id) && alive(id))
+            .filter(|(id, _)| is_named(id))
             .filter(|(_, matched)| matched.is_some())
             .max_by_key(|(_, matched)| **matched)
             .map(|(id, _)| *id)

@@ -15,8 +15,8 @@
 //!    └────── state ────── Machine ──> image (sled), snapshot files
 //! ```
 //!
-//! Deliberately absent: listeners (the binary owns them), membership changes
-//! after the founding, and any clock inside what the machine sees other than
+//! Deliberately absent: listeners (the binary owns them), any opinion on who
+//! should be a member, and any clock inside what the machine sees other than
 //! the log time of [`Stamp`].
 
 mod clock;
@@ -34,6 +34,7 @@ mod image;
 mod leadership;
 mod log_store;
 mod machine;
+mod membership;
 mod network;
 mod node;
 mod peers;
@@ -49,11 +50,13 @@ mod toy;
 mod types;
 mod wire;
 
-pub use config::{Config, Voter};
-pub use error::{OpenError, ProposeError, ReadError};
+pub use config::{Config, Joined, Voter};
+pub use data_dir::Joining;
+pub use error::{ChangeError, OpenError, ProposeError, ReadError};
 pub use handle::{COMMAND_BYTES_MAX, Handle};
 pub use leadership::{LeaderInfo, Leadership};
 pub use machine::{Machine, Row, RowChange, Stamp};
+pub use membership::{Membership, MembershipChange};
 pub use node::Applied;
 pub use replica::{PeerServer, Replica, peer_incoming};
 pub use service::PeerService;

@@ -124,6 +124,13 @@ impl Node {
         nodes.map(|(id, member)| (*id, member.clone())).collect()
     }
 
+    /// Log index of the membership entry that [`members`](Self::members) is from.
+    pub fn members_at(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.log_id().map_or(0, |id| id.index)
+    }
+
     pub fn clock_of(&self, term: u64) -> Option<LogClock> {
         let clock = self.clock.lock().expect("no panic while held");
         clock.filter(|(of, _)| *of == term).map(|(_, clock)| clock)

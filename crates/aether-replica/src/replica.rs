@@ -276,8 +276,10 @@ async fn start(
         tokio::spawn(leadership::watch_fatal(node.clone())),
         tokio::spawn(reads::run(node.clone(), line)),
         tokio::spawn(formation::compare(node.clone())),
+        tokio::spawn(formation::watch_removal(node.clone())),
     ];
-    if pristine {
+    // One that joins gets its log from the others.
+    if pristine && node.config.founding_id() == Some(node.identity.raft_id) {
         tasks.push(tokio::spawn(formation::run(node.clone())));
     }
     Ok(Replica { node, tasks })

@@ -224,6 +224,7 @@ impl RaftRpc for PeerService {
             dir_id: me.dir_id.clone(),
             formed: !members.is_empty(),
             members,
+            members_at: self.node.members_at(),
         }))
     }
 }

@@ -11,6 +11,7 @@ mod progress;
 mod slices;
 mod undo;
 mod updates;
+mod voters;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -215,6 +216,12 @@ impl Tx<'_> {
             Command::CloseSession { session, opened, reason } => {
                 self.close_session(session, *opened, reason)
             }
+            Command::InviteVoter { node, peer_addr, replaces } => {
+                self.invite_voter(node, peer_addr, *replaces)
+            }
+            Command::AdmitVoter { node, dir_id } => self.admit_voter(node, dir_id),
+            Command::RemoveVoter { node, raft_id } => self.remove_voter(node, *raft_id),
+            Command::EndVoterChange { node, modified } => self.end_voter_change(node, *modified),
             Command::Tick => Ok(Answer::default()),
         }
     }

@@ -12,6 +12,7 @@ mod placement;
 mod progress;
 mod removal;
 mod replicas;
+mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ use crate::state::State;
 
 pub use placement::Placer;
 pub use removal::verb as force_verb;
+pub use voters::{Membership, VoterStep, VoterWait, can_leave, next_voter_step, voter_wait};
 
 /// Code of the wait for sessions that cannot be reached, and of the pause over
 /// them. It ends by itself when they are back, and not by a resume.

@@ -13,4 +13,5 @@ mod random;
 mod scenarios;
 mod sessions;
 mod undo;
+mod voters;
 mod world;

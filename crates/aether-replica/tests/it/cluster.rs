@@ -1,13 +1,16 @@
 //! A cluster of replicas whose members can be stopped and started again.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aether_replica::{
-    Applied, Config, Handle, OpenError, ProposeError, Replica, Voter, peer_incoming,
+    Applied, Config, Handle, Joined, Joining, OpenError, ProposeError, Replica, Voter,
+    peer_incoming,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -32,6 +35,10 @@ pub struct Cluster {
     pub names: Vec<&'static str>,
     pub addresses: Vec<SocketAddr>,
     pub members: Vec<Option<Member>>,
+    /// Those listed as founding voters: the first so many.
+    pub founders: usize,
+    /// What members that came later were admitted as.
+    pub joined: BTreeMap<usize, Joined>,
     /// Applied to every member's settings.
     pub tune: fn(&mut Config),
 }
@@ -58,6 +65,8 @@ impl Cluster {
             names: names.to_vec(),
             addresses,
             members: names.iter().map(|_| None).collect(),
+            founders: names.len(),
+            joined: BTreeMap::new(),
             tune,
         };
         (cluster, listeners)
@@ -78,7 +87,7 @@ impl Cluster {
     }
 
     pub fn config(&self, i: usize) -> Config {
-        let voters = self.names.iter().zip(&self.addresses);
+        let voters = self.names.iter().zip(&self.addresses).take(self.founders);
         let mut config = Config {
             node_name: self.names[i].to_owned(),
             cluster_name: "test".to_owned(),
@@ -86,6 +95,7 @@ impl Cluster {
             voters: voters
                 .map(|(n, a)| Voter { name: n.to_string(), peer_addr: a.to_string() })
                 .collect(),
+            joined: self.joined.get(&i).cloned(),
             ..Config::default()
         };
         (self.tune)(&mut config);
@@ -122,6 +132,21 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    /// Starts a node that joins under this Raft id; it is no member yet.
+    pub async fn come(&mut self, name: &'static str, raft_id: u64) -> usize {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let i = self.names.len();
+        self.names.push(name);
+        self.addresses.push(listener.local_addr().unwrap());
+        self.members.push(None);
+        let Joining::Asks { dir_id } = Joining::prepare(&self.config(i)).unwrap() else {
+            panic!("{name} is somebody already");
+        };
+        self.joined.insert(i, Joined { raft_id, dir_id });
+        self.start_member_on(i, listener).await.unwrap();
+        i
     }
 
     /// The address of a member that does not run.
@@ -198,6 +223,16 @@ impl Cluster {
     pub fn local(&self, i: usize, key: &str) -> Option<String> {
         let view = self.member(i).view.lock().unwrap();
         view.rows.get(key).map(|v| String::from_utf8(v.clone()).unwrap())
+    }
+
+    /// Waits until all running members hold what was written so far.
+    pub async fn agree_on(&self, written: &AtomicU64) {
+        let Some(last) = written.load(Ordering::Relaxed).checked_sub(1) else { return };
+        let key = format!("k{last}");
+        eventually("the last write everywhere", || async {
+            self.running().into_iter().all(|i| self.local(i, &key).is_some()).then_some(())
+        })
+        .await
     }
 
     /// Waits until all running members have applied the same index and agree

@@ -38,7 +38,7 @@ async fn a_wiped_node_does_not_rejoin_under_its_old_id() {
             eventually("a refusal", || async { cluster.handle(wiped).fatal().borrow().clone() })
                 .await;
         assert!(reason.contains("formed already"), "{reason}");
-        assert!(reason.contains("under a new id"), "{reason}");
+        assert!(reason.contains("aether node replace"), "{reason}");
         assert_eq!(cluster.local(wiped, "x"), None, "nothing reaches a stranger");
         cluster.write((wiped + 1) % 3, "y", "1").await;
     }

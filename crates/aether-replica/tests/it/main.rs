@@ -6,6 +6,7 @@ mod cluster;
 mod failover;
 mod figures;
 mod formation;
+mod membership;
 mod recovery;
 #[path = "../../src/toy.rs"]
 mod toy;

@@ -388,5 +388,23 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let opened = if dice.one_in(3) { dice.count() } else { known };
         Command::CloseSession { session, opened, reason: "by the dice".to_owned() }
     }),
+    ("InviteVoter", 1, |dice| Command::InviteVoter {
+        node: dice.node(),
+        peer_addr: dice.pick(&["127.0.0.1:8091", "host:1", "", ":1", "host:0", "[::1]:9"]).into(),
+        replaces: dice.flag().then(|| dice.count()),
+    }),
+    ("AdmitVoter", 1, |dice| Command::AdmitVoter {
+        node: dice.node(),
+        dir_id: dice.pick(&["one", "other", ""]).into(),
+    }),
+    ("RemoveVoter", 1, |dice| Command::RemoveVoter { node: dice.node(), raft_id: dice.count() }),
+    ("EndVoterChange", 1, |dice| {
+        let node = dice.node();
+        let known = dice.state.voter_changes.get(&node).map_or(0, |change| change.modified);
+        Command::EndVoterChange {
+            node,
+            modified: if dice.one_in(4) { dice.count() } else { known },
+        }
+    }),
     ("Tick", 1, |_| Command::Tick),
 ];
