@@ -526,6 +526,16 @@ pub enum Refusal {
         "another change of voter {node} is under way; wait for it, or take it back with 'aether node remove {node}'"
     )]
     VoterChanging { node: NodeName },
+    #[error("node {node} is no voter, and is not invited; 'aether status' lists those there are")]
+    UnknownVoter { node: NodeName },
+    #[error(
+        "node {node} votes already; to put another data directory in its place, 'aether node replace {node}'"
+    )]
+    VotesAlready { node: NodeName },
+    #[error(
+        "without {node}, {alive} of {voters} voters answer, which is no majority: nothing could be committed any more; start the others first, or add one"
+    )]
+    VoterNeeded { node: NodeName, voters: usize, alive: usize },
     #[error(
         "node {node} is not invited to vote; run 'aether node add {node} --peer HOST:PORT' first"
     )]
@@ -552,7 +562,8 @@ impl Refusal {
             Self::UnknownUpdate { .. }
             | Self::UnknownSlice { .. }
             | Self::UnknownArtifact { .. }
-            | Self::UnknownNode { .. } => NotFound,
+            | Self::UnknownNode { .. }
+            | Self::UnknownVoter { .. } => NotFound,
             Self::BadInstances { .. }
             | Self::BadOption { .. }
             | Self::BadManifest { .. }

@@ -15,6 +15,8 @@ pub struct MemberStatus {
     pub name: String,
     /// Its peer listener, as `host:port`.
     pub peer_addr: String,
+    /// Identity of its data directory.
+    pub dir_id: String,
     /// Whether it votes.
     pub voter: bool,
     /// On the leader: the last index that it is known to hold.
@@ -66,6 +68,7 @@ pub(crate) fn of(node: &Node) -> Status {
         raft_id: *id,
         name: member.name.clone(),
         peer_addr: node.peers.address(member).to_owned(),
+        dir_id: member.dir_id.clone(),
         voter: membership.voter_ids().any(|voter| voter == *id),
         matched: metrics
             .replication

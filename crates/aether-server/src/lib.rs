@@ -32,6 +32,7 @@ mod status;
 mod telemetry;
 mod uplink;
 mod views;
+mod voters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,7 @@ use aether_proto::v1::cluster_server::ClusterServer;
 use aether_proto::v1::routing_server::RoutingServer;
 use aether_proto::v1::slices_server::SlicesServer;
 use aether_proto::v1::updates_server::UpdatesServer;
+use aether_proto::v1::voters_server::VotersServer;
 use aether_proto::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use aether_replica::Handle;
 use tokio::sync::watch;
@@ -58,6 +60,7 @@ pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
 pub use services::slices::SlicesService;
 pub use services::updates::UpdatesService;
+pub use services::voters::VotersService;
 
 /// How long a node that waits for the others waits for a quorum: an election
 /// that can succeed takes less.
@@ -91,6 +94,8 @@ pub struct Server {
     pub slices: SlicesService,
     /// `aether artifact …`
     pub artifacts: ArtifactsService,
+    /// `aether node add|remove|replace|transfer-leader`
+    pub voters: VotersService,
     /// `aether status|nodes|kv|events`
     pub cluster: ClusterService,
     control: control::Control,
@@ -129,12 +134,14 @@ impl Server {
         let waits =
             coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
         tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
+        tasks.spawn(voters::run(control.clone()));
         tasks.spawn(artifacts.clone().replicate());
         tasks.spawn(artifacts.clone().collect());
         Self {
             updates: UpdatesService::new(views.clone()),
             slices: SlicesService::new(views.clone()),
             artifacts,
+            voters: VotersService::new(views.clone()),
             cluster: ClusterService::new(views, changes),
             control,
             leader,
@@ -167,6 +174,8 @@ impl Server {
         routes = routes.add_service(artifacts.max_decoding_message_size(REQUEST_BYTES_MAX));
         let cluster = ClusterServer::new(self.cluster.clone());
         routes = routes.add_service(cluster.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let voters = VotersServer::new(self.voters.clone());
+        routes = routes.add_service(voters.max_decoding_message_size(REQUEST_BYTES_MAX));
         let routing = RoutingServer::new(routing);
         routes = routes.add_service(routing.max_decoding_message_size(MESSAGE_BYTES_MAX));
         let agents = AgentsServer::new(agents);

@@ -147,7 +147,7 @@ async fn a_damaged_newest_snapshot_is_replaced_by_the_one_before_and_the_log() {
     }
     let error = cluster.start_member(0).await.unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("under a new id"), "{error}");
+    assert!(error.to_string().contains("aether node replace"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +165,10 @@ async fn a_flipped_bit_in_the_log_stops_the_start_and_names_file_and_repair() {
     let error = cluster.start_member(0).await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
-    assert!(text.contains(file.to_str().unwrap()) && text.contains("under a new id"), "{text}");
+    assert!(
+        text.contains(file.to_str().unwrap()) && text.contains("aether node replace"),
+        "{text}"
+    );
     // The mistake can be undone: nothing was changed.
     flip(&file);
     cluster.start_member(0).await.unwrap();

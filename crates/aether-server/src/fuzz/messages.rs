@@ -197,6 +197,35 @@ fn others() -> Vec<Call> {
                 agent_up(v1::agent_up::Message::Report(agent_report())),
             ],
         ),
+        one("/aether.v1.Voters/List", v1::ListVotersRequest {}),
+        one(
+            "/aether.v1.Voters/Add",
+            v1::AddVoterRequest {
+                node: "n4".to_owned(),
+                peer_address: "127.0.0.1:8091".to_owned(),
+                replaces: Some("n9".to_owned()),
+                request_id: "r9".to_owned(),
+                actor: "me".to_owned(),
+            },
+        ),
+        one(
+            "/aether.v1.Voters/Remove",
+            v1::RemoveVoterRequest { node: "n4".to_owned(), ..Default::default() },
+        ),
+        one(
+            "/aether.v1.Voters/TransferLeader",
+            v1::TransferLeaderRequest { to: Some("n4".to_owned()) },
+        ),
+        one(
+            "/aether.v1.Voters/Join",
+            v1::JoinRequest {
+                cluster: "c".to_owned(),
+                node: "n4".to_owned(),
+                dir_id: "d".to_owned(),
+            },
+        ),
+        one("/aether.peer.v1.Peer/Members", peer::MembersRequest {}),
+        one("/aether.peer.v1.Peer/HandOver", peer::HandOverRequest { to: None }),
         ("/aether.peer.v1.Peer/Report", reports().into_iter().take(1).collect()),
         one(
             "/aether.peer.v1.Peer/LeaderView",

@@ -17,6 +17,7 @@ pub mod routing;
 pub mod slices;
 mod streams;
 pub mod updates;
+pub mod voters;
 
 #[cfg(test)]
 mod tests;

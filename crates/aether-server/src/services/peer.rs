@@ -59,6 +59,34 @@ impl Peer for PeerService {
         Ok(Response::new(view))
     }
 
+    async fn members(
+        &self,
+        _: Request<peer::MembersRequest>,
+    ) -> Result<Response<peer::MembersResponse>, Status> {
+        self.check_leader()?;
+        let members = self.control.replica().membership();
+        let members = members.ok_or_else(|| status::unavailable("this node leads no more"))?;
+        Ok(Response::new(peer::MembersResponse {
+            voters: members.voters.into_iter().collect(),
+            learners: members.learners.into_iter().collect(),
+            joint: members.is_joint,
+            caught_up: members.caught_up.into_iter().collect(),
+            alive: members.alive.into_iter().collect(),
+            leader: members.leader,
+        }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<peer::HandOverRequest>,
+    ) -> Result<Response<peer::HandOverResponse>, Status> {
+        self.check_leader()?;
+        let to = request.into_inner().to;
+        let leader = self.control.replica().transfer_leadership(to.as_deref()).await;
+        let leader = leader.map_err(|e| Status::failed_precondition(e.reason))?;
+        Ok(Response::new(peer::HandOverResponse { leader: leader.name }))
+    }
+
     async fn hold_archive(
         &self,
         request: Request<peer::HoldArchiveRequest>,

@@ -98,9 +98,11 @@ pub struct NodeConfig {
     pub roles: Roles,
     /// Where it listens.
     pub listen: Listen,
-    /// The founding voters, this node included, in the same order on each.
+    /// The founding voters, this node included, in the same order on each. A
+    /// node that joins as a voter may list others, for their addresses.
     pub voters: Vec<Voter>,
-    /// Client addresses of voters, for a node that is none.
+    /// Client addresses of voters, for a node that is none, or that comes to vote
+    /// in a cluster that there is.
     pub join: Vec<SocketAddr>,
     /// Running instances.
     pub agent: Agent,
@@ -199,6 +201,11 @@ pub struct Log {
 }
 
 impl NodeConfig {
+    /// Whether the node comes to vote in a cluster that others founded.
+    pub fn joins_as_voter(&self) -> bool {
+        self.roles.voter && self.voters.iter().all(|voter| voter.name != self.name)
+    }
+
     /// Reads the file and this process's environment.
     ///
     /// # Errors

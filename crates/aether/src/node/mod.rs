@@ -4,6 +4,7 @@
 pub mod config;
 mod forward;
 mod grpc;
+mod join;
 mod metrics;
 mod ready;
 mod remote;

@@ -26,6 +26,7 @@ use tracing::{error, info};
 use super::config::NodeConfig;
 use super::forward::{Voters, forwarding};
 use super::grpc::{self, Health};
+use super::join::join;
 use super::metrics;
 use super::ready::Readiness;
 use super::remote::Remote;
@@ -84,7 +85,12 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     let mut tasks = JoinSet::new();
 
     let voter = match config.roles.voter {
-        true => Some(start_voter(&config, Arc::clone(&store)).await?),
+        true => tokio::select! {
+            started = start_voter(&config, Arc::clone(&store)) => Some(started?),
+            // It may have to wait until somebody invites it.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        },
         false => None,
     };
     if let (Some(voter), Some(listener)) = (&voter, listeners.peer) {
@@ -190,20 +196,20 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         peer_addr: voter.peer.to_string(),
     });
     let timing = &config.timing;
-    let replica = Replica::open(
-        aether_replica::Config {
-            node_name: config.name.to_string(),
-            cluster_name: config.cluster.clone(),
-            data_dir: config.data_dir.join("replica"),
-            voters: voters.collect(),
-            heartbeat_ms: timing.heartbeat.0,
-            election_ms_min: timing.election_min.0,
-            election_ms_max: timing.election_max.0,
-            ..aether_replica::Config::default()
-        },
-        machine,
-    )
-    .await?;
+    let mut settings = aether_replica::Config {
+        node_name: config.name.to_string(),
+        cluster_name: config.cluster.clone(),
+        data_dir: config.data_dir.join("replica"),
+        voters: voters.collect(),
+        heartbeat_ms: timing.heartbeat.0,
+        election_ms_min: timing.election_min.0,
+        election_ms_max: timing.election_max.0,
+        ..aether_replica::Config::default()
+    };
+    if config.joins_as_voter() {
+        settings = join(settings, &config.join).await?;
+    }
+    let replica = Replica::open(settings, machine).await?;
     let server_config = aether_server::Config {
         node: config.name.clone(),
         session_lease: timing.session_lease.duration(),

@@ -262,11 +262,16 @@ fn check_voter(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
         }
     }
     let Some(own) = config.voters.iter().find(|voter| voter.name == *name) else {
+        if !config.join.is_empty() {
+            check_join(config)?;
+            return Ok(Vec::new());
+        }
         return bad(
             "voters",
             format!(
                 "'{name}' is a voter and is not listed; add it: [[voters]] with name = \"{name}\" \
-                 and peer = \"{}\", or leave \"voter\" out of roles",
+                 and peer = \"{}\", leave \"voter\" out of roles, or, to vote in a cluster that \
+                 there is already, name client addresses of it with join",
                 config.listen.peer
             ),
         );
@@ -296,13 +301,19 @@ fn check_worker(config: &NodeConfig) -> Result<Vec<String>, ConfigError> {
              join = [\"127.0.0.1:8090\"]",
         );
     }
+    check_join(config)?;
+    let voters = (!config.voters.is_empty())
+        .then(|| "voters is ignored: this node is none; it finds them by join".to_owned());
+    Ok(voters.into_iter().collect())
+}
+
+/// Checks the addresses by which a node finds its cluster.
+fn check_join(config: &NodeConfig) -> Result<(), ConfigError> {
     if config.join.iter().any(|address| address.port() == 0 || address.ip().is_unspecified()) {
         return bad("join", "names an address that cannot be reached");
     }
     if config.join.contains(&config.listen.grpc) {
         return bad("join", format!("names this node's own address, {}", config.listen.grpc));
     }
-    let voters = (!config.voters.is_empty())
-        .then(|| "voters is ignored: this node is none; it finds them by join".to_owned());
-    Ok(voters.into_iter().collect())
+    Ok(())
 }

@@ -27,7 +27,9 @@ fn sound(Loaded { config, .. }: &Loaded) {
     assert!(!config.data_dir.as_os_str().is_empty());
     let roles = config.roles;
     assert!(roles.voter || roles.agent || roles.ingress);
-    if roles.voter {
+    if config.joins_as_voter() {
+        assert!(!config.join.is_empty());
+    } else if roles.voter {
         let own = config.voters.iter().filter(|voter| voter.name == config.name);
         assert_eq!(own.count(), 1);
     } else {
