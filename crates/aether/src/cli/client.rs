@@ -100,6 +100,11 @@ impl Client {
         self.timeout
     }
 
+    /// How many addresses there are.
+    pub fn nodes(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// The same client with more time for what takes longer.
     pub fn slower_by(&self, more: Duration) -> Self {
         Self {

@@ -3,14 +3,13 @@
 use aether_core::audit::{AuditPosition, SubjectFilter};
 use aether_proto::v1;
 use clap::Args;
-use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::client::Client;
 use super::exit::{Exit, Failure, Kind};
-use super::follow::{RECONNECT_PAUSE, SILENCE_MAX};
 use super::interrupt::while_read;
-use super::output::{say, say_if_old};
+use super::output::say_if_old;
+use super::reconnect::Reconnect;
 use super::status::cluster;
 use super::{Global, render};
 
@@ -74,38 +73,33 @@ async fn read(
     mut request: v1::EventsRequest,
     mut on: impl FnMut(&v1::Event) -> Result<(), Failure>,
 ) -> Result<Option<v1::AsOf>, Failure> {
-    let mut silent_since = Instant::now();
-    let mut heard = false;
+    let mut reconnect = Reconnect::new(client);
     loop {
         let opened = client
             .open(request.clone(), async |channel, request| cluster(channel).events(request).await)
             .await;
         let lost = match opened {
-            Ok(mut events) => loop {
-                let told = match next(&mut events, client, request.follow).await {
-                    Ok(told) => told,
-                    Err(lost) => break lost,
-                };
-                (heard, silent_since) = (true, Instant::now());
-                if let Some(event) = &told.event {
-                    on(event)?;
+            Ok(mut events) => {
+                reconnect.answered();
+                loop {
+                    let told = match next(&mut events, client, request.follow).await {
+                        Ok(told) => told,
+                        Err(lost) => break lost,
+                    };
+                    reconnect.heard();
+                    if let Some(event) = &told.event {
+                        on(event)?;
+                    }
+                    // Only now: what could not be shown was not told.
+                    request.after = told.position.or(request.after);
+                    if told.event.is_none() && !request.follow {
+                        return Ok(told.as_of);
+                    }
                 }
-                // Only now: what could not be shown was not told.
-                request.after = told.position.or(request.after);
-                if told.event.is_none() && !request.follow {
-                    return Ok(told.as_of);
-                }
-            },
+            }
             Err(failure) => failure,
         };
-        // Only silence is worth another try, and only of somebody who has
-        // spoken: the first connection has had its tries already.
-        if !heard || lost.exit() != Exit::Unreachable || silent_since.elapsed() >= SILENCE_MAX {
-            return Err(lost);
-        }
-        say("the connection was lost; asking another node");
-        client.turn();
-        tokio::time::sleep(RECONNECT_PAUSE).await;
+        reconnect.after(lost).await?;
     }
 }
 

@@ -32,6 +32,7 @@ mod output;
 mod pages;
 mod progress;
 mod reach;
+mod reconnect;
 mod reference;
 mod render;
 mod scale;
