@@ -363,8 +363,8 @@ impl Updates for UpdatesService {
         let cleanup = cleanup.map_err(|problem| status::invalid("cleanup_policy", problem))?;
         let id = &request.update_id;
         let update = self.kept(deadline, id, &request.request_id).await?;
-        let (force, grace_ms) = (request.force, request.grace_ms);
-        let command = Command::Undo { update, weights, force, cleanup, grace_ms };
+        let (force, grace_ms, if_modified) = (request.force, request.grace_ms, request.if_modified);
+        let command = Command::Undo { update, weights, force, cleanup, grace_ms, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -374,7 +374,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.kept(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Cleanup { update }).await
+        let command = Command::Cleanup { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn set_options(

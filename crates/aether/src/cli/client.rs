@@ -85,7 +85,9 @@ impl Client {
             return Err(Failure::usage("--addr names no node"));
         }
         if timeout.is_zero() {
-            return Err(Failure::usage("--timeout must be above zero"));
+            return Err(Failure::usage(
+                "the timeout of the context must be above zero, such as 10s",
+            ));
         }
         Ok(Self { addresses, timeout, actor, first: Cell::new(0) })
     }

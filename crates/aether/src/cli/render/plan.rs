@@ -1,5 +1,6 @@
 //! What an update would do, and how revisions differ.
 
+use aether_core::words::counted;
 use aether_proto::v1;
 
 use super::{fields, span, table};
@@ -7,13 +8,12 @@ use super::{fields, span, table};
 /// A whole plan.
 pub fn whole(plan: &v1::UpdatePlan) -> String {
     let old = plan.old_version.as_deref().unwrap_or("(none)");
-    let counts =
-        [plan.instances_before, plan.instances_peak, plan.instances_after].map(|n| n.to_string());
+    let now = counted(plan.instances_before, "instance");
     let refused = plan.refused.as_ref();
     let capacity = match refused {
-        Some(_) => format!("{} instances now", counts[0]),
+        Some(_) => format!("{now} now"),
         None => {
-            format!("{} instances, {} at the peak, {} after", counts[0], counts[1], counts[2])
+            format!("{now}, {} at the peak, {} after", plan.instances_peak, plan.instances_after)
         }
     };
     let retires = plan.retires_version.as_ref().map(|version| {
@@ -21,8 +21,10 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
     });
     let ratios = plan.refused_ratios.iter().map(|ratio| {
         format!(
-            "{} (takes {} instances of the new version, {} would be ready)",
-            ratio.routing, ratio.needed, ratio.ready
+            "{} (takes {} of the new version, {} would be ready)",
+            ratio.routing,
+            counted(ratio.needed, "instance"),
+            ratio.ready
         )
     });
     let mut text = fields(&[

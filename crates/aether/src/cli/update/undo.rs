@@ -67,6 +67,7 @@ impl Undo {
             force: self.force,
             cleanup_policy: wire_name(self.cleanup),
             grace_ms: self.grace.map(|span| span.0),
+            if_modified: None,
             request_id: client.request_id(),
             actor: client.actor(),
         };
