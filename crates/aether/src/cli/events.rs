@@ -13,10 +13,10 @@ use super::reconnect::Reconnect;
 use super::status::cluster;
 use super::{Global, render};
 
-/// Print what happened, oldest first: who did what to which update, slice,
-/// node, session, artifact or instance, or to the cluster
+/// Print what happened, oldest first: who did what, and to what
 ///
-/// Each event has a position, which is the same on every node. With '-o json',
+/// An event is about an update, slice, node, session, artifact or instance, or
+/// about the cluster as a whole. Each event has a position, which is the same on every node. With '-o json',
 /// each is one line; with '-o yaml', one document.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,7 +27,7 @@ Examples:
 
 See also: aether update history, aether logs, aether kv watch")]
 pub struct Events {
-    /// Go on with those to come, also when the node asked goes away
+    /// Go on with new events as they come, at another node if this one goes away
     #[arg(long, short)]
     follow: bool,
     /// Only those after this position: a log index, or index.n as it is printed

@@ -43,10 +43,9 @@ See also: aether kv get, aether kv watch")]
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
     },
-    /// Print records by the beginning of their keys, and then every change of
-    /// them: PUT or DELETE, log index, key and record
+    /// Print records by the beginning of their keys, and then every change
     ///
-    /// It goes on at another node when the one asked goes away. With '-o json',
+    /// A change is PUT or DELETE, with log index, key and record. The watch goes on at another node when the one asked goes away. With '-o json',
     /// each is one line; with '-o yaml', one document. SYNCED stands between the
     /// records that were there and the changes.
     ///

@@ -26,7 +26,7 @@ pub struct Forget {
     /// The node
     #[arg(value_name = "NODE")]
     node: NodeName,
-    /// Though it is only unreachable, and not yet lost
+    /// Also while it is only unreachable, and not yet lost
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -17,7 +17,9 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
         }
     };
     let retires = plan.retires_version.as_ref().map(|version| {
-        format!("version {version}, which is kept warm: 'update undo' ends with this start")
+        format!(
+            "version {version}, which is kept warm: 'update undo' cannot go back to it any more"
+        )
     });
     let ratios = plan.refused_ratios.iter().map(|ratio| {
         format!(
@@ -33,9 +35,9 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
         ("refused", refused.map(|reason| reason.message.clone()).unwrap_or_default()),
         ("capacity", capacity),
         ("removes", retires.unwrap_or_default()),
-        ("too much", ratios.collect::<Vec<_>>().join("\n")),
+        ("refuses", ratios.collect::<Vec<_>>().join("\n")),
         ("least time", if refused.is_none() { span(plan.least_ms) } else { String::new() }),
-        ("stops at", plan.stuck.clone()),
+        ("ends here", plan.stuck.clone()),
     ]);
     if !plan.changes.is_empty() {
         text.push_str("\n\n");
@@ -162,8 +164,8 @@ mod tests {
 slice       a.b:c
 versions    1.0.0 -> 2.0.0
 capacity    3 instances, 6 at the peak, 3 after
-removes     version 0.9.0, which is kept warm: 'update undo' ends with this start
-too much    1:1 (takes 2 instances of the new version, 1 would be ready)
+removes     version 0.9.0, which is kept warm: 'update undo' cannot go back to it any more
+refuses     1:1 (takes 2 instances of the new version, 1 would be ready)
 least time  1s
 
 FIELD    BEFORE  AFTER

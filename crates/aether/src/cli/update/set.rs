@@ -27,7 +27,7 @@ See also: aether update status, aether update health"
 pub struct Set {
     #[command(flatten)]
     which: Which,
-    /// Thresholds by name; --max-error-rate and --max-latency-ms go before it
+    /// Thresholds by name; --max-error-rate and --max-latency-ms override it
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     preset: Option<PresetName>,
     /// Maximum error rate, a share from 0 to 1
@@ -37,7 +37,7 @@ pub struct Set {
     #[arg(long, visible_alias = "latency-ms", value_name = "MS",
           value_parser = clap::value_parser!(u32).range(1..))]
     max_latency_ms: Option<u32>,
-    /// Fewest requests in the window for a verdict
+    /// Fewest requests in 10 s for the thresholds to be judged
     #[arg(long, value_name = "N")]
     min_requests: Option<u64>,
     /// Whether each routing change waits for approval

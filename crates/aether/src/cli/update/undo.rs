@@ -38,7 +38,7 @@ pub struct Undo {
         default_value = "1:0"
     )]
     ratio: Weights,
-    /// Past the capacity guard
+    /// Though the kept instances that are ready are too few for the ratio
     #[arg(long)]
     force: bool,
     /// What happens to the version that is left, on completion [default: IMMEDIATE]
