@@ -95,15 +95,17 @@ impl Kv {
         let this = self.clone();
         Ok(streams::answer(following::QUEUED_MAX, move |to| async move {
             let _place = place;
-            ended(this.push(&prefix, from_index, state, to).await)
+            let pulse = Pulse::new(this.control.clone());
+            ended(this.push(&prefix, from_index, state, pulse, to).await)
         }))
     }
 
-    async fn push(
+    pub(super) async fn push(
         &self,
         prefix: &str,
         from_index: Option<u64>,
         state: State,
+        mut pulse: Pulse,
         to: Down<v1::KvChange>,
     ) -> Result<(), End> {
         let mut news = self.changes.index();
@@ -112,8 +114,9 @@ impl Kv {
             None => present(prefix, &state, &to).await?,
         };
         drop(state);
-        let mut synced = false;
-        let mut pulse = Pulse::new(self.control.clone());
+        // Up to where the reader knows that it has everything.
+        let mut synced = None;
+        let mut is_due = true;
         loop {
             drop(news.borrow_and_update());
             let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
@@ -127,15 +130,16 @@ impl Kv {
                 }
                 at = batch.index;
             }
-            if !synced {
+            if is_due && synced.is_none_or(|index| index < at) {
                 let kind = "SYNCED".to_owned();
                 deliver(&to, v1::KvChange { kind, index: at, ..Default::default() }).await?;
-                synced = true;
+                synced = Some(at);
             }
+            is_due = false;
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },
                 () = to.closed() => return Err(End::Left),
-                beat = pulse.beat() => { beat?; }
+                beat = pulse.beat() => { beat?; is_due = true; }
             }
         }
     }
