@@ -5,6 +5,7 @@ mod archive;
 mod digest;
 #[cfg(test)]
 mod fuzz;
+mod look;
 mod pack;
 mod store;
 mod unpack;
