@@ -25,7 +25,10 @@ const TRIED_MAX: usize = 4;
 
 /// No source gave the archive.
 #[derive(Debug, Error)]
-#[error("archive {digest} could not be fetched: {}", .tried.join("; "))]
+#[error(
+    "archive {digest} could not be fetched: {}; if no node has it any more, push it again",
+    .tried.join("; ")
+)]
 pub(crate) struct FetchError {
     digest: Digest,
     /// What each source answered.
