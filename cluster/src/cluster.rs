@@ -136,6 +136,41 @@ impl Cluster {
         Ok(Self { nodes, dir, binary, _temp: None, _leases: Vec::new() })
     }
 
+    /// Prepares one more voter that joins the cluster; starts nothing, and invites
+    /// nobody. Gives its position.
+    ///
+    /// # Errors
+    /// When a file or a port cannot be had.
+    pub fn prepare_voter(&mut self, name: &str, topology: &Topology) -> Result<usize> {
+        let mut next = || {
+            let (address, lease) = free_address()?;
+            self._leases.push(lease);
+            anyhow::Ok(address)
+        };
+        let addresses = Addresses { grpc: next()?, http: next()?, peer: next()?, ingress: next()? };
+        let (dir, binary, join) = (self.dir.join(name), self.binary.clone(), self.control_plane());
+        let common = newcomer(topology, &join);
+        self.nodes.push(Node::prepare(name, Roles::VOTER, addresses, &dir, &binary, &common)?);
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Takes the data of a voter that does not run away, and has it join the
+    /// cluster as a new one when it starts.
+    ///
+    /// # Errors
+    /// When a file cannot be changed.
+    pub fn empty_voter(&mut self, position: usize, topology: &Topology) -> Result<()> {
+        let old = &self.nodes[position];
+        let (name, roles, addresses) = (old.name.clone(), old.roles, old.addresses);
+        let others = self.nodes.iter().filter(|node| node.roles.voter && node.name != name);
+        let join: Vec<SocketAddr> = others.map(|node| node.addresses.grpc).collect();
+        std::fs::remove_dir_all(old.data_dir())?;
+        let (dir, binary) = (old.dir.clone(), self.binary.clone());
+        let common = newcomer(topology, &join);
+        self.nodes[position] = Node::prepare(&name, roles, addresses, &dir, &binary, &common)?;
+        Ok(())
+    }
+
     /// Starts every node that does not run.
     ///
     /// # Errors
@@ -208,14 +243,23 @@ impl Cluster {
     /// When one does not within `patience`; says which, and why.
     pub async fn ready(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
-        for node in &self.nodes {
-            while let Err(why) = node.ready().await {
-                if Instant::now() >= deadline {
-                    let log = node.log().display().to_string();
-                    return Err(why.context(format!("its output is in {log}")));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        for position in 0..self.nodes.len() {
+            self.ready_of(position, deadline.saturating_duration_since(Instant::now())).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until one node says that it serves.
+    ///
+    /// # Errors
+    /// When it does not within `patience`; says why.
+    pub async fn ready_of(&self, position: usize, patience: Duration) -> Result<()> {
+        let (node, deadline) = (&self.nodes[position], Instant::now() + patience);
+        while let Err(why) = node.ready().await {
+            if Instant::now() >= deadline {
+                return Err(why.context(format!("its output is in {}", node.log().display())));
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -252,6 +296,11 @@ impl Drop for Cluster {
             kill_all_below(&self.dir);
         }
     }
+}
+
+/// What a voter that comes later is told.
+fn newcomer<'a>(topology: &'a Topology, join: &'a [SocketAddr]) -> Common<'a> {
+    Common { cluster: &topology.name, voters: &[], join, extra: &topology.extra }
 }
 
 fn channel(address: SocketAddr) -> Channel {

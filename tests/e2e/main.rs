@@ -21,4 +21,5 @@ mod rest;
 mod restart;
 mod rollback;
 mod schemathesis;
+mod voters;
 mod walk;

@@ -20,6 +20,7 @@
 //! | `GET /rolling-updates` | `Updates.List` |
 //! | `GET /api/{status,nodes}`; `GET`, `DELETE /api/nodes/{name}` | `Cluster` |
 //! | `POST /api/nodes/{name}/{cordon,uncordon,drain}` | `Cluster.SetNodeSchedule` |
+//! | `GET`, `POST /api/voters`; `DELETE /api/voters/{name}`; `POST /api/leader/transfer` | `Voters` |
 //! | `GET`, `POST /api/slices`; `GET`, `DELETE /api/slices/{slice}` | `Slices` |
 //! | `POST /api/slices/{slice}/scale`, `GET /api/slices/{slice}/logs` | the same |
 //! | `GET /api/slices/{slice}/diff` | `Updates.Diff` |
@@ -57,6 +58,7 @@ mod serve;
 mod slices;
 mod updates;
 mod upload;
+mod voters;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,6 +68,7 @@ use aether_proto::v1::artifacts_server::Artifacts;
 use aether_proto::v1::cluster_server::Cluster;
 use aether_proto::v1::slices_server::Slices;
 use aether_proto::v1::updates_server::Updates;
+use aether_proto::v1::voters_server::Voters;
 use axum::extract::DefaultBodyLimit;
 use axum::{Extension, Router, middleware};
 use futures::Stream;
@@ -94,6 +97,8 @@ pub struct Services {
     pub slices: Arc<dyn Slices<LogsStream = Streamed<v1::LogLine>>>,
     /// The artifact repository.
     pub artifacts: Arc<dyn Artifacts<FetchStream = Streamed<v1::FetchResponse>>>,
+    /// Who votes.
+    pub voters: Arc<dyn Voters>,
     /// The cluster itself.
     pub cluster: Arc<
         dyn Cluster<
@@ -113,6 +118,7 @@ pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metri
     let api = everywhere()
         .merge(cluster::routes())
         .merge(kv::routes())
+        .merge(voters::routes())
         .merge(slices::routes())
         .merge(artifacts::routes());
     let (router, api) = OpenApiRouter::with_openapi(openapi::base())

@@ -104,6 +104,12 @@ texts! {
         most: 64,
         example: "n0",
     };
+    PeerAddress: Text {
+        says: "A peer listener: host:port.",
+        pattern: "[A-Za-z0-9.-]+:[1-9][0-9]{0,3}".to_owned(),
+        most: 100,
+        example: "10.0.0.4:8091",
+    };
     Ratio: Text {
         says: "A ratio new:old, each at most 10000 once reduced, not both 0.",
         pattern: "(([1-9][0-9]{0,3}|10000):(0|[1-9][0-9]{0,3}|10000)|0:([1-9][0-9]{0,3}|10000))"

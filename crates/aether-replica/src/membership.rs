@@ -17,9 +17,6 @@ use crate::types::{CommittedLeaderId, Member, TypeConfig};
 /// A member that lacks no more than this many entries has caught up: it gets
 /// the rest within a round trip or two.
 const LAG_MAX: u64 = 1_000;
-/// Silence after which a member does not count as alive: a few heartbeats, and
-/// a second for a disk that stalls.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// A change takes two entries, each of them a round and a sync.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,7 +31,8 @@ pub struct Membership {
     pub is_joint: bool,
     /// Those that lack at most a round trip's worth of the log.
     pub caught_up: BTreeSet<u64>,
-    /// Those that answered within the last second, this node included.
+    /// Those that answered within the longest election timeout, this node
+    /// included. Short: a change is made over who lives now.
     pub alive: BTreeSet<u64>,
     /// This node, which leads.
     pub leader: u64,
@@ -112,9 +110,10 @@ fn of(node: &Node) -> Option<Membership> {
         let matched = replication.get(id).copied().flatten();
         *id == metrics.id || matched.is_some_and(|at| at.index + LAG_MAX >= last)
     };
+    let silence_max = Duration::from_millis(node.config.election_ms_max);
     let is_alive = |id: &u64| {
         let answered = heard.get(id).copied().flatten();
-        *id == metrics.id || answered.is_some_and(|at| at.elapsed() < SILENCE_MAX)
+        *id == metrics.id || answered.is_some_and(|at| at.elapsed() < silence_max)
     };
     let ids = || membership.nodes().map(|(id, _)| *id);
     Some(Membership {

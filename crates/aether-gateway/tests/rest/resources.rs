@@ -83,6 +83,28 @@ async fn nodes_are_cordoned_drained_and_forgotten() {
 }
 
 #[tokio::test]
+async fn voters_are_listed_added_removed_and_made_the_leader() {
+    let gateway = Gateway::new();
+    assert_eq!(gateway.get("/api/voters").await.json()["members"][0]["voter"], true);
+    let headers = [("idempotency-key", "k-1"), ("content-type", "application/json")];
+    let body = r#"{"node":"n4","peerAddress":"h:8091","replaces":"n2"}"#;
+    let answer = gateway.post_with("/api/voters", body, &headers).await;
+    assert_eq!(answer.json()["stage"], "INVITED", "{}", answer.text);
+    let asked = gateway.fake.asked().unwrap();
+    let part =
+        "node: \"n4\", peer_address: \"h:8091\", replaces: Some(\"n2\"), request_id: \"k-1\"";
+    assert!(asked.contains(part), "{asked}");
+    assert_eq!(gateway.post("/api/voters", r#"{"node":"n4"}"#).await.problem(400), "bad_request");
+
+    let request = Request::delete("/api/voters/n4").body(Body::empty());
+    assert_eq!(gateway.send(request.unwrap()).await.json()["stage"], "CHANGING");
+    let transfer = "/api/leader/transfer";
+    assert_eq!(gateway.post(transfer, r#"{"to":"n2"}"#).await.json()["leader"], "n2");
+    assert!(gateway.fake.asked().unwrap().contains("to: Some(\"n2\")"));
+    assert_eq!(gateway.post(transfer, "").await.json()["leader"], "n2");
+}
+
+#[tokio::test]
 async fn an_update_is_planned_set_and_undone() {
     let gateway = Gateway::new();
     let body = r#"{"artifactBase":"a.b:c","version":"1.0.0","preset":"strict","minRequests":5}"#;

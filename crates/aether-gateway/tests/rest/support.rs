@@ -10,6 +10,7 @@ use aether_proto::v1::artifacts_server::Artifacts;
 use aether_proto::v1::cluster_server::Cluster;
 use aether_proto::v1::slices_server::Slices;
 use aether_proto::v1::updates_server::Updates;
+use aether_proto::v1::voters_server::Voters;
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
@@ -382,6 +383,44 @@ impl Artifacts for Fake {
 }
 
 #[async_trait]
+impl Voters for Fake {
+    async fn list(
+        &self,
+        request: tonic::Request<v1::ListVotersRequest>,
+    ) -> Result<Response<v1::ListVotersResponse>, Status> {
+        let member = v1::Member { name: "n1".into(), voter: true, ..Default::default() };
+        let answer = v1::ListVotersResponse { members: vec![member], ..Default::default() };
+        self.answer(request, answer).await
+    }
+    async fn add(
+        &self,
+        request: tonic::Request<v1::AddVoterRequest>,
+    ) -> Result<Response<v1::VoterChange>, Status> {
+        let change = v1::VoterChange { stage: "INVITED".into(), ..Default::default() };
+        self.answer(request, change).await
+    }
+    async fn remove(
+        &self,
+        request: tonic::Request<v1::RemoveVoterRequest>,
+    ) -> Result<Response<v1::VoterChange>, Status> {
+        let change = v1::VoterChange { stage: "CHANGING".into(), ..Default::default() };
+        self.answer(request, change).await
+    }
+    async fn transfer_leader(
+        &self,
+        request: tonic::Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        self.answer(request, v1::TransferLeaderResponse { leader: "n2".into() }).await
+    }
+    async fn join(
+        &self,
+        request: tonic::Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        self.answer(request, v1::JoinResponse { raft_id: 1_007 }).await
+    }
+}
+
+#[async_trait]
 impl Cluster for Fake {
     async fn status(
         &self,
@@ -510,8 +549,13 @@ impl Gateway {
     pub fn with_readiness(ready: Result<(), String>) -> Self {
         let fake = Fake::default();
         let part = || Arc::new(fake.clone());
-        let services =
-            Services { updates: part(), slices: part(), artifacts: part(), cluster: part() };
+        let services = Services {
+            updates: part(),
+            slices: part(),
+            artifacts: part(),
+            voters: part(),
+            cluster: part(),
+        };
         let metrics = || "aether_up 1\n".to_owned();
         let router = aether_gateway::router(services, move || ready.clone(), metrics);
         Self { fake, router, contract: OnceCell::new() }

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::archives::{self, Archives};
+use super::archives::{self, Known};
 use super::{Streamed, holders, streams};
 use crate::control::Control;
 use crate::deadline::Deadline;
@@ -154,7 +154,7 @@ impl ArtifactsService {
     /// brought it too, or something has it by name.
     fn take_back(&self, stored: &Stored) {
         let published = self.control.local();
-        let listed = Archives::list(&published.state, &[stored.digest.to_string()]);
+        let listed = Known::of(&published.state).list(&[stored.digest.to_string()]);
         if !listed.unnamed.is_empty() && self.store.take_back(stored) {
             tracing::debug!(digest = %stored.digest, "archive of a refused push removed");
         }
@@ -365,7 +365,7 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let (deadline, request) = Deadline::split(request);
-let digest: Digest = status::parsed("sha256", &request.sha256)?;
+        let digest: Digest = status::parsed("sha256", &request.sha256)?;
         let mut opened = self.store.open_unverified(&digest).await;
         if matches!(opened, Err(StoreError::Unknown(_))) && !request.local_only {
             let published = self.control.barrier(deadline).await?;

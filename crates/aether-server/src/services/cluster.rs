@@ -13,6 +13,7 @@ use super::Streamed;
 use super::events::Events;
 use super::following::Places;
 use super::kv::{KEY_BYTES_MAX, Kv, text};
+use super::voters::VotersService;
 use crate::changes::Changes;
 use crate::control::Read;
 use crate::deadline::Deadline;
@@ -26,6 +27,7 @@ pub struct ClusterService {
     views: Views,
     kv: Kv,
     events: Events,
+    voters: VotersService,
 }
 
 fn unknown(node: &NodeName) -> Status {
@@ -38,7 +40,8 @@ impl ClusterService {
         let (control, places) = (&views.control, Places::default());
         let kv = Kv::new(control.clone(), changes, places.clone());
         let events = Events::new(control.clone(), places);
-        Self { views, kv, events }
+        let voters = VotersService::new(views.clone());
+        Self { views, kv, events, voters }
     }
 
     async fn sessions(
@@ -103,6 +106,7 @@ impl Cluster for ClusterService {
             sessions: state.sessions.len() as u32,
             session_states: self.sessions(deadline, state).await,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            voter_changes: self.voters.changes(&read.published, deadline).await,
             alerts: render::alerts(state, read.published.now_ms()),
         }))
     }

@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::control::Control;
 use crate::deadline::Deadline;
+use crate::machine::Published;
 use crate::status;
 use crate::views::Views;
 use crate::voters::view;
@@ -61,6 +62,22 @@ impl VotersService {
             alive: members.alive.into_iter().collect(),
             leader: members.leader,
         })
+    }
+
+    /// Every change, as it stands.
+    pub(super) async fn changes(
+        &self,
+        published: &Published,
+        deadline: Deadline,
+    ) -> Vec<v1::VoterChange> {
+        let state = &published.state;
+        if state.voter_changes.is_empty() {
+            return Vec::new();
+        }
+        let members = self.members(deadline).await;
+        let now_ms = published.now_ms();
+        let changes = state.voter_changes.values();
+        changes.map(|record| change(state, record, members.as_ref(), now_ms)).collect()
     }
 
     /// The change of a node as it stands after a request.
@@ -176,7 +193,7 @@ impl Voters for VotersService {
         let node = node_of("node", &request.node)?;
         let replaced = request.replaces.as_deref().map(|name| node_of("replaces", name));
         let replaced = replaced.transpose()?;
-        self.control().barrier(deadline).await?;
+        let published = self.control().barrier(deadline).await?;
         let replaces = match &replaced {
             None => None,
             Some(name) => {
@@ -186,8 +203,9 @@ impl Voters for VotersService {
             }
         };
         // A request that is repeated after it was done is answered as before.
-        let is_known = request.request_id.is_empty() && replaced.as_ref() != Some(&node);
-        if is_known && self.named(&node).is_some_and(|member| member.voter) {
+        let is_repeated = published.state.requests.contains_key(&request.request_id);
+        let is_new = !is_repeated && replaced.as_ref() != Some(&node);
+        if is_new && self.named(&node).is_some_and(|member| member.voter) {
             return Err(status::refused(&Refusal::VotesAlready { node }));
         }
         let command =

@@ -12,6 +12,7 @@ use aether_proto::v1::slices_client::SlicesClient;
 use aether_proto::v1::slices_server::Slices;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_proto::v1::updates_server::Updates;
+use aether_proto::v1::voters_client::VotersClient;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
@@ -266,6 +267,44 @@ impl Artifacts for Remote {
     ) -> Result<Response<Self::FetchStream>, Status> {
         let answer = ArtifactsClient::new(self.channel().await?).fetch(request).await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::voters_server::Voters for Remote {
+    async fn list(
+        &self,
+        request: Request<v1::ListVotersRequest>,
+    ) -> Result<Response<v1::ListVotersResponse>, Status> {
+        VotersClient::new(self.channel().await?).list(request).await
+    }
+
+    async fn add(
+        &self,
+        request: Request<v1::AddVoterRequest>,
+    ) -> Result<Response<v1::VoterChange>, Status> {
+        VotersClient::new(self.channel().await?).add(request).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveVoterRequest>,
+    ) -> Result<Response<v1::VoterChange>, Status> {
+        VotersClient::new(self.channel().await?).remove(request).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        VotersClient::new(self.channel().await?).transfer_leader(request).await
+    }
+
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        VotersClient::new(self.channel().await?).join(request).await
     }
 }
 

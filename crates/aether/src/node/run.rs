@@ -301,6 +301,7 @@ fn management(
                 updates: Arc::new(server.updates.clone()),
                 slices: Arc::new(server.slices.clone()),
                 artifacts: Arc::new(server.artifacts.clone()),
+                voters: Arc::new(server.voters.clone()),
                 cluster: Arc::new(server.cluster.clone()),
             };
             aether_gateway::router(services, ready, move || server.metrics() + &calls())
@@ -311,6 +312,7 @@ fn management(
                 updates: Arc::clone(&remote) as _,
                 slices: Arc::clone(&remote) as _,
                 artifacts: Arc::clone(&remote) as _,
+                voters: Arc::clone(&remote) as _,
                 cluster: remote,
             };
             aether_gateway::router(services, ready, calls)

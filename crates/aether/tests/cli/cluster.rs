@@ -37,6 +37,7 @@ fn status() -> v1::ClusterStatus {
         session_states: vec![session("s1", "CONNECTED"), session("s2", "UNREACHABLE")],
         version: "0.1.0".into(),
         alerts: Vec::new(),
+        voter_changes: Vec::new(),
     }
 }
 
@@ -95,6 +96,46 @@ async fn nodes_are_emptied_and_filled() {
     scene.node.will_answer("Cluster/ForgetNode", &v1::ForgetNodeResponse { note: note.into() });
     scene.run_all(&["node forget w1", "node forget w1 --force --yes -o json"]).await;
     scene.ends("node");
+}
+
+#[tokio::test]
+async fn voters_come_and_go() {
+    let mut scene = Scene::new().await;
+    let change = |kind: &str, stage: &str, note: &str| v1::VoterChange {
+        node: "n4".into(),
+        kind: kind.into(),
+        stage: stage.into(),
+        peer_address: "10.0.0.4:8091".into(),
+        note: note.into(),
+        ..Default::default()
+    };
+    let invited = change("JOIN", "INVITED", "for node n4 to start and ask");
+    scene.node.will_answer("Voters/Add", &invited);
+    let add = "node add n4 --peer 10.0.0.4:8091";
+    scene.run_all(&[add, &format!("{add} -o json")]).await;
+    let member = |name: &str| v1::Member { name: name.into(), voter: true, ..Default::default() };
+    let list = |members: Vec<v1::Member>, changes: Vec<v1::VoterChange>| v1::ListVotersResponse {
+        members,
+        changes,
+        as_of: fresh(),
+    };
+    scene.node.will_answer("Voters/List", &list(vec![member("n4")], vec![]));
+    scene.run(&format!("{add} --wait")).await;
+    scene.node.will_answer("Voters/List", &list(vec![member("n1")], vec![]));
+    scene.run(&format!("{add} --wait")).await;
+    scene.node.will_answer("Voters/List", &list(vec![], vec![invited]));
+    scene.run(&format!("{add} --wait --wait-timeout 200ms")).await;
+    let copying = change("JOIN", "CATCHING_UP", "for it to copy the log");
+    scene.node.will_answer("Voters/Add", &copying);
+    scene.run_all(&["node replace n2 --peer h:1", "node replace n2 n4 --peer h:1"]).await;
+    scene.node.will_answer("Voters/Remove", &change("LEAVE", "CHANGING", ""));
+    scene.run_all(&["node remove n4", "node remove n4 -o yaml"]).await;
+    scene.node.will_answer("Voters/List", &list(vec![member("n1")], vec![]));
+    scene.run("node remove n4 --wait").await;
+    let leader = v1::TransferLeaderResponse { leader: "n2".into() };
+    scene.node.will_answer("Voters/TransferLeader", &leader);
+    scene.run_all(&["node transfer-leader", "node transfer-leader n2 -o json"]).await;
+    scene.ends("voters");
 }
 
 #[tokio::test]

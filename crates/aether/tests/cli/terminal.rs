@@ -71,6 +71,8 @@ fn scene_with(scene: &Scene) {
     scene.node.will_answer("Cluster/Nodes", &nodes(vec![node("w1", "LOST", "OPEN")]));
     scene.node.will_answer("Artifacts/Remove", &v1::RemoveArtifactResponse::default());
     scene.node.will_answer("Cluster/ForgetNode", &v1::ForgetNodeResponse::default());
+    let gone = v1::VoterChange { node: "n4".into(), stage: "DONE".into(), ..Default::default() };
+    scene.node.will_answer("Voters/Remove", &gone);
     scene.node.will_answer("Cluster/SetNodeSchedule", &node("w1", "READY", "DRAINING"));
     for method in ["SetRouting", "Rollback", "Complete", "Undo", "Cleanup"] {
         scene.node.will_answer(&format!("Updates/{method}"), &update("ROUTING"));
@@ -89,6 +91,7 @@ const ASKING: &[(&str, &str, &str)] = &[
     ("update cleanup u1f", "Updates/Cleanup", "cannot be undone then"),
     ("artifact remove a.b:c:1.0.0", "Artifacts/Remove", "Remove a.b:c:1.0.0 from every node?"),
     ("node forget w1", "Cluster/ForgetNode", "w1 is LOST and has 3 instances. Forget"),
+    ("node remove n4", "Voters/Remove", "Have n4 vote no more?"),
     ("update routing u1f -r 1:0 --force", "Updates/SetRouting", "at 1:0 whatever its capacity"),
 ];
 

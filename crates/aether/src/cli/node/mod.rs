@@ -3,6 +3,7 @@
 mod drain;
 mod forget;
 mod schedule;
+mod voters;
 
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ use super::output::say;
 use super::{Global, asking};
 use crate::node::config::{Log, NodeConfig};
 
-/// Run a node; or drain, cordon, uncordon or forget one of the cluster
+/// Run a node; or change what the cluster does with one of its nodes
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -26,6 +27,8 @@ Examples:
   aether node --config /etc/aether/node.toml
   aether node drain w1 --wait         its instances move elsewhere, none new come
   aether node uncordon w1             it takes instances again
+  aether node add n4 --peer 10.0.0.4:8091 --wait
+                                      it votes
 
 See also: aether nodes, aether dev"
 )]
@@ -42,6 +45,10 @@ enum Verb {
     Cordon(schedule::Cordon),
     Uncordon(schedule::Uncordon),
     Forget(forget::Forget),
+    Add(voters::Add),
+    Replace(voters::Replace),
+    Remove(voters::Remove),
+    TransferLeader(voters::TransferLeader),
 }
 
 /// A node in this process.
@@ -70,6 +77,10 @@ impl Node {
             (Some(Verb::Cordon(verb)), _) => asking(verb.run(global)),
             (Some(Verb::Uncordon(verb)), _) => asking(verb.run(global)),
             (Some(Verb::Forget(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Add(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Replace(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::Remove(verb)), _) => asking(verb.run(global)),
+            (Some(Verb::TransferLeader(verb)), _) => asking(verb.run(global)),
             (None, Some(here)) => here.run(),
             (None, None) => Err(Failure::usage("name a configuration with --config, or a verb")),
         }

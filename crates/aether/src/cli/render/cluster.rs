@@ -34,6 +34,9 @@ pub fn status(status: &v1::ClusterStatus) -> String {
     text.push_str("\n\n");
     let rows = status.voters.iter().map(voter).collect();
     text.push_str(&table(&["VOTER", "ID", "PEER ADDRESS", "ROLE"], rows));
+    for change in &status.voter_changes {
+        text.push_str(&format!("\n\n{}", voter_change(change)));
+    }
     if !status.session_states.is_empty() {
         let session = |session: &v1::Session| {
             vec![
@@ -49,6 +52,22 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         text.push_str(&table(&["SESSION", "KIND", "NAME", "STATE", "APPLIED"], rows));
     }
     text
+}
+
+/// How far a change of the voters is, in a line.
+pub fn voter_change(change: &v1::VoterChange) -> String {
+    let node = &change.node;
+    let what = match (change.kind.as_str(), change.stage.as_str()) {
+        ("JOIN", "DONE") => format!("{node} votes"),
+        (_, "DONE") => format!("{node} votes no more"),
+        ("JOIN", _) => format!("{node} is to vote"),
+        _ => format!("{node} is to vote no more"),
+    };
+    match change.note.is_empty() {
+        true if change.stage == "DONE" => what,
+        true => format!("{what}: the others are told"),
+        false => format!("{what}: waits {}", change.note),
+    }
 }
 
 /// The nodes that run instances, and how fresh that is.
