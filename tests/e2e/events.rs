@@ -261,9 +261,14 @@ async fn from_one_that_was_away(stage: &Stage, node: usize, written: &[Position]
 }
 
 #[tokio::test]
-async fn records_are_watched_and_listed_while_they_change() {
-    let stage = stage(&[("1.0.0", &[]), ("2.0.0", &[])]).await;
-    let addresses = stage.cluster.control_plane();
+async fn records_are_watched_and_listed_while_they_change_and_a_node_dies() {
+    let mut stage = stage(&[("1.0.0", &[]), ("2.0.0", &[])]).await;
+    let leader = stage.cluster.leader(PATIENCE).await.unwrap();
+    // It begins at the leader, which dies.
+    let nodes = &stage.cluster.nodes;
+    let others = nodes.iter().filter(|n| n.roles.voter && n.name != nodes[leader].name);
+    let addresses: Vec<_> =
+        std::iter::once(&nodes[leader]).chain(others).map(|node| node.addresses.grpc).collect();
     let (mut child, seen) = followed(&stage, &["kv", "watch", "slice/"], &addresses);
     let kinds = || {
         let changes = seen.0.lock().unwrap();
@@ -275,8 +280,10 @@ async fn records_are_watched_and_listed_while_they_change() {
     until("what is there", || kinds() == ["PUT", "SYNCED"]).await;
     stage.cli(&["scale", EXAMPLE, "-i", "2"]).await.unwrap();
     until("the change", || kinds().len() == 3).await;
+    stage.cluster.nodes[leader].kill();
     stage.cli(&["undeploy", EXAMPLE]).await.unwrap();
     until("its end", || kinds().last().is_some_and(|kind| kind == "DELETE")).await;
+    assert_eq!(kinds().iter().filter(|kind| *kind == "SYNCED").count(), 1, "also of two nodes");
     let changes = seen.0.lock().unwrap().clone();
     let key = format!("slice/{EXAMPLE}");
     assert!(
@@ -286,7 +293,11 @@ async fn records_are_watched_and_listed_while_they_change() {
     assert_eq!(changes[2].1["value"]["instances"], 2);
     assert!(changes.windows(2).all(|pair| pair[0].0 <= pair[1].0), "indices never fall");
 
-    let address = stage.cluster.nodes[0].addresses.http;
+    let told = changes.windows(2).filter(|pair| pair[0].1["value"] == pair[1].1["value"]);
+    assert_eq!(told.count(), 0, "nothing is told twice: {changes:?}");
+
+    let live = stage.cluster.nodes.iter().position(|node| node.addresses.grpc == addresses[1]);
+    let address = stage.cluster.nodes[live.unwrap()].addresses.http;
     let (mut listed, mut token) = (Vec::new(), String::new());
     loop {
         let path = format!("/api/kv?prefix=audit/&pageSize=3&pageToken={token}");

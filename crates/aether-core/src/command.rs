@@ -192,11 +192,17 @@ pub enum Command {
         /// How long GRACE_PERIOD keeps it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Removes the set that a completed update left warm.
     Cleanup {
         /// The update that left it.
         update: UpdateId,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Changes options of a live update.
     SetOptions {

@@ -24,3 +24,4 @@ pub mod state;
 pub mod table;
 pub mod transition;
 pub mod weights;
+pub mod words;

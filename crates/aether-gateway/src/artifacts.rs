@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, answer_within, request};
+use crate::call::{answer, answer_within, read, request, write};
 use crate::digest::{self, REPR_DIGEST};
 use crate::extract::{ArtifactRef, Caller, Params};
 use crate::precondition::is_known;
@@ -65,8 +65,7 @@ async fn list(
 ) -> Result<Json<Value>, Problem> {
     let ListParams { artifact_base, page_size, page_token } = params;
     let message = v1::ListArtifactsRequest { artifact_base, page_size, page_token };
-    let call = services.artifacts.list(request(message));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+    read(services.artifacts.list(request(message))).await
 }
 
 async fn known(services: &Services, artifact: String) -> Result<v1::Artifact, Problem> {
@@ -165,8 +164,7 @@ async fn remove(
 ) -> Result<Json<Value>, Problem> {
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let message = v1::RemoveArtifactRequest { artifact, request_id, actor };
-    let call = services.artifacts.remove(request(message));
-    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
+    write(services.artifacts.remove(request(message))).await
 }
 
 /// The archive of an artifact.

@@ -3,6 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
+use aether_proto::json::to_json;
+use axum::Json;
+use serde::Serialize;
+use serde_json::Value;
 use tonic::{Request, Response, Status};
 
 use crate::problem::{Kind, Problem};
@@ -28,6 +32,20 @@ pub(crate) async fn answer<M>(
     call: impl Future<Output = Result<Response<M>, Status>>,
 ) -> Result<M, Problem> {
     answer_within(DEADLINE + DEADLINE_SLACK, kind, call).await
+}
+
+/// What a service that changes nothing answers, as JSON.
+pub(crate) async fn read<M: Serialize>(
+    call: impl Future<Output = Result<Response<M>, Status>>,
+) -> Result<Json<Value>, Problem> {
+    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+}
+
+/// What a service that changes something answers, as JSON.
+pub(crate) async fn write<M: Serialize>(
+    call: impl Future<Output = Result<Response<M>, Status>>,
+) -> Result<Json<Value>, Problem> {
+    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
 }
 
 /// Likewise, for as long as the caller says.

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, request};
+use crate::call::{answer, read, request, write};
 use crate::extract::{Caller, NodeRef, OptionalJson, Params};
 use crate::problem::{Kind, Problem};
 use crate::schema::{EmptyBody, InNode, WriteHeaders};
@@ -36,8 +36,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
     responses((status = 200, description = "The status.", body = v1::ClusterStatus))
 )]
 async fn status(State(services): State<Services>) -> Result<Json<Value>, Problem> {
-    let call = services.cluster.status(request(v1::StatusRequest {}));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+    read(services.cluster.status(request(v1::StatusRequest {}))).await
 }
 
 /// Which page of the nodes is asked for.
@@ -121,8 +120,7 @@ async fn schedule(
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let schedule = schedule.to_owned();
     let message = v1::SetNodeScheduleRequest { node, schedule, request_id, actor };
-    let call = services.cluster.set_node_schedule(request(message));
-    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
+    write(services.cluster.set_node_schedule(request(message))).await
 }
 
 /// A node takes no new instances, and keeps what it has.
@@ -195,6 +193,5 @@ async fn forget(
 ) -> Result<Json<Value>, Problem> {
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let message = v1::ForgetNodeRequest { node, force: params.force, request_id, actor };
-    let call = services.cluster.forget_node(request(message));
-    Ok(Json(to_json(&answer(Kind::Write, call).await?)))
+    write(services.cluster.forget_node(request(message))).await
 }

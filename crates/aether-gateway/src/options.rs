@@ -1,7 +1,6 @@
 //! The options of updates: of a new one, of one to be previewed, of one that is
 //! live, and of one that goes back.
 
-use aether_proto::json::to_json;
 use aether_proto::v1;
 use axum::Json as JsonBody;
 use axum::extract::State;
@@ -13,10 +12,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, request};
+use crate::call::{answer, read, request};
 use crate::extract::{Caller, Json, OptionalJson, UpdateRef};
 use crate::problem::{Kind, Problem};
-use crate::schema::{self, IfMatch, InUpdate, WriteHeaders};
+use crate::schema::{self, ChangedUpdate, IfMatch, InUpdate, WriteHeaders};
 use crate::updates::{changed, created};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
@@ -118,7 +117,7 @@ async fn plan(
     Json(body): Json<StartBody>,
 ) -> Result<JsonBody<Value>, Problem> {
     let message = body.message(String::new(), String::new());
-    Ok(JsonBody(to_json(&answer(Kind::Read, services.updates.plan(request(message))).await?)))
+    read(services.updates.plan(request(message))).await
 }
 
 /// Options that change; what is absent stays as it is. They mean what they mean
@@ -154,10 +153,7 @@ struct OptionsBody {
 #[utoipa::path(
     patch, path = "/rolling-update/{id}", tag = "updates", operation_id = "setUpdateOptions",
     params(InUpdate, WriteHeaders, IfMatch), request_body = OptionsBody,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn set(
     State(services): State<Services>,
@@ -209,7 +205,7 @@ struct UndoBody {
 /// This is a new update, which starts in DEPLOYED and routes at once.
 #[utoipa::path(
     post, path = "/rolling-update/{id}/undo", tag = "updates", operation_id = "undoUpdate",
-    params(InUpdate, WriteHeaders), request_body = Option<UndoBody>,
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<UndoBody>,
     responses((
         status = 201, description = "The new update.", body = v1::Update,
         headers(
@@ -224,13 +220,15 @@ async fn undo(
     caller: Caller,
     OptionalJson(body): OptionalJson<UndoBody>,
 ) -> Result<Response, Problem> {
-    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let Caller { request_id, actor, precondition } = caller;
+    let if_modified = precondition.of_update(&services, &update_id).await?;
     let message = v1::UndoRequest {
         update_id,
         routing: body.routing.unwrap_or_default(),
         force: body.force.unwrap_or_default(),
         cleanup_policy: body.cleanup_policy.unwrap_or_default(),
         grace_ms: body.grace_ms,
+        if_modified,
         request_id,
         actor,
     };

@@ -3,10 +3,11 @@
 
 use std::borrow::Cow;
 
+use aether_proto::v1;
 use serde::Deserialize;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, schema::SchemaFormat};
-use utoipa::{IntoParams, PartialSchema, ToSchema};
+use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
 /// Group of coordinates, as `aether_core::coordinates` parses it.
 const GROUP: &str = r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+";
@@ -211,6 +212,15 @@ pub(crate) struct WriteHeaders {
     )]
     actor: Option<String>,
 }
+
+/// What a write of an update answers.
+#[derive(IntoResponses)]
+#[response(
+    status = 200, description = "The update after it.",
+    headers(("ETag" = String, description = "For If-Match."))
+)]
+#[allow(dead_code)] // Only its schema is used.
+pub(crate) struct ChangedUpdate(v1::Update);
 
 /// The precondition of a write of an update.
 #[derive(IntoParams)]

@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, request};
+use crate::call::{answer, read, request, write};
 use crate::extract::{Caller, Json as Body_, Params, SliceRef};
 use crate::problem::{Kind, Problem};
 use crate::schema::{self, InSlice, WriteHeaders};
@@ -68,8 +68,7 @@ async fn list(
 ) -> Result<Json<Value>, Problem> {
     let ListParams { slice, stale, page_size, page_token } = params;
     let message = v1::ListSlicesRequest { slice, stale, page_size, page_token };
-    let call = services.slices.list(request(message));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+    read(services.slices.list(request(message))).await
 }
 
 /// What is to be deployed.
@@ -164,7 +163,7 @@ async fn scale(
 ) -> Result<Json<Value>, Problem> {
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let message = v1::ScaleRequest { slice, instances: body.instances, request_id, actor };
-    Ok(Json(to_json(&answer(Kind::Write, services.slices.scale(request(message))).await?)))
+    write(services.slices.scale(request(message))).await
 }
 
 /// One version of a slice.
@@ -209,8 +208,8 @@ async fn undeploy(
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let slice = of_version(&slice, params.version.as_deref())?;
     let message = v1::UndeployRequest { slice, request_id, actor };
-    let done = answer(Kind::Write, services.slices.undeploy(request(message))).await?;
-    Ok((StatusCode::ACCEPTED, Json(to_json(&done))).into_response())
+    let done = write(services.slices.undeploy(request(message))).await?;
+    Ok((StatusCode::ACCEPTED, done).into_response())
 }
 
 /// Two revisions of a slice.
@@ -245,8 +244,7 @@ async fn diff(
         from_revision: params.from,
         to_revision: params.to,
     };
-    let call = services.updates.diff(request(message));
-    Ok(Json(to_json(&answer(Kind::Read, call).await?)))
+    read(services.updates.diff(request(message))).await
 }
 
 /// Which log lines are wanted.

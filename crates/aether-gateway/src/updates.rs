@@ -2,22 +2,24 @@
 
 use aether_proto::json::to_json;
 use aether_proto::v1;
+use axum::Json as JsonBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use serde_json::Value;
 use tonic::Status;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, request};
+use crate::call::{answer, read, request};
 use crate::extract::{Caller, Json, OptionalJson, Params, UpdateRef};
 use crate::options::StartBody;
 use crate::precondition::{etag, is_known};
 use crate::problem::{Kind, Problem};
-use crate::schema::{self, EmptyBody, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
+use crate::schema::{self, ChangedUpdate, EmptyBody, IfMatch, IfNoneMatch, InUpdate, WriteHeaders};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
     OpenApiRouter::new()
@@ -39,7 +41,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 /// An update as the body, and its `modified` as ETag for `If-Match`.
 fn update(status: StatusCode, update: &v1::Update) -> Response {
     let etag = [(header::ETAG, etag(update.modified))];
-    (status, etag, axum::Json(to_json(update))).into_response()
+    (status, etag, JsonBody(to_json(update))).into_response()
 }
 
 /// A new update, and where it is.
@@ -158,11 +160,10 @@ struct ListParams {
 async fn list(
     State(services): State<Services>,
     Params(params): Params<ListParams>,
-) -> Result<Response, Problem> {
+) -> Result<JsonBody<Value>, Problem> {
     let ListParams { all, stale, page_size, page_token } = params;
     let message = v1::ListUpdatesRequest { all, stale, page_size, page_token };
-    let found = answer(Kind::Read, services.updates.list(request(message))).await?;
-    Ok(axum::Json(to_json(&found)).into_response())
+    read(services.updates.list(request(message))).await
 }
 
 /// Another ratio.
@@ -180,10 +181,7 @@ struct RoutingBody {
 #[utoipa::path(
     post, path = "/rolling-update/{id}/routing", tag = "updates", operation_id = "setRouting",
     params(InUpdate, WriteHeaders, IfMatch), request_body = RoutingBody,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn routing(
     State(services): State<Services>,
@@ -217,10 +215,7 @@ struct CompleteBody {
     post, path = "/rolling-update/{id}/complete", tag = "updates",
     operation_id = "completeUpdate",
     params(InUpdate, WriteHeaders, IfMatch), request_body = Option<CompleteBody>,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn complete(
     State(services): State<Services>,
@@ -255,10 +250,7 @@ struct RollbackBody {
     post, path = "/rolling-update/{id}/rollback", tag = "updates",
     operation_id = "rollbackUpdate",
     params(InUpdate, WriteHeaders, IfMatch), request_body = Option<RollbackBody>,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn rollback(
     State(services): State<Services>,
@@ -278,6 +270,11 @@ async fn rollback(
     changed(services.updates.rollback(request(message))).await
 }
 
+/// The message of a read that takes nothing but the update.
+fn named(UpdateRef(update_id): UpdateRef) -> tonic::Request<v1::UpdateRef> {
+    request(v1::UpdateRef { update_id, ..Default::default() })
+}
+
 /// The message of a change that takes nothing but the update.
 async fn reference(
     services: &Services,
@@ -293,10 +290,7 @@ async fn reference(
 #[utoipa::path(
     post, path = "/rolling-update/{id}/approve", tag = "updates", operation_id = "approveUpdate",
     params(InUpdate, WriteHeaders, IfMatch), request_body = Option<EmptyBody>,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn approve(
     State(services): State<Services>,
@@ -312,10 +306,7 @@ async fn approve(
 #[utoipa::path(
     post, path = "/rolling-update/{id}/resume", tag = "updates", operation_id = "resumeUpdate",
     params(InUpdate, WriteHeaders, IfMatch), request_body = Option<EmptyBody>,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    responses(ChangedUpdate)
 )]
 async fn resume(
     State(services): State<Services>,
@@ -335,11 +326,9 @@ async fn resume(
 )]
 async fn health(
     State(services): State<Services>,
-    UpdateRef(update_id): UpdateRef,
-) -> Result<Response, Problem> {
-    let message = v1::UpdateRef { update_id, ..Default::default() };
-    let found = answer(Kind::Read, services.updates.health(request(message))).await?;
-    Ok(axum::Json(to_json(&found)).into_response())
+    update: UpdateRef,
+) -> Result<JsonBody<Value>, Problem> {
+    read(services.updates.health(named(update))).await
 }
 
 /// What an update waits for, since when, until when, and what unblocks it.
@@ -350,21 +339,16 @@ async fn health(
 )]
 async fn explain(
     State(services): State<Services>,
-    UpdateRef(update_id): UpdateRef,
-) -> Result<Response, Problem> {
-    let message = v1::UpdateRef { update_id, ..Default::default() };
-    let found = answer(Kind::Read, services.updates.explain(request(message))).await?;
-    Ok(axum::Json(to_json(&found)).into_response())
+    update: UpdateRef,
+) -> Result<JsonBody<Value>, Problem> {
+    read(services.updates.explain(named(update))).await
 }
 
 /// Removes the set that a completed update keeps warm.
 #[utoipa::path(
     post, path = "/rolling-update/{id}/cleanup", tag = "updates", operation_id = "cleanUpUpdate",
-    params(InUpdate, WriteHeaders), request_body = Option<EmptyBody>,
-    responses((
-        status = 200, description = "The update after it.", body = v1::Update,
-        headers(("ETag" = String, description = "For If-Match."))
-    ))
+    params(InUpdate, WriteHeaders, IfMatch), request_body = Option<EmptyBody>,
+    responses(ChangedUpdate)
 )]
 async fn cleanup(
     State(services): State<Services>,
@@ -372,7 +356,7 @@ async fn cleanup(
     caller: Caller,
     OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
 ) -> Result<Response, Problem> {
-    let message = reference(&services, update, caller.without_precondition()?).await?;
+    let message = reference(&services, update, caller).await?;
     changed(services.updates.cleanup(message)).await
 }
 
@@ -384,11 +368,9 @@ async fn cleanup(
 )]
 async fn history(
     State(services): State<Services>,
-    UpdateRef(update_id): UpdateRef,
-) -> Result<Response, Problem> {
-    let message = v1::UpdateRef { update_id, ..Default::default() };
-    let found = answer(Kind::Read, services.updates.history(request(message))).await?;
-    Ok(axum::Json(to_json(&found)).into_response())
+    update: UpdateRef,
+) -> Result<JsonBody<Value>, Problem> {
+    read(services.updates.history(named(update))).await
 }
 
 /// How the two revisions of an update differ.
@@ -400,8 +382,7 @@ async fn history(
 async fn diff(
     State(services): State<Services>,
     UpdateRef(update_id): UpdateRef,
-) -> Result<Response, Problem> {
+) -> Result<JsonBody<Value>, Problem> {
     let message = v1::DiffRequest { update_id, ..Default::default() };
-    let found = answer(Kind::Read, services.updates.diff(request(message))).await?;
-    Ok(axum::Json(to_json(&found)).into_response())
+    read(services.updates.diff(request(message))).await
 }

@@ -2,6 +2,7 @@
 //! each kind of refusal has.
 
 use std::fmt::Display;
+use std::str::FromStr;
 
 use aether_core::command::{Refusal, RefusalKind};
 use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
@@ -76,6 +77,25 @@ fn field_of(refusal: &Refusal) -> String {
         Refusal::BadManifest { .. } | Refusal::ArtifactMismatch { .. } => "archive".to_owned(),
         _ => "request".to_owned(),
     }
+}
+
+/// What a field of a request says.
+///
+/// # Errors
+/// It makes no sense.
+pub fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Status> {
+    text.parse().map_err(|problem: T::Err| invalid(field, problem))
+}
+
+/// The same of a field that may be left empty.
+///
+/// # Errors
+/// It makes no sense.
+pub fn parsed_if_any<T: FromStr<Err: Display>>(
+    field: &str,
+    text: &str,
+) -> Result<Option<T>, Status> {
+    if text.is_empty() { Ok(None) } else { parsed(field, text).map(Some) }
 }
 
 /// A field of a request makes no sense.

@@ -12,6 +12,7 @@ use crate::records::{
     Desired, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed, Reason,
     SessionKind, SessionRecord,
 };
+use crate::words::{are, counted};
 
 /// Sessions at a time: four times the largest fan-out that is measured.
 const SESSIONS_MAX: usize = 4_096;
@@ -68,7 +69,8 @@ impl Tx<'_> {
             NodeLifecycle::Unreachable => "is silent; its instances stay in the tables".to_owned(),
             NodeLifecycle::Lost => {
                 let count = self.lose_instances(node);
-                format!("is lost; {count} instances left the tables and are replaced")
+                let lost = counted(count, "instance");
+                format!("is lost; {lost} left the tables and {} replaced", are(count))
             }
         };
         self.audit(Subject::node(node), event);
@@ -139,7 +141,8 @@ impl Tx<'_> {
         for record in &here {
             self.forget_instance(record);
         }
-        self.audit(Subject::node(node), format!("is forgotten, with {} instances", here.len()));
+        let event = format!("is forgotten, with {}", counted(here.len(), "instance"));
+        self.audit(Subject::node(node), event);
         Ok(Answer::default())
     }
 

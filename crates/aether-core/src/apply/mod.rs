@@ -172,10 +172,10 @@ impl Tx<'_> {
                 self.rollback(update, *now, reason.as_ref(), *force, *if_modified)
             }
             Command::Resume { update, if_modified } => self.resume(update, *if_modified),
-            Command::Undo { update, weights, force, cleanup, grace_ms } => {
-                self.undo(update, *weights, *force, *cleanup, *grace_ms)
+            Command::Undo { update, weights, force, cleanup, grace_ms, if_modified } => {
+                self.undo(update, *weights, *force, *cleanup, *grace_ms, *if_modified)
             }
-            Command::Cleanup { update } => self.cleanup(update),
+            Command::Cleanup { update, if_modified } => self.cleanup(update, *if_modified),
             Command::SetOptions { update, changes, if_modified } => {
                 self.set_options(update, changes, *if_modified)
             }

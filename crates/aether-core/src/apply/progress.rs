@@ -11,6 +11,7 @@ use crate::records::{
 };
 use crate::transition;
 use crate::weights::Weights;
+use crate::words::{are, counted};
 
 fn stale<T>(update: &UpdateRecord) -> Result<T, Refusal> {
     Err(Refusal::Stale { what: format!("update {} in state {}", update.id, update.state) })
@@ -53,7 +54,7 @@ impl Tx<'_> {
         if update.old.is_some() {
             self.route_update(&update);
         }
-        let event = format!("deploying {} instances", instances.len());
+        let event = format!("deploying {}", counted(instances.len(), "instance"));
         self.transition(update, UpdateState::Deploying, event);
         Ok(Answer { instances, ..Answer::default() })
     }
@@ -67,7 +68,8 @@ impl Tx<'_> {
         if update.old.is_none() {
             self.route_update(&update);
         }
-        self.transition(update, UpdateState::Deployed, format!("{ready} instances are ready"));
+        let event = format!("{} {} ready", counted(ready, "instance"), are(ready));
+        self.transition(update, UpdateState::Deployed, event);
         Ok(Answer::default())
     }
 

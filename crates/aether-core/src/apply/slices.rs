@@ -13,6 +13,7 @@ use crate::records::{
     SliceRecord, UpdateState,
 };
 use crate::weights::Weights;
+use crate::words::counted;
 
 impl Tx<'_> {
     pub(super) fn check_instances(&self, instances: u32) -> Result<(), Refusal> {
@@ -161,7 +162,8 @@ impl Tx<'_> {
         self.put_target(slice, side.revision, instances);
         let note = self.rules_of_others(slice, &revision.manifest.ingress);
         self.route_to(slice, side);
-        self.audit(Subject::slice(slice), format!("deployed {version} with {instances} instances"));
+        let event = format!("deployed {version} with {}", counted(instances, "instance"));
+        self.audit(Subject::slice(slice), event);
         Ok(Answer { note, ..Answer::default() })
     }
 
@@ -192,7 +194,8 @@ impl Tx<'_> {
         record.instances = instances;
         self.put_slice(record);
         self.put_target(slice, current, instances);
-        self.audit(Subject::slice(slice), format!("scaled to {instances} instances"));
+        let event = format!("scaled to {}", counted(instances, "instance"));
+        self.audit(Subject::slice(slice), event);
         Ok(Answer::default())
     }
 

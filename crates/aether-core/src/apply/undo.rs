@@ -11,7 +11,14 @@ use crate::weights::Weights;
 
 impl Tx<'_> {
     /// The set that an update left, while it is kept.
-    fn retained_by(&self, id: &UpdateId) -> Result<RetainedRecord, Refusal> {
+    fn retained_by(
+        &self,
+        id: &UpdateId,
+        if_modified: Option<u64>,
+    ) -> Result<RetainedRecord, Refusal> {
+        if if_modified.is_some() {
+            Self::check_unmodified(&self.update(id)?, if_modified)?;
+        }
         let record = self.state.retained.values().find(|record| record.update == *id);
         if let Some(record) = record {
             return Ok((**record).clone());
@@ -27,8 +34,9 @@ impl Tx<'_> {
         force: bool,
         cleanup: Option<CleanupPolicy>,
         grace_ms: Option<u64>,
+        if_modified: Option<u64>,
     ) -> Outcome {
-        let kept = self.retained_by(id)?;
+        let kept = self.retained_by(id, if_modified)?;
         let slice = kept.slice.clone();
         self.check_no_update(&slice)?;
         let mut record = self.slice(&slice)?;
@@ -77,8 +85,8 @@ impl Tx<'_> {
         Ok(Answer { update: Some(new_id), named: Some(id.clone()), ..Answer::default() })
     }
 
-    pub(super) fn cleanup(&mut self, id: &UpdateId) -> Outcome {
-        let kept = self.retained_by(id)?;
+    pub(super) fn cleanup(&mut self, id: &UpdateId, if_modified: Option<u64>) -> Outcome {
+        let kept = self.retained_by(id, if_modified)?;
         self.retire(&kept.slice)?;
         let note = format!("version {} of {} is being removed", kept.side.version, kept.slice);
         Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })

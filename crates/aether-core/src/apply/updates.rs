@@ -10,6 +10,7 @@ use crate::records::{
 };
 use crate::transition;
 use crate::weights::Weights;
+use crate::words::counted;
 
 /// Most requests that a verdict may be made to wait for: no version gets more in
 /// a window.
@@ -102,7 +103,7 @@ impl Tx<'_> {
         };
         self.put_update(
             update,
-            format!("started: {slice} from {from} to {version}, {wanted} instances"),
+            format!("started: {slice} from {from} to {version}, {}", counted(wanted, "instance")),
         );
         let rules = self.rules_of_others(slice, &known.manifest.ingress);
         let notes: Vec<String> = retired.into_iter().chain(rules).collect();

@@ -11,6 +11,7 @@ use crate::records::{
     UpdateState,
 };
 use crate::weights::Weights;
+use crate::words::counted;
 
 /// Deadlines come first: they must not wait for what is stuck.
 pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
@@ -98,8 +99,8 @@ fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
             Wait {
                 code: "no_capacity",
                 message: format!(
-                    "room for {} instances, there is room for {room}",
-                    update.instances
+                    "room for {}, there is room for {room}",
+                    counted(update.instances, "instance")
                 ),
                 since_ms: update.state_since_ms,
                 unblock: "add a node, scale something down, or roll back".to_owned(),

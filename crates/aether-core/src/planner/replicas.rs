@@ -10,6 +10,7 @@ use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
 use crate::records::{Desired, InstanceRecord, TargetRecord};
+use crate::words::counted;
 
 /// Assigns what is missing, drains what is too many.
 pub(super) fn match_targets(
@@ -85,8 +86,8 @@ fn make_way(
         Wait {
             code: "node_drain",
             message: format!(
-                "replacements of {} instances of {} on draining nodes ({}) to be ready",
-                leaving.len(),
+                "replacements of {} of {} on draining nodes ({}) to be ready",
+                counted(leaving.len(), "instance"),
                 target.revision,
                 nodes.join(", ")
             ),
@@ -122,8 +123,8 @@ fn assign(
         let wait = Wait {
             code: "no_capacity",
             message: format!(
-                "{} instances of {} have no place; the nodes that report have room for {room}",
-                missing - placed,
+                "no place for {} of {}; the nodes that report have room for {room}",
+                counted(missing - placed, "instance"),
                 target.revision
             ),
             since_ms,

@@ -19,7 +19,12 @@ fn undo(id: &UpdateId, weights: &str) -> Command {
         force: false,
         cleanup: None,
         grace_ms: None,
+        if_modified: None,
     }
+}
+
+fn cleanup(id: &UpdateId, if_modified: Option<u64>) -> Command {
+    Command::Cleanup { update: id.clone(), if_modified }
 }
 
 /// An update to 2.0.0 is complete; 1.0.0 is kept.
@@ -54,6 +59,34 @@ fn undo_takes_every_call_back_in_one_entry_and_completes_like_any_update() {
     assert_eq!(world.state_of(&back), S::Completed);
     assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 0));
     assert!(world.started.values().all(|count| *count == 1), "nothing was started again");
+}
+
+#[test]
+fn what_was_kept_is_changed_only_for_who_knows_the_update_as_it_is() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let modified = world.update(&id).modified;
+    let back = |if_modified| {
+        let Command::Undo { update, weights, force, cleanup, grace_ms, .. } = undo(&id, "1:0")
+        else {
+            unreachable!("it is one");
+        };
+        Command::Undo { update, weights, force, cleanup, grace_ms, if_modified }
+    };
+    for command in [back(Some(modified - 1)), cleanup(&id, Some(modified - 1))] {
+        let refused = world.propose(command.clone()).unwrap_err();
+        let expected =
+            Refusal::Modified { update: id.clone(), expected: modified - 1, actual: modified };
+        assert_eq!(refused, expected, "{command:?}");
+    }
+    for command in [back(None), cleanup(&id, None)] {
+        let text = serde_json::to_string(&command).unwrap();
+        assert!(!text.contains("if_modified"), "as before there was one: {text}");
+        assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command);
+    }
+    let mut other = world.state.clone();
+    world.ok(back(Some(modified)));
+    std::mem::swap(&mut world.state, &mut other);
+    world.ok(cleanup(&id, Some(modified)));
 }
 
 #[test]
@@ -125,11 +158,11 @@ fn grace_ends_on_time_across_failovers_and_manual_never_by_itself() {
     world.now_ms += 400 * 24 * 3_600_000;
     world.settle();
     assert_eq!(world.ready("1.0.0"), 3);
-    let answer = world.ok(Command::Cleanup { update: id.clone() });
+    let answer = world.ok(cleanup(&id, None));
     assert!(answer.note.unwrap().contains("1.0.0"));
     world.settle();
     assert_eq!((world.ready("1.0.0"), world.state.instances.len()), (0, 3));
-    let refused = world.propose(Command::Cleanup { update: id }).unwrap_err();
+    let refused = world.propose(cleanup(&id, None)).unwrap_err();
     assert!(matches!(refused, Refusal::NothingToUndo { .. }), "{refused}");
 }
 

@@ -126,13 +126,14 @@ async fn if_match_at_routing_becomes_the_precondition() {
     let answer = gateway.post_with(path, body, &[("if-match", "\"42\"")]).await;
     assert_eq!(answer.status, 200);
     assert!(gateway.fake.asked().unwrap().contains("if_modified: Some(42)"));
-    for verb in ["complete", "rollback", "approve", "resume"] {
-        let path = format!("/rolling-update/u1f/{verb}");
+    for verb in ["complete", "rollback", "approve", "resume", "cleanup", "undo"] {
+        let (path, done) =
+            (format!("/rolling-update/u1f/{verb}"), if verb == "undo" { 201 } else { 200 });
         for (tag, expected) in
             [("\"41\"", "Some(41)"), ("*", "None"), ("\"7\", W/\"9\", \"42\"", "Some(42)")]
         {
             let answer = gateway.post_with(&path, "", &[("if-match", tag)]).await;
-            assert_eq!(answer.status, 200, "{verb} {tag}: {}", answer.text);
+            assert_eq!(answer.status, done, "{verb} {tag}: {}", answer.text);
             let asked = gateway.fake.asked().unwrap();
             assert!(asked.contains(&format!("if_modified: {expected}")), "{verb} {tag}: {asked}");
         }

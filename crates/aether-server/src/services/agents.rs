@@ -216,7 +216,7 @@ impl Agents for AgentsService {
             return Err(streams::no_hello());
         };
         streams::check_protocol(hello.protocol)?;
-        let node: NodeName = hello.node.parse().map_err(|e| status::invalid("node", e))?;
+        let node: NodeName = status::parsed("node", &hello.node)?;
         let address = hello.address.parse::<std::net::SocketAddr>();
         address.map_err(|e| status::invalid("address", e))?;
         if hello.instances_max > INSTANCES_MAX {

@@ -157,7 +157,7 @@ impl ArtifactsService {
 
     /// Gets an archive from another holder into this node's store.
     async fn obtain(&self, record: &ArtifactRecord) -> Result<(), Status> {
-        let digest: Digest = record.digest.parse().map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = status::parsed("sha256", &record.digest)?;
         obtain_from(self.sources(record), &self.store, digest, PIECE_MAX).await
     }
 
@@ -210,7 +210,7 @@ impl ArtifactsService {
     }
 
     async fn hold(&self, record: &ArtifactRecord) -> Result<(), Status> {
-        let digest: Digest = record.digest.parse().map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = status::parsed("sha256", &record.digest)?;
         if self.store.size_bytes(&digest).is_none() {
             self.obtain(record).await?;
         }
@@ -237,12 +237,8 @@ impl Artifacts for ArtifactsService {
         else {
             return Err(status::invalid("part", "the first one must be the header"));
         };
-        let artifact: Artifact =
-            header.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
-        let expected: Option<Digest> = match header.sha256.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|e| status::invalid("sha256", e))?),
-        };
+        let artifact: Artifact = status::parsed("artifact", &header.artifact)?;
+        let expected: Option<Digest> = status::parsed_if_any("sha256", &header.sha256)?;
         // Refused before the bytes are kept, where that can be known.
         let published = self.control.barrier(deadline).await?;
         let known = published.state.artifacts.get(&artifact).filter(|_| expected.is_some());
@@ -290,10 +286,8 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::ListArtifactsRequest>,
     ) -> Result<Response<v1::ListArtifactsResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let base: Option<ArtifactBase> = match request.artifact_base.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|e| status::invalid("artifact_base", e))?),
-        };
+        let base: Option<ArtifactBase> =
+            status::parsed_if_any("artifact_base", &request.artifact_base)?;
         let (size, token) = (request.page_size, &*request.page_token);
         let page = Page::of("Artifacts.List", &request.artifact_base, size, token)?;
         let read = self.control.read(false, deadline).await;
@@ -311,8 +305,7 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::ArtifactInfoRequest>,
     ) -> Result<Response<v1::Artifact>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let artifact: Artifact =
-            request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let artifact: Artifact = status::parsed("artifact", &request.artifact)?;
         let read = self.control.read(false, deadline).await;
         match read.published.state.artifacts.get(&artifact) {
             Some(record) => {
@@ -331,8 +324,7 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::RemoveArtifactRequest>,
     ) -> Result<Response<v1::RemoveArtifactResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let artifact: Artifact =
-            request.artifact.parse().map_err(|e| status::invalid("artifact", e))?;
+        let artifact: Artifact = status::parsed("artifact", &request.artifact)?;
         let command = Command::RemoveArtifact { artifact: artifact.clone() };
         self.control.write(deadline, &request.actor, &request.request_id, command).await?;
         let note = format!("{artifact} is removed; its archives go within some minutes");
@@ -344,7 +336,7 @@ impl Artifacts for ArtifactsService {
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let digest: Digest = request.sha256.parse().map_err(|e| status::invalid("sha256", e))?;
+        let digest: Digest = status::parsed("sha256", &request.sha256)?;
         if self.store.size_bytes(&digest).is_none() && !request.local_only {
             let published = self.control.barrier(deadline).await?;
             let record = self.known(&published.state, &request.sha256).ok_or_else(|| {

@@ -128,7 +128,7 @@ impl Cluster for ClusterService {
         request: Request<v1::SetNodeScheduleRequest>,
     ) -> Result<Response<v1::Node>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let node: NodeName = request.node.parse().map_err(|e| status::invalid("node", e))?;
+        let node: NodeName = status::parsed("node", &request.node)?;
         let schedule = match request.schedule.to_ascii_uppercase().as_str() {
             "OPEN" => NodeSchedule::Open,
             "CORDONED" => NodeSchedule::Cordoned,
@@ -153,7 +153,7 @@ impl Cluster for ClusterService {
         request: Request<v1::ForgetNodeRequest>,
     ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let node: NodeName = request.node.parse().map_err(|e| status::invalid("node", e))?;
+        let node: NodeName = status::parsed("node", &request.node)?;
         let note = format!("node {node} is forgotten; should it come back, it begins empty");
         let command = Command::ForgetNode { node, force: request.force };
         let control = &self.views.control;

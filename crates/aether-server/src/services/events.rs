@@ -49,10 +49,7 @@ impl Events {
         request: v1::EventsRequest,
     ) -> Result<Response<Streamed<v1::EventsResponse>>, Status> {
         let v1::EventsRequest { after, last, subject, follow } = request;
-        let filter: Option<SubjectFilter> = match subject.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|e| status::invalid("subject", e))?),
-        };
+        let filter: Option<SubjectFilter> = status::parsed_if_any("subject", &subject)?;
         let read = self.control.read(false, deadline).await;
         let state = &read.published.state;
         let first = match after {

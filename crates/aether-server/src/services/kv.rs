@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aether_core::state::State;
 use aether_proto::v1;
+use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use super::Streamed;
@@ -95,15 +96,17 @@ impl Kv {
         let this = self.clone();
         Ok(streams::answer(following::QUEUED_MAX, move |to| async move {
             let _place = place;
-            ended(this.push(&prefix, from_index, state, to).await)
+            let pulse = Pulse::new(this.control.clone());
+            ended(this.push(&prefix, from_index, state, pulse, to).await)
         }))
     }
 
-    async fn push(
+    pub(super) async fn push(
         &self,
         prefix: &str,
         from_index: Option<u64>,
         state: State,
+        mut pulse: Pulse,
         to: Down<v1::KvChange>,
     ) -> Result<(), End> {
         let mut news = self.changes.index();
@@ -112,8 +115,9 @@ impl Kv {
             None => present(prefix, &state, &to).await?,
         };
         drop(state);
-        let mut synced = false;
-        let mut pulse = Pulse::new(self.control.clone());
+        // Up to where the reader knows that it has everything, and since when. Not
+        // left to the pulse alone, which news of other records may hold up.
+        let mut synced: Option<(u64, Instant)> = None;
         loop {
             drop(news.borrow_and_update());
             let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
@@ -127,10 +131,12 @@ impl Kv {
                 }
                 at = batch.index;
             }
-            if !synced {
+            let is_due =
+                |(index, since): (u64, Instant)| index < at && since.elapsed() >= pulse.period();
+            if synced.is_none_or(is_due) {
                 let kind = "SYNCED".to_owned();
                 deliver(&to, v1::KvChange { kind, index: at, ..Default::default() }).await?;
-                synced = true;
+                synced = Some((at, Instant::now()));
             }
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },

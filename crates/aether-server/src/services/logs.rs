@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_core::coordinates::{SliceName, Version};
+use aether_core::coordinates::{SliceName, SliceReference, Version};
 use aether_core::duration::Millis;
 use aether_core::ids::{InstanceId, NodeName};
 use aether_core::records::{InstanceRecord, NodeRecord};
@@ -65,10 +65,10 @@ enum Target {
 impl Target {
     fn parse(text: &str) -> Result<Self, Status> {
         if !text.contains(':') {
-            let id = text.parse().map_err(|e| status::invalid("target", e))?;
+            let id = status::parsed("target", text)?;
             return Ok(Self::Instance(id));
         }
-        let reference = super::slices::parse("target", text)?;
+        let reference: SliceReference = status::parsed("target", text)?;
         Ok(match reference.version {
             None => Self::Slice(reference.slice),
             Some(version) => Self::Version(reference.slice, version),

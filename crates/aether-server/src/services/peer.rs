@@ -64,7 +64,7 @@ impl Peer for PeerService {
         request: Request<peer::HoldArchiveRequest>,
     ) -> Result<Response<peer::HoldArchiveResponse>, Status> {
         let peer::HoldArchiveRequest { sha256, from } = request.into_inner();
-        let digest = sha256.parse().map_err(|e| status::invalid("sha256", e))?;
+        let digest = status::parsed("sha256", &sha256)?;
         let artifacts = self.artifacts.clone();
         // Goes on when the other end has heard enough: the archive is wanted
         // here all the same.

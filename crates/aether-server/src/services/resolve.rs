@@ -59,7 +59,7 @@ fn listed(updates: &[&Arc<UpdateRecord>]) -> String {
 /// # Errors
 /// No such update, or several.
 pub fn resolve(state: &State, text: &str, current: Current) -> Result<Arc<UpdateRecord>, Status> {
-    let id: UpdateId = text.parse().map_err(|e| status::invalid("update_id", e))?;
+    let id: UpdateId = status::parsed("update_id", text)?;
     let likely = current.updates(state);
     if text == "current" {
         return match likely.as_slice() {

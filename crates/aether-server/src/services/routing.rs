@@ -48,8 +48,7 @@ impl RoutingService {
     /// it, has acked. Gives the index at which its life was opened.
     async fn admit(&self, hello: &v1::SessionHello) -> Result<(SessionId, u64), Status> {
         streams::check_protocol(hello.protocol)?;
-        let session: SessionId =
-            hello.session_id.parse().map_err(|e| status::invalid("session_id", e))?;
+        let session: SessionId = status::parsed("session_id", &hello.session_id)?;
         let kind = match hello.kind.as_str() {
             "INVOKER" => SessionKind::Invoker,
             "INGRESS" => SessionKind::Ingress,

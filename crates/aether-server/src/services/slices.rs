@@ -22,10 +22,6 @@ pub struct SlicesService {
     views: Views,
 }
 
-pub(super) fn parse(field: &'static str, text: &str) -> Result<SliceReference, Status> {
-    text.parse().map_err(|e| status::invalid(field, e))
-}
-
 pub(super) fn unknown(slice: &SliceName) -> Status {
     status::refused(&aether_core::command::Refusal::UnknownSlice { slice: slice.clone() })
 }
@@ -56,7 +52,7 @@ impl Slices for SlicesService {
         request: Request<v1::DeployRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let reference = parse("artifact", &request.artifact)?;
+        let reference: SliceReference = status::parsed("artifact", &request.artifact)?;
         let version = reference.version.ok_or_else(|| {
             status::invalid("artifact", "names no version; write group:artifact:version[@env]")
         })?;
@@ -75,7 +71,7 @@ impl Slices for SlicesService {
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Slice>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let slice: SliceName = request.slice.parse().map_err(|e| status::invalid("slice", e))?;
+        let slice: SliceName = status::parsed("slice", &request.slice)?;
         let command = Command::Scale { slice: slice.clone(), instances: request.instances };
         self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
         Ok(self.show(deadline, &slice).await)
@@ -86,7 +82,7 @@ impl Slices for SlicesService {
         request: Request<v1::UndeployRequest>,
     ) -> Result<Response<v1::UndeployResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let SliceReference { slice, version } = parse("slice", &request.slice)?;
+        let SliceReference { slice, version } = status::parsed("slice", &request.slice)?;
         let command = Command::Undeploy { slice, version };
         let answer = self
             .views
@@ -104,10 +100,7 @@ impl Slices for SlicesService {
         request: Request<v1::ListSlicesRequest>,
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let only: Option<SliceName> = match request.slice.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|e| status::invalid("slice", e))?),
-        };
+        let only: Option<SliceName> = status::parsed_if_any("slice", &request.slice)?;
         let (size, token) = (request.page_size, &*request.page_token);
         let page = Page::of("Slices.List", &request.slice, size, token)?;
         let read: Read = self.views.control.read(request.stale, deadline).await;

@@ -270,8 +270,7 @@ impl Updates for UpdatesService {
         request: Request<v1::SetRoutingRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let weights: Weights =
-            request.routing.parse().map_err(|e| status::invalid("routing", e))?;
+        let weights: Weights = status::parsed("routing", &request.routing)?;
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let (force, if_modified) = (request.force, request.if_modified);
         let command = Command::SetWeights { update, weights, force, if_modified };
@@ -357,14 +356,14 @@ impl Updates for UpdatesService {
         let (deadline, request) = Deadline::split(request);
         let weights = match request.routing.as_str() {
             "" => Weights::ALL_NEW,
-            text => text.parse().map_err(|e| status::invalid("routing", e))?,
+            text => status::parsed("routing", text)?,
         };
         let cleanup = options::cleanup(&request.cleanup_policy);
         let cleanup = cleanup.map_err(|problem| status::invalid("cleanup_policy", problem))?;
         let id = &request.update_id;
         let update = self.kept(deadline, id, &request.request_id).await?;
-        let (force, grace_ms) = (request.force, request.grace_ms);
-        let command = Command::Undo { update, weights, force, cleanup, grace_ms };
+        let (force, grace_ms, if_modified) = (request.force, request.grace_ms, request.if_modified);
+        let command = Command::Undo { update, weights, force, cleanup, grace_ms, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -374,7 +373,8 @@ impl Updates for UpdatesService {
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
         let update = self.kept(deadline, &request.update_id, &request.request_id).await?;
-        self.write(deadline, &request.actor, &request.request_id, Command::Cleanup { update }).await
+        let command = Command::Cleanup { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
     async fn set_options(
@@ -434,10 +434,7 @@ impl Updates for UpdatesService {
         request: Request<v1::DiffRequest>,
     ) -> Result<Response<v1::RevisionDiff>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let slice = match request.slice.as_str() {
-            "" => None,
-            text => Some(text.parse::<SliceName>().map_err(|e| status::invalid("slice", e))?),
-        };
+        let slice: Option<SliceName> = status::parsed_if_any("slice", &request.slice)?;
         if slice.is_some() != request.update_id.is_empty() {
             return Err(status::invalid("update_id", "name either an update or a slice"));
         }

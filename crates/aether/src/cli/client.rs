@@ -85,7 +85,9 @@ impl Client {
             return Err(Failure::usage("--addr names no node"));
         }
         if timeout.is_zero() {
-            return Err(Failure::usage("--timeout must be above zero"));
+            return Err(Failure::usage(
+                "the timeout of the context must be above zero, such as 10s",
+            ));
         }
         Ok(Self { addresses, timeout, actor, first: Cell::new(0) })
     }
@@ -98,6 +100,11 @@ impl Client {
     /// How long a request may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How many addresses there are.
+    pub fn nodes(&self) -> usize {
+        self.addresses.len()
     }
 
     /// The same client with more time for what takes longer.

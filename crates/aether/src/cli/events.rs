@@ -3,21 +3,20 @@
 use aether_core::audit::{AuditPosition, SubjectFilter};
 use aether_proto::v1;
 use clap::Args;
-use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::client::Client;
 use super::exit::{Exit, Failure, Kind};
-use super::follow::{RECONNECT_PAUSE, SILENCE_MAX};
 use super::interrupt::while_read;
-use super::output::{say, say_if_old};
+use super::output::say_if_old;
+use super::reconnect::Reconnect;
 use super::status::cluster;
 use super::{Global, render};
 
-/// Print what happened, oldest first: who did what to which update, slice,
-/// node, session, artifact or instance, or to the cluster
+/// Print what happened, oldest first: who did what, and to what
 ///
-/// Each event has a position, which is the same on every node. With '-o json',
+/// An event is about an update, slice, node, session, artifact or instance, or
+/// about the cluster as a whole. Each event has a position, which is the same on every node. With '-o json',
 /// each is one line; with '-o yaml', one document.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -28,7 +27,7 @@ Examples:
 
 See also: aether update history, aether logs, aether kv watch")]
 pub struct Events {
-    /// Go on with those to come, also when the node asked goes away
+    /// Go on with new events as they come, at another node if this one goes away
     #[arg(long, short)]
     follow: bool,
     /// Only those after this position: a log index, or index.n as it is printed
@@ -74,38 +73,33 @@ async fn read(
     mut request: v1::EventsRequest,
     mut on: impl FnMut(&v1::Event) -> Result<(), Failure>,
 ) -> Result<Option<v1::AsOf>, Failure> {
-    let mut silent_since = Instant::now();
-    let mut heard = false;
+    let mut reconnect = Reconnect::new(client);
     loop {
         let opened = client
             .open(request.clone(), async |channel, request| cluster(channel).events(request).await)
             .await;
         let lost = match opened {
-            Ok(mut events) => loop {
-                let told = match next(&mut events, client, request.follow).await {
-                    Ok(told) => told,
-                    Err(lost) => break lost,
-                };
-                (heard, silent_since) = (true, Instant::now());
-                if let Some(event) = &told.event {
-                    on(event)?;
+            Ok(mut events) => {
+                reconnect.answered();
+                loop {
+                    let told = match next(&mut events, client, request.follow).await {
+                        Ok(told) => told,
+                        Err(lost) => break lost,
+                    };
+                    reconnect.heard();
+                    if let Some(event) = &told.event {
+                        on(event)?;
+                    }
+                    // Only now: what could not be shown was not told.
+                    request.after = told.position.or(request.after);
+                    if told.event.is_none() && !request.follow {
+                        return Ok(told.as_of);
+                    }
                 }
-                // Only now: what could not be shown was not told.
-                request.after = told.position.or(request.after);
-                if told.event.is_none() && !request.follow {
-                    return Ok(told.as_of);
-                }
-            },
+            }
             Err(failure) => failure,
         };
-        // Only silence is worth another try, and only of somebody who has
-        // spoken: the first connection has had its tries already.
-        if !heard || lost.exit() != Exit::Unreachable || silent_since.elapsed() >= SILENCE_MAX {
-            return Err(lost);
-        }
-        say("the connection was lost; asking another node");
-        client.turn();
-        tokio::time::sleep(RECONNECT_PAUSE).await;
+        reconnect.after(lost).await?;
     }
 }
 

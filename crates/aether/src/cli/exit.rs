@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use aether_proto::errors::{is_expired, is_outcome_unknown};
+use aether_proto::errors::{code_of, is_expired, is_outcome_unknown};
 use tonic::{Code, Status};
 
 use super::output::say;
@@ -47,12 +47,14 @@ pub enum Kind {
 pub struct Failure {
     exit: Exit,
     message: String,
+    /// The code that a node gave it.
+    code: Option<String>,
 }
 
 impl Failure {
     /// A failure with its exit code.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), code: None }
     }
 
     /// It was tried and failed.
@@ -71,7 +73,7 @@ impl Failure {
             "" => format!("the node answered {:?}", status.code()),
             text => text.to_owned(),
         };
-        Self::new(exit_of(status, kind), message)
+        Self { exit: exit_of(status, kind), message, code: code_of(status) }
     }
 
     /// Says what failed, and gives the code for `main` to return.
@@ -87,7 +89,12 @@ impl Failure {
         self.exit
     }
 
-    #[cfg(test)]
+    /// Whether it is what a node calls so.
+    pub fn is(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+
+    /// The sentence for people.
     pub fn message(&self) -> &str {
         &self.message
     }

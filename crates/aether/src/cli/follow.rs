@@ -1,7 +1,6 @@
 //! Follows an update through its changes, over the failure of any one node.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use aether_core::records::UpdateState;
 use aether_proto::v1;
@@ -11,17 +10,10 @@ use tonic::Streaming;
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::options::Wait;
-use super::output::say;
 use super::progress::{Progress, Shown};
+use super::reconnect::Reconnect;
 use super::render;
 use super::update::updates;
-
-/// How long nobody may answer before following is given up. An election takes
-/// less than a second, the restart of a node a few.
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// Pause before another address is asked after a stream broke.
-pub const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
 
 /// Calls `on` for every message of the update until it breaks or the update
 /// has ended, and gives the last message.
@@ -34,44 +26,30 @@ pub async fn follow(
     mut on: impl FnMut(&v1::Update) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<v1::Update, Failure> {
     let mut reference = v1::UpdateRef { update_id: update_id.to_owned(), ..Default::default() };
-    let mut silent_since = Instant::now();
-    let mut heard = false;
+    let mut reconnect = Reconnect::new(client);
     loop {
         let opened = client
             .open(reference.clone(), async |channel, request| updates(channel).watch(request).await)
             .await;
-        let mut stream = match opened {
-            Ok(stream) => stream,
-            // Only silence is worth another try, and only of somebody who has
-            // spoken: the first connection has had its tries already.
-            Err(failure)
-                if heard
-                    && failure.exit() == Exit::Unreachable
-                    && silent_since.elapsed() < SILENCE_MAX =>
-            {
-                client.turn();
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-                continue;
+        let lost = match opened {
+            Ok(mut stream) => {
+                reconnect.answered();
+                while let Some(update) = next(&mut stream).await {
+                    reconnect.heard();
+                    // `current` may mean another update after a reconnect.
+                    reference.update_id.clone_from(&update.update_id);
+                    if on(&update)?.is_break() || is_terminal(&update) {
+                        return Ok(update);
+                    }
+                }
+                Failure::new(
+                    Exit::Unreachable,
+                    "no node tells of this update any more; try 'aether update status'",
+                )
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => failure,
         };
-        while let Some(update) = next(&mut stream).await {
-            (heard, silent_since) = (true, Instant::now());
-            // `current` may mean another update after a reconnect.
-            reference.update_id.clone_from(&update.update_id);
-            if on(&update)?.is_break() || is_terminal(&update) {
-                return Ok(update);
-            }
-        }
-        if silent_since.elapsed() > SILENCE_MAX {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                "no node tells of this update any more; try 'aether update status'",
-            ));
-        }
-        say("the connection was lost; asking another node");
-        client.turn();
-        tokio::time::sleep(RECONNECT_PAUSE).await;
+        reconnect.after(lost).await?;
     }
 }
 

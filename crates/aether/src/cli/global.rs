@@ -38,7 +38,7 @@ pub struct Global {
     output: Option<Format>,
     /// How long a request may take, over all addresses [env: AETHER_TIMEOUT]
     /// [default: 10s]
-    #[arg(long, global = true, value_name = "DURATION")]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = options::timeout)]
     timeout: Option<Millis>,
     /// Who asks, for the history [env: AETHER_ACTOR] [default: $USER]
     #[arg(long, global = true, value_name = "NAME")]
@@ -169,7 +169,7 @@ impl Global {
             variable(environment, "AETHER_ADDR", split)?.flatten(),
             context.addr,
         ]);
-        let timeout = variable(environment, "AETHER_TIMEOUT", str::parse)?;
+        let timeout = variable(environment, "AETHER_TIMEOUT", options::timeout)?;
         let output = variable(environment, "AETHER_OUTPUT", str::parse)?;
         // A user's name was not chosen for us, so one that does not fit is passed over.
         let user = environment("USER").and_then(|name| options::actor(name.to_str()?).ok());
@@ -288,6 +288,7 @@ mod tests {
             ("AETHER_ADDR", ","),
             ("AETHER_OUTPUT", "xml"),
             ("AETHER_TIMEOUT", "5"),
+            ("AETHER_TIMEOUT", "0s"),
             ("AETHER_ACTOR", "a\nb"),
         ] {
             let problem = settings("", &[(name, value)], "").unwrap_err();

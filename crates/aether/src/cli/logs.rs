@@ -27,7 +27,7 @@ Examples:
 
 See also: aether slices, aether update explain")]
 pub struct Logs {
-    /// Whose: group:artifact[:version][@env] or an instance id
+    /// Whose lines: group:artifact[:version][@env] or an instance id
     #[arg(value_name = "TARGET", value_parser = target)]
     target: String,
     /// Go on with new lines as they come, also of instances that start later

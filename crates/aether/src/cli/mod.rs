@@ -32,6 +32,7 @@ mod output;
 mod pages;
 mod progress;
 mod reach;
+mod reconnect;
 mod reference;
 mod render;
 mod scale;
@@ -55,6 +56,11 @@ use terminal::Colour;
 
 /// What every help of the whole ends with.
 const AFTER_HELP: &str = "\
+A slice is a service that runs here as a number of instances. It is named
+group:artifact, or group:artifact@env where it runs more than once; a version of
+it is an artifact, group:artifact:version. An update moves a slice from one
+version to another, beside each other and with an exact share of the traffic.
+
 Examples:
   aether dev                                            a cluster on this machine
   aether artifact push ./my-slice-1.0.0
@@ -65,8 +71,8 @@ Examples:
 
 Environment:
   AETHER_ADDR, AETHER_OUTPUT, AETHER_TIMEOUT, AETHER_ACTOR, AETHER_CONTEXT
-      stand in for the options of the same name. A flag goes before a variable,
-      that before the context, that before the default.
+      stand in for the options of the same name. A flag overrides the variable,
+      which overrides the context, which overrides the default.
   AETHER_CONFIG
       the file of contexts [default: aether/config.toml in $XDG_CONFIG_HOME or
       ~/.config]
@@ -372,8 +378,6 @@ mod tests {
             "update start c 2.0.0",
             "update start a.b:c two",
             "update start a.b:c 2.0.0 --wait-timeout 1h",
-            "update set u1",
-            "update set u1 --if-modified 7",
             "update set u1 --preset harsh",
             "update set u1 --manual-approval maybe",
             "update undo u1 -r 0:0",

@@ -35,6 +35,15 @@ pub fn actor(text: &str) -> Result<String, String> {
     Err(format!("an actor is 1 to {ACTOR_CHARS_MAX} printable characters"))
 }
 
+/// How long a request may take.
+pub fn timeout(text: &str) -> Result<Millis, String> {
+    match text.parse::<Millis>() {
+        Ok(Millis(0)) => Err("a request needs more than no time, such as 10s".to_owned()),
+        Ok(time) => Ok(time),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,7 +125,7 @@ fn more(arg: &Arg) -> String {
         let _ = write!(more, " One of {}.", shown.join(", "));
     }
     let defaults = arg.get_default_values();
-    if takes_value && !defaults.is_empty() {
+    if takes_value && !arg.is_hide_default_value_set() && !defaults.is_empty() {
         let defaults: Vec<_> = defaults.iter().map(|value| value.to_string_lossy()).collect();
         let _ = write!(more, " Default: `{}`.", defaults.join(","));
     }

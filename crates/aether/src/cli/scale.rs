@@ -1,6 +1,7 @@
 //! `aether scale`
 
 use aether_core::coordinates::SliceName;
+use aether_core::words::counted;
 use aether_proto::v1;
 use clap::Args;
 
@@ -57,8 +58,11 @@ impl Scale {
             return Ok(());
         }
         let question = format!(
-            "{} has {} instances, {} of them ready. Scale it down to {}?",
-            self.slice, slice.instances, slice.ready, self.instances
+            "{} has {}, {} ready. Scale it down to {}?",
+            self.slice,
+            counted(slice.instances, "instance"),
+            slice.ready,
+            self.instances
         );
         self.sure.confirm(&question).await
     }

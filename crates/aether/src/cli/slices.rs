@@ -22,7 +22,7 @@ pub struct Slices {
     /// Only this slice: group:artifact[@env]
     #[arg(value_name = "SLICE")]
     slice: Option<SliceName>,
-    /// Take the answering node's own copy, without asking the leader
+    /// Answer from the node's own copy, which may be old, without the leader
     #[arg(long)]
     stale: bool,
 }

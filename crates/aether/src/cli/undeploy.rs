@@ -1,6 +1,7 @@
 //! `aether undeploy`
 
 use aether_core::coordinates::SliceReference;
+use aether_core::words::counted;
 use aether_proto::v1;
 use clap::Args;
 
@@ -63,10 +64,10 @@ impl Undeploy {
             return Ok(());
         }
         let question = format!(
-            "{} serves version {} with {} instances, {} of them ready. Remove all of it?",
+            "{} serves version {} with {}, {} ready. Remove all of it?",
             slice.slice,
             slice.version.as_deref().unwrap_or("(none)"),
-            slice.instances,
+            counted(slice.instances, "instance"),
             slice.ready
         );
         self.sure.confirm(&question).await

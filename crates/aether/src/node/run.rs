@@ -89,7 +89,8 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     };
     if let (Some(voter), Some(listener)) = (&voter, listeners.peer) {
         let routes = Routes::new(voter.replica.peer_service());
-        tasks.spawn(grpc::serve(listener, voter.server.peer_routes(routes)));
+        let routes = grpc::peer(voter.server.peer_routes(routes));
+        tasks.spawn(grpc::serve(listener, routes));
     }
     let mut agent = match config.roles.agent {
         true => Some(start_agent(&config, Arc::clone(&store)).await?),

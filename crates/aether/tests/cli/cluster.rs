@@ -1,6 +1,8 @@
 //! `aether status`, `nodes`, `node`, `kv` and `events`.
 
+use aether_proto::errors::Problem;
 use aether_proto::v1;
+use tonic::Code;
 
 use super::answers::{fresh, node, nodes, old, reason};
 use super::scene::Scene;
@@ -137,12 +139,15 @@ async fn records_by_their_beginning() {
         value_json: value.map(str::to_owned),
         index,
     };
+    // What ends a watch that cannot go on elsewhere.
+    let compacted = Problem::new(Code::OutOfRange, "compacted", "no changes any more").status();
     let story = [
-        change("PUT", 40, "instances/a", Some(r#"{"state":"READY"}"#)),
-        change("SYNCED", 41, "", None),
-        change("DELETE", 43, "instances/a", None),
+        Ok(change("PUT", 40, "instances/a", Some(r#"{"state":"READY"}"#))),
+        Ok(change("SYNCED", 41, "", None)),
+        Ok(change("DELETE", 43, "instances/a", None)),
+        Err(compacted),
     ];
-    scene.node.will_stream_all("Cluster/KvWatch", &story);
+    scene.node.will_stream("Cluster/KvWatch", story.to_vec());
     for line in ["kv watch instances/", "kv watch --from 41 -o json", "kv watch -o yaml"] {
         scene.run(line).await;
     }

@@ -285,8 +285,12 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         force: dice.flag(),
         cleanup: dice.one_in(4).then_some(CleanupPolicy::Manual),
         grace_ms: dice.one_in(4).then(|| dice.count()),
+        if_modified: dice.one_in(8).then(|| dice.count()),
     }),
-    ("Cleanup", 1, |dice| Command::Cleanup { update: dice.ended_update() }),
+    ("Cleanup", 1, |dice| Command::Cleanup {
+        update: dice.ended_update(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
     ("SetOptions", 2, |dice| Command::SetOptions {
         update: dice.update(),
         changes: OptionChanges {

@@ -5,8 +5,10 @@ use aether_core::ids::NodeName;
 use tonic::Status;
 
 use super::*;
+use crate::changes::Changes;
 use crate::services::Streamed;
-use crate::services::following::Pulse;
+use crate::services::following::{Places, Pulse};
+use crate::services::kv::Kv;
 
 type Told = Result<v1::EventsResponse, Status>;
 
@@ -224,6 +226,28 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_every_change() {
     let mut later = node.kv_watch("nodes/", Some(silent)).await.unwrap();
     assert_eq!(later.next().await, change("PUT", "nodes/n1", back));
     assert_eq!(later.next().await, change("SYNCED", "", back));
+}
+
+/// Whose records never change would otherwise fall behind what is kept.
+#[tokio::test]
+async fn a_watch_says_how_far_it_is_while_nothing_that_fits_changes() {
+    let node = Node::start().await;
+    let changes = Arc::new(Changes::after_state(node.state()));
+    let kv = Kv::new(node.control.clone(), Arc::clone(&changes), Places::default());
+    let pulse = Pulse::every(Duration::from_millis(20), PATIENCE, node.control.clone());
+    let (state, (to, mut from)) = (node.state(), tokio::sync::mpsc::channel(1));
+    let (begun, pushed) = (state.meta.index, kv.clone());
+    tokio::spawn(async move { pushed.push("session/", None, state, pulse, to).await.is_ok() });
+    let synced = |told: Option<Result<v1::KvChange, Status>>| {
+        let change = told.expect("it goes on").unwrap();
+        assert_eq!((&*change.kind, &*change.key), ("SYNCED", ""));
+        change.index
+    };
+    assert_eq!(synced(within(from.recv()).await), begun);
+    node.silent(true).await;
+    let silent = node.state();
+    changes.advance(&silent);
+    assert_eq!(synced(within(from.recv()).await), silent.meta.index, "and not twice before");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::cli::{Global, render};
 #[command(after_help = "\
 See also: aether artifact list, aether artifact push")]
 pub struct Info {
-    /// Which: group:artifact:version
+    /// The artifact: group:artifact:version
     #[arg(value_name = "ARTIFACT")]
     artifact: Artifact,
 }

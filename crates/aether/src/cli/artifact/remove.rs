@@ -19,7 +19,7 @@ On a terminal it asks first.
 
 See also: aether artifact list, aether undeploy")]
 pub struct Remove {
-    /// Which: group:artifact:version
+    /// The artifact: group:artifact:version
     #[arg(value_name = "ARTIFACT")]
     artifact: Artifact,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::cli::output::say;
 #[command(after_help = "\
 See also: aether context list")]
 pub struct Remove {
-    /// Which
+    /// Its name
     #[arg(value_name = "NAME")]
     name: ContextName,
 }

@@ -21,7 +21,7 @@ Examples:
 
 See also: aether context list, aether context use")]
 pub struct Set {
-    /// Which
+    /// Its name
     #[arg(value_name = "NAME")]
     name: ContextName,
     /// Settings to take out, separated by commas

@@ -12,7 +12,7 @@ use crate::cli::exit::{Exit, Failure};
 #[command(after_help = "\
 See also: aether context list, aether context use")]
 pub struct Show {
-    /// Which [default: that of --context, or the current one]
+    /// Its name [default: that of --context, or the current one]
     #[arg(value_name = "NAME")]
     name: Option<ContextName>,
 }

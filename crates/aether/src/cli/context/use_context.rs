@@ -13,7 +13,7 @@ use crate::cli::output::say;
 #[command(after_help = "\
 See also: aether context list, aether context set")]
 pub struct Use {
-    /// Which
+    /// Its name
     #[arg(value_name = "NAME")]
     name: ContextName,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aether_core::ids::NodeName;
+use aether_core::words::{are, counted};
 use clap::Args;
 use tokio::time::Instant;
 
@@ -42,14 +43,18 @@ impl Drain {
         let mut said = None;
         while self.wait.wait && node.instances > 0 {
             if said != Some(node.instances) {
-                say(&format!("{} instances are left on {}", node.instances, self.node));
+                let (count, name) = (counted(node.instances, "instance"), &self.node);
+                say(&format!("{count} {} left on {name}", are(node.instances)));
                 said = Some(node.instances);
             }
             if Instant::now() >= until {
                 return Err(Failure::failed(format!(
-                    "{} instances are still on {} after {}; the drain goes on, 'aether update \
-                     explain' says what updates wait for",
-                    node.instances, self.node, self.wait.wait_timeout
+                    "{} {} still on {} after {}; the drain goes on, 'aether update explain' \
+                     says what updates wait for",
+                    counted(node.instances, "instance"),
+                    are(node.instances),
+                    self.node,
+                    self.wait.wait_timeout
                 )));
             }
             tokio::time::sleep(LOOK_EVERY).await;

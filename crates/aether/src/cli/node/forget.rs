@@ -1,6 +1,7 @@
 //! `aether node forget`
 
 use aether_core::ids::NodeName;
+use aether_core::words::counted;
 use aether_proto::v1;
 use clap::Args;
 
@@ -25,7 +26,7 @@ pub struct Forget {
     /// The node
     #[arg(value_name = "NODE")]
     node: NodeName,
-    /// Though it is only unreachable, and not yet lost
+    /// Also while it is only unreachable, and not yet lost
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -54,8 +55,10 @@ impl Forget {
     async fn ask(&self, client: &Client) -> Result<(), Failure> {
         let Some(node) = find(client, &self.node).await? else { return Ok(()) };
         let question = format!(
-            "Node {} is {} and has {} instances. Forget it, with all of them?",
-            node.name, node.lifecycle, node.instances
+            "Node {} is {} and has {}. Forget it, with all that it has?",
+            node.name,
+            node.lifecycle,
+            counted(node.instances, "instance")
         );
         self.sure.confirm(&question).await
     }

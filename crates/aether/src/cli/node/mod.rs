@@ -16,7 +16,7 @@ use super::output::say;
 use super::{Global, asking};
 use crate::node::config::{Log, NodeConfig};
 
-/// Run a node, or move its instances away, keep new ones away, forget it
+/// Run a node; or drain, cordon, uncordon or forget one of the cluster
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,

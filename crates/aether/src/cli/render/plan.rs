@@ -1,5 +1,6 @@
 //! What an update would do, and how revisions differ.
 
+use aether_core::words::counted;
 use aether_proto::v1;
 
 use super::{fields, span, table};
@@ -7,22 +8,25 @@ use super::{fields, span, table};
 /// A whole plan.
 pub fn whole(plan: &v1::UpdatePlan) -> String {
     let old = plan.old_version.as_deref().unwrap_or("(none)");
-    let counts =
-        [plan.instances_before, plan.instances_peak, plan.instances_after].map(|n| n.to_string());
+    let now = counted(plan.instances_before, "instance");
     let refused = plan.refused.as_ref();
     let capacity = match refused {
-        Some(_) => format!("{} instances now", counts[0]),
+        Some(_) => format!("{now} now"),
         None => {
-            format!("{} instances, {} at the peak, {} after", counts[0], counts[1], counts[2])
+            format!("{now}, {} at the peak, {} after", plan.instances_peak, plan.instances_after)
         }
     };
     let retires = plan.retires_version.as_ref().map(|version| {
-        format!("version {version}, which is kept warm: 'update undo' ends with this start")
+        format!(
+            "version {version}, which is kept warm: 'update undo' cannot go back to it any more"
+        )
     });
     let ratios = plan.refused_ratios.iter().map(|ratio| {
         format!(
-            "{} (takes {} instances of the new version, {} would be ready)",
-            ratio.routing, ratio.needed, ratio.ready
+            "{} (takes {} of the new version, {} would be ready)",
+            ratio.routing,
+            counted(ratio.needed, "instance"),
+            ratio.ready
         )
     });
     let mut text = fields(&[
@@ -31,9 +35,9 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
         ("refused", refused.map(|reason| reason.message.clone()).unwrap_or_default()),
         ("capacity", capacity),
         ("removes", retires.unwrap_or_default()),
-        ("too much", ratios.collect::<Vec<_>>().join("\n")),
+        ("refuses", ratios.collect::<Vec<_>>().join("\n")),
         ("least time", if refused.is_none() { span(plan.least_ms) } else { String::new() }),
-        ("stops at", plan.stuck.clone()),
+        ("ends here", plan.stuck.clone()),
     ]);
     if !plan.changes.is_empty() {
         text.push_str("\n\n");
@@ -160,8 +164,8 @@ mod tests {
 slice       a.b:c
 versions    1.0.0 -> 2.0.0
 capacity    3 instances, 6 at the peak, 3 after
-removes     version 0.9.0, which is kept warm: 'update undo' ends with this start
-too much    1:1 (takes 2 instances of the new version, 1 would be ready)
+removes     version 0.9.0, which is kept warm: 'update undo' cannot go back to it any more
+refuses     1:1 (takes 2 instances of the new version, 1 would be ready)
 least time  1s
 
 FIELD    BEFORE  AFTER

@@ -194,8 +194,16 @@ pub fn reason(reason: &v1::Reason) -> String {
 pub fn deadline(deadline: &v1::Deadline) -> String {
     let amount = span(deadline.in_ms.unsigned_abs());
     match deadline.in_ms {
-        0.. => format!("{} in {amount}", deadline.action),
+        0.. => format!("{} in {amount}{}", deadline.action, meaning(&deadline.action)),
         _ => format!("{} overdue by {amount}", deadline.action),
+    }
+}
+
+/// What happens at a deadline, where its name does not say it.
+fn meaning(action: &str) -> &'static str {
+    match action {
+        "ALERT" => ", which changes nothing",
+        _ => "",
     }
 }
 
@@ -278,7 +286,7 @@ state       ROUTING
 requested   1:3 (25 % new)
 actual      24.98 % new of 1203 calls in the last 10 s
 instances   new 1/1, old 1/2 (1 UNREADY)
-deadline    ALERT in 23h 59m 59s
+deadline    ALERT in 23h 59m 59s, which changes nothing
 thresholds  error rate 1 %, p99 500 ms, from 100 requests on
 cleanup     IMMEDIATE
 started by  alice

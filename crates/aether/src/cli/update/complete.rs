@@ -4,11 +4,11 @@ use aether_core::records::UpdateState;
 use aether_proto::v1;
 use clap::Args;
 
-use super::{Which, show, updates};
+use super::{Which, show_after, updates};
 use crate::cli::Global;
 use crate::cli::confirm::Sure;
 use crate::cli::exit::Failure;
-use crate::cli::follow::{Verdict, wait_for};
+use crate::cli::follow::Verdict;
 use crate::cli::options::Wait;
 
 /// Complete an update that routes 1:0: removes the old version
@@ -50,12 +50,9 @@ impl Complete {
             request_id: client.request_id(),
             actor: client.actor(),
         };
-        let mut update =
+        let update =
             client.write(message, async |c, request| updates(c).complete(request).await).await?;
-        if self.wait.wait {
-            update = wait_for(&client, &update.update_id, &self.wait, judge).await?;
-        }
-        show(global.output(), &update)
+        show_after(global, &client, update, &self.wait, judge).await
     }
 }
 

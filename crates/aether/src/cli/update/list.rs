@@ -17,10 +17,10 @@ Examples:
 
 See also: aether update status")]
 pub struct List {
-    /// The ended ones that are still kept, too
+    /// Also those that have ended and are still kept
     #[arg(long)]
     all: bool,
-    /// Take the answering node's own copy, without asking the leader
+    /// Answer from the node's own copy, which may be old, without the leader
     #[arg(long)]
     stale: bool,
 }

@@ -20,6 +20,7 @@ mod undo;
 mod watch;
 
 use aether_core::ids::UpdateId;
+use aether_core::records::UpdateState;
 use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::v1;
 use aether_proto::v1::updates_client::UpdatesClient;
@@ -27,7 +28,10 @@ use clap::{Args, Subcommand};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::client::Client;
 use super::exit::Failure;
+use super::follow::{Verdict, wait_for};
+use super::options::Wait;
 use super::output::{Output, say};
 use super::{Global, asking, render};
 
@@ -108,6 +112,20 @@ impl Which {
 /// The service, over a channel.
 pub fn updates(channel: Channel) -> UpdatesClient<Channel> {
     UpdatesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Prints what a write answered, or what became of it if that is waited for.
+async fn show_after(
+    global: &Global,
+    client: &Client,
+    mut update: v1::Update,
+    wait: &Wait,
+    judge: impl Fn(UpdateState) -> Verdict,
+) -> Result<(), Failure> {
+    if wait.wait {
+        update = wait_for(client, &update.update_id, wait, judge).await?;
+    }
+    show(global.output(), &update)
 }
 
 /// Prints what a write answered: the update, and on stderr its note.

@@ -20,7 +20,7 @@ pub struct What {
     #[arg(long, short, visible_short_alias = 'n', value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     instances: Option<u32>,
-    /// Thresholds by name; --max-error-rate and --max-latency-ms go before it [default: default]
+    /// Thresholds by name; --max-error-rate and --max-latency-ms override it [default: default]
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     preset: Option<PresetName>,
     /// Maximum error rate, a share from 0 to 1 [default: 0.01]
@@ -30,7 +30,7 @@ pub struct What {
     #[arg(long, visible_alias = "latency-ms", value_name = "MS",
           value_parser = clap::value_parser!(u32).range(1..))]
     max_latency_ms: Option<u32>,
-    /// Fewest requests in the window for a verdict [default: 100]
+    /// Fewest requests in 10 s for the thresholds to be judged [default: 100]
     #[arg(long, value_name = "N")]
     min_requests: Option<u64>,
     /// Require manual approval for each routing change

@@ -26,7 +26,7 @@ pub struct Routing {
     /// The ratio new:old, such as 1:3 for 25 % to the new version
     #[arg(long, short, value_name = "NEW:OLD")]
     ratio: Weights,
-    /// Past the capacity guard and a pause
+    /// Though too few instances are ready for the ratio, or the update is paused
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use aether_core::duration::Millis;
 use aether_proto::v1;
-use clap::{ArgGroup, Args};
+use clap::Args;
 
 use super::options::{Cleanup, OnFailure, PresetName, wire_name};
 use super::{Which, show, updates};
@@ -14,7 +14,6 @@ use crate::cli::options::error_rate;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "aether update set [OPTIONS] <CHANGE>... <UPDATE-ID>",
-    group = ArgGroup::new("changes").required(true).multiple(true),
     after_help = "\
 Examples:
   aether update set current --max-error-rate 0.02
@@ -28,38 +27,37 @@ See also: aether update status, aether update health"
 pub struct Set {
     #[command(flatten)]
     which: Which,
-    /// Thresholds by name; --max-error-rate and --max-latency-ms go before it
-    #[arg(long, value_enum, ignore_case = true, value_name = "NAME", group = "changes")]
+    /// Thresholds by name; --max-error-rate and --max-latency-ms override it
+    #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     preset: Option<PresetName>,
     /// Maximum error rate, a share from 0 to 1
-    #[arg(long, visible_alias = "error-rate", value_name = "RATE", value_parser = error_rate,
-          group = "changes")]
+    #[arg(long, visible_alias = "error-rate", value_name = "RATE", value_parser = error_rate)]
     max_error_rate: Option<f64>,
     /// Maximum p99 latency in milliseconds
-    #[arg(long, visible_alias = "latency-ms", value_name = "MS", group = "changes",
+    #[arg(long, visible_alias = "latency-ms", value_name = "MS",
           value_parser = clap::value_parser!(u32).range(1..))]
     max_latency_ms: Option<u32>,
-    /// Fewest requests in the window for a verdict
-    #[arg(long, value_name = "N", group = "changes")]
+    /// Fewest requests in 10 s for the thresholds to be judged
+    #[arg(long, value_name = "N")]
     min_requests: Option<u64>,
     /// Whether each routing change waits for approval
-    #[arg(long, value_name = "BOOL", group = "changes", num_args = 0..=1,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1,
           default_missing_value = "true")]
     manual_approval: Option<bool>,
     /// What happens to the old version on completion
-    #[arg(long, value_enum, ignore_case = true, value_name = "POLICY", group = "changes")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "POLICY")]
     cleanup: Option<Cleanup>,
     /// How long GRACE_PERIOD keeps the old version
-    #[arg(long, value_name = "DURATION", group = "changes")]
+    #[arg(long, value_name = "DURATION")]
     grace: Option<Millis>,
     /// How long the new version may take to become healthy, from its start
-    #[arg(long, value_name = "DURATION", group = "changes")]
+    #[arg(long, value_name = "DURATION")]
     deploy_timeout: Option<Millis>,
     /// What happens if it does not become healthy
-    #[arg(long, value_enum, ignore_case = true, value_name = "ACTION", group = "changes")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "ACTION")]
     on_failure: Option<OnFailure>,
     /// How long every new instance must have been ready
-    #[arg(long, value_name = "DURATION", group = "changes")]
+    #[arg(long, value_name = "DURATION")]
     healthy_time: Option<Millis>,
     /// Refuse unless the update was last modified at this log index
     #[arg(long, value_name = "INDEX")]
@@ -67,7 +65,27 @@ pub struct Set {
 }
 
 impl Set {
+    fn changes_nothing(&self) -> bool {
+        self.preset.is_none()
+            && self.max_error_rate.is_none()
+            && self.max_latency_ms.is_none()
+            && self.min_requests.is_none()
+            && self.manual_approval.is_none()
+            && self.cleanup.is_none()
+            && self.grace.is_none()
+            && self.deploy_timeout.is_none()
+            && self.on_failure.is_none()
+            && self.healthy_time.is_none()
+    }
+
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
+        if self.changes_nothing() {
+            return Err(Failure::usage(
+                "nothing to change was given; give at least one option, such as \
+                 '--max-error-rate 0.02' or '--preset relaxed': 'aether update set --help' lists \
+                 them",
+            ));
+        }
         let client = global.client()?;
         let message = v1::SetOptionsRequest {
             update_id: self.which.id(),

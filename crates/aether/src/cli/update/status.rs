@@ -18,7 +18,7 @@ See also: aether update explain, aether update health, aether update watch")]
 pub struct Status {
     #[command(flatten)]
     which: Which,
-    /// Take the answering node's own copy, without asking the leader
+    /// Answer from the node's own copy, which may be old, without the leader
     #[arg(long)]
     stale: bool,
 }

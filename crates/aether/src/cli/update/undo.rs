@@ -38,7 +38,7 @@ pub struct Undo {
         default_value = "1:0"
     )]
     ratio: Weights,
-    /// Past the capacity guard
+    /// Though the kept instances that are ready are too few for the ratio
     #[arg(long)]
     force: bool,
     /// What happens to the version that is left, on completion [default: IMMEDIATE]
@@ -67,6 +67,7 @@ impl Undo {
             force: self.force,
             cleanup_policy: wire_name(self.cleanup),
             grace_ms: self.grace.map(|span| span.0),
+            if_modified: None,
             request_id: client.request_id(),
             actor: client.actor(),
         };

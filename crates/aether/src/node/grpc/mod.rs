@@ -60,6 +60,11 @@ pub fn public(services: Routes, health: &Health) -> Result<Routes> {
     Ok(Routes::from(all.layer(axum::middleware::from_fn(typed::typed))))
 }
 
+/// What the listener for other voters serves: its services, with typed errors.
+pub fn peer(services: Routes) -> Routes {
+    Routes::from(services.into_axum_router().layer(axum::middleware::from_fn(typed::explain)))
+}
+
 /// Serves until the task is stopped.
 pub async fn serve(listener: TcpListener, routes: Routes) {
     let served = tonic::transport::Server::builder()

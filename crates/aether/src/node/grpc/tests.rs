@@ -124,6 +124,18 @@ async fn every_error_says_what_it_is_whoever_made_it() {
 }
 
 #[tokio::test]
+async fn other_voters_get_errors_that_say_what_they_are_too() {
+    let node = peer(services()).into_axum_router();
+    for (path, code, reason) in [
+        ("/test/BreaksOff", Code::Internal, "internal"),
+        ("/no.Such/Service", Code::Unimplemented, "unimplemented"),
+    ] {
+        let status = send(&node, path, None, framed(&[])).await;
+        assert_eq!((status.code(), errors::code_of(&status).as_deref()), (code, Some(reason)));
+    }
+}
+
+#[tokio::test]
 async fn an_error_that_says_what_it_is_stays_as_it_is() {
     let refuses = || async {
         let problem = Problem::new(Code::Aborted, "modified", "it changed").figure("actual", "7");

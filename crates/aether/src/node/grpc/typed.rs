@@ -1,4 +1,5 @@
-//! Errors with details, and deadlines, for every call on a public listener.
+//! Errors with details, and deadlines, for every call on a public listener;
+//! errors with details on the one for other voters.
 //!
 //! The services type their own errors. What the transport answers by itself, to
 //! bytes that are no message or to a method that does not exist, is said here in
@@ -34,9 +35,20 @@ pub async fn typed(request: Request, next: Next) -> Response {
         Some(timeout) => tokio::time::timeout(timeout, next.run(request)).await,
         None => Ok(next.run(request).await),
     };
-    let Ok(response) = answer else {
-        return too_late().into_http::<Body>().into_response();
-    };
+    match answer {
+        Ok(response) => explained_in(response, method),
+        Err(_) => too_late().into_http::<Body>().into_response(),
+    }
+}
+
+/// Answers one call of another voter, which keeps its own deadlines.
+pub async fn explain(request: Request, next: Next) -> Response {
+    let method = request.uri().path().to_owned();
+    explained_in(next.run(request).await, method)
+}
+
+/// Gives the error with which an answer ends its details.
+fn explained_in(response: Response, method: String) -> Response {
     let (mut parts, body) = response.into_parts();
     type_error(&mut parts.headers, &method);
     let body = body.map_frame(move |frame| match frame.into_trailers() {

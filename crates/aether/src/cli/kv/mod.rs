@@ -6,11 +6,13 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::exit::{Exit, Failure, Kind};
+use super::exit::Failure;
 use super::interrupt::while_read;
 use super::output::{Output, say, say_if_old};
 use super::status::cluster;
 use super::{Global, render};
+
+mod watch;
 
 /// Records asked for at a time.
 const PAGE_SIZE: u32 = 1_000;
@@ -41,11 +43,15 @@ See also: aether kv get, aether kv watch")]
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
     },
-    /// Print records by the beginning of their keys, and then every change of
-    /// them: PUT or DELETE, log index, key and record
+    /// Print records by the beginning of their keys, and then every change
     ///
-    /// With '-o json', each is one line; with '-o yaml', one document. SYNCED
-    /// stands between the records that were there and the changes.
+    /// A change is PUT or DELETE, with log index, key and record. The watch goes on at another node when the one asked goes away. With '-o json',
+    /// each is one line; with '-o yaml', one document. SYNCED stands between the
+    /// records that were there and the changes.
+    ///
+    /// A node has the latest changes only, and those since its start: where they
+    /// do not reach back far enough, nothing is left out in silence, it ends
+    /// with exit code 1.
     #[command(after_help = "\
 Examples:
   aether kv watch rolling-update/
@@ -69,7 +75,9 @@ impl Command {
         match self {
             Self::Get { key } => get(&client, output, key).await,
             Self::List { prefix } => list(&client, output, prefix).await,
-            Self::Watch { prefix, from } => while_read(watch(&client, output, prefix, from)).await,
+            Self::Watch { prefix, from } => {
+                while_read(watch::watch(&client, output, prefix, from)).await
+            }
         }
     }
 }
@@ -120,95 +128,7 @@ async fn list(client: &Client, output: Output, prefix: String) -> Result<(), Fai
     Ok(())
 }
 
-async fn watch(
-    client: &Client,
-    output: Output,
-    prefix: String,
-    from_index: Option<u64>,
-) -> Result<(), Failure> {
-    let request = v1::KvWatchRequest { prefix, from_index };
-    let mut changes =
-        client.open(request, async |c, request| cluster(c).kv_watch(request).await).await?;
-    let mut seen = Seen { whole: from_index, last: 0 };
-    loop {
-        let change = match changes.message().await {
-            Ok(Some(change)) => change,
-            Ok(None) => return Err(seen.lost("the node ended its answer")),
-            Err(status) => {
-                let failure = Failure::from_status(&status, Kind::Read);
-                let broken = matches!(failure.exit(), Exit::Unreachable | Exit::Failed);
-                return Err(if broken { seen.lost(status.message()) } else { failure });
-            }
-        };
-        seen.note(&change);
-        if output.is_for_programs() {
-            let value = change.value_json.as_deref().map(value).transpose()?;
-            let mut shown = json!({"kind": change.kind, "index": change.index});
-            if !change.key.is_empty() {
-                shown["key"] = change.key.into();
-            }
-            if let Some(value) = value {
-                shown["value"] = value;
-            }
-            output.value_of_many(&shown)?;
-        } else if change.key.is_empty() {
-            say(&format!("up to date at log index {}; changes follow", change.index));
-        } else {
-            output.text(&render::event::change(&change))?;
-        }
-    }
-}
-
-/// How far a watch has come. The changes of one index may be many, and only the
-/// next one shows that they were all.
-struct Seen {
-    /// The index up to which all was seen; none before that of the first records.
-    whole: Option<u64>,
-    last: u64,
-}
-
-impl Seen {
-    fn note(&mut self, change: &v1::KvChange) {
-        if change.kind == "SYNCED" {
-            self.whole = Some(change.index);
-        } else if let Some(whole) = &mut self.whole
-            && change.index > self.last
-        {
-            *whole = self.last.max(*whole);
-        }
-        self.last = change.index;
-    }
-
-    fn lost(&self, why: &str) -> Failure {
-        let next = match self.whole {
-            Some(index) => format!("'--from {index}' goes on there"),
-            None => "try again".to_owned(),
-        };
-        Failure::new(Exit::Unreachable, format!("the watch was cut off ({why}); {next}"))
-    }
-}
-
 fn value(text: &str) -> Result<Value, Failure> {
     serde_json::from_str(text)
         .map_err(|error| Failure::failed(format!("the record is not JSON: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_that_was_cut_off_goes_on_where_all_was_seen() {
-        let mut seen = Seen { whole: None, last: 0 };
-        let mut whole = |kind: &str, index| {
-            seen.note(&v1::KvChange { kind: kind.into(), index, ..Default::default() });
-            seen.whole
-        };
-        assert_eq!(whole("PUT", 5), None, "one of the first records, of which more may come");
-        assert_eq!(whole("SYNCED", 5), Some(5));
-        assert_eq!(whole("PUT", 7), Some(5), "there may be more of 7");
-        assert_eq!(whole("DELETE", 7), Some(5));
-        assert_eq!(whole("PUT", 9), Some(7));
-        assert!(seen.lost("x").message().contains("--from 7"));
-    }
 }
