@@ -25,7 +25,11 @@ const TRIED_MAX: usize = 4;
 
 /// No source gave the archive.
 #[derive(Debug, Error)]
-#[error("archive {digest} could not be fetched: {}", .tried.join("; "))]
+// The advice first: what is replicated of the text has an end.
+#[error(
+    "archive {digest} could not be fetched; push it again if no node has it any more ({})",
+    .tried.join("; ")
+)]
 pub(crate) struct FetchError {
     digest: Digest,
     /// What each source answered.

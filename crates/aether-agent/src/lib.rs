@@ -59,6 +59,7 @@ mod reconcile;
 mod restart;
 mod shim;
 mod substitute;
+mod unpacked;
 
 pub use agent::{Agent, AgentError, kill_instances};
 pub use artifact::ArtifactStore;

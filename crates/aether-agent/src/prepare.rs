@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aether_core::ids::InstanceId;
 use aether_core::records::Reason;
 
-use crate::artifact::{ArtifactStore, Digest, Limits, StoreError, unpack};
+use crate::artifact::{ArtifactStore, Digest, StoreError};
 use crate::directive::Work;
 use crate::fetch::Fetcher;
 use crate::fsio::{self, Survives};
 use crate::shim::spec::Layout;
 use crate::substitute::Variables;
+use crate::unpacked::{self, unpack_once};
 
 /// Largest config file in which names are substituted, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -61,7 +62,7 @@ impl Preparer {
         // Before the lock: who removes a tree looks for claims while holding it.
         self.claim(instance, digest);
         self.store.touch(&digest); // From here on it is not dropped.
-        // A held archive that turns out damaged is dropped and fetched again.
+        // A held archive that turns out damaged or gone is fetched again.
         let mut damaged = false;
         loop {
             let guard = self.lock_of(digest).lock_owned().await;
@@ -84,7 +85,9 @@ impl Preparer {
                 Ok(Ok(unpacked)) => {
                     return unpacked.map_err(|error| Reason::new("unpack_failed", error));
                 }
-                Ok(Err(StoreError::DigestMismatch { .. })) if !damaged => damaged = true,
+                Ok(Err(StoreError::DigestMismatch { .. } | StoreError::Unknown(_))) if !damaged => {
+                    damaged = true;
+                }
                 Ok(Err(error @ StoreError::DigestMismatch { .. })) => {
                     return Err(failed("digest_mismatch", &error));
                 }
@@ -140,9 +143,7 @@ impl Preparer {
         }
         drop(claims);
         let dir = self.unpacked.join(digest.to_string());
-        // The mark first: a tree without it is not whole.
-        let _ = fs::remove_file(mark_of(&dir));
-        if let Err(error) = fsio::remove_tree(&dir) {
+        if let Err(error) = unpacked::remove(&dir) {
             tracing::warn!(dir = %dir.display(), %error, "an unpacked artifact stays");
         }
     }
@@ -152,35 +153,6 @@ impl Preparer {
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
         busy.entry(digest).or_default().clone()
     }
-}
-
-/// Unpacks into `fresh` and moves that to `dir`, unless `dir` is whole already.
-/// It counts as whole when it was finished since the machine started: unpacked
-/// files are not synced, so a power cut may have emptied some.
-fn unpack_once(archive: File, dir: &Path, fresh: &Path) -> Result<PathBuf, String> {
-    let mark = mark_of(dir);
-    let boot_id = fsio::boot_id();
-    let whole = fs::read_to_string(&mark).is_ok_and(|text| text == boot_id);
-    if whole && dir.is_dir() {
-        return Ok(dir.to_owned());
-    }
-    let result = fsio::remove_tree(dir).map_err(|e| e.to_string()).and_then(|()| {
-        let contents =
-            unpack(archive, fresh, &Limits::default()).map_err(|error| error.to_string())?;
-        for warning in &contents.warnings {
-            tracing::warn!(archive = %dir.display(), warning);
-        }
-        fs::rename(fresh, dir).map_err(|e| e.to_string())?;
-        fsio::write_atomic(&mark, boot_id.as_bytes(), Survives::Process).map_err(|e| e.to_string())
-    });
-    if result.is_err() {
-        let _ = fsio::remove_tree(fresh); // Else removed at the next start.
-    }
-    result.map(|()| dir.to_owned())
-}
-
-fn mark_of(unpacked: &Path) -> PathBuf {
-    unpacked.with_extension("whole")
 }
 
 /// What an instance's process gets.

@@ -1,16 +1,16 @@
 //! What the HTTP library answers by itself, before any route is known: a head
 //! that cannot be parsed, is too long, or has too many headers. It sends these
-//! answers without a body; here they get one, as every other error has.
-//!
-//! A head that comes too slowly is not answered: the connection is closed.
+//! answers without a body; here they get one, as every other error has. A head
+//! that comes too slowly it does not answer at all: that is done here.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 
 use crate::problem::Problem;
@@ -33,6 +33,31 @@ impl<S> Spoken<S> {
     pub(crate) fn new(stream: S, busy: watch::Receiver<bool>) -> Self {
         Self { stream, busy, instead: None }
     }
+}
+
+/// How long a client has to take an answer that it did not wait for, and to end
+/// its side: what it still sends to a closed one would take the answer away.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Answers a head that did not come whole in time, and ends the connection.
+pub(crate) async fn head_too_slow(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let detail = "the head of the request did not arrive in time; send it in one piece";
+    let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "head_too_slow", detail);
+    let body = problem.body();
+    let answer = format!(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
+         content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let said = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 1_024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Who does not take it, or is gone, misses nothing.
+    let _ = tokio::time::timeout(LINGER, said).await;
 }
 
 /// The answer in full, if this is one that the library makes by itself: a head

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tonic::codegen::Service;
 
-use crate::early::Spoken;
+use crate::early::{Spoken, head_too_slow};
 
 /// How long the head of a request may take to arrive, and how long a
 /// connection may idle between two requests.
@@ -53,15 +53,21 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` resolves, then lets requests in flight end.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    let bounds = Bounds { connections: CONNECTIONS_MAX, unread: UNREAD_TIME_MAX };
-    serve_within(bounds, listener, router, shutdown).await;
+    serve_within(Bounds::default(), listener, router, shutdown).await;
 }
 
 /// What the tests make smaller.
 #[derive(Clone, Copy)]
 struct Bounds {
     connections: usize,
+    head: Duration,
     unread: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: CONNECTIONS_MAX, head: HEAD_TIME_MAX, unread: UNREAD_TIME_MAX }
+    }
 }
 
 /// With each request, for answers that do not end by themselves: when to end.
@@ -228,22 +234,26 @@ async fn connection(
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(bounds.unread));
     let io = Spoken::new(Box::pin(io), is_busy.clone());
-    let serving = http1::Builder::new()
+    let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
+        .header_read_timeout(bounds.head)
         .serve_connection(TokioIo::new(io), service);
-    tokio::pin!(serving);
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
+        ended = &mut serving => ended,
         () = places.make_way(is_busy) => return,
         // The block drops the guard that is no part of a task that may move.
         () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+            Pin::new(&mut serving).graceful_shutdown();
+            (&mut serving).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP connection ended early");
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, "HTTP connection ended early");
+    let parts = serving.into_parts();
+    // Who sent nothing has idled, and may be about to send a request: it would
+    // take an answer for the one to that.
+    if error.is_timeout() && !parts.read_buf.is_empty() {
+        head_too_slow(parts.io.into_inner()).await;
     }
 }
 
@@ -276,7 +286,7 @@ mod tests {
                 "there"
             }),
         );
-        let bounds = Bounds { connections: 2, unread: UNREAD_TIME_MAX };
+        let bounds = Bounds { connections: 2, ..Bounds::default() };
         tokio::spawn(serve_within(bounds, listener, router, std::future::pending()));
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -290,6 +300,35 @@ mod tests {
         assert_eq!(first_of(&mut half_open).await, b"", "this one made way");
         release.notify_one();
         assert_eq!(first_of(&mut slow).await, b"HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_comes_too_slowly_is_answered_and_an_idle_connection_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", axum::routing::get(|| async { "here" }));
+        let bounds = Bounds { head: Duration::from_millis(200), ..Bounds::default() };
+        tokio::spawn(serve_within(bounds, listener, router, std::future::pending()));
+        let answer = async |sent: &[u8]| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            let mut text = String::new();
+            let reading = stream.read_to_string(&mut text);
+            tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap();
+            text
+        };
+        for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+            let text = answer(part.as_bytes()).await;
+            assert!(text.starts_with("HTTP/1.1 408 "), "{part}: {text}");
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{text}");
+            assert!(body.contains("\"code\":\"head_too_slow\""), "{text}");
+        }
+        assert_eq!(answer(b"").await, "");
+        let text = answer(REQUEST).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("here"), "{text}");
+        let second = answer(&[REQUEST, b"GET / HTT"].concat()).await;
+        assert!(second.contains("hereHTTP/1.1 408 "), "{second}");
     }
 
     /// As much as any buffer takes, and more.
@@ -323,7 +362,8 @@ mod tests {
                     Body::from_stream(futures::stream::iter(parts))
                 }),
             );
-        let bounds = Bounds { connections: 2, unread: Duration::from_millis(500) };
+        let unread = Duration::from_millis(500);
+        let bounds = Bounds { connections: 2, unread, ..Bounds::default() };
         tokio::spawn(serve_within(bounds, listener, router, std::future::pending()));
         let mut silent = TcpStream::connect(address).await.unwrap();
         silent.write_all(b"GET /silent HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();

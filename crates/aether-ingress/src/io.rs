@@ -26,6 +26,10 @@ impl<T> StallGuard<T> {
         Self { io, limit, timer: None, waits: false }
     }
 
+    pub(crate) fn into_inner(self) -> T {
+        self.io
+    }
+
     /// Turns a wait that lasts too long into an error.
     fn watch<R>(
         &mut self,

@@ -24,7 +24,19 @@ pub(crate) fn of_call(error: &CallError) -> Response<IngressBody> {
     answer(status, &error.to_string(), error.target())
 }
 
-fn answer(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> Response<IngressBody> {
+/// The answer, byte by byte, to a head that did not come whole in time. hyper
+/// has none.
+pub(crate) fn head_too_slow() -> String {
+    let detail = "the head of the request did not arrive in time; send it in one piece";
+    let body = text(StatusCode::REQUEST_TIMEOUT, detail, None);
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
+         content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn text(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> String {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     set("type", "about:blank".into());
@@ -36,7 +48,11 @@ fn answer(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> Resp
         set("version", target.version.to_string().into());
         set("instance", target.instance.to_string().into());
     }
-    let text = Bytes::from(Value::Object(fields).to_string());
+    Value::Object(fields).to_string()
+}
+
+fn answer(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> Response<IngressBody> {
+    let text = Bytes::from(text(status, detail, target));
     let mut response = Response::new(IngressBody::Text(Some(text)));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/problem+json");

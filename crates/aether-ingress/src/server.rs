@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,12 +20,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::config::{Config, HEADER_BYTES_MIN};
 use crate::headers::Client;
 use crate::io::StallGuard;
+use crate::problem;
 use crate::proxy::Proxy;
 use crate::routes::Routes;
 
 /// Pause after an accept failed, usually for want of file descriptors: they
 /// come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a client has to take the answer to a head that was too slow, and to
+/// end its side.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A running ingress. Dropping it stops it at once; see
 /// [`shutdown`](Self::shutdown) for an orderly end.
@@ -172,15 +177,34 @@ async fn serve(
     let io = StallGuard::new(TokioIo::new(stream), proxy.config.stall_timeout);
     let service =
         service_fn(async |request| Ok::<_, Infallible>(proxy.answer(&client, request).await));
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = builder.serve_connection(io, service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = asked_to_stop(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a client's connection broke");
+    let Err(error) = ended else { return };
+    tracing::debug!(%peer, %error, "a client's connection broke");
+    let parts = connection.into_parts();
+    // Who sent nothing has idled, and may be about to send a request: it would
+    // take an answer for the one to that.
+    if error.is_timeout() && !parts.read_buf.is_empty() {
+        head_too_slow(parts.io.into_inner().into_inner()).await;
     }
+}
+
+/// Answers a head that did not come whole in time, and ends the connection.
+async fn head_too_slow(mut stream: TcpStream) {
+    let said = async {
+        stream.write_all(problem::head_too_slow().as_bytes()).await?;
+        stream.shutdown().await?;
+        // What still came to a closed one would take the answer away.
+        let mut rest = [0; 1_024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Who does not take it, or is gone, misses nothing.
+    let _ = tokio::time::timeout(LINGER, said).await;
 }

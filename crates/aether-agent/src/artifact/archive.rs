@@ -18,6 +18,8 @@ use flate2::read::GzDecoder;
 use tar::{Archive, EntryType, PaxExtensions};
 use thiserror::Error;
 
+use super::look::{Looks, hidden, spelled};
+
 /// Name of the manifest inside an archive.
 pub(crate) const MANIFEST_NAME: &str = "slice.toml";
 
@@ -210,6 +212,7 @@ impl Walker<'_> {
         let kind = entry.header().entry_type();
         let raw = names.path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
         let shown: String = String::from_utf8_lossy(&raw).chars().take(200).collect();
+        let shown = spelled(&shown);
         let refuse = |problem: String| refused(&shown, problem);
         let path = relative_path(&raw, self.limits.path_bytes_max).map_err(refuse)?;
         if path.as_os_str().is_empty() {
@@ -371,6 +374,7 @@ enum Kind {
 struct Tree {
     kinds: BTreeMap<PathBuf, Kind>,
     lower: BTreeSet<String>,
+    looks: Looks,
     warnings: Vec<String>,
 }
 
@@ -378,14 +382,14 @@ impl Tree {
     fn add(&mut self, path: &Path, kind: Kind) -> Result<(), String> {
         for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
             match self.kinds.get(parent) {
-                None => self.insert(parent, Kind::Implied),
+                None => self.insert(parent, Kind::Implied)?,
                 Some(Kind::Directory | Kind::Implied) => {}
                 Some(Kind::File) => return Err("lies under a file".to_owned()),
                 Some(Kind::Link) => return Err("lies under a link".to_owned()),
             }
         }
         match (self.kinds.get(path), kind) {
-            (None, _) => self.insert(path, kind),
+            (None, _) => self.insert(path, kind)?,
             (Some(Kind::Implied), Kind::Directory) => {
                 self.kinds.insert(path.to_owned(), kind);
             }
@@ -394,11 +398,16 @@ impl Tree {
         Ok(())
     }
 
-    fn insert(&mut self, path: &Path, kind: Kind) {
+    fn insert(&mut self, path: &Path, kind: Kind) -> Result<(), String> {
+        let earlier = self.kinds.keys().filter_map(|path| path.to_str());
+        if let Some(other) = self.looks.add(&path.to_string_lossy(), earlier) {
+            return Err(format!("looks like another name of the archive, '{other}'"));
+        }
         if !self.lower.insert(path.to_string_lossy().to_lowercase()) {
             self.warn(format!("'{}' differs from another name only in case", path.display()));
         }
         self.kinds.insert(path.to_owned(), kind);
+        Ok(())
     }
 
     fn warn(&mut self, warning: String) {
@@ -455,6 +464,10 @@ fn checked_text(raw: &[u8], bytes_max: usize) -> Result<&str, String> {
     let text = std::str::from_utf8(raw).map_err(|_| "has a path that is not UTF-8".to_owned())?;
     if text.chars().any(char::is_control) {
         return Err("has a control character in its path".to_owned());
+    }
+    if let Some(letter) = text.chars().find(|letter| hidden(*letter)) {
+        let code = u32::from(letter);
+        return Err(format!("has a character in its path that cannot be seen, U+{code:04X}"));
     }
     Ok(text)
 }

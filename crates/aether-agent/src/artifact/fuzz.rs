@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use aether_fuzz::proptest;
 use aether_fuzz::proptest::prelude::*;
 use aether_fuzz::proptest::sample::{Index, select};
 use aether_fuzz::{CASES, NASTY, bytes, check, mutated, mutations, text};
@@ -309,5 +310,51 @@ fn a_digest_has_one_spelling() {
         if let Ok(digest) = text.parse::<Digest>() {
             assert_eq!(digest.to_string(), text);
         }
+    });
+}
+
+/// Letters and others that are drawn the same.
+const ALIKE: [(char, char); 8] = [
+    ('a', '\u{430}'),
+    ('c', '\u{441}'),
+    ('e', '\u{FF45}'),
+    ('i', '\u{456}'),
+    ('o', '\u{3BF}'),
+    ('p', '\u{440}'),
+    ('x', '\u{445}'),
+    ('s', '\u{455}'),
+];
+
+#[test]
+fn of_two_names_that_read_the_same_one_is_refused() {
+    let letters: Vec<char> = ALIKE.iter().map(|(letter, _)| *letter).collect();
+    let names = proptest::collection::vec(select(letters), 1..8);
+    check(CASES / 4, (names, any::<Index>(), any::<bool>()), |(name, at, swap)| {
+        let plain: String = name.iter().collect();
+        let place = at.index(name.len());
+        let alike = |letter: char| ALIKE.iter().find(|(own, _)| *own == letter).unwrap().1;
+        let other: String =
+            name.iter().enumerate().map(|(i, c)| if i == place { alike(*c) } else { *c }).collect();
+        let (first, second) = if swap { (&other, &plain) } else { (&plain, &other) };
+        for alone in [first, second] {
+            inspect(&Raw::new().file(alone, b"").gzip()[..], &small()).unwrap();
+        }
+        let both = Raw::new().file(first, b"").file("between", b"").file(second, b"");
+        assert!(Yard::new().take_in(&both.gzip(), &small()).is_none(), "{first} {second}");
+    });
+}
+
+#[test]
+fn a_name_with_something_unseen_is_refused_in_words_that_are_seen() {
+    const UNSEEN: [char; 8] =
+        ['\u{1}', '\u{7F}', '\u{AD}', '\u{200B}', '\u{202E}', '\u{2067}', '\u{FEFF}', '\u{E0020}'];
+    check(CASES, ("[a-zé/]{0,12}", select(&UNSEEN[..]), any::<Index>()), |(name, unseen, at)| {
+        let mut letters: Vec<char> = name.chars().collect();
+        letters.insert(at.index(letters.len() + 1), unseen);
+        let name: String = letters.into_iter().collect();
+        let archive = Raw::new().pax(&[("path", &name)]).file("p", b"").gzip();
+        let error = inspect(&archive[..], &small()).unwrap_err().to_string();
+        assert!(!error.contains(unseen) && error.contains("\\u{"), "{error}");
+        assert!(Yard::new().take_in(&archive, &small()).is_none());
     });
 }

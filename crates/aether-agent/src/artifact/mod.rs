@@ -5,6 +5,7 @@ mod archive;
 mod digest;
 #[cfg(test)]
 mod fuzz;
+mod look;
 mod pack;
 mod store;
 mod unpack;
@@ -12,5 +13,5 @@ mod unpack;
 pub use archive::{ArchiveError, Contents, Limits, inspect};
 pub use digest::{Digest, DigestError};
 pub use pack::{PackError, Packed, pack, pack_to_file};
-pub use store::{ArtifactStore, Held, Incoming, SETTLED_AFTER, StoreError, Stored};
+pub use store::{Arrival, ArtifactStore, Held, Incoming, SETTLED_AFTER, StoreError, Stored};
 pub use unpack::unpack;

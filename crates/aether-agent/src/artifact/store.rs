@@ -96,7 +96,13 @@ pub struct Stored {
     pub digest: Digest,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// For [`ArtifactStore::take_back`].
+    pub arrival: Arrival,
 }
+
+/// By what use of the store an archive came, unless it was held already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival(Option<u64>);
 
 /// One held archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,11 +138,12 @@ struct Index {
 }
 
 impl Index {
-    fn insert(&mut self, digest: Digest, size_bytes: u64) {
+    fn insert(&mut self, digest: Digest, size_bytes: u64) -> Arrival {
         self.uses += 1;
         let entry = Entry { size_bytes, touched: Instant::now(), used: self.uses };
-        self.entries.insert(digest, entry);
+        let before = self.entries.insert(digest, entry);
         self.dropped.remove(&digest);
+        Arrival(before.is_none().then_some(self.uses))
     }
 
     fn remove(&mut self, digest: &Digest) -> bool {
@@ -218,7 +225,9 @@ impl ArtifactStore {
         }
         found.sort_unstable(); // The oldest first.
         let mut held = Index::default();
-        found.into_iter().for_each(|(_, digest, size_bytes)| held.insert(digest, size_bytes));
+        for (_, digest, size_bytes) in found {
+            held.insert(digest, size_bytes);
+        }
         Ok(Arc::new(Self {
             dir,
             size_bytes_max,
@@ -315,7 +324,7 @@ impl ArtifactStore {
     }
 
     /// Opens a held archive after verifying its digest, positioned at its
-    /// start. One that turns out damaged is no longer held afterwards.
+    /// start. One that turns out damaged or gone is no longer held afterwards.
     ///
     /// # Errors
     /// When it isn't held, is damaged, or cannot be read.
@@ -332,7 +341,8 @@ impl ArtifactStore {
     pub async fn open_unverified(&self, digest: &Digest) -> Result<tokio::fs::File, StoreError> {
         self.size_bytes(digest).ok_or(StoreError::Unknown(*digest))?;
         let path = self.path(digest);
-        tokio::fs::File::open(&path).await.map_err(|source| StoreError::Io { path, source })
+        let opened = tokio::fs::File::open(&path).await;
+        opened.map_err(|source| self.not_opened(digest, path, source))
     }
 
     /// Reads a held archive whole and checks that it can be unpacked; gives
@@ -364,13 +374,18 @@ impl ArtifactStore {
                 self.discard(digest);
                 Err(StoreError::DigestMismatch { expected: *digest, actual })
             }
-            Err(source) => {
-                if source.kind() == io::ErrorKind::NotFound {
-                    self.discard(digest);
-                }
-                Err(StoreError::Io { path, source })
-            }
+            Err(source) => Err(self.not_opened(digest, path, source)),
         }
+    }
+
+    /// An archive whose file is gone is held no longer.
+    fn not_opened(&self, digest: &Digest, path: PathBuf, source: io::Error) -> StoreError {
+        if source.kind() != io::ErrorKind::NotFound {
+            return StoreError::Io { path, source };
+        }
+        tracing::warn!(path = %path.display(), "the file of an archive is gone");
+        self.discard(digest);
+        StoreError::Unknown(*digest)
     }
 
     /// Removes an archive, if it is held.
@@ -390,6 +405,20 @@ impl ArtifactStore {
         let removed = settled && held.remove(digest);
         if removed {
             self.remove_file(held, digest);
+        }
+        removed
+    }
+
+    /// Removes an archive that nobody has use for after all: unless it was held
+    /// before it came, came again, or was [touched](Self::touch) since. Whether
+    /// it was removed.
+    pub fn take_back(&self, stored: &Stored) -> bool {
+        let mut held = self.lock();
+        let Arrival(Some(arrival)) = stored.arrival else { return false };
+        let unused = held.entries.get(&stored.digest).is_some_and(|e| e.used == arrival);
+        let removed = unused && held.remove(&stored.digest);
+        if removed {
+            self.remove_file(held, &stored.digest);
         }
         removed
     }
@@ -454,9 +483,9 @@ impl Incoming {
             blocking(move || Ok(fs::rename(from, to).and_then(|()| fsio::sync_dir(&dir))));
         renamed.await?.map_err(cannot)?;
         self.guard.done = true;
-        self.store.lock().insert(digest, self.size_bytes);
+        let arrival = self.store.lock().insert(digest, self.size_bytes);
         self.store.changed.send_modify(|generation| *generation += 1);
-        Ok(Stored { digest, size_bytes: self.size_bytes })
+        Ok(Stored { digest, size_bytes: self.size_bytes, arrival })
     }
 }
 
@@ -534,7 +563,7 @@ mod tests {
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
         let changes = store.changes();
         let stored = store.put(chunks(&["ab", "c"]), None).await.unwrap();
-        assert_eq!(stored, Stored { digest: Digest::of(b"abc"), size_bytes: 3 });
+        assert_eq!((stored.digest, stored.size_bytes), (Digest::of(b"abc"), 3));
         assert!(changes.has_changed().unwrap());
         let mut text = String::new();
         store.open(stored.digest).await.unwrap().read_to_string(&mut text).unwrap();
@@ -599,6 +628,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_what_nobody_else_brought_or_used_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        let first = store.put(chunks(&["abc"]), None).await.unwrap();
+        let second = store.put(chunks(&["abc"]), None).await.unwrap();
+        assert!(!store.take_back(&first), "it came again");
+        assert!(!store.take_back(&second), "it was held before");
+        assert_eq!(store.holds(), [first.digest]);
+        let used = store.put(chunks(&["used"]), None).await.unwrap();
+        store.touch(&used.digest);
+        assert!(!store.take_back(&used));
+        let unused = store.put(chunks(&["unused"]), None).await.unwrap();
+        assert!(store.take_back(&unused));
+        assert!(!store.path(&unused.digest).exists() && store.path(&used.digest).exists());
+        assert!(!store.take_back(&unused), "it is gone");
+    }
+
+    #[tokio::test]
     async fn a_file_changed_on_the_disk_is_noticed_and_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
@@ -608,5 +655,21 @@ mod tests {
         assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
         assert!(store.holds().is_empty());
         assert!(matches!(store.open(digest).await, Err(StoreError::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn a_file_gone_from_the_disk_is_noticed_by_whoever_wants_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open_dir(dir.path()).unwrap();
+        for verified in [true, false] {
+            let digest = store.put(chunks(&["abc"]), None).await.unwrap().digest;
+            fs::remove_file(store.path(&digest)).unwrap();
+            let error = match verified {
+                true => store.open(digest).await.map(drop),
+                false => store.open_unverified(&digest).await.map(drop),
+            };
+            assert!(matches!(error, Err(StoreError::Unknown(_))), "{error:?}");
+            assert!(store.holds().is_empty());
+        }
     }
 }

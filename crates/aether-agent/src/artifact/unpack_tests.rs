@@ -201,6 +201,37 @@ fn entries_that_deceive_or_do_harm_are_refused() {
 }
 
 #[test]
+fn names_that_read_as_others_are_refused_and_the_rest_of_unicode_is_not() {
+    let two = |one: &str, other: &str| Raw::new().file(one, b"").file(other, b"");
+    let unseen = Err("cannot be seen");
+    let cases: Vec<(&str, Raw, Result<(), &str>)> = vec![
+        ("right to left", Raw::new().file("bin/a\u{202E}gpj.sh", b""), unseen),
+        ("and spelled out", Raw::new().file("a\u{202E}b", b""), Err("'a\\u{202e}b'")),
+        ("isolate", Raw::new().dir("a\u{2066}/"), unseen),
+        ("zero width", Raw::new().file("a\u{200B}", b""), Err("U+200B")),
+        ("byte order mark", Raw::new().file("\u{FEFF}slice.toml", b""), unseen),
+        ("filler", Raw::new().file("\u{3164}", b""), unseen),
+        ("line", Raw::new().file("a\u{2028}b", b""), unseen),
+        ("newline", Raw::new().file("a\nb", b""), Err("control character")),
+        ("newline, spelled out", Raw::new().file("a\nb", b""), Err("'a\\u{a}b'")),
+        ("link's target", Raw::new().symlink("l", "slice\u{200D}.toml"), unseen),
+        ("hard link's target", Raw::new().hardlink("l", "slice\u{200D}.toml"), unseen),
+        ("pax", Raw::new().pax(&[("path", "\u{2067}x")]).file("p", b""), unseen),
+        ("another manifest", Raw::new().file("\u{455}lice.toml", b""), Err("'slice.toml'")),
+        ("look-alike file", two("bin/a", "bin/\u{430}"), Err("looks like another name")),
+        ("look-alike directory", two("a/x", "\u{430}/y"), Err("looks like another name")),
+        ("full width", two("a", "\u{FF41}"), Err("looks like another name")),
+        ("composed and not", two("\u{E9}", "e\u{301}"), Err("looks like another name")),
+        ("look-alike link", Raw::new().file("a", b"").symlink("\u{430}", "a"), Err("looks like")),
+        ("ASCII", two("rn0", "mO"), Ok(())),
+        ("other scripts", two("\u{43F}\u{440}\u{438}", "\u{65E5}\u{672C}/caf\u{E9}"), Ok(())),
+    ];
+    for (name, archive, expect) in cases {
+        check(name, archive, expect);
+    }
+}
+
+#[test]
 fn odd_but_harmless_things_are_warned_of() {
     let raw = Raw::new().file("Readme", b"").file("README", b"").entry(
         EntryType::Regular,

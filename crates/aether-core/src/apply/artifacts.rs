@@ -10,6 +10,7 @@ use crate::coordinates::Artifact;
 use crate::ids::NodeName;
 use crate::manifest::Manifest;
 use crate::records::ArtifactRecord;
+use crate::state::State;
 
 /// Artifacts kept: a manifest is at most 64 KiB, usually below 1 KiB.
 const ARTIFACTS_MAX: usize = 10_000;
@@ -18,15 +19,18 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-impl Tx<'_> {
-    pub(super) fn register_artifact(
-        &mut self,
+impl State {
+    /// What the registration of an archive is refused for. A push asks this too,
+    /// before it has others copy the archive.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn may_register(
+        &self,
         artifact: &Artifact,
         digest: &str,
-        size_bytes: u64,
-        manifest: &Arc<Manifest>,
-        holders: BTreeSet<NodeName>,
-    ) -> Outcome {
+        manifest: &Manifest,
+    ) -> Result<(), Refusal> {
         if !is_sha256(digest) {
             return Err(Refusal::BadOption {
                 what: "digest".to_owned(),
@@ -46,14 +50,42 @@ impl Tx<'_> {
                 problem: error.to_string(),
             });
         }
+        match self.artifacts.get(artifact) {
+            Some(known) => known.is(digest),
+            None if self.artifacts.len() >= ARTIFACTS_MAX => {
+                Err(Refusal::TooMany { what: "artifacts".to_owned(), most: ARTIFACTS_MAX as u64 })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl ArtifactRecord {
+    /// A pushed version is immutable.
+    fn is(&self, digest: &str) -> Result<(), Refusal> {
+        if self.digest == digest {
+            return Ok(());
+        }
+        Err(Refusal::ArtifactDiffers {
+            artifact: self.artifact.clone(),
+            known: self.digest.clone(),
+            given: digest.to_owned(),
+        })
+    }
+}
+
+impl Tx<'_> {
+    pub(super) fn register_artifact(
+        &mut self,
+        artifact: &Artifact,
+        digest: &str,
+        size_bytes: u64,
+        manifest: &Arc<Manifest>,
+        holders: BTreeSet<NodeName>,
+    ) -> Outcome {
+        self.state.may_register(artifact, digest, manifest)?;
         if self.state.artifacts.contains_key(artifact) {
             return self.artifact_held(artifact, digest, holders);
-        }
-        if self.state.artifacts.len() >= ARTIFACTS_MAX {
-            return Err(Refusal::TooMany {
-                what: "artifacts".to_owned(),
-                most: ARTIFACTS_MAX as u64,
-            });
         }
         let record = ArtifactRecord {
             artifact: artifact.clone(),
@@ -78,13 +110,7 @@ impl Tx<'_> {
         let Some(known) = self.state.artifacts.get(artifact) else {
             return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
         };
-        if known.digest != digest {
-            return Err(Refusal::ArtifactDiffers {
-                artifact: artifact.clone(),
-                known: known.digest.clone(),
-                given: digest.to_owned(),
-            });
-        }
+        known.is(digest)?;
         if !holders.is_subset(&known.held_by) {
             let mut record = (**known).clone();
             record.held_by.extend(holders);

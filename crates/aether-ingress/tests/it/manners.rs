@@ -75,11 +75,16 @@ async fn a_client_that_expects_to_be_told_to_continue_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_sends_its_head_too_slowly_is_cut_off() {
+async fn a_client_that_sends_its_head_too_slowly_is_told_and_cut_off() {
     let config = Config { header_timeout: Duration::from_millis(100), ..Config::default() };
     let (setup, backend) = one_backend(config).await;
     let answer = raw(setup.ingress.address(), "GET / HTTP/1.1\r\nhost: a\r\n").await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/problem+json"), "{answer}");
+    assert!(body.contains("\"status\":408"), "{answer}");
+    // An idle one may be about to send a request, which this is no answer to.
+    assert_eq!(raw(setup.ingress.address(), "").await, "");
     assert_eq!(backend.hits(), 0);
 }
 

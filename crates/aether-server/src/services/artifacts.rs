@@ -7,6 +7,7 @@ use aether_agent::artifact::{ArtifactStore, Digest, Limits, StoreError, Stored};
 use aether_core::command::Command;
 use aether_core::coordinates::{Artifact, ArtifactBase};
 use aether_core::ids::NodeName;
+use aether_core::manifest::Manifest;
 use aether_core::records::ArtifactRecord;
 use aether_proto::v1;
 use aether_proto::v1::artifacts_client::ArtifactsClient;
@@ -19,7 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Streamed, archives, holders, streams};
+use super::archives::{self, Known};
+use super::{Streamed, holders, streams};
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::page::Page;
@@ -125,10 +127,37 @@ impl ArtifactsService {
         let stored = incoming.finish(expected).await.map_err(not_stored)?;
         let announced = expected.is_some() || size_bytes != 0;
         if announced && size_bytes != stored.size_bytes {
+            self.take_back(&stored);
             let problem = format!("{size_bytes} bytes were announced, {} came", stored.size_bytes);
             return Err(status::invalid("size_bytes", problem));
         }
         Ok(stored)
+    }
+
+    /// What a push is refused for, once its archive is here. Gives the manifest.
+    async fn check(
+        &self,
+        deadline: Deadline,
+        artifact: &Artifact,
+        stored: &Stored,
+    ) -> Result<Arc<Manifest>, Status> {
+        let inspected = self.store.inspect(stored.digest, Limits::default()).await;
+        let manifest = Arc::new(inspected.map_err(not_stored)?.manifest);
+        let published = self.control.barrier(deadline).await?;
+        let digest = stored.digest.to_string();
+        let refused = published.state.may_register(artifact, &digest, &manifest);
+        refused.map_err(|refusal| status::refused(&refusal))?;
+        Ok(manifest)
+    }
+
+    /// Removes the archive of a push that was refused, unless another push
+    /// brought it too, or something has it by name.
+    fn take_back(&self, stored: &Stored) {
+        let published = self.control.local();
+        let listed = Known::of(&published.state).list(&[stored.digest.to_string()]);
+        if !listed.unnamed.is_empty() && self.store.take_back(stored) {
+            tracing::debug!(digest = %stored.digest, "archive of a refused push removed");
+        }
     }
 
     fn known(
@@ -250,15 +279,15 @@ impl Artifacts for ArtifactsService {
             };
             return Err(status::refused(&refusal));
         }
-        let Stored { digest, size_bytes } =
-            self.receive(expected, header.size_bytes, &mut from).await?;
-        let contents = match self.store.inspect(digest, Limits::default()).await {
-            Ok(contents) => contents,
-            Err(error) => {
-                self.store.discard(&digest);
-                return Err(not_stored(error));
+        let stored = self.receive(expected, header.size_bytes, &mut from).await?;
+        let manifest = match self.check(deadline, &artifact, &stored).await {
+            Ok(manifest) => manifest,
+            Err(status) => {
+                self.take_back(&stored);
+                return Err(status);
             }
         };
+        let Stored { digest, size_bytes, .. } = stored;
         let spreading = deadline.within(holders::longest(size_bytes));
         let others = holders::spread(self.control.replica(), &self.node, digest, spreading).await;
         let others = others.map_err(|few| {
@@ -269,7 +298,7 @@ impl Artifacts for ArtifactsService {
             artifact: artifact.clone(),
             digest: digest.to_string(),
             size_bytes,
-            manifest: Arc::new(contents.manifest),
+            manifest,
             holder: self.node.clone(),
             others,
         };
@@ -337,15 +366,17 @@ impl Artifacts for ArtifactsService {
     ) -> Result<Response<Self::FetchStream>, Status> {
         let (deadline, request) = Deadline::split(request);
         let digest: Digest = status::parsed("sha256", &request.sha256)?;
-        if self.store.size_bytes(&digest).is_none() && !request.local_only {
+        let mut opened = self.store.open_unverified(&digest).await;
+        if matches!(opened, Err(StoreError::Unknown(_))) && !request.local_only {
             let published = self.control.barrier(deadline).await?;
             let record = self.known(&published.state, &request.sha256).ok_or_else(|| {
                 let problem = format!("no artifact has digest {digest}");
                 status::no_such("artifact", &request.sha256, problem)
             })?;
             self.obtain(&record).await?;
+            opened = self.store.open_unverified(&digest).await;
         }
-        let mut file = self.store.open_unverified(&digest).await.map_err(not_stored)?;
+        let mut file = opened.map_err(not_stored)?;
         let (to, stream) = mpsc::channel(QUEUED_MAX);
         tokio::spawn(async move {
             let mut chunk = vec![0; CHUNK_BYTES];

@@ -4,6 +4,7 @@
 //! Workers and voters serve the same: health of their own, reflection, and
 //! errors that are typed whoever made them.
 
+mod door;
 mod health;
 mod typed;
 
@@ -12,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic_reflection::server::Builder;
 use tracing::error;
 
+use door::Bounds;
 pub use health::Health;
 
 /// How often HTTP/2 connections are probed, and how long an answer may take:
@@ -67,14 +68,17 @@ pub fn peer(services: Routes) -> Routes {
 
 /// Serves until the task is stopped.
 pub async fn serve(listener: TcpListener, routes: Routes) {
+    serve_within(Bounds::of_process(), listener, routes).await;
+}
+
+async fn serve_within(bounds: Bounds, listener: TcpListener, routes: Routes) {
     let served = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(Some(STREAMS_MAX))
         .http2_max_header_list_size(Some(HEADERS_BYTES_MAX))
-        .tcp_nodelay(true)
         .add_routes(routes)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .serve_with_incoming(door::guests(listener, bounds))
         .await;
     if let Err(problem) = served {
         error!(%problem, "a gRPC listener ended");

@@ -15,6 +15,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -55,6 +57,55 @@ async fn serve_with(health: &Health) -> Channel {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, public(services(), health).unwrap()));
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn who_does_not_begin_makes_way_or_is_closed_and_who_did_stays() {
+    let health = Health::new(false).await;
+    let served = async |connections, preface| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = public(services(), &health).unwrap();
+        tokio::spawn(serve_within(Bounds { connections, preface }, listener, routes));
+        address
+    };
+    let end_of = async |mut stream: TcpStream| {
+        let mut rest = Vec::new();
+        let reading = tokio::time::timeout(LIMIT, stream.read_to_end(&mut rest));
+        // A reset ends it too.
+        let _ = reading.await.expect("it is closed");
+    };
+    let channel = async |address| {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+        health.check(HealthCheckRequest::default()).await.unwrap();
+        health
+    };
+
+    let address = served(2, LIMIT * 10).await;
+    let mut first = channel(address).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0").await.unwrap();
+    for _ in 0..3 {
+        let next = TcpStream::connect(address).await.unwrap();
+        end_of(std::mem::replace(&mut silent, next)).await;
+    }
+    let mut second = channel(address).await;
+    end_of(silent).await;
+    for client in [&mut first, &mut second] {
+        client.check(HealthCheckRequest::default()).await.unwrap();
+    }
+    // All places belong to others: it waits for one.
+    drop(second);
+    channel(address).await;
+    first.check(HealthCheckRequest::default()).await.unwrap();
+
+    let address = served(2, Duration::from_millis(100)).await;
+    let mut began = channel(address).await;
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"PRI * HTTP/2.0").await.unwrap();
+    end_of(half).await;
+    began.check(HealthCheckRequest::default()).await.unwrap();
 }
 
 /// Sends these bytes to a method, and gives the status that comes back. Without
