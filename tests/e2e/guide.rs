@@ -239,6 +239,14 @@ fn check_health(health: &Value, id: &str, versions: [&str; 2]) {
         assert!(side["requestCount"].as_u64() > Some(0), "{health:#}");
         assert!((0.0..=1.0).contains(&side["errorRate"].as_f64().unwrap()), "{health:#}");
         assert!(side["avgLatencyMs"].as_f64() > Some(0.0), "{health:#}");
+        // The same by instance.
+        let instances = side["instances"].as_array().unwrap().iter();
+        let called = instances.filter(|one| one["requestCount"].as_u64() > Some(0));
+        for one in called {
+            for figure in ["avgLatencyMs", "p99LatencyMs"] {
+                assert!(one[figure].as_f64() > Some(0.0), "{figure}: {health:#}");
+            }
+        }
     }
     // Milliseconds since 1970; the guide was written in 2024.
     assert!(health["collectedAt"].as_u64() > Some(1_704_067_200_000), "{health:#}");

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod agents;
+mod archives;
 mod broken;
 mod cut_off;
 mod events;

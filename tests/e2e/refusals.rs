@@ -8,6 +8,8 @@ mod peers;
 mod requests;
 mod starting;
 
+use std::collections::BTreeSet;
+
 use aether_cluster::artifacts::{EXAMPLE, example_slice};
 use aether_proto::v1;
 use aether_proto::v1::artifacts_client::ArtifactsClient;
@@ -278,6 +280,45 @@ async fn push_of_other_content(desk: &Desk) {
     assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
     assert_eq!(asking::code_of(&status), "artifact_differs", "{status}");
     assert_eq!(desk.rows().await, before);
+    nothing_is_left_of_a_refused_push(desk, &dir).await;
+    assert_eq!(desk.rows().await, before);
+}
+
+/// What is only known to be wrong once the bytes are there: pushed without a
+/// digest, or under another name. An archive that has a name stays.
+async fn nothing_is_left_of_a_refused_push(desk: &Desk, other: &std::path::Path) {
+    let archives = desk.stage.cluster.nodes[0].data_dir().join("artifacts");
+    let held = || {
+        let entries = std::fs::read_dir(&archives).unwrap();
+        let names: BTreeSet<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names
+    };
+    let before = held();
+    let packed = desk.stage.scratch().join("other.tar.gz");
+    let mut tar = std::process::Command::new("tar");
+    let tar = tar.arg("czf").arg(&packed).arg("-C").arg(other).arg(".").status().unwrap();
+    assert!(tar.success(), "tar: {tar}");
+    let fresh = std::fs::read(&packed).unwrap();
+    let named = stage_digest(desk, "2.0.0").await;
+    let named = std::fs::read(archives.join(format!("{named}.tar.gz"))).unwrap();
+    for (version, body, status, code) in [
+        ("1.0.0", &fresh, 409, "artifact_differs"),
+        ("7.0.0", &fresh, 400, "artifact_mismatch"),
+        ("7.0.0", &b"no archive".to_vec(), 400, "invalid_argument"),
+        ("7.0.0", &named, 400, "artifact_mismatch"),
+    ] {
+        let path = format!("/api/artifacts/{EXAMPLE}:{version}");
+        let answer = rest::send(desk.http(), "PUT", &path, &[], body.clone()).await.unwrap();
+        let (said, error) = answer.problem().unwrap();
+        assert_eq!((answer.status, &*said), (status, code), "{version}: {error}");
+        assert_eq!(held(), before, "after a push of {version} that is {code}");
+    }
+}
+
+async fn stage_digest(desk: &Desk, version: &str) -> String {
+    let artifact = format!("{EXAMPLE}:{version}");
+    let known = desk.stage.cli(&["artifact", "info", &artifact]).await.unwrap();
+    known["sha256"].as_str().expect("an artifact has a digest").to_owned()
 }
 
 #[tokio::test]

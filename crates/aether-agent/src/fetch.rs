@@ -25,8 +25,9 @@ const TRIED_MAX: usize = 4;
 
 /// No source gave the archive.
 #[derive(Debug, Error)]
+// The advice first: what is replicated of the text has an end.
 #[error(
-    "archive {digest} could not be fetched: {}; if no node has it any more, push it again",
+    "archive {digest} could not be fetched; push it again if no node has it any more ({})",
     .tried.join("; ")
 )]
 pub(crate) struct FetchError {

@@ -32,9 +32,8 @@ use crate::early::{Spoken, head_too_slow};
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A connection without a request for so long makes way for another when all
-/// places are taken. A head needs milliseconds; and so much longer than that is
-/// what a flood of silent connections holds up the others.
-const IDLE_MIN: Duration = Duration::from_millis(250);
+/// places are taken. A head needs milliseconds.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// Connections served at a time; more wait in the listener's backlog. Half of
 /// the usual soft limit of 1024 open files, the rest belongs to the others in

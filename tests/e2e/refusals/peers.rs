@@ -80,7 +80,7 @@ fn not_for_this_node(route: &Route) -> Vec<Row> {
         ),
     ];
     for method in ["Vote", "PreVote", "Heartbeat", "TransferLeader", "ReadIndex"] {
-        rows.push(("garbage", raft(method).route(route), garbage(), Code::Internal));
+        rows.push(("garbage", raft(method).route(route), garbage(), Code::InvalidArgument));
         if method != "ReadIndex" {
             let empty = vec![Bytes::new()];
             rows.push(("nothing", raft(method).route(route), empty, Code::InvalidArgument));

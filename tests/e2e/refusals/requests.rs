@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use aether_tests::PATIENCE;
 use aether_tests::rest::{self, Answer};
 use http::{HeaderName, HeaderValue};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use super::asking::Desk;
 use super::{START, desk};
@@ -29,12 +31,17 @@ async fn malformed_requests_change_nothing() {
     let id = desk.stage.start("2.0.0", &[]).await.unwrap();
     desk.stage.until_state(&id, "DEPLOYED").await.unwrap();
     let before = desk.rows().await;
+    // They take their time, beside all the others.
+    let (slow_head, slow_body) = too_slow(desk.http());
     bodies(desk.http()).await;
     numbers(desk.http()).await;
     headers(desk.http()).await;
     paths(desk.http()).await;
     heads(desk.http()).await;
-    slow_heads(desk.http()).await;
+    slow_head.await.unwrap();
+    half_open(&desk).await;
+    // A request that is being read keeps its place all through that.
+    slow_body.await.unwrap();
     assert_eq!(desk.rows().await, before, "something changed");
     reused_keys(&desk).await;
     still_well(&desk, &id).await;
@@ -188,6 +195,10 @@ async fn raw(to: SocketAddr, bytes: &[u8]) -> Answer {
     let mut text = Vec::new();
     let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
     let _ = reading.await.expect("the server ends it");
+    parsed(text)
+}
+
+fn parsed(text: Vec<u8>) -> Answer {
     let text = String::from_utf8(text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
     let mut lines = head.split("\r\n");
@@ -199,28 +210,78 @@ async fn raw(to: SocketAddr, bytes: &[u8]) -> Answer {
     Answer { status, headers: headers.collect(), body: body.to_owned().into() }
 }
 
-/// Who keeps hundreds of heads open, a byte each second, keeps nobody out.
-async fn slow_heads(to: SocketAddr) {
-    const HALF_OPEN: usize = 600;
+/// A head or a body at a byte each second is told so before it is cut off.
+fn too_slow(to: SocketAddr) -> (JoinHandle<()>, JoinHandle<()>) {
+    const HEAD: &str = "GET /health/live HTTP/1.1\r\n";
+    const BODY: &str = "POST /rolling-update/current/routing HTTP/1.1\r\nHost: a\r\n\
+                        Content-Type: application/json\r\nContent-Length: 100\r\n\r\n";
+    let head = tokio::spawn(drips(to, HEAD, "head_too_slow"));
+    (head, tokio::spawn(drips(to, BODY, "body_too_slow")))
+}
+
+/// Sends a beginning at once and the rest in drops, until there is an answer.
+async fn drips(to: SocketAddr, begin: &'static str, code: &'static str) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(begin.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let dripping = tokio::spawn(async move {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+    let mut text = Vec::new();
+    let reading = tokio::time::timeout(PATIENCE, reader.read_to_end(&mut text));
+    // A drop that came after the end may have been answered by a reset.
+    let _ = reading.await.expect("the server ends it");
+    dripping.abort();
+    is(&parsed(text), 408, code, begin);
+}
+
+/// Who keeps thousands of connections open, a byte each second at most, keeps
+/// nobody out: not of REST, and not of gRPC.
+async fn half_open(desk: &Desk) {
+    /// At each of the two.
+    const HALF_OPEN: u64 = 1_500;
+    let (rest, grpc) = (desk.http(), desk.stage.cluster.nodes[0].addresses.grpc);
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    // As many as this process may have, with some left for the test.
+    let each = HALF_OPEN.min(most.saturating_sub(200) / 2);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut open = tokio::task::JoinSet::new();
-    for _ in 0..HALF_OPEN {
-        let mut stopped = stopped.clone();
-        open.spawn(async move {
-            let mut stream = TcpStream::connect(to).await?;
-            for byte in b"GET / HTTP/1.1\r\nHost: somewhere\r\n" {
-                stream.write_all(&[*byte]).await?;
-                tokio::select! {
-                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
-                    _ = stopped.wait_for(|stop| *stop) => break,
+    for (to, bytes) in [
+        (rest, b"GET / HTTP/1.1\r\nHost: somewhere\r\n".as_slice()),
+        (grpc, b"PRI * HTTP/2.0\r\n\r\nSM".as_slice()),
+    ] {
+        for _ in 0..each {
+            let mut stopped = stopped.clone();
+            open.spawn(async move {
+                let mut stream = TcpStream::connect(to).await?;
+                for byte in bytes {
+                    stream.write_all(&[*byte]).await?;
+                    tokio::select! {
+                        () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                        _ = stopped.wait_for(|stop| *stop) => break,
+                    }
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    }
+    for _ in 0..3 {
+        // On a machine so busy that a request takes longer than silent ones are
+        // borne with, its connection may have to make way too: then once more.
+        let answer = async {
+            loop {
+                if let Ok(answer) = rest::get(rest, "/health/live").await {
+                    return answer;
                 }
             }
-            std::io::Result::Ok(())
-        });
-    }
-    for _ in 0..5 {
-        let answer = tokio::time::timeout(PATIENCE, rest::get(to, "/health/live")).await;
-        assert_eq!(answer.expect("an answer in time").unwrap().status, 200);
+        };
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time");
+        assert_eq!(answer.status, 200);
+        // A process and a connection of its own, over gRPC.
+        desk.stage.cli(&["status"]).await.unwrap();
     }
     stop.send(true).unwrap();
     while open.join_next().await.is_some() {}

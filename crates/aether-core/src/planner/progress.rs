@@ -6,6 +6,7 @@ use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::health::Verdict;
+use crate::ids::RevisionNo;
 use crate::records::{
     CleanupPolicy, DeadlineAction, Desired, InstanceRecord, Observed, Reason, Side, UpdateRecord,
     UpdateState,
@@ -113,17 +114,29 @@ fn new_side<'a>(
     view: &'a View<'_>,
     update: &'a UpdateRecord,
 ) -> impl Iterator<Item = &'a InstanceRecord> {
-    let of_revision = |i: &&InstanceRecord| i.revision == update.new.revision;
+    side(view, update, update.new.revision)
+}
+
+fn side<'a>(
+    view: &'a View<'_>,
+    update: &'a UpdateRecord,
+    revision: RevisionNo,
+) -> impl Iterator<Item = &'a InstanceRecord> {
+    let of_revision = move |i: &&InstanceRecord| i.revision == revision;
     view.state.instances_of(&update.slice).map(|i| &**i).filter(of_revision)
 }
 
 /// What the first instance of the new side that is not ready says of itself.
 fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
-    let reason_of = |i: &InstanceRecord| {
-        let Reason { code, message } = i.reason.as_ref()?;
+    first_problem(new_side(view, update))
+}
+
+/// What the first of some instances that is not ready says of itself.
+fn first_problem<'a>(mut side: impl Iterator<Item = &'a InstanceRecord>) -> Option<String> {
+    side.find_map(|i| {
+        let Reason { code, message } = i.reason.as_ref().filter(|_| !i.is_routable())?;
         Some(format!("{} on {}: {code}: {message}", i.id, i.node))
-    };
-    new_side(view, update).filter(|i| !i.is_routable()).find_map(reason_of)
+    })
 }
 
 /// Which instance of a side that is ready has not been so for long enough: at a
@@ -360,13 +373,17 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(Command::ShiftBack { update: update.id.clone(), weights });
         return;
     }
+    let why = first_problem(side(view, update, old.revision));
     plan.wait(
         &update.slice,
         Wait {
             code: "old_capacity",
             message: format!(
-                "{ready} of {} instances of {} are ready again; the ratio is {}",
-                update.base_instances, old.version, update.weights
+                "{ready} of {} instances of {} are ready again; the ratio is {}{}",
+                update.base_instances,
+                old.version,
+                update.weights,
+                why.map(|why| format!("; {why}")).unwrap_or_default()
             ),
             since_ms: update.state_since_ms,
             unblock: format!(

@@ -121,6 +121,11 @@ impl Pulse {
         Self { control, ticks, silent_since: None, cut_off_max }
     }
 
+    /// How often something has to be said.
+    pub fn period(&self) -> Duration {
+        self.ticks.period()
+    }
+
     /// Waits until something has to be said, and tells whether this node knows
     /// all that was committed before. Given up for news, it has missed nothing:
     /// a node that gets news is not cut off.

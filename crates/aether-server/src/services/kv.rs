@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aether_core::state::State;
 use aether_proto::v1;
+use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use super::Streamed;
@@ -114,9 +115,9 @@ impl Kv {
             None => present(prefix, &state, &to).await?,
         };
         drop(state);
-        // Up to where the reader knows that it has everything.
-        let mut synced = None;
-        let mut is_due = true;
+        // Up to where the reader knows that it has everything, and since when. Not
+        // left to the pulse alone, which news of other records may hold up.
+        let mut synced: Option<(u64, Instant)> = None;
         loop {
             drop(news.borrow_and_update());
             let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
@@ -130,16 +131,17 @@ impl Kv {
                 }
                 at = batch.index;
             }
-            if is_due && synced.is_none_or(|index| index < at) {
+            let is_due =
+                |(index, since): (u64, Instant)| index < at && since.elapsed() >= pulse.period();
+            if synced.is_none_or(is_due) {
                 let kind = "SYNCED".to_owned();
                 deliver(&to, v1::KvChange { kind, index: at, ..Default::default() }).await?;
-                synced = Some(at);
+                synced = Some((at, Instant::now()));
             }
-            is_due = false;
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },
                 () = to.closed() => return Err(End::Left),
-                beat = pulse.beat() => { beat?; is_due = true; }
+                beat = pulse.beat() => { beat?; }
             }
         }
     }

@@ -378,8 +378,6 @@ mod tests {
             "update start c 2.0.0",
             "update start a.b:c two",
             "update start a.b:c 2.0.0 --wait-timeout 1h",
-            "update set u1",
-            "update set u1 --if-modified 7",
             "update set u1 --preset harsh",
             "update set u1 --manual-approval maybe",
             "update undo u1 -r 0:0",

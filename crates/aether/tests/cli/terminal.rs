@@ -81,7 +81,7 @@ fn scene_with(scene: &Scene) {
 
 /// What asks, and the method that must not be called without a yes.
 const ASKING: &[(&str, &str, &str)] = &[
-    ("scale org.example:my-slice -n 1", "Slices/Scale", "3 instances, 3 of them ready. Scale"),
+    ("scale org.example:my-slice -n 1", "Slices/Scale", "3 instances, 3 ready. Scale"),
     ("undeploy org.example:my-slice", "Slices/Undeploy", "serves version 1.0.0 with 3 instances"),
     ("undeploy org.example:my-slice:1.0.0", "Slices/Undeploy", "serves version 1.0.0"),
     ("update rollback u1f --now", "Updates/Rollback", "every call of update u1f"),
