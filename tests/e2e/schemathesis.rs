@@ -42,7 +42,8 @@ checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '404', '409']
 # ignore it would do what its sender may have wanted refused.
 [[operations]]
 include-operation-id = [
-  'approveUpdate', 'completeUpdate', 'resumeUpdate', 'rollbackUpdate', 'setRouting',
+  'approveUpdate', 'cleanUpUpdate', 'completeUpdate', 'resumeUpdate', 'rollbackUpdate', 'setRouting',
+  'undoUpdate',
   'downloadArtifact', 'getUpdate',
 ]
 checks.positive_data_acceptance.expected-statuses = ['2xx', '304', '400', '404', '409', '412']

@@ -118,6 +118,11 @@ async fn three_voters_become_five_and_three_others_in_the_middle_of_an_update() 
         list.members.iter().any(|m| m.name == "v3" && m.alive == Some(false))
     })
     .await;
+    // Also for people.
+    let missed = |status: &Value| status["alerts"][0]["code"] == "voter_silent";
+    let status = stage.until_verb(&["status"], "an alert", missed).await.unwrap();
+    let message = status["alerts"][0]["message"].as_str().unwrap();
+    assert!(message.contains("2 of 3 voters answer, v3 not: if one more"), "{message}");
     let refused = ask(&stage, 2, &["node", "remove", "v4", "--yes"]).await;
     assert_eq!(refused.code, Some(5), "{}", refused.stderr);
     assert!(refused.stderr.contains("1 of 2 voters answer"), "{}", refused.stderr);

@@ -228,6 +228,15 @@ class Story:
             ask("aether.v1.Cluster/SetNodeSchedule", {"node": "n0", "schedule": schedule})
         used = [("FAILED_PRECONDITION", "NODE_IN_USE")]
         ask("aether.v1.Cluster/ForgetNode", {"node": "n0"}, allowed=used)
+        cluster = ask("aether.v1.Cluster/Status", {}).cluster
+        me = {"cluster": cluster, "node": "n9", "dirId": "py"}
+        uninvited = [("FAILED_PRECONDITION", "NOT_INVITED")]
+        ask("aether.v1.Voters/Join", me, allowed=uninvited)
+        ask("aether.v1.Voters/Add", {"node": "n9", "peerAddress": "127.0.0.1:1"})
+        if not ask("aether.v1.Voters/List", {}).changes:
+            fail("who was invited is not listed")
+        ask("aether.v1.Voters/Remove", {"node": "n9"})
+        ask("aether.v1.Voters/TransferLeader", {}, allowed=[("FAILED_PRECONDITION", "NO_SUCCESSOR")])
         hello = {"sessionId": "py", "kind": "INVOKER", "name": "py", "protocol": 1, "attach": 1}
         ask("aether.v1.Routing/Watch", {"hello": hello})
         hello = {"node": "py", "address": "127.0.0.1:1", "protocol": 1, "life": 1, "attach": 1}

@@ -532,6 +532,8 @@ pub enum Refusal {
         "another change of voter {node} is under way; wait for it, or take it back with 'aether node remove {node}'"
     )]
     VoterChanging { node: NodeName },
+    #[error("the leadership cannot be handed over: {reason}; 'aether status' shows who answers")]
+    NoSuccessor { reason: String },
     #[error("node {node} is no voter, and is not invited; 'aether status' lists those there are")]
     UnknownVoter { node: NodeName },
     #[error(

@@ -152,3 +152,20 @@ pub struct ChangeError {
     /// What stood in the way.
     pub reason: String,
 }
+
+/// Why the leadership stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// Nobody could take it: it makes no sense to try again at once.
+    #[error("the leadership cannot be handed over: {reason}")]
+    NoSuccessor {
+        /// Who is missing.
+        reason: String,
+    },
+    /// It was not taken in time, or this node does not lead any more.
+    #[error("the leadership was not handed over: {reason}")]
+    NotTaken {
+        /// What stood in the way.
+        reason: String,
+    },
+}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::clock::Readings;
-use crate::error::{ChangeError, ProposeError, ReadError};
+use crate::error::{ProposeError, ReadError, TransferError};
 use crate::leadership::{LeaderInfo, Leadership};
 use crate::node::{Applied, Attempt, Node};
 use crate::peers::Lane;
@@ -287,16 +287,17 @@ impl Handle {
     /// If this node does not lead, if there is no such voter that was heard of a
     /// moment ago, or if it does not take over in time; then this node may go
     /// on leading, and it can be tried again.
-    pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<LeaderInfo, ChangeError> {
-        let failed = |reason: String| Err(ChangeError { reason });
+    pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<LeaderInfo, TransferError> {
+        let failed = |reason: String| Err(TransferError::NotTaken { reason });
         if !self.node.leader().is_leader {
             return failed("this node does not lead".to_owned());
         }
         let Some(successor) = self.successor(to) else {
-            return failed(match to {
-                Some(name) => format!("{name} is no voter that answers, or leads already"),
+            let reason = match to {
+                Some(name) => format!("{name} does not answer"),
                 None => "no other voter answers".to_owned(),
-            });
+            };
+            return Err(TransferError::NoSuccessor { reason });
         };
         let mut leadership = self.node.leadership.subscribe();
         if let Err(fatal) = self.node.raft.trigger().transfer_leader(successor).await {

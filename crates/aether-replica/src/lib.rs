@@ -52,7 +52,7 @@ mod wire;
 
 pub use config::{Config, Joined, Voter};
 pub use data_dir::Joining;
-pub use error::{ChangeError, OpenError, ProposeError, ReadError};
+pub use error::{ChangeError, OpenError, ProposeError, ReadError, TransferError};
 pub use handle::{COMMAND_BYTES_MAX, Handle};
 pub use leadership::{LeaderInfo, Leadership};
 pub use machine::{Machine, Row, RowChange, Stamp};

@@ -17,6 +17,9 @@ use crate::types::{CommittedLeaderId, Member, TypeConfig};
 /// A member that lacks no more than this many entries has caught up: it gets
 /// the rest within a round trip or two.
 const LAG_MAX: u64 = 1_000;
+/// Silence after which a member counts as lost: ten times the longest election
+/// timeout, by default.
+const LOST_AFTER: Duration = Duration::from_millis(2_500);
 /// A change takes two entries, each of them a round and a sync.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,9 @@ pub struct Membership {
     /// Those that answered within the longest election timeout, this node
     /// included. Short: a change is made over who lives now.
     pub alive: BTreeSet<u64>,
+    /// Those that have not answered for seconds: for people, who need no word of
+    /// every hiccup.
+    pub lost: BTreeSet<u64>,
     /// This node, which leads.
     pub leader: u64,
 }
@@ -111,16 +117,17 @@ fn of(node: &Node) -> Option<Membership> {
         *id == metrics.id || matched.is_some_and(|at| at.index + LAG_MAX >= last)
     };
     let silence_max = Duration::from_millis(node.config.election_ms_max);
-    let is_alive = |id: &u64| {
+    let is_heard = |id: &u64, within: Duration| {
         let answered = heard.get(id).copied().flatten();
-        *id == metrics.id || answered.is_some_and(|at| at.elapsed() < silence_max)
+        *id == metrics.id || answered.is_some_and(|at| at.elapsed() < within)
     };
     let ids = || membership.nodes().map(|(id, _)| *id);
     Some(Membership {
         learners: membership.learner_ids().collect(),
         is_joint: configs.len() > 1,
         caught_up: ids().filter(is_caught_up).collect(),
-        alive: ids().filter(is_alive).collect(),
+        alive: ids().filter(|id| is_heard(id, silence_max)).collect(),
+        lost: ids().filter(|id| !is_heard(id, LOST_AFTER)).collect(),
         leader: metrics.id,
         voters,
     })

@@ -94,7 +94,7 @@ async fn voters_are_listed_added_removed_and_made_the_leader() {
     let part =
         "node: \"n4\", peer_address: \"h:8091\", replaces: Some(\"n2\"), request_id: \"k-1\"";
     assert!(asked.contains(part), "{asked}");
-    assert_eq!(gateway.post("/api/voters", r#"{"node":"n4"}"#).await.problem(400), "bad_request");
+    assert_eq!(gateway.post("/api/voters", r#"{"node":"n4"}"#).await.problem(400), "bad_member");
 
     let request = Request::delete("/api/voters/n4").body(Body::empty());
     assert_eq!(gateway.send(request.unwrap()).await.json()["stage"], "CHANGING");

@@ -34,6 +34,29 @@ fn unknown(node: &NodeName) -> Status {
     status::refused(&Refusal::UnknownNode { node: node.clone() })
 }
 
+/// What to say if voters do not answer: how many more may go.
+fn silent_voters(voters: &[v1::Voter]) -> Option<v1::Reason> {
+    let silent = voters.iter().filter(|voter| voter.alive == Some(false));
+    let silent: Vec<&str> = silent.map(|voter| voter.name.as_str()).collect();
+    if silent.is_empty() {
+        return None;
+    }
+    let alive = voters.len() - silent.len();
+    let spare = alive.saturating_sub(voters.len() / 2 + 1);
+    let then = match spare {
+        0 => "if one more is lost, nothing can be written any more".to_owned(),
+        spare => format!("writes survive the loss of {spare} more"),
+    };
+    Some(v1::Reason {
+        code: "voter_silent".to_owned(),
+        message: format!(
+            "{alive} of {} voters answer, {} not: {then}; start it again, or 'aether node replace' it",
+            voters.len(),
+            silent.join(", ")
+        ),
+    })
+}
+
 impl ClusterService {
     /// Over the node's views and its latest changes.
     pub(crate) fn new(views: Views, changes: Arc<Changes>) -> Self {
@@ -84,12 +107,18 @@ impl Cluster for ClusterService {
         let state = &read.published.state;
         let replica = self.views.control.replica().status();
         let leader = replica.leader.as_ref();
+        // Without a quorum whoever leads is not sure to.
+        let members = if read.stale { None } else { self.voters.members(deadline).await };
         let voters = replica.members.iter().filter(|member| member.voter).map(|member| v1::Voter {
             name: member.name.clone(),
             raft_id: member.raft_id,
             peer_address: member.peer_addr.clone(),
             leader: leader.is_some_and(|leader| leader.raft_id == member.raft_id),
+            alive: members.as_ref().map(|members| members.is_alive(member.raft_id)),
         });
+        let voters: Vec<v1::Voter> = voters.collect();
+        let mut alerts = render::alerts(state, read.published.now_ms());
+        alerts.extend(silent_voters(&voters));
         let live = state.slices.values().filter(|slice| slice.live_update.is_some()).count();
         Ok(Response::new(v1::ClusterStatus {
             cluster: replica.cluster_name.clone(),
@@ -98,7 +127,7 @@ impl Cluster for ClusterService {
             term: replica.term,
             committed: replica.committed.unwrap_or(0),
             applied: state.meta.index,
-            voters: voters.collect(),
+            voters,
             quorum: !read.stale,
             state_hash: format!("{:032x}", read.published.hash),
             live_updates: live as u32,
@@ -107,7 +136,7 @@ impl Cluster for ClusterService {
             session_states: self.sessions(deadline, state).await,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             voter_changes: self.voters.changes(&read.published, deadline).await,
-            alerts: render::alerts(state, read.published.now_ms()),
+            alerts,
         }))
     }
 

@@ -73,6 +73,7 @@ impl Peer for PeerService {
             caught_up: members.caught_up.into_iter().collect(),
             alive: members.alive.into_iter().collect(),
             leader: members.leader,
+            lost: members.lost.into_iter().collect(),
         }))
     }
 
@@ -80,10 +81,11 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::HandOverRequest>,
     ) -> Result<Response<peer::HandOverResponse>, Status> {
-        self.check_leader()?;
+        // Not for the caller to see: somebody else leads by now.
+        self.check_leader().map_err(|status| status::unavailable(status.message()))?;
         let to = request.into_inner().to;
         let leader = self.control.replica().transfer_leadership(to.as_deref()).await;
-        let leader = leader.map_err(|e| Status::failed_precondition(e.reason))?;
+        let leader = leader.map_err(super::voters::not_moved)?;
         Ok(Response::new(peer::HandOverResponse { leader: leader.name }))
     }
 

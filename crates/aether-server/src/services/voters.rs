@@ -1,5 +1,6 @@
 //! Who votes, and how that changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aether_core::command::{Command, Refusal};
@@ -11,7 +12,7 @@ use aether_proto::peer::peer_client::PeerClient;
 use aether_proto::peer::{HandOverRequest, MembersRequest};
 use aether_proto::v1;
 use aether_proto::v1::voters_server::Voters;
-use aether_replica::MemberStatus;
+use aether_replica::{MemberStatus, TransferError};
 use tonic::{Code, Request, Response, Status};
 
 use crate::control::Control;
@@ -32,6 +33,19 @@ pub struct VotersService {
     views: Views,
 }
 
+/// The members as the leader has them.
+pub(super) struct Members {
+    seen: Membership,
+    lost: BTreeSet<u64>,
+}
+
+impl Members {
+    /// Whether one has answered in the last seconds.
+    pub fn is_alive(&self, raft_id: u64) -> bool {
+        !self.lost.contains(&raft_id)
+    }
+}
+
 impl VotersService {
     /// Over the node's views.
     pub(crate) fn new(views: Views) -> Self {
@@ -43,10 +57,10 @@ impl VotersService {
     }
 
     /// The members as the leader has them; `None` if it cannot be asked now.
-    async fn members(&self, deadline: Deadline) -> Option<Membership> {
+    pub(super) async fn members(&self, deadline: Deadline) -> Option<Members> {
         let replica = self.control().replica();
         if let Some(members) = replica.membership() {
-            return Some(view(members));
+            return Some(Members { lost: members.lost.clone(), seen: view(members) });
         }
         let mut request = Request::new(MembersRequest {});
         let wait = deadline.within(MEMBERS_MAX);
@@ -54,14 +68,15 @@ impl VotersService {
         let mut client = PeerClient::new(replica.leader_channel()?);
         let answer = tokio::time::timeout(wait, client.members(request)).await.ok()?.ok()?;
         let members = answer.into_inner();
-        Some(Membership {
+        let seen = Membership {
             voters: members.voters.into_iter().collect(),
             learners: members.learners.into_iter().collect(),
             is_joint: members.joint,
             caught_up: members.caught_up.into_iter().collect(),
             alive: members.alive.into_iter().collect(),
             leader: members.leader,
-        })
+        };
+        Some(Members { seen, lost: members.lost.into_iter().collect() })
     }
 
     /// Every change, as it stands.
@@ -111,11 +126,27 @@ fn node_of(field: &str, text: &str) -> Result<NodeName, Status> {
     text.parse().map_err(|e| status::invalid(field, e))
 }
 
+/// Why the leadership was not handed over.
+pub(super) fn not_moved(error: TransferError) -> Status {
+    match error {
+        TransferError::NoSuccessor { reason } => status::refused(&Refusal::NoSuccessor { reason }),
+        TransferError::NotTaken { reason } => status::unavailable(reason),
+    }
+}
+
+/// What the leader said to it; whatever is not its answer is no answer.
+fn from_leader(error: Status) -> Status {
+    match error.code() {
+        Code::FailedPrecondition => error,
+        _ => status::unavailable(error.message()),
+    }
+}
+
 /// One change as it is shown.
 fn change(
     state: &State,
     record: &VoterChange,
-    members: Option<&Membership>,
+    members: Option<&Members>,
     now_ms: u64,
 ) -> v1::VoterChange {
     let mut shown = v1::VoterChange {
@@ -139,7 +170,7 @@ fn change(
             shown.raft_id = Some(*raft_id);
         }
     }
-    let wait = members.and_then(|members| planner::voter_wait(state, members, &record.node));
+    let wait = members.and_then(|members| planner::voter_wait(state, &members.seen, &record.node));
     let (stage, note) = match wait {
         None => return shown,
         Some(VoterWait::NotCome) => (
@@ -167,7 +198,7 @@ impl Voters for VotersService {
         let members = self.members(deadline).await;
         let leader = replica.leader.map(|leader| leader.raft_id);
         let member = |member: MemberStatus| v1::Member {
-            alive: members.as_ref().map(|members| members.alive.contains(&member.raft_id)),
+            alive: members.as_ref().map(|members| members.is_alive(member.raft_id)),
             name: member.name,
             raft_id: member.raft_id,
             peer_address: member.peer_addr,
@@ -236,7 +267,7 @@ impl Voters for VotersService {
             let members =
                 members.ok_or_else(|| status::unavailable("the leader could not be asked"))?;
             if let Err(VoterWait::NoMajority { voters, alive }) =
-                planner::can_leave(&members, member.raft_id)
+                planner::can_leave(&members.seen, member.raft_id)
             {
                 return Err(status::refused(&Refusal::VoterNeeded { node, voters, alive }));
             }
@@ -268,7 +299,7 @@ impl Voters for VotersService {
         }
         if leadership.is_leader {
             let moved = replica.transfer_leadership(to.as_deref()).await;
-            let leader = moved.map_err(|e| status::unavailable(e.reason))?.name;
+            let leader = moved.map_err(not_moved)?.name;
             return Ok(Response::new(v1::TransferLeaderResponse { leader }));
         }
         let channel = replica.leader_channel();
@@ -276,7 +307,7 @@ impl Voters for VotersService {
         let mut request = Request::new(HandOverRequest { to });
         request.set_timeout(deadline.within(HAND_OVER_MAX));
         let moved = PeerClient::new(channel).hand_over(request).await;
-        let leader = moved.map_err(|e| status::unavailable(e.message()))?.into_inner().leader;
+        let leader = moved.map_err(from_leader)?.into_inner().leader;
         Ok(Response::new(v1::TransferLeaderResponse { leader }))
     }
 

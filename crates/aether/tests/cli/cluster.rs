@@ -13,6 +13,7 @@ fn status() -> v1::ClusterStatus {
         raft_id,
         peer_address: format!("10.0.0.{raft_id}:8091"),
         leader,
+        alive: Some(leader),
     };
     let session = |id: &str, state: &str| v1::Session {
         id: id.into(),

@@ -23,7 +23,11 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         ("ALERT", alerts.join("\n")),
     ]);
     let voter = |voter: &v1::Voter| {
-        let role = if voter.leader { "leader" } else { "follower" };
+        let role = match (voter.leader, voter.alive) {
+            (true, _) => "leader",
+            (_, Some(false)) => "does not answer",
+            _ => "follower",
+        };
         vec![
             voter.name.clone(),
             voter.raft_id.to_string(),
@@ -111,6 +115,7 @@ mod tests {
             raft_id: 1,
             peer_address: "127.0.0.1:8091".into(),
             leader: false,
+            alive: None,
         };
         let text = status(&v1::ClusterStatus {
             cluster: "aether".into(),

@@ -316,9 +316,13 @@ fn the_examples_load_and_fit_together() {
     load("single.toml");
     let voters = ["voter-1.toml", "voter-2.toml", "voter-3.toml"].map(load);
     let worker = load("worker.toml");
+    let newcomer = load("voter-4.toml");
+    assert!(newcomer.joins_as_voter());
+    assert!(voters.iter().all(|voter| !voter.joins_as_voter()));
+    assert!(newcomer.join.iter().all(|at| voters.iter().any(|voter| voter.listen.grpc == *at)));
     let mut addresses: Vec<_> = voters
         .iter()
-        .chain([&worker])
+        .chain([&worker, &newcomer])
         .flat_map(|config| config.listeners())
         .map(|(_, address)| address)
         .collect();
