@@ -42,6 +42,8 @@ pub struct Membership {
     pub lost: BTreeSet<u64>,
     /// This node, which leads.
     pub leader: u64,
+    /// Node names of all of them.
+    pub names: BTreeMap<u64, String>,
 }
 
 /// One step from a membership to another.
@@ -129,6 +131,7 @@ fn of(node: &Node) -> Option<Membership> {
         alive: ids().filter(|id| is_heard(id, silence_max)).collect(),
         lost: ids().filter(|id| !is_heard(id, LOST_AFTER)).collect(),
         leader: metrics.id,
+        names: membership.nodes().map(|(id, member)| (*id, member.name.clone())).collect(),
         voters,
     })
 }

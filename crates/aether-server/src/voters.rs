@@ -3,9 +3,11 @@
 //! It decides nothing: which step is due is up to the planner, and each is made
 //! under the term that it was decided in.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aether_core::command::{Command, Request};
+use aether_core::ids::NodeName;
 use aether_core::planner::{self, VoterStep};
 use aether_replica::{Membership, MembershipChange};
 
@@ -25,7 +27,13 @@ pub fn view(members: Membership) -> planner::Membership {
         caught_up: members.caught_up,
         alive: members.alive,
         leader: members.leader,
+        names: parsed(members.names),
     }
+}
+
+/// Names that are none are of nobody.
+pub fn parsed(names: impl IntoIterator<Item = (u64, String)>) -> BTreeMap<u64, NodeName> {
+    names.into_iter().filter_map(|(id, name)| Some((id, name.parse().ok()?))).collect()
 }
 
 /// Runs until the process ends; works while this node leads.

@@ -6,7 +6,9 @@ use super::Tx;
 use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::NodeName;
-use crate::records::{Admitted, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted};
+use crate::records::{
+    Admitted, ArtifactRecord, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted,
+};
 
 /// Longest accepted peer address, as of a host name (RFC 1035) with its port.
 const PEER_ADDR_BYTES_MAX: usize = 260;
@@ -66,6 +68,9 @@ impl Tx<'_> {
             None => {}
         }
         let raft_id = RAFT_ID_BASE + self.index();
+        // Whatever a node of this name held may be gone with its directory. What
+        // it has all the same it says again.
+        self.forget_holder(node);
         let admitted = Some(Admitted { dir_id: dir_id.to_owned(), raft_id });
         let wanted = VoterWanted::Join { peer_addr, replaces, admitted };
         self.put_voter_change(node, wanted, format!("is admitted under Raft id {raft_id}"));
@@ -86,6 +91,12 @@ impl Tx<'_> {
             }
             _ => {}
         }
+        // One that joins is sent away under the id that it was admitted under,
+        // whether or not it is known by it yet.
+        let raft_id = match self.state.voter_changes.get(node).map(|change| &change.wanted) {
+            Some(VoterWanted::Join { admitted: Some(admitted), .. }) => admitted.raft_id,
+            _ => raft_id,
+        };
         let wanted = VoterWanted::Leave { raft_id };
         self.put_voter_change(node, wanted, format!("is to vote no more, under id {raft_id}"));
         Ok(Answer::default())
@@ -102,10 +113,22 @@ impl Tx<'_> {
         self.state.voter_changes.remove(node);
         let event = match change.wanted {
             VoterWanted::Join { .. } => "votes",
-            VoterWanted::Leave { .. } => "votes no more",
+            VoterWanted::Leave { .. } => {
+                self.forget_holder(node);
+                "votes no more"
+            }
         };
         self.audit(Subject::node(node), event.to_owned());
         Ok(Answer::default())
+    }
+
+    fn forget_holder(&mut self, node: &NodeName) {
+        let held = self.state.artifacts.values().filter(|record| record.held_by.contains(node));
+        let held: Vec<ArtifactRecord> = held.map(|record| (**record).clone()).collect();
+        for mut record in held {
+            record.held_by.remove(node);
+            self.state.artifacts.insert(record.artifact.clone(), Arc::new(record));
+        }
     }
 
     fn put_voter_change(&mut self, node: &NodeName, wanted: VoterWanted, event: String) {

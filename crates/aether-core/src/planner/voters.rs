@@ -1,6 +1,6 @@
 //! From the voters that there are to those that are wanted, one step at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::NodeName;
@@ -23,6 +23,8 @@ pub struct Membership {
     pub alive: BTreeSet<u64>,
     /// The leader.
     pub leader: u64,
+    /// Node names of all members.
+    pub names: BTreeMap<u64, NodeName>,
 }
 
 /// What the leader has to do next.
@@ -74,6 +76,12 @@ pub enum VoterWait {
         /// How many of them are alive.
         alive: usize,
     },
+    /// Those that would vote have not copied all archives yet: whoever goes may
+    /// be the last that has one.
+    Archives {
+        /// Artifacts of which no majority of them has the archive.
+        missing: usize,
+    },
     /// Another change comes first.
     InLine,
 }
@@ -84,14 +92,27 @@ pub fn next_voter_step(state: &State, now: &Membership) -> Option<VoterStep> {
         // Its leader went in the middle of it. Those that it names are wanted.
         return Some(VoterStep::SetVoters { voters: now.voters.clone() });
     }
-    in_order(state).iter().find_map(|change| step_of(change, now).ok())
+    let due = in_order(state).iter().find_map(|change| step_of(state, change, now).ok());
+    due.or_else(|| {
+        // One that was sent away while the log was about to be given to it.
+        let wanted = |id: &u64| {
+            state.voter_changes.values().any(|change| match &change.wanted {
+                VoterWanted::Join { admitted, .. } => {
+                    admitted.as_ref().is_some_and(|admitted| admitted.raft_id == *id)
+                }
+                VoterWanted::Leave { .. } => false,
+            })
+        };
+        let stray = now.learners.iter().find(|id| !wanted(id));
+        stray.map(|raft_id| VoterStep::RemoveLearner { raft_id: *raft_id })
+    })
 }
 
 /// Why the change of a node is not done yet, for people.
 pub fn voter_wait(state: &State, now: &Membership, node: &NodeName) -> Option<VoterWait> {
     let change = state.voter_changes.get(node)?;
-    let first = in_order(state).into_iter().find(|change| step_of(change, now).is_ok());
-    match step_of(change, now) {
+    let first = in_order(state).into_iter().find(|change| step_of(state, change, now).is_ok());
+    match step_of(state, change, now) {
         Err(wait) => Some(wait),
         Ok(_) if first.is_some_and(|first| first.node != change.node) => Some(VoterWait::InLine),
         Ok(_) => None,
@@ -111,7 +132,7 @@ fn in_order(state: &State) -> Vec<&Arc<VoterChange>> {
     changes
 }
 
-fn step_of(change: &VoterChange, now: &Membership) -> Result<VoterStep, VoterWait> {
+fn step_of(state: &State, change: &VoterChange, now: &Membership) -> Result<VoterStep, VoterWait> {
     let end = VoterStep::End { node: change.node.clone(), modified: change.modified };
     match &change.wanted {
         VoterWanted::Join { admitted: None, .. } => Err(VoterWait::NotCome),
@@ -138,6 +159,7 @@ fn step_of(change: &VoterChange, now: &Membership) -> Result<VoterStep, VoterWai
                 voters.remove(&goes);
             }
             has_majority(&voters, now)?;
+            have_archives(state, &voters, now)?;
             Ok(if goes == Some(now.leader) {
                 VoterStep::HandOver
             } else {
@@ -149,11 +171,12 @@ fn step_of(change: &VoterChange, now: &Membership) -> Result<VoterStep, VoterWai
         }
         VoterWanted::Leave { raft_id } if now.voters.contains(raft_id) => {
             can_leave(now, *raft_id)?;
+            let mut voters = now.voters.clone();
+            voters.remove(raft_id);
+            have_archives(state, &voters, now)?;
             if *raft_id == now.leader {
                 return Ok(VoterStep::HandOver);
             }
-            let mut voters = now.voters.clone();
-            voters.remove(raft_id);
             Ok(VoterStep::SetVoters { voters })
         }
         VoterWanted::Leave { .. } => Ok(end),
@@ -167,4 +190,17 @@ fn has_majority(voters: &BTreeSet<u64>, now: &Membership) -> Result<(), VoterWai
         return Ok(());
     }
     Err(VoterWait::NoMajority { voters: voters.len(), alive })
+}
+
+/// No majority of the voters may be without an archive: as for a push.
+fn have_archives(state: &State, voters: &BTreeSet<u64>, now: &Membership) -> Result<(), VoterWait> {
+    let names: Vec<&NodeName> = voters.iter().filter_map(|id| now.names.get(id)).collect();
+    let lacks = |held_by: &BTreeSet<NodeName>| {
+        let held = names.iter().filter(|name| held_by.contains(**name)).count();
+        held <= voters.len() / 2
+    };
+    match state.artifacts.values().filter(|record| lacks(&record.held_by)).count() {
+        0 => Ok(()),
+        missing => Err(VoterWait::Archives { missing }),
+    }
 }

@@ -9,7 +9,7 @@ use aether_core::planner::{Membership, VoterStep, VoterWait, next_voter_step, vo
 use aether_core::records::{RAFT_ID_BASE, VoterWanted};
 use proptest::prelude::*;
 
-use crate::world::World;
+use crate::world::{World, register};
 
 fn invite(node: &str, replaces: Option<u64>) -> Command {
     let peer_addr = format!("{node}:8091");
@@ -36,18 +36,23 @@ impl Consensus {
         let now = Membership {
             alive: voters.clone(),
             caught_up: voters.clone(),
+            names: voters.iter().map(|id| (*id, format!("n{id}").parse().unwrap())).collect(),
             voters,
             leader: 1,
             ..Membership::default()
         };
-        Self { world: World::empty(), now }
+        // Without artifacts there is nothing to copy.
+        let mut world = World::empty();
+        world.state.artifacts = Default::default();
+        Self { world, now }
     }
 
     /// Does the next step; whether there was one.
     fn step(&mut self) -> bool {
         let Some(step) = next_voter_step(&self.world.state, &self.now) else { return false };
         match step {
-            VoterStep::AddLearner { raft_id, .. } => {
+            VoterStep::AddLearner { raft_id, node, .. } => {
+                self.now.names.insert(raft_id, node);
                 assert!(!self.now.voters.contains(&raft_id), "a voter becomes a learner");
                 assert!(self.now.learners.insert(raft_id));
                 self.now.alive.insert(raft_id);
@@ -184,6 +189,50 @@ fn an_invitation_is_taken_back_also_from_one_that_has_come() {
     it.world.ok(remove("n4", id));
     it.settle();
     assert!(it.now.learners.is_empty() && it.now.voters.len() == 3);
+}
+
+#[test]
+fn nobody_goes_before_the_others_have_the_archives() {
+    let mut it = Consensus::of(3);
+    let holders = |it: &mut Consensus, nodes: &[&str]| {
+        let Command::RegisterArtifact { artifact, digest, .. } = register("1.0.0") else {
+            unreachable!()
+        };
+        for node in nodes {
+            it.world.ok(Command::ArtifactHeld {
+                artifact: artifact.clone(),
+                digest: digest.clone(),
+                holder: node.parse().unwrap(),
+            });
+        }
+    };
+    it.world.ok(register("1.0.0"));
+    holders(&mut it, &["n1", "n2"]);
+    it.world.ok(remove("n2", 2));
+    it.settle();
+    assert_eq!(it.wait("n2"), Some(VoterWait::Archives { missing: 1 }));
+    holders(&mut it, &["n3"]);
+    it.settle();
+    assert_eq!(it.now.voters, [1, 3].into());
+    let held = &it.world.state.artifacts.values().next().unwrap().held_by;
+    assert!(!held.contains(&"n2".parse::<NodeName>().unwrap()), "it may be gone: {held:?}");
+
+    // The same name with an empty directory has nothing.
+    it.world.ok(invite("n3", Some(3)));
+    it.world.ok(admit("n3", "empty"));
+    it.settle();
+    assert_eq!(it.wait("n3"), Some(VoterWait::Archives { missing: 1 }));
+    holders(&mut it, &["n3"]);
+    it.settle();
+    assert!(!it.now.voters.contains(&3));
+}
+
+#[test]
+fn a_learner_that_nobody_wants_any_more_is_forgotten() {
+    let mut it = Consensus::of(3);
+    it.now.learners.insert(1_077);
+    it.settle();
+    assert!(it.now.learners.is_empty());
 }
 
 proptest! {

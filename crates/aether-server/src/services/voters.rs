@@ -20,7 +20,7 @@ use crate::deadline::Deadline;
 use crate::machine::Published;
 use crate::status;
 use crate::views::Views;
-use crate::voters::view;
+use crate::voters::{parsed, view};
 
 /// How long the leader may take to say how it sees the members.
 const MEMBERS_MAX: Duration = Duration::from_secs(1);
@@ -75,6 +75,7 @@ impl VotersService {
             caught_up: members.caught_up.into_iter().collect(),
             alive: members.alive.into_iter().collect(),
             leader: members.leader,
+            names: parsed(replica.status().members.into_iter().map(|m| (m.raft_id, m.name))),
         };
         Some(Members { seen, lost: members.lost.into_iter().collect() })
     }
@@ -181,6 +182,10 @@ fn change(
         Some(VoterWait::NoMajority { voters, alive }) => {
             ("WAITING", format!("for a majority: {alive} of the {voters} that would vote answer"))
         }
+        Some(VoterWait::Archives { missing }) => (
+            "WAITING",
+            format!("until a majority of those that would vote holds {missing} more archives"),
+        ),
         Some(VoterWait::InLine) => ("WAITING", "for another change".to_owned()),
     };
     v1::VoterChange { stage: stage.to_owned(), note, ..shown }
@@ -262,7 +267,9 @@ impl Voters for VotersService {
         if known.is_none() && !is_invited {
             return Err(status::refused(&Refusal::UnknownVoter { node }));
         }
-        if let Some(member) = known.as_ref().filter(|member| member.voter) {
+        // An invitation can be taken back whoever answers.
+        let leaves = known.as_ref().filter(|member| member.voter && !is_invited);
+        if let Some(member) = leaves {
             let members = self.members(deadline).await;
             let members =
                 members.ok_or_else(|| status::unavailable("the leader could not be asked"))?;
