@@ -284,6 +284,16 @@ pub enum Command {
         /// Modification index of the target the decision was made on.
         target_modified: u64,
     },
+    /// Coordinator: instances of a target have no place, or all have one again.
+    MarkUnplaced {
+        /// The slice.
+        slice: SliceName,
+        /// The revision.
+        revision: RevisionNo,
+        /// How many have none and why; absent once all have one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// Coordinator: takes instances out of the table.
     Drain {
         /// The instances.

@@ -144,6 +144,9 @@ pub struct TargetRecord {
     pub instances: u32,
     /// Log index of the last change.
     pub modified: u64,
+    /// Log time since which some of them have no place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unplaced_since_ms: Option<u64>,
 }
 
 /// `retained/{slice}`: an old set kept warm after completion.

@@ -193,6 +193,9 @@ impl Tx<'_> {
             Command::Assign { slice, revision, placements, target_modified } => {
                 self.assign(slice, *revision, placements, *target_modified)
             }
+            Command::MarkUnplaced { slice, revision, why } => {
+                self.mark_unplaced(slice, *revision, why.as_deref())
+            }
             Command::Drain { instances, target_modified } => {
                 self.drain(instances, *target_modified)
             }
@@ -275,8 +278,12 @@ impl Tx<'_> {
 
     fn put_target(&mut self, slice: &SliceName, revision: RevisionNo, instances: u32) {
         let modified = self.index();
-        let record = TargetRecord { slice: slice.clone(), revision, instances, modified };
-        self.state.targets.insert((slice.clone(), revision), Arc::new(record));
+        let key = (slice.clone(), revision);
+        let known = self.state.targets.get(&key);
+        let unplaced_since_ms = known.and_then(|known| known.unplaced_since_ms);
+        let slice = slice.clone();
+        let record = TargetRecord { slice, revision, instances, modified, unplaced_since_ms };
+        self.state.targets.insert(key, Arc::new(record));
     }
 
     /// Writes an update's record with what happened to it: the one way in which

@@ -1,7 +1,9 @@
 //! Moves one update on: what each state waits for, and what follows.
 
 use super::removal::Outstanding;
-use super::{CRASH_LOOP_RESTARTS, Placer, Plan, SESSION_UNREACHABLE, SessionView, View, Wait};
+use super::{
+    CRASH_LOOP_RESTARTS, NO_CAPACITY, Placer, Plan, SESSION_UNREACHABLE, SessionView, View, Wait,
+};
 use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
@@ -95,18 +97,21 @@ fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
         Ok(placements) => {
             plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });
         }
-        Err(room) => plan.wait(
-            &update.slice,
-            Wait {
-                code: "no_capacity",
-                message: format!(
-                    "room for {}, there is room for {room}",
-                    counted(update.instances, "instance")
-                ),
-                since_ms: update.state_since_ms,
-                unblock: "add a node, scale something down, or roll back".to_owned(),
-            },
-        ),
+        Err(_) => {
+            let (slice, revision) = (&update.slice, update.new.revision);
+            let instances = counted(update.instances, "instance");
+            let why = placer.why_no_place(slice, revision);
+            let makes_place = placer.what_makes_place(slice, revision);
+            plan.wait(
+                slice,
+                Wait {
+                    code: NO_CAPACITY,
+                    message: format!("room for {instances}: {why}"),
+                    since_ms: update.state_since_ms,
+                    unblock: format!("{makes_place}, or roll back"),
+                },
+            );
+        }
     }
 }
 

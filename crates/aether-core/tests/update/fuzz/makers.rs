@@ -335,6 +335,11 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     ("RemoveLosingSide", 1, |dice| Command::RemoveLosingSide { update: dice.update() }),
     ("Finish", 1, |dice| Command::Finish { update: dice.update() }),
     ("Fail", 1, |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
+    ("MarkUnplaced", 1, |dice| Command::MarkUnplaced {
+        slice: dice.slice(),
+        revision: dice.revision(),
+        why: dice.flag().then(|| "no room".to_owned()),
+    }),
     ("Rearm", 1, |dice| Command::Rearm { update: dice.update() }),
     ("Retire", 1, |dice| Command::Retire { slice: dice.slice() }),
     ("Assign", 1, |dice| {
