@@ -248,8 +248,11 @@ pub fn explanation(
             next.push(wait.unblock.clone());
         }
     }
+    // That wait names both ways out of it.
+    let is_told = waits.iter().any(|wait| wait.code == planner::PAUSED);
     match &record.pause {
         None => {}
+        Some(_) if is_told => {}
         // Resumed, it would be paused again for the same reason at once.
         Some(pause) if pause.reason.code == planner::SESSION_UNREACHABLE => {
             let named = waits.iter().any(|wait| wait.code == planner::SESSION_UNREACHABLE);
@@ -266,7 +269,8 @@ pub fn explanation(
         }
     }
     use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
-    if matches!(record.state, Pending | Deploying | Deployed | Routing | Completing) {
+    let goes_back = matches!(record.state, Pending | Deploying | Deployed | Routing | Completing);
+    if goes_back && !is_told {
         next.push(format!("'aether update rollback {}' to go back", record.id));
     }
     v1::Explanation {

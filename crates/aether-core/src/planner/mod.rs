@@ -29,6 +29,9 @@ pub use replicas::placement_waits;
 /// them. It ends by itself when they are back, and not by a resume.
 pub const SESSION_UNREACHABLE: &str = "session_unreachable";
 
+/// Code of the wait of an update that is paused while it serves: for a person.
+pub const PAUSED: &str = "paused";
+
 /// Code of the wait for a place for instances.
 pub const NO_CAPACITY: &str = "no_capacity";
 

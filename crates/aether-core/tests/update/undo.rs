@@ -280,3 +280,23 @@ fn a_ratio_that_waits_for_approval_is_taken_back_by_asking_for_the_present_one()
     let refused = world.propose(approve(&id)).unwrap_err();
     assert!(matches!(refused, Refusal::NothingToApprove { .. }), "{refused}");
 }
+
+#[test]
+fn a_paused_update_waits_for_its_pause_and_not_for_what_would_be_refused() {
+    let (mut world, id) = at(S::Routing, 0);
+    let waits = |world: &World| -> Vec<(&'static str, String)> {
+        let waits = world.plan().waits.remove(&SLICE.parse().unwrap()).unwrap_or_default();
+        waits.into_iter().map(|wait| (wait.code, wait.unblock)).collect()
+    };
+    assert_eq!(waits(&world)[0].0, "operator");
+    let reason = Reason::new("threshold_exceeded", "error rate 4 %");
+    world.ok(Command::Pause { update: id.clone(), reason, if_modified: None });
+    let paused = waits(&world);
+    assert_eq!(paused.len(), 1, "{paused:?}");
+    let (code, unblock) = &paused[0];
+    assert_eq!(*code, "paused");
+    let ways = [format!("update resume {id}'"), format!("update rollback {id}'")];
+    assert!(ways.iter().all(|way| unblock.contains(way)), "{unblock}");
+    world.ok(resume(&id));
+    assert_eq!(waits(&world)[0].0, "operator");
+}
