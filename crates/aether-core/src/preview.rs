@@ -145,7 +145,10 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
     }
     let before = world.by_node();
     match world.apply(&request.actor, request.command.clone()) {
-        Err(refusal) => preview.refusal = Some(refusal),
+        Err(refusal) => {
+            preview.refusal = Some(refusal);
+            preview.retires = None;
+        }
         Ok(answer) => {
             let id = answer?;
             preview.stuck = world.walk(&id, &mut preview.refused_ratios);
