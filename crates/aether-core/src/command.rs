@@ -504,7 +504,7 @@ pub enum Refusal {
     )]
     NothingToUndo { update: UpdateId },
     #[error(
-        "node {node} is {lifecycle:?}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
+        "node {node} is {lifecycle}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
     )]
     NodeInUse { node: NodeName, lifecycle: NodeLifecycle },
     #[error("request id '{request_id}' was already used for another command")]

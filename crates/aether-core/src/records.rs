@@ -359,6 +359,17 @@ pub enum DeadlineAction {
     Alert,
 }
 
+impl std::fmt::Display for DeadlineAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Pause => "PAUSE",
+            Self::Rollback => "ROLLBACK",
+            Self::Fail => "FAIL",
+            Self::Alert => "ALERT",
+        })
+    }
+}
+
 /// An absolute deadline and what it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
