@@ -432,8 +432,13 @@ pub enum Refusal {
     UnknownUpdate { update: String },
     #[error("slice {slice} is not deployed; 'aether slices' lists what is")]
     UnknownSlice { slice: SliceName },
-    #[error("artifact {artifact} is unknown; push it first with 'aether artifact push'")]
-    UnknownArtifact { artifact: Artifact },
+    #[error("artifact {artifact} is unknown; {}", after_unknown(.is_sought))]
+    UnknownArtifact {
+        artifact: Artifact,
+        /// It was to be shown or removed, and not to be run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_sought: bool,
+    },
     #[error("node {node} is unknown")]
     UnknownNode { node: NodeName },
     #[error(
@@ -515,6 +520,14 @@ pub enum Refusal {
     TooMany { what: String, most: u64 },
     #[error("the entry cannot be read: {problem}")]
     Unreadable { problem: String },
+}
+
+/// What to do about an artifact that is not there.
+fn after_unknown(is_sought: &bool) -> &'static str {
+    match is_sought {
+        true => "'aether artifact list' shows what there is",
+        false => "push it first with 'aether artifact push'",
+    }
 }
 
 impl Refusal {

@@ -90,7 +90,7 @@ impl Tx<'_> {
                 expected: format!("at most {COORDINATE_BYTES_MAX} bytes long"),
             });
         }
-        Err(Refusal::UnknownArtifact { artifact })
+        Err(Refusal::UnknownArtifact { artifact, is_sought: false })
     }
 
     /// Makes the next revision of a slice from a known artifact. The caller
