@@ -190,8 +190,8 @@ fn options_change_on_a_live_update_and_what_changed_is_said() {
     let note = world.ok(set(&id, changes.clone())).note.unwrap();
     assert_eq!(
         note,
-        "set error rate 0.1 % (was 1 %), p99 latency 200 ms (was 500 ms), cleanup Manual (was \
-         Immediate)"
+        "set error rate 0.1 % (was 1 %), p99 latency 200 ms (was 500 ms), cleanup MANUAL (was \
+         IMMEDIATE)"
     );
     assert_eq!(world.update(&id).options.thresholds, strict);
     assert!(world.ok(set(&id, changes)).note.unwrap().starts_with("nothing changes"));

@@ -62,7 +62,7 @@ pub fn whole(slice: &v1::Slice) -> String {
         ("slice", slice.slice.clone()),
         ("version", slice.version.clone().unwrap_or_else(|| "(none yet)".to_owned())),
         ("ready", ready(slice)),
-        ("waits for", slice.waits_for.join("\n")),
+        ("waits", slice.waits_for.join("\n")),
         ("routing", slice.routing.clone()),
         ("update", slice.live_update.clone().unwrap_or_default()),
         ("retained", slice.retained_version.clone().unwrap_or_default()),
@@ -142,7 +142,7 @@ mod tests {
             ..Default::default()
         };
         let text = whole(&short);
-        assert!(text.contains("waits for  2 instances of r1 have no place: no node"), "{text}");
+        assert!(text.contains("waits     2 instances of r1 have no place: no node"), "{text}");
         let text = list(&v1::ListSlicesResponse { slices: vec![short], ..Default::default() });
         let said = "\n\nwaits: org.example:b: 2 instances of r1 have no place: no node";
         assert!(text.ends_with(said), "{text}");
