@@ -469,8 +469,12 @@ pub struct UpdateRecord {
     pub state_since_ms: u64,
     /// Log index of the entry that entered the state.
     pub state_index: u64,
-    /// Its transitions, the latest [`HISTORY_MAX`].
+    /// What happened to it, at most [`HISTORY_MAX`] entries: the first, the
+    /// changes of state, and the latest of the rest.
     pub history: Vec<HistoryEntry>,
+    /// How many entries were left out of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub history_left_out: u32,
 }
 
 impl UpdateRecord {
@@ -478,10 +482,23 @@ impl UpdateRecord {
     pub fn modified_ms(&self) -> u64 {
         self.history.last().map_or(self.created_ms, |entry| entry.log_time_ms)
     }
+
+    /// Writes an entry into the history. If it is too many, the oldest goes that
+    /// is neither the first, which says who started it, nor a change of state.
+    pub(crate) fn note(&mut self, entry: HistoryEntry) {
+        self.history.push(entry);
+        if self.history.len() <= HISTORY_MAX {
+            return;
+        }
+        let is_step = |pair: &[HistoryEntry]| pair[0].state != pair[1].state;
+        let repeats = self.history.windows(2).position(|pair| !is_step(pair));
+        self.history.remove(repeats.map_or(1, |at| at + 1));
+        self.history_left_out = self.history_left_out.saturating_add(1);
+    }
 }
 
-/// Transitions kept in an update's record. The full manual walk takes about a
-/// dozen; the rest is room for alerts.
+/// Entries kept in an update's record. The full manual walk takes about a dozen;
+/// the rest is room for alerts.
 pub const HISTORY_MAX: usize = 100;
 
 /// `audit/{index}`, and `audit/{index}/{n}` for the later ones of an entry that

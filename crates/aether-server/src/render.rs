@@ -111,6 +111,7 @@ pub fn update(
         modified: record.modified,
         created_at: record.created_wall_ms,
         history: history(record),
+        history_left_out: record.history_left_out,
         paused_ms: record.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
         min_requests: thresholds.requests_min,
         grace_ms: record.options.grace_ms,

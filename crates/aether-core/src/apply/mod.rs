@@ -22,8 +22,8 @@ use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::ids::{Fence, RevisionNo, UpdateId};
 use crate::records::{
-    AuditRecord, HISTORY_MAX, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord,
-    SliceRecord, TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord, SliceRecord,
+    TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::transition;
@@ -291,7 +291,7 @@ impl Tx<'_> {
     fn put_update(&mut self, mut update: UpdateRecord, event: String) {
         update.modified = self.index();
         let reason = self.new_reason(&update);
-        update.history.push(HistoryEntry {
+        update.note(HistoryEntry {
             index: self.index(),
             log_time_ms: self.now_ms(),
             wall_ms: self.state.meta.wall_ms,
@@ -301,10 +301,6 @@ impl Tx<'_> {
             event: event.clone(),
             reason,
         });
-        if update.history.len() > HISTORY_MAX {
-            // The first entry says who started it; the oldest of the rest goes.
-            update.history.remove(1);
-        }
         self.audit(Subject::update(&update.id), event);
         self.state.updates.insert(update.id.clone(), Arc::new(update));
     }

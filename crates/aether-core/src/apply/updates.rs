@@ -147,6 +147,7 @@ impl Tx<'_> {
             state_since_ms: now_ms,
             state_index: self.index(),
             history: Vec::new(),
+            history_left_out: 0,
         }
     }
 

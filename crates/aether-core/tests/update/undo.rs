@@ -300,3 +300,35 @@ fn a_paused_update_waits_for_its_pause_and_not_for_what_would_be_refused() {
     world.ok(resume(&id));
     assert_eq!(waits(&world)[0].0, "operator");
 }
+
+#[test]
+fn a_long_history_keeps_its_start_and_its_changes_of_state_and_counts_what_it_leaves_out() {
+    use aether_core::records::HISTORY_MAX;
+    let mut world = World::deployed(3);
+    let id = world.start("2.0.0", UpdateOptions::default());
+    world.settle();
+    let began = world.update(&id).history.len();
+    for n in 1..=250 {
+        world.ok(routing(&id, if n % 2 == 0 { "1:3" } else { "1:9" }));
+    }
+    world.ok(rollback(&id));
+    world.settle();
+    let update = world.update(&id);
+    let mut states: Vec<_> = update.history.iter().map(|entry| entry.state).collect();
+    states.dedup();
+    let expected =
+        [S::Pending, S::Deploying, S::Deployed, S::Routing, S::RollingBack, S::RolledBack];
+    assert_eq!(states, expected);
+    assert_eq!(update.history.len(), HISTORY_MAX);
+    let written = world.state.audit.values().filter(|r| r.subject.as_str().ends_with(id.as_str()));
+    let left_out = update.history_left_out as usize;
+    assert_eq!(left_out + HISTORY_MAX, written.count());
+    assert!(left_out > 250 + began - HISTORY_MAX);
+    // A record of before there was such a counter has left nothing out.
+    let mut old = serde_json::to_value(update).unwrap();
+    assert_eq!(old["historyLeftOut"], left_out);
+    old.as_object_mut().unwrap().remove("historyLeftOut");
+    let old: aether_core::records::UpdateRecord = serde_json::from_value(old).unwrap();
+    assert_eq!(old.history_left_out, 0);
+    assert!(!serde_json::to_string(&old).unwrap().contains("historyLeftOut"));
+}

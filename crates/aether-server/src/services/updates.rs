@@ -425,6 +425,7 @@ impl Updates for UpdatesService {
             update_id: record.id.to_string(),
             artifact_base: record.slice.to_string(),
             entries: render::history(&record),
+            left_out: record.history_left_out,
             as_of: Some(self.views.control.as_of(&read)),
         }))
     }

@@ -335,6 +335,7 @@ async fn history() {
         artifact_base: "org.example:my-slice".into(),
         entries,
         as_of: old(),
+        left_out: 403,
     };
     scene.node.will_answer("Updates/History", &history);
     for format in ["", "-o json", "-o yaml"] {
