@@ -139,6 +139,9 @@ pub enum Command {
     Approve {
         /// The update.
         update: UpdateId,
+        /// Refuse unless this is what waits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weights: Option<Weights>,
         /// Refuse unless the record was last modified at this index.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_modified: Option<u64>,
@@ -496,6 +499,10 @@ pub enum Refusal {
     NotPaused { update: UpdateId },
     #[error("update {update} has no routing change that waits for approval")]
     NothingToApprove { update: UpdateId },
+    #[error(
+        "update {update}: {pending}, is what waits for approval, not {seen}; look again with 'aether update status {update}'"
+    )]
+    OtherPending { update: UpdateId, seen: Weights, pending: String },
     #[error("update {update} was modified at index {actual}, not {expected}; read it again")]
     Modified { update: UpdateId, expected: u64, actual: u64 },
     #[error(
@@ -544,7 +551,7 @@ impl Refusal {
             | Self::BadManifest { .. }
             | Self::ArtifactMismatch { .. }
             | Self::Unreadable { .. } => Invalid,
-            Self::Modified { .. } => Precondition,
+            Self::Modified { .. } | Self::OtherPending { .. } => Precondition,
             _ => State,
         }
     }

@@ -436,6 +436,9 @@ pub struct UpdateRecord {
     /// That change was asked for past the capacity guard and a pause.
     #[serde(default)]
     pub pending_forced: bool,
+    /// Who asked for that change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_actor: Option<String>,
     /// Wanted instances of the new side.
     pub instances: u32,
     /// Instance target of the slice before the update (of the new side for a
@@ -481,6 +484,21 @@ impl UpdateRecord {
     /// Log time of its last change.
     pub fn modified_ms(&self) -> u64 {
         self.history.last().map_or(self.created_ms, |entry| entry.log_time_ms)
+    }
+
+    /// Its routing change that waits for approval, and who asked for it, if there
+    /// is one and that is known.
+    pub fn pending(&self) -> Option<String> {
+        let weights = self.pending_weights?;
+        let by = self.pending_actor.as_ref().map(|actor| format!(", asked for by {actor}"));
+        Some(format!("{weights}{}", by.unwrap_or_default()))
+    }
+
+    /// Takes back a routing change that waits for approval.
+    pub(crate) fn forget_pending(&mut self) {
+        self.pending_weights = None;
+        self.pending_forced = false;
+        self.pending_actor = None;
     }
 
     /// Writes an entry into the history. If it is too many, the oldest goes that

@@ -164,7 +164,9 @@ impl Tx<'_> {
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)
             }
-            Command::Approve { update, if_modified } => self.approve(update, *if_modified),
+            Command::Approve { update, weights, if_modified } => {
+                self.approve(update, *weights, *if_modified)
+            }
             Command::Complete { update, force, if_modified } => {
                 self.complete(update, *force, *if_modified)
             }
@@ -337,8 +339,7 @@ impl Tx<'_> {
         if to != UpdateState::Routing {
             update.pause = None;
         }
-        update.pending_weights = None;
-        update.pending_forced = false;
+        update.forget_pending();
         let (slice, ended) = (update.slice.clone(), to.is_terminal());
         self.put_update(update, event);
         if ended {

@@ -80,7 +80,7 @@ impl Tx<'_> {
                 self.check_capacity(&update, weights)?;
             }
             let update = self.update(&new_id)?;
-            self.commit_weights(update, weights);
+            self.commit_weights(update, weights, "");
         }
         Ok(Answer { update: Some(new_id), named: Some(id.clone()), ..Answer::default() })
     }

@@ -131,6 +131,7 @@ impl Tx<'_> {
             weights: Weights::ALL_OLD,
             pending_weights: None,
             pending_forced: false,
+            pending_actor: None,
             instances,
             base_instances,
             deadline: transition::deadline(UpdateState::Pending, &options, now_ms),
@@ -181,9 +182,13 @@ impl Tx<'_> {
         }
         let event = format!("set {}", said.join(", "));
         let paused = update.pause.is_some();
-        self.put_update(update, event.clone());
         let resume = format!("; it is still paused: 'aether update resume {id}' to go on");
-        answer(event + if paused { &resume } else { "" })
+        let pending = update.pending().filter(|_| !update.options.manual_approval);
+        let approve = pending.map(|pending| {
+            format!("; routing {pending}, still waits for 'aether update approve {id}'")
+        });
+        self.put_update(update, event.clone());
+        answer(event + if paused { &resume } else { "" } + &approve.unwrap_or_default())
     }
 
     pub(super) fn check_unmodified(
@@ -274,10 +279,10 @@ impl Tx<'_> {
             Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
         };
         if weights == update.weights {
-            let Some(pending) = update.pending_weights.take() else {
+            let Some(pending) = update.pending_weights else {
                 return answer(Some(format!("the ratio already is {weights}")));
             };
-            update.pending_forced = false;
+            update.forget_pending();
             let event =
                 format!("routing {pending} no longer waits for approval; it stays {weights}");
             self.put_update(update, event.clone());
@@ -290,22 +295,24 @@ impl Tx<'_> {
         if update.options.manual_approval {
             update.pending_weights = Some(weights);
             update.pending_forced = force;
+            update.pending_actor = Some(self.actor.to_owned());
             self.put_update(update, format!("routing {weights} waits for approval"));
             return answer(Some(format!(
                 "routing {weights} waits for 'aether update approve {id}'"
             )));
         }
-        self.commit_weights(update, weights);
+        self.commit_weights(update, weights, "");
         answer(None)
     }
 
-    pub(super) fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
-        let event = format!("routing {} -> {weights}", update.weights);
+    /// Commits weights. What the history says of it begins with why.
+    pub(super) fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights, why: &str) {
+        let event = format!("{why}routing {} -> {weights}", update.weights);
         self.reweigh(&mut update, weights);
         if update.state == UpdateState::Deployed {
             self.transition(update, UpdateState::Routing, event);
         } else {
-            update.pending_weights = None;
+            update.forget_pending();
             self.put_update(update, event);
         }
     }
@@ -331,17 +338,25 @@ impl Tx<'_> {
         });
     }
 
-    pub(super) fn approve(&mut self, id: &UpdateId, if_modified: Option<u64>) -> Outcome {
+    pub(super) fn approve(
+        &mut self,
+        id: &UpdateId,
+        seen: Option<Weights>,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let update = self.update(id)?;
         Self::check_unmodified(&update, if_modified)?;
-        let Some(weights) = update.pending_weights else {
+        let (Some(weights), Some(pending)) = (update.pending_weights, update.pending()) else {
             return Err(Refusal::NothingToApprove { update: id.clone() });
         };
+        if let Some(seen) = seen.filter(|seen| *seen != weights) {
+            return Err(Refusal::OtherPending { update: id.clone(), seen, pending });
+        }
         if !update.pending_forced {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
         }
-        self.commit_weights(update, weights);
+        self.commit_weights(update, weights, &format!("approved {pending}: "));
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 

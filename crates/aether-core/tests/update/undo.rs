@@ -332,3 +332,31 @@ fn a_long_history_keeps_its_start_and_its_changes_of_state_and_counts_what_it_le
     assert_eq!(old.history_left_out, 0);
     assert!(!serde_json::to_string(&old).unwrap().contains("historyLeftOut"));
 }
+
+#[test]
+fn an_approval_names_who_asked_and_approves_only_what_was_seen() {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.settle();
+    world.ok(routing(&id, "1:0"));
+    let approve_seen = |seen: &str| Command::Approve {
+        update: id.clone(),
+        weights: Some(seen.parse().unwrap()),
+        if_modified: None,
+    };
+    let refused = world.propose(approve_seen("1:3")).unwrap_err();
+    assert!(matches!(refused, Refusal::OtherPending { .. }), "{refused}");
+    assert_eq!(refused.kind(), RefusalKind::Precondition);
+    assert!(refused.to_string().contains("1:0, asked for by test, is what waits"), "{refused}");
+    let off = OptionChanges { manual_approval: Some(false), ..OptionChanges::default() };
+    let note = world.ok(set(&id, off)).note.unwrap();
+    let pending =
+        format!("routing 1:0, asked for by test, still waits for 'aether update approve {id}'");
+    assert!(note.ends_with(&pending), "{note}");
+    world.ok(approve_seen("1:0"));
+    let update = world.update(&id);
+    let event = &update.history.last().unwrap().event;
+    assert_eq!(event, "approved 1:0, asked for by test: routing 0:1 -> 1:0");
+    assert_eq!((update.pending_weights, &update.pending_actor), (None, &None));
+}

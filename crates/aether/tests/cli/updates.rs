@@ -43,6 +43,7 @@ async fn changes() {
             "update routing current -r 1:3",
             "update routing u1f --ratio 2:6 --force",
             "update approve u1f",
+            "update approve u1f -r 2:6",
             "update resume u1f",
             "update rollback u1f",
             "update rollback u1f --now --force --yes",

@@ -261,6 +261,7 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     }),
     ("Approve", 3, |dice| Command::Approve {
         update: dice.update(),
+        weights: dice.one_in(8).then(|| dice.weights()),
         if_modified: dice.one_in(8).then(|| dice.count()),
     }),
     ("Complete", 5, |dice| Command::Complete {
