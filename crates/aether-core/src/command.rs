@@ -488,9 +488,18 @@ pub enum Refusal {
     )]
     NotAllNew { update: UpdateId, weights: Weights },
     #[error(
-        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; wait for them, start the update with more --instances, or use --force"
+        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; {}", what_helps(.way_out)
     )]
-    CapacityGuard { weights: Weights, side: String, version: Version, needed: u32, ready: u32 },
+    CapacityGuard {
+        weights: Weights,
+        side: String,
+        version: Version,
+        needed: u32,
+        ready: u32,
+        /// What to do, where it is not what helps most updates.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        way_out: String,
+    },
     #[error(
         "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' first, or --force"
     )]
@@ -527,6 +536,14 @@ pub enum Refusal {
     TooMany { what: String, most: u64 },
     #[error("the entry cannot be read: {problem}")]
     Unreadable { problem: String },
+}
+
+/// What to do about too few instances.
+fn what_helps(said: &str) -> &str {
+    match said {
+        "" => "wait for them, start the update with more --instances, or use --force",
+        said => said,
+    }
 }
 
 /// What to do about an artifact that is not there.

@@ -486,6 +486,12 @@ impl UpdateRecord {
         self.history.last().map_or(self.created_ms, |entry| entry.log_time_ms)
     }
 
+    /// Whether it goes back to a set that was kept: it begins with that set
+    /// deployed, as no other update does.
+    pub fn is_undo(&self) -> bool {
+        self.history.first().map_or(self.state, |entry| entry.state) == UpdateState::Deployed
+    }
+
     /// Its routing change that waits for approval, and who asked for it, if there
     /// is one and that is known.
     pub fn pending(&self) -> Option<String> {

@@ -310,6 +310,7 @@ pub fn slice(
         modified: record.modified,
         note: String::new(),
         retained_for_ms: kept.and_then(|kept| remaining_ms(kept, now_ms)),
+        retained_instances: kept.map_or(0, |kept| kept.instances),
         retained_update: kept.map(|kept| kept.update.to_string()),
         revision: record.current.map(|no| no.0),
         waits_for: once(waits.map(|wait| wait.message.clone())),

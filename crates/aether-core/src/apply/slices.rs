@@ -196,7 +196,18 @@ impl Tx<'_> {
         self.put_target(slice, current, instances);
         let event = format!("scaled to {}", counted(instances, "instance"));
         self.audit(Subject::slice(slice), event);
-        Ok(Answer::default())
+        let kept = self.state.retained.get(slice);
+        let note = kept.filter(|kept| kept.instances < instances).map(|kept| {
+            format!(
+                "version {} is kept with {}, too few for 'aether update undo {}': before it, 'aether \
+                 scale {slice} -n {}', or --force with it",
+                kept.side.version,
+                counted(kept.instances, "instance"),
+                kept.update,
+                kept.instances
+            )
+        });
+        Ok(Answer { note, ..Answer::default() })
     }
 
     pub(super) fn undeploy(&mut self, slice: &SliceName, version: Option<&Version>) -> Outcome {

@@ -10,7 +10,7 @@ use crate::records::{
 };
 use crate::transition;
 use crate::weights::Weights;
-use crate::words::counted;
+use crate::words::{are, counted};
 
 /// Most requests that a verdict may be made to wait for: no version gets more in
 /// a window.
@@ -53,6 +53,28 @@ pub(super) fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
         return bad("action on deploy failure", "ALERT".to_owned(), "ROLLBACK, PAUSE or FAIL");
     }
     Ok(())
+}
+
+/// What helps where a side has too few instances for its weight; empty where it
+/// is what helps most updates.
+fn way_out(update: &UpdateRecord, weights: Weights, weight: u32, needed: u32) -> String {
+    let slice = &update.slice;
+    if !update.is_undo() {
+        return String::new();
+    }
+    if needed <= update.instances {
+        return format!("wait for them ('aether slices {slice}' shows them), or use --force");
+    }
+    // An undo begins with what was kept, which nothing makes more of; but it is
+    // enough for a smaller slice.
+    let carried = u64::from(update.instances) * u64::from(weights.total()) / u64::from(weight);
+    let rollback = format!("'aether update rollback {}', ", update.id);
+    let rollback = if update.history.is_empty() { "" } else { &rollback };
+    format!(
+        "{} {} kept: {rollback}'aether scale {slice} -n {carried}' first, or use --force",
+        counted(update.instances, "instance"),
+        are(update.instances)
+    )
 }
 
 impl Tx<'_> {
@@ -257,6 +279,7 @@ impl Tx<'_> {
                     version: side.version.clone(),
                     needed,
                     ready,
+                    way_out: way_out(update, weights, weight, needed),
                 });
             }
         }

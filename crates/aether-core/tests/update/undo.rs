@@ -360,3 +360,26 @@ fn an_approval_names_who_asked_and_approves_only_what_was_seen() {
     assert_eq!(event, "approved 1:0, asked for by test: routing 0:1 -> 1:0");
     assert_eq!((update.pending_weights, &update.pending_actor), (None, &None));
 }
+
+#[test]
+fn after_a_scale_up_an_undo_says_what_helps_and_that_helps() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let scale = |instances| Command::Scale { slice: SLICE.parse().unwrap(), instances };
+    let note = world.ok(scale(5)).note.unwrap();
+    let helps = format!("'aether scale {SLICE} -n 3'");
+    assert!(note.contains("1.0.0 is kept with 3 instances") && note.contains(&helps), "{note}");
+    world.settle();
+    let refused = world.propose(undo(&id, "1:0")).unwrap_err().to_string();
+    let said = format!("3 are ready; 3 instances are kept: {helps} first, or use --force");
+    assert!(refused.ends_with(&said), "{refused}");
+    // One that has begun is rolled back before that.
+    let mut begun = world.state.clone();
+    let back = world.ok(undo(&id, "0:1")).update.unwrap();
+    let refused = world.propose(routing(&back, "1:0")).unwrap_err().to_string();
+    let said = format!("'aether update rollback {back}', {helps} first, or use --force");
+    assert!(refused.ends_with(&said), "{refused}");
+    std::mem::swap(&mut world.state, &mut begun);
+    assert_eq!(world.ok(scale(3)).note, None);
+    world.settle();
+    world.ok(undo(&id, "1:0"));
+}

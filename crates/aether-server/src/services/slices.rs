@@ -75,8 +75,11 @@ impl Slices for SlicesService {
         let (deadline, request) = Deadline::split(request);
         let slice: SliceName = status::parsed("slice", &request.slice)?;
         let command = Command::Scale { slice: slice.clone(), instances: request.instances };
-        self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
-        Ok(self.show(deadline, &slice).await)
+        let control = &self.views.control;
+        let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let mut shown = self.show(deadline, &slice).await;
+        shown.get_mut().note = answer.note.unwrap_or_default();
+        Ok(shown)
     }
 
     async fn undeploy(

@@ -56,6 +56,15 @@ fn ready(slice: &v1::Slice) -> String {
     taking_calls(slice.instances_state.iter().filter(current), slice.instances)
 }
 
+/// What is kept warm, and how much of it: `1.0.0 x3`.
+fn retained(slice: &v1::Slice) -> String {
+    let version = slice.retained_version.clone().unwrap_or_default();
+    match slice.retained_instances {
+        0 => version,
+        instances => format!("{version} x{instances}"),
+    }
+}
+
 /// One slice with its instances.
 pub fn whole(slice: &v1::Slice) -> String {
     let mut text = fields(&[
@@ -65,7 +74,7 @@ pub fn whole(slice: &v1::Slice) -> String {
         ("waits", slice.waits_for.join("\n")),
         ("routing", slice.routing.clone()),
         ("update", slice.live_update.clone().unwrap_or_default()),
-        ("retained", slice.retained_version.clone().unwrap_or_default()),
+        ("retained", retained(slice)),
     ]);
     if !slice.instances_state.is_empty() {
         text.push_str("\n\n");
@@ -84,7 +93,7 @@ pub fn list(response: &v1::ListSlicesResponse) -> String {
             ready(slice),
             or_dash(&slice.routing),
             or_dash(slice.live_update.as_deref().unwrap_or_default()),
-            or_dash(slice.retained_version.as_deref().unwrap_or_default()),
+            or_dash(&retained(slice)),
         ]
     };
     let header = ["SLICE", "VERSION", "READY", "ROUTING", "UPDATE", "RETAINED"];
