@@ -139,6 +139,9 @@ pub enum Command {
     Approve {
         /// The update.
         update: UpdateId,
+        /// Refuse unless this is what waits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weights: Option<Weights>,
         /// Refuse unless the record was last modified at this index.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_modified: Option<u64>,
@@ -283,6 +286,16 @@ pub enum Command {
         placements: Vec<NodeName>,
         /// Modification index of the target the decision was made on.
         target_modified: u64,
+    },
+    /// Coordinator: instances of a target have no place, or all have one again.
+    MarkUnplaced {
+        /// The slice.
+        slice: SliceName,
+        /// The revision.
+        revision: RevisionNo,
+        /// How many have none and why; absent once all have one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// Coordinator: takes instances out of the table.
     Drain {
@@ -453,8 +466,13 @@ pub enum Refusal {
     UnknownUpdate { update: String },
     #[error("slice {slice} is not deployed; 'aether slices' lists what is")]
     UnknownSlice { slice: SliceName },
-    #[error("artifact {artifact} is unknown; push it first with 'aether artifact push'")]
-    UnknownArtifact { artifact: Artifact },
+    #[error("artifact {artifact} is unknown; {}", after_unknown(.is_sought))]
+    UnknownArtifact {
+        artifact: Artifact,
+        /// It was to be shown or removed, and not to be run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_sought: bool,
+    },
     #[error("node {node} is unknown")]
     UnknownNode { node: NodeName },
     #[error(
@@ -501,9 +519,18 @@ pub enum Refusal {
     )]
     NotAllNew { update: UpdateId, weights: Weights },
     #[error(
-        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; wait for them, start the update with more --instances, or use --force"
+        "weights {weights} need {needed} ready instances of the {side} version ({version}), {ready} are ready; {}", what_helps(.way_out)
     )]
-    CapacityGuard { weights: Weights, side: String, version: Version, needed: u32, ready: u32 },
+    CapacityGuard {
+        weights: Weights,
+        side: String,
+        version: Version,
+        needed: u32,
+        ready: u32,
+        /// What to do, where it is not what helps most updates.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        way_out: String,
+    },
     #[error(
         "update {update} is paused ({code_of_pause}: {message}); 'aether update resume {update}' first, or --force"
     )]
@@ -512,6 +539,10 @@ pub enum Refusal {
     NotPaused { update: UpdateId },
     #[error("update {update} has no routing change that waits for approval")]
     NothingToApprove { update: UpdateId },
+    #[error(
+        "update {update}: {pending}, is what waits for approval, not {seen}; look again with 'aether update status {update}'"
+    )]
+    OtherPending { update: UpdateId, seen: Weights, pending: String },
     #[error("update {update} was modified at index {actual}, not {expected}; read it again")]
     Modified { update: UpdateId, expected: u64, actual: u64 },
     #[error(
@@ -525,7 +556,7 @@ pub enum Refusal {
     )]
     NothingToUndo { update: UpdateId },
     #[error(
-        "node {node} is {lifecycle:?}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
+        "node {node} is {lifecycle}; a node can be forgotten once it is lost, with --force as soon as it is unreachable, and drained before with 'aether node drain {node}'"
     )]
     NodeInUse { node: NodeName, lifecycle: NodeLifecycle },
     #[error(
@@ -562,6 +593,22 @@ pub enum Refusal {
     Unreadable { problem: String },
 }
 
+/// What to do about too few instances.
+fn what_helps(said: &str) -> &str {
+    match said {
+        "" => "wait for them, start the update with more --instances, or use --force",
+        said => said,
+    }
+}
+
+/// What to do about an artifact that is not there.
+fn after_unknown(is_sought: &bool) -> &'static str {
+    match is_sought {
+        true => "'aether artifact list' shows what there is",
+        false => "push it first with 'aether artifact push'",
+    }
+}
+
 impl Refusal {
     /// The family, which decides exit and status codes.
     pub fn kind(&self) -> RefusalKind {
@@ -577,7 +624,7 @@ impl Refusal {
             | Self::BadManifest { .. }
             | Self::ArtifactMismatch { .. }
             | Self::Unreadable { .. } => Invalid,
-            Self::Modified { .. } => Precondition,
+            Self::Modified { .. } | Self::OtherPending { .. } => Precondition,
             _ => State,
         }
     }

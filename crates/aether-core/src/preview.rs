@@ -145,7 +145,10 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
     }
     let before = world.by_node();
     match world.apply(&request.actor, request.command.clone()) {
-        Err(refusal) => preview.refusal = Some(refusal),
+        Err(refusal) => {
+            preview.refusal = Some(refusal);
+            preview.retires = None;
+        }
         Ok(answer) => {
             let id = answer?;
             preview.stuck = world.walk(&id, &mut preview.refused_ratios);
@@ -303,8 +306,9 @@ impl<'a> World<'a> {
             }
             let serving = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
             if serving && update.pending_weights.is_some() {
-                let _ = self
-                    .apply("person", Command::Approve { update: id.clone(), if_modified: None });
+                let update = id.clone();
+                let approve = Command::Approve { update, weights: None, if_modified: None };
+                let _ = self.apply("person", approve);
             } else if serving && update.weights == Weights::ALL_NEW {
                 let _ = self.apply(
                     "person",

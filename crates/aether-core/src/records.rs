@@ -146,6 +146,9 @@ pub struct TargetRecord {
     pub instances: u32,
     /// Log index of the last change.
     pub modified: u64,
+    /// Log time since which some of them have no place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unplaced_since_ms: Option<u64>,
 }
 
 /// `retained/{slice}`: an old set kept warm after completion.
@@ -358,6 +361,17 @@ pub enum DeadlineAction {
     Alert,
 }
 
+impl std::fmt::Display for DeadlineAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Pause => "PAUSE",
+            Self::Rollback => "ROLLBACK",
+            Self::Fail => "FAIL",
+            Self::Alert => "ALERT",
+        })
+    }
+}
+
 /// An absolute deadline and what it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -424,6 +438,9 @@ pub struct UpdateRecord {
     /// That change was asked for past the capacity guard and a pause.
     #[serde(default)]
     pub pending_forced: bool,
+    /// Who asked for that change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_actor: Option<String>,
     /// Wanted instances of the new side.
     pub instances: u32,
     /// Instance target of the slice before the update (of the new side for a
@@ -457,8 +474,12 @@ pub struct UpdateRecord {
     pub state_since_ms: u64,
     /// Log index of the entry that entered the state.
     pub state_index: u64,
-    /// Its transitions, the latest [`HISTORY_MAX`].
+    /// What happened to it, at most [`HISTORY_MAX`] entries: the first, the
+    /// changes of state, and the latest of the rest.
     pub history: Vec<HistoryEntry>,
+    /// How many entries were left out of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub history_left_out: u32,
 }
 
 impl UpdateRecord {
@@ -466,10 +487,44 @@ impl UpdateRecord {
     pub fn modified_ms(&self) -> u64 {
         self.history.last().map_or(self.created_ms, |entry| entry.log_time_ms)
     }
+
+    /// Whether it goes back to a set that was kept: it begins with that set
+    /// deployed, as no other update does.
+    pub fn is_undo(&self) -> bool {
+        self.history.first().map_or(self.state, |entry| entry.state) == UpdateState::Deployed
+    }
+
+    /// Its routing change that waits for approval, and who asked for it, if there
+    /// is one and that is known.
+    pub fn pending(&self) -> Option<String> {
+        let weights = self.pending_weights?;
+        let by = self.pending_actor.as_ref().map(|actor| format!(", asked for by {actor}"));
+        Some(format!("{weights}{}", by.unwrap_or_default()))
+    }
+
+    /// Takes back a routing change that waits for approval.
+    pub(crate) fn forget_pending(&mut self) {
+        self.pending_weights = None;
+        self.pending_forced = false;
+        self.pending_actor = None;
+    }
+
+    /// Writes an entry into the history. If it is too many, the oldest goes that
+    /// is neither the first, which says who started it, nor a change of state.
+    pub(crate) fn note(&mut self, entry: HistoryEntry) {
+        self.history.push(entry);
+        if self.history.len() <= HISTORY_MAX {
+            return;
+        }
+        let is_step = |pair: &[HistoryEntry]| pair[0].state != pair[1].state;
+        let repeats = self.history.windows(2).position(|pair| !is_step(pair));
+        self.history.remove(repeats.map_or(1, |at| at + 1));
+        self.history_left_out = self.history_left_out.saturating_add(1);
+    }
 }
 
-/// Transitions kept in an update's record. The full manual walk takes about a
-/// dozen; the rest is room for alerts.
+/// Entries kept in an update's record. The full manual walk takes about a dozen;
+/// the rest is room for alerts.
 pub const HISTORY_MAX: usize = 100;
 
 /// `audit/{index}`, and `audit/{index}/{n}` for the later ones of an entry that

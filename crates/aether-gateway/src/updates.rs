@@ -299,6 +299,11 @@ async fn approve(
     OptionalJson(EmptyBody {}): OptionalJson<EmptyBody>,
 ) -> Result<Response, Problem> {
     let message = reference(&services, update, caller).await?;
+    // `If-Match` says more than the ratio would.
+    let message = message.map(|v1::UpdateRef { update_id, if_modified, request_id, actor }| {
+        let routing = String::new();
+        v1::ApproveRequest { update_id, routing, if_modified, request_id, actor }
+    });
     changed(services.updates.approve(message)).await
 }
 

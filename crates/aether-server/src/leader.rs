@@ -453,8 +453,9 @@ impl Inner {
             pause: update.pause.as_ref().map(|pause| render::reason(&pause.reason)),
             paused_ms: update.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
         };
-        // Waits of before the last change would speak of what is over.
-        let current = self.waits_index >= update.modified;
+        // Waits of before the last change would speak of what is over, and those of
+        // a slice are of its live update.
+        let current = self.waits_index >= update.modified && !update.state.is_terminal();
         let waits = self.waits.get(&update.slice).filter(|_| current);
         let waits = waits.map(Vec::as_slice).unwrap_or_default();
         let waits = waits.iter().map(|wait| v1::Wait {

@@ -1,5 +1,8 @@
 //! Records as the public messages that show them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use aether_core::coordinates::SliceName;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
@@ -108,6 +111,7 @@ pub fn update(
         modified: record.modified,
         created_at: record.created_wall_ms,
         history: history(record),
+        history_left_out: record.history_left_out,
         paused_ms: record.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
         min_requests: thresholds.requests_min,
         grace_ms: record.options.grace_ms,
@@ -149,10 +153,15 @@ fn remaining_ms(kept: &RetainedRecord, now_ms: u64) -> Option<i64> {
 
 /// What needs a person's attention in the cluster as a whole.
 pub fn alerts(state: &State, now_ms: u64) -> Vec<v1::Reason> {
-    let Some(since_ms) = state.meta.replacement_frozen_since_ms else { return Vec::new() };
+    let frozen =
+        state.meta.replacement_frozen_since_ms.map(|since_ms| frozen(state, since_ms, now_ms));
+    frozen.into_iter().chain(no_capacity(state, now_ms)).collect()
+}
+
+fn frozen(state: &State, since_ms: u64, now_ms: u64) -> v1::Reason {
     let silent = state.nodes.values().filter(|n| n.lifecycle != NodeLifecycle::Ready);
     let names: Vec<&str> = silent.map(|node| node.name.as_str()).take(ALERTED_MAX).collect();
-    vec![v1::Reason {
+    v1::Reason {
         code: "replacement_frozen".to_owned(),
         message: format!(
             "{} of {} nodes are silent at once, for {} s: {}{}; none of them counts as lost until \
@@ -164,22 +173,55 @@ pub fn alerts(state: &State, now_ms: u64) -> Vec<v1::Reason> {
             names.join(", "),
             if names.len() == ALERTED_MAX { ", …" } else { "" },
         ),
-    }]
+    }
 }
 
-/// Nodes named in an alert: as many as fit into a line or two.
+/// One alert for each slice with instances that have no place, as far as they
+/// are named; the last says how many slices there are besides.
+fn no_capacity(state: &State, now_ms: u64) -> Vec<v1::Reason> {
+    let waits = planner::placement_waits(state, now_ms);
+    let mut all = waits.iter().flat_map(|(slice, waits)| {
+        let no_place = waits.iter().filter(|wait| wait.code == planner::NO_CAPACITY);
+        no_place.map(move |wait| (slice, wait))
+    });
+    let alert = |message| v1::Reason { code: planner::NO_CAPACITY.to_owned(), message };
+    let mut alerts: Vec<v1::Reason> = all
+        .by_ref()
+        .take(ALERTED_MAX)
+        .map(|(slice, wait)| {
+            let ago = now_ms.saturating_sub(wait.since_ms) / 1_000;
+            let (message, unblock) = (&wait.message, &wait.unblock);
+            alert(format!("{slice}: {message}, for {ago} s. To end this, {unblock}"))
+        })
+        .collect();
+    let more = all.count();
+    if more > 0 {
+        alerts.push(alert(format!("{more} more of this kind; 'aether slices' shows them")));
+    }
+    alerts
+}
+
+/// Nodes named in an alert, and slices with one of their own: as many as fit into
+/// a few lines.
 const ALERTED_MAX: usize = 10;
 
 /// What is waited for, each sentence once.
 fn waits_for(view: &UpdateView) -> Vec<String> {
+    once(view.waits.iter().map(|wait| wait.message.clone()))
+}
+
+fn once(sentences: impl Iterator<Item = String>) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
-    for wait in &view.waits {
-        if !messages.contains(&wait.message) {
-            messages.push(wait.message.clone());
+    for message in sentences {
+        if !messages.contains(&message) {
+            messages.push(message);
         }
     }
     messages
 }
+
+/// What instances wait for that have no place, by slice.
+pub type PlacementWaits = BTreeMap<SliceName, Vec<planner::Wait>>;
 
 fn deadline(record: &UpdateRecord, now_ms: u64) -> Option<v1::Deadline> {
     let deadline = record.deadline.as_ref()?;
@@ -207,8 +249,11 @@ pub fn explanation(
             next.push(wait.unblock.clone());
         }
     }
+    // That wait names both ways out of it.
+    let is_told = waits.iter().any(|wait| wait.code == planner::PAUSED);
     match &record.pause {
         None => {}
+        Some(_) if is_told => {}
         // Resumed, it would be paused again for the same reason at once.
         Some(pause) if pause.reason.code == planner::SESSION_UNREACHABLE => {
             let named = waits.iter().any(|wait| wait.code == planner::SESSION_UNREACHABLE);
@@ -225,7 +270,8 @@ pub fn explanation(
         }
     }
     use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
-    if matches!(record.state, Pending | Deploying | Deployed | Routing | Completing) {
+    let goes_back = matches!(record.state, Pending | Deploying | Deployed | Routing | Completing);
+    if goes_back && !is_told {
         next.push(format!("'aether update rollback {}' to go back", record.id));
     }
     v1::Explanation {
@@ -240,7 +286,13 @@ pub fn explanation(
 }
 
 /// One slice.
-pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: u64) -> v1::Slice {
+pub fn slice(
+    state: &State,
+    record: &aether_core::records::SliceRecord,
+    waits: &PlacementWaits,
+    now_ms: u64,
+) -> v1::Slice {
+    let waits = waits.get(&record.slice).into_iter().flatten();
     let revision = record.current.and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
     let kept = state.retained.get(&record.slice);
     v1::Slice {
@@ -258,15 +310,31 @@ pub fn slice(state: &State, record: &aether_core::records::SliceRecord, now_ms: 
         modified: record.modified,
         note: String::new(),
         retained_for_ms: kept.and_then(|kept| remaining_ms(kept, now_ms)),
+        retained_instances: kept.map_or(0, |kept| kept.instances),
         retained_update: kept.map(|kept| kept.update.to_string()),
         revision: record.current.map(|no| no.0),
+        waits_for: once(waits.map(|wait| wait.message.clone())),
         as_of: None,
     }
 }
 
 /// One node.
-pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u64) -> v1::Node {
+pub fn node(
+    state: &State,
+    record: &aether_core::records::NodeRecord,
+    waits: &PlacementWaits,
+    now_ms: u64,
+) -> v1::Node {
     let here = state.instances_on(&record.name);
+    let to_leave = state.instances_on(&record.name).filter(|i| i.desired == Desired::Run);
+    let slices: BTreeSet<&SliceName> = match state.is_draining(&record.name) {
+        true => to_leave.map(|instance| &instance.slice).collect(),
+        false => BTreeSet::new(),
+    };
+    let held_up = slices.into_iter().flat_map(|slice| {
+        let waits = waits.get(slice).into_iter().flatten();
+        waits.map(move |wait| format!("{slice}: {}", wait.message))
+    });
     v1::Node {
         name: record.name.to_string(),
         address: record.address.to_string(),
@@ -276,6 +344,7 @@ pub fn node(state: &State, record: &aether_core::records::NodeRecord, now_ms: u6
         since_ms: now_ms.saturating_sub(record.since_ms),
         labels: record.labels.clone().into_iter().collect(),
         schedule: name(&record.schedule),
+        waits_for: once(held_up),
         note: String::new(),
         as_of: None,
     }

@@ -108,7 +108,8 @@ impl Tx<'_> {
         holders: BTreeSet<NodeName>,
     ) -> Outcome {
         let Some(known) = self.state.artifacts.get(artifact) else {
-            return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
+            let artifact = artifact.clone();
+            return Err(Refusal::UnknownArtifact { artifact, is_sought: false });
         };
         known.is(digest)?;
         if !holders.is_subset(&known.held_by) {
@@ -138,7 +139,8 @@ impl Tx<'_> {
 
     pub(super) fn remove_artifact(&mut self, artifact: &Artifact) -> Outcome {
         let Some(known) = self.state.artifacts.get(artifact) else {
-            return Err(Refusal::UnknownArtifact { artifact: artifact.clone() });
+            let artifact = artifact.clone();
+            return Err(Refusal::UnknownArtifact { artifact, is_sought: true });
         };
         let digest = known.digest.clone();
         if let Some(user) = self.state.artifact_user(artifact) {

@@ -7,7 +7,7 @@ use crate::audit::Subject;
 use crate::command::{Answer, Observation, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
-use crate::records::{Desired, InstanceRecord, Observed, Reason};
+use crate::records::{Desired, InstanceRecord, Observed, Reason, TargetRecord};
 
 /// Instances that one history entry names of those that had to be killed: as
 /// many as are read; the rest is counted.
@@ -78,6 +78,30 @@ impl Tx<'_> {
         }
         let instances = self.make_instances(slice, revision, placements)?;
         Ok(Answer { instances, ..Answer::default() })
+    }
+
+    /// Some instances of a target have no place, or all have one again. What was
+    /// decided on the target stands: nobody wants another number of them.
+    pub(super) fn mark_unplaced(
+        &mut self,
+        slice: &SliceName,
+        revision: RevisionNo,
+        why: Option<&str>,
+    ) -> Outcome {
+        let key = (slice.clone(), revision);
+        let target = self.state.targets.get(&key);
+        let Some(target) = target.filter(|t| t.unplaced_since_ms.is_some() != why.is_some()) else {
+            return Err(Refusal::Stale { what: format!("whether {slice} {revision} has a place") });
+        };
+        let unplaced_since_ms = why.map(|_| self.now_ms());
+        let record = TargetRecord { unplaced_since_ms, ..(**target).clone() };
+        self.state.targets.insert(key, record.into());
+        let event = match why {
+            Some(why) => format!("ALERT: {why}"),
+            None => format!("all instances of {revision} have a place again"),
+        };
+        self.audit(Subject::slice(slice), event);
+        Ok(Answer::default())
     }
 
     pub(super) fn decide(&mut self, id: &InstanceId, desired: Desired) {

@@ -23,8 +23,8 @@ use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::ids::{Fence, RevisionNo, UpdateId};
 use crate::records::{
-    AuditRecord, HISTORY_MAX, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord,
-    SliceRecord, TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord, SliceRecord,
+    TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::transition;
@@ -165,7 +165,9 @@ impl Tx<'_> {
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)
             }
-            Command::Approve { update, if_modified } => self.approve(update, *if_modified),
+            Command::Approve { update, weights, if_modified } => {
+                self.approve(update, *weights, *if_modified)
+            }
             Command::Complete { update, force, if_modified } => {
                 self.complete(update, *force, *if_modified)
             }
@@ -193,6 +195,9 @@ impl Tx<'_> {
             Command::Retire { slice } => self.retire(slice),
             Command::Assign { slice, revision, placements, target_modified } => {
                 self.assign(slice, *revision, placements, *target_modified)
+            }
+            Command::MarkUnplaced { slice, revision, why } => {
+                self.mark_unplaced(slice, *revision, why.as_deref())
             }
             Command::Drain { instances, target_modified } => {
                 self.drain(instances, *target_modified)
@@ -282,8 +287,12 @@ impl Tx<'_> {
 
     fn put_target(&mut self, slice: &SliceName, revision: RevisionNo, instances: u32) {
         let modified = self.index();
-        let record = TargetRecord { slice: slice.clone(), revision, instances, modified };
-        self.state.targets.insert((slice.clone(), revision), Arc::new(record));
+        let key = (slice.clone(), revision);
+        let known = self.state.targets.get(&key);
+        let unplaced_since_ms = known.and_then(|known| known.unplaced_since_ms);
+        let slice = slice.clone();
+        let record = TargetRecord { slice, revision, instances, modified, unplaced_since_ms };
+        self.state.targets.insert(key, Arc::new(record));
     }
 
     /// Writes an update's record with what happened to it: the one way in which
@@ -291,7 +300,7 @@ impl Tx<'_> {
     fn put_update(&mut self, mut update: UpdateRecord, event: String) {
         update.modified = self.index();
         let reason = self.new_reason(&update);
-        update.history.push(HistoryEntry {
+        update.note(HistoryEntry {
             index: self.index(),
             log_time_ms: self.now_ms(),
             wall_ms: self.state.meta.wall_ms,
@@ -301,10 +310,6 @@ impl Tx<'_> {
             event: event.clone(),
             reason,
         });
-        if update.history.len() > HISTORY_MAX {
-            // The first entry says who started it; the oldest of the rest goes.
-            update.history.remove(1);
-        }
         self.audit(Subject::update(&update.id), event);
         self.state.updates.insert(update.id.clone(), Arc::new(update));
     }
@@ -341,8 +346,7 @@ impl Tx<'_> {
         if to != UpdateState::Routing {
             update.pause = None;
         }
-        update.pending_weights = None;
-        update.pending_forced = false;
+        update.forget_pending();
         let (slice, ended) = (update.slice.clone(), to.is_terminal());
         self.put_update(update, event);
         if ended {

@@ -90,7 +90,7 @@ impl Tx<'_> {
                 expected: format!("at most {COORDINATE_BYTES_MAX} bytes long"),
             });
         }
-        Err(Refusal::UnknownArtifact { artifact })
+        Err(Refusal::UnknownArtifact { artifact, is_sought: false })
     }
 
     /// Makes the next revision of a slice from a known artifact. The caller
@@ -196,7 +196,18 @@ impl Tx<'_> {
         self.put_target(slice, current, instances);
         let event = format!("scaled to {}", counted(instances, "instance"));
         self.audit(Subject::slice(slice), event);
-        Ok(Answer::default())
+        let kept = self.state.retained.get(slice);
+        let note = kept.filter(|kept| kept.instances < instances).map(|kept| {
+            format!(
+                "version {} is kept with {}, too few for 'aether update undo {}': before it, 'aether \
+                 scale {slice} -n {}', or --force with it",
+                kept.side.version,
+                counted(kept.instances, "instance"),
+                kept.update,
+                kept.instances
+            )
+        });
+        Ok(Answer { note, ..Answer::default() })
     }
 
     pub(super) fn undeploy(&mut self, slice: &SliceName, version: Option<&Version>) -> Outcome {

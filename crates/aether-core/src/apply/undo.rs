@@ -74,13 +74,13 @@ impl Tx<'_> {
             )
         };
         self.route_update(&update);
-        self.put_update(update.clone(), event);
+        if weights != Weights::ALL_OLD && !force {
+            self.check_capacity(&update, weights)?;
+        }
+        self.put_update(update, event);
         if weights != Weights::ALL_OLD {
-            if !force {
-                self.check_capacity(&update, weights)?;
-            }
             let update = self.update(&new_id)?;
-            self.commit_weights(update, weights);
+            self.commit_weights(update, weights, "");
         }
         Ok(Answer { update: Some(new_id), named: Some(id.clone()), ..Answer::default() })
     }

@@ -10,7 +10,7 @@ use crate::records::{
 };
 use crate::transition;
 use crate::weights::Weights;
-use crate::words::counted;
+use crate::words::{are, counted};
 
 /// Most requests that a verdict may be made to wait for: no version gets more in
 /// a window.
@@ -53,6 +53,28 @@ pub(super) fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
         return bad("action on deploy failure", "ALERT".to_owned(), "ROLLBACK, PAUSE or FAIL");
     }
     Ok(())
+}
+
+/// What helps where a side has too few instances for its weight; empty where it
+/// is what helps most updates.
+fn way_out(update: &UpdateRecord, weights: Weights, weight: u32, needed: u32) -> String {
+    let slice = &update.slice;
+    if !update.is_undo() {
+        return String::new();
+    }
+    if needed <= update.instances {
+        return format!("wait for them ('aether slices {slice}' shows them), or use --force");
+    }
+    // An undo begins with what was kept, which nothing makes more of; but it is
+    // enough for a smaller slice.
+    let carried = u64::from(update.instances) * u64::from(weights.total()) / u64::from(weight);
+    let rollback = format!("'aether update rollback {}', ", update.id);
+    let rollback = if update.history.is_empty() { "" } else { &rollback };
+    format!(
+        "{} {} kept: {rollback}'aether scale {slice} -n {carried}' first, or use --force",
+        counted(update.instances, "instance"),
+        are(update.instances)
+    )
 }
 
 impl Tx<'_> {
@@ -131,6 +153,7 @@ impl Tx<'_> {
             weights: Weights::ALL_OLD,
             pending_weights: None,
             pending_forced: false,
+            pending_actor: None,
             instances,
             base_instances,
             deadline: transition::deadline(UpdateState::Pending, &options, now_ms),
@@ -147,6 +170,7 @@ impl Tx<'_> {
             state_since_ms: now_ms,
             state_index: self.index(),
             history: Vec::new(),
+            history_left_out: 0,
         }
     }
 
@@ -180,9 +204,13 @@ impl Tx<'_> {
         }
         let event = format!("set {}", said.join(", "));
         let paused = update.pause.is_some();
-        self.put_update(update, event.clone());
         let resume = format!("; it is still paused: 'aether update resume {id}' to go on");
-        answer(event + if paused { &resume } else { "" })
+        let pending = update.pending().filter(|_| !update.options.manual_approval);
+        let approve = pending.map(|pending| {
+            format!("; routing {pending}, still waits for 'aether update approve {id}'")
+        });
+        self.put_update(update, event.clone());
+        answer(event + if paused { &resume } else { "" } + &approve.unwrap_or_default())
     }
 
     pub(super) fn check_unmodified(
@@ -251,6 +279,7 @@ impl Tx<'_> {
                     version: side.version.clone(),
                     needed,
                     ready,
+                    way_out: way_out(update, weights, weight, needed),
                 });
             }
         }
@@ -273,10 +302,10 @@ impl Tx<'_> {
             Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
         };
         if weights == update.weights {
-            let Some(pending) = update.pending_weights.take() else {
+            let Some(pending) = update.pending_weights else {
                 return answer(Some(format!("the ratio already is {weights}")));
             };
-            update.pending_forced = false;
+            update.forget_pending();
             let event =
                 format!("routing {pending} no longer waits for approval; it stays {weights}");
             self.put_update(update, event.clone());
@@ -289,22 +318,24 @@ impl Tx<'_> {
         if update.options.manual_approval {
             update.pending_weights = Some(weights);
             update.pending_forced = force;
+            update.pending_actor = Some(self.actor.to_owned());
             self.put_update(update, format!("routing {weights} waits for approval"));
             return answer(Some(format!(
                 "routing {weights} waits for 'aether update approve {id}'"
             )));
         }
-        self.commit_weights(update, weights);
+        self.commit_weights(update, weights, "");
         answer(None)
     }
 
-    pub(super) fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights) {
-        let event = format!("routing {} -> {weights}", update.weights);
+    /// Commits weights. What the history says of it begins with why.
+    pub(super) fn commit_weights(&mut self, mut update: UpdateRecord, weights: Weights, why: &str) {
+        let event = format!("{why}routing {} -> {weights}", update.weights);
         self.reweigh(&mut update, weights);
         if update.state == UpdateState::Deployed {
             self.transition(update, UpdateState::Routing, event);
         } else {
-            update.pending_weights = None;
+            update.forget_pending();
             self.put_update(update, event);
         }
     }
@@ -330,17 +361,25 @@ impl Tx<'_> {
         });
     }
 
-    pub(super) fn approve(&mut self, id: &UpdateId, if_modified: Option<u64>) -> Outcome {
+    pub(super) fn approve(
+        &mut self,
+        id: &UpdateId,
+        seen: Option<Weights>,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let update = self.update(id)?;
         Self::check_unmodified(&update, if_modified)?;
-        let Some(weights) = update.pending_weights else {
+        let (Some(weights), Some(pending)) = (update.pending_weights, update.pending()) else {
             return Err(Refusal::NothingToApprove { update: id.clone() });
         };
+        if let Some(seen) = seen.filter(|seen| *seen != weights) {
+            return Err(Refusal::OtherPending { update: id.clone(), seen, pending });
+        }
         if !update.pending_forced {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
         }
-        self.commit_weights(update, weights);
+        self.commit_weights(update, weights, &format!("approved {pending}: "));
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 

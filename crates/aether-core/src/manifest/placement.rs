@@ -36,6 +36,12 @@ impl Placement {
         self.require.iter().all(|(label, value)| labels.get(label) == Some(value))
     }
 
+    /// The labels that a node must have, for a sentence: `disk=ssd, zone=a`.
+    pub fn required(&self) -> String {
+        let labels = self.require.iter().map(|(label, value)| format!("{label}={value}"));
+        labels.collect::<Vec<_>>().join(", ")
+    }
+
     /// The failure domain of a node with these labels.
     pub fn domain<'a>(&self, labels: &'a BTreeMap<String, String>) -> Option<&'a str> {
         labels.get(self.spread.as_ref()?).map(String::as_str)
@@ -66,9 +72,9 @@ impl Placement {
 /// As part of a sentence about nodes: empty, or ` and have disk=ssd`.
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (label, value)) in self.require.iter().enumerate() {
-            write!(f, "{} {label}={value}", if n == 0 { " and have" } else { "," })?;
+        match self.require.is_empty() {
+            true => Ok(()),
+            false => write!(f, " and have {}", self.required()),
         }
-        Ok(())
     }
 }

@@ -24,11 +24,18 @@ use crate::state::State;
 
 pub use placement::Placer;
 pub use removal::verb as force_verb;
+pub use replicas::placement_waits;
 pub use voters::{Membership, VoterStep, VoterWait, can_leave, next_voter_step, voter_wait};
 
 /// Code of the wait for sessions that cannot be reached, and of the pause over
 /// them. It ends by itself when they are back, and not by a resume.
 pub const SESSION_UNREACHABLE: &str = "session_unreachable";
+
+/// Code of the wait of an update that is paused while it serves: for a person.
+pub const PAUSED: &str = "paused";
+
+/// Code of the wait for a place for instances.
+pub const NO_CAPACITY: &str = "no_capacity";
 
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.

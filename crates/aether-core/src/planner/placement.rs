@@ -126,6 +126,36 @@ impl<'a> Placer<'a> {
         placed
     }
 
+    /// Why there is no place for more instances of a revision, as a clause.
+    pub(super) fn why_no_place(&self, slice: &SliceName, revision: RevisionNo) -> String {
+        let anywhere = Placement::default();
+        let manifest = self.manifest(&(slice.clone(), revision));
+        let placement = manifest.map_or(&anywhere, |manifest| &manifest.placement);
+        let suits = self.nodes.values().any(|load| placement.suits(load.labels));
+        match (suits, self.room(slice, revision)) {
+            (false, _) if placement.require.is_empty() => {
+                "no node reports and takes new instances".to_owned()
+            }
+            (false, _) => {
+                format!("no node that reports and takes new instances has {}", placement.required())
+            }
+            (true, 0) => {
+                format!("the nodes that report and take new instances{placement} have no room left")
+            }
+            (true, room) => format!(
+                "the nodes that report and take new instances{placement} have room for {room} only"
+            ),
+        }
+    }
+
+    /// What would make place for them.
+    pub(super) fn what_makes_place(&self, slice: &SliceName, revision: RevisionNo) -> String {
+        let manifest = self.manifest(&(slice.clone(), revision));
+        let required = manifest.map(|manifest| manifest.placement.required()).unwrap_or_default();
+        let with = if required.is_empty() { "" } else { " with " };
+        format!("add a node{with}{required}, uncordon one, or scale something down")
+    }
+
     /// How many instances a node runs, for choosing which to remove.
     pub(super) fn total(&self, node: &NodeName) -> u32 {
         self.nodes.get(node).map_or(u32::MAX, |load| load.total)

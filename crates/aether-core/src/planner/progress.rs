@@ -1,7 +1,10 @@
 //! Moves one update on: what each state waits for, and what follows.
 
 use super::removal::Outstanding;
-use super::{CRASH_LOOP_RESTARTS, Placer, Plan, SESSION_UNREACHABLE, SessionView, View, Wait};
+use super::{
+    CRASH_LOOP_RESTARTS, NO_CAPACITY, PAUSED, Placer, Plan, SESSION_UNREACHABLE, SessionView, View,
+    Wait,
+};
 use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
@@ -95,18 +98,21 @@ fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
         Ok(placements) => {
             plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });
         }
-        Err(room) => plan.wait(
-            &update.slice,
-            Wait {
-                code: "no_capacity",
-                message: format!(
-                    "room for {}, there is room for {room}",
-                    counted(update.instances, "instance")
-                ),
-                since_ms: update.state_since_ms,
-                unblock: "add a node, scale something down, or roll back".to_owned(),
-            },
-        ),
+        Err(_) => {
+            let (slice, revision) = (&update.slice, update.new.revision);
+            let instances = counted(update.instances, "instance");
+            let why = placer.why_no_place(slice, revision);
+            let makes_place = placer.what_makes_place(slice, revision);
+            plan.wait(
+                slice,
+                Wait {
+                    code: NO_CAPACITY,
+                    message: format!("room for {instances}: {why}"),
+                    since_ms: update.state_since_ms,
+                    unblock: format!("{makes_place}, or roll back"),
+                },
+            );
+        }
     }
 }
 
@@ -261,13 +267,34 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     }
     name_missing(view, update, plan);
     let (id, weights) = (&update.id, update.weights);
+    let since_ms = update.state_since_ms;
+    if let Some(pause) = &update.pause {
+        let Reason { code, message } = &pause.reason;
+        plan.wait(
+            &update.slice,
+            Wait {
+                code: PAUSED,
+                message: format!(
+                    "the end of its pause ({code}: {message}), the ratio is {weights}"
+                ),
+                since_ms: pause.since_ms,
+                unblock: format!(
+                    "'aether update resume {id}' to go on all the same, or 'aether update rollback \
+                     {id}' to go back"
+                ),
+            },
+        );
+    }
+    // What the pause would have refused is no way on.
+    let passes = |to: Weights| update.pending_forced || !weights.is_raised_by(to);
     let (code, message, unblock) = match update.pending_weights {
-        Some(pending) => (
+        Some(pending) if update.pause.is_none() || passes(pending) => (
             "approval",
             format!("approval of the ratio {pending}; until then it is {weights}"),
             format!("'aether update approve {id}'"),
         ),
-        None => (
+        _ if update.pause.is_some() => return,
+        _ => (
             "operator",
             format!("a person's next step, the ratio is {weights}"),
             match weights == Weights::ALL_NEW {
@@ -276,7 +303,6 @@ fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
             },
         ),
     };
-    let since_ms = update.state_since_ms;
     plan.wait(&update.slice, Wait { code, message, since_ms, unblock });
 }
 

@@ -5,11 +5,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Placer, Plan, View, Wait};
+use super::{NO_CAPACITY, Placer, Plan, View, Wait};
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
 use crate::records::{Desired, InstanceRecord, TargetRecord};
+use crate::state::State;
 use crate::words::counted;
 
 /// Assigns what is missing, drains what is too many.
@@ -40,14 +41,19 @@ pub(super) fn match_targets(
         let (leaving, staying): (Vec<_>, Vec<_>) = running.into_iter().partition(on_draining);
         let count = u32::try_from(staying.len()).unwrap_or(u32::MAX);
         // A wait is shown with an update, and is no older than its state.
-        let since_ms = view.state.live_update(slice).map_or(view.now_ms, |u| u.state_since_ms);
+        let otherwise_ms = target.unplaced_since_ms.unwrap_or(view.now_ms);
+        let since_ms = view.state.live_update(slice).map_or(otherwise_ms, |u| u.state_since_ms);
+        if count >= target.instances && target.unplaced_since_ms.is_some() {
+            plan.commands.push(unplaced(target, None));
+            return;
+        }
         if count > target.instances {
             drain(target, staying, placer, plan);
             return;
         }
         if count < target.instances {
             let missing = target.instances - count;
-            if assign(slice, target, missing, since_ms, placer, plan) {
+            if assign(target, missing, leaving.len(), since_ms, placer, plan) {
                 return;
             }
         }
@@ -98,41 +104,72 @@ fn make_way(
     false
 }
 
-/// Assigns what is missing as far as there is room. Whether anything was.
+/// Assigns what is missing as far as there is room, and has it written down
+/// when there is not. So many that are `leaving` draining nodes still run there.
+/// Whether there was anything to do.
 fn assign(
-    slice: &SliceName,
     target: &TargetRecord,
     missing: u32,
+    leaving: usize,
     since_ms: u64,
     placer: &mut Placer<'_>,
     plan: &mut Plan,
 ) -> bool {
-    let room = placer.room(slice, target.revision);
-    let placements = placer.place_up_to(slice, target.revision, missing);
-    let placed = u32::try_from(placements.len()).unwrap_or(u32::MAX);
-    let any = placed > 0;
-    if any {
+    let (slice, revision) = (&target.slice, target.revision);
+    let before = plan.commands.len();
+    let placements = placer.place_up_to(slice, revision, missing);
+    let left = missing - u32::try_from(placements.len()).unwrap_or(u32::MAX).min(missing);
+    if !placements.is_empty() {
         plan.commands.push(Command::Assign {
             slice: slice.clone(),
-            revision: target.revision,
+            revision,
             placements,
             target_modified: target.modified,
         });
     }
-    if placed < missing {
-        let wait = Wait {
-            code: "no_capacity",
-            message: format!(
-                "no place for {} of {}; the nodes that report have room for {room}",
-                counted(missing - placed, "instance"),
-                target.revision
-            ),
-            since_ms,
-            unblock: "add a node or scale something down".to_owned(),
-        };
-        plan.wait(slice, wait);
+    if left > 0 {
+        let (instances, have) = (counted(left, "instance"), if left == 1 { "has" } else { "have" });
+        let place = if left as usize <= leaving { "other place" } else { "place" };
+        let why = placer.why_no_place(slice, revision);
+        let message = format!("{instances} of {revision} {have} no {place}: {why}");
+        if target.unplaced_since_ms.is_none() {
+            plan.commands.push(unplaced(target, Some(message.clone())));
+        }
+        let unblock = placer.what_makes_place(slice, revision);
+        plan.wait(slice, Wait { code: NO_CAPACITY, message, since_ms, unblock });
     }
-    any
+    plan.commands.len() > before
+}
+
+/// Has it written down that instances have no place, or that all have one again.
+fn unplaced(target: &TargetRecord, why: Option<String>) -> Command {
+    Command::MarkUnplaced { slice: target.slice.clone(), revision: target.revision, why }
+}
+
+/// What instances wait for that have no place, and those that are to leave a
+/// node that is drained: by slice, from the replicated state alone, so that any
+/// node can tell.
+pub fn placement_waits(state: &State, now_ms: u64) -> BTreeMap<SliceName, Vec<Wait>> {
+    let view = View {
+        state,
+        now_ms,
+        sessions: &BTreeMap::new(),
+        nodes: &BTreeMap::new(),
+        verdicts: &BTreeMap::new(),
+        table_age_max_ms: u64::MAX,
+        node_lost_ms: u64::MAX,
+    };
+    let mut plan = Plan::default();
+    let is_drained = state.nodes.keys().any(|node| state.is_draining(node));
+    let is_short = state.targets.values().any(|target| target.unplaced_since_ms.is_some());
+    // Looking at everything is for the rare case that there is something to see.
+    if is_drained || is_short {
+        let mut placer = Placer::new(&view);
+        for slice in state.slices.keys() {
+            match_targets(&view, slice, &mut placer, &mut plan);
+        }
+    }
+    plan.waits
 }
 
 /// Removes first what does not serve, then from the node with the most of the

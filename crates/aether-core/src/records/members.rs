@@ -21,6 +21,16 @@ pub enum NodeLifecycle {
     Lost,
 }
 
+impl std::fmt::Display for NodeLifecycle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Ready => "READY",
+            Self::Unreachable => "UNREACHABLE",
+            Self::Lost => "LOST",
+        })
+    }
+}
+
 /// Whether a node takes new instances, and keeps those it has: decided by
 /// people, apart from its health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -80,6 +80,16 @@ pub enum CleanupPolicy {
     Manual,
 }
 
+impl std::fmt::Display for CleanupPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Immediate => "IMMEDIATE",
+            Self::GracePeriod => "GRACE_PERIOD",
+            Self::Manual => "MANUAL",
+        })
+    }
+}
+
 /// What a user may set when starting an update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -153,14 +163,14 @@ impl OptionChanges {
         set(&mut thresholds.requests_min, self.requests_min, all, "least requests", |least| {
             least.to_string()
         });
-        set(&mut options.cleanup, self.cleanup, all, "cleanup", |policy| format!("{policy:?}"));
+        set(&mut options.cleanup, self.cleanup, all, "cleanup", |policy| policy.to_string());
         set(&mut options.grace_ms, self.grace_ms, all, "grace time", ms);
         set(&mut options.manual_approval, self.manual_approval, all, "manual approval", |on| {
             if on { "on" } else { "off" }.to_owned()
         });
         set(&mut options.deploy_timeout_ms, self.deploy_timeout_ms, all, "deploy timeout", ms);
         set(&mut options.on_deploy_failure, self.on_deploy_failure, all, "on failure", |action| {
-            format!("{action:?}")
+            action.to_string()
         });
         set(&mut options.healthy_ms, self.healthy_ms, all, "healthy time", ms);
         said
@@ -178,5 +188,35 @@ fn set<T: Copy + PartialEq>(
     if let Some(to) = to.filter(|to| to != at) {
         said.push(format!("{name} {} (was {})", show(to), show(*at)));
         *at = to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::NodeLifecycle;
+
+    #[test]
+    fn what_is_said_to_people_has_the_names_of_the_protocol() {
+        fn same<T: serde::Serialize + ToString>(all: &[T]) {
+            for one in all {
+                assert_eq!(serde_json::to_value(one).unwrap(), one.to_string());
+            }
+        }
+        same(&[CleanupPolicy::Immediate, CleanupPolicy::GracePeriod, CleanupPolicy::Manual]);
+        use DeadlineAction::{Alert, Fail, Pause, Rollback};
+        same(&[Pause, Rollback, Fail, Alert]);
+        same(&[NodeLifecycle::Ready, NodeLifecycle::Unreachable, NodeLifecycle::Lost]);
+        let changes = OptionChanges {
+            cleanup: Some(CleanupPolicy::Manual),
+            on_deploy_failure: Some(Pause),
+            ..OptionChanges::default()
+        };
+        let said = changes.make(&mut UpdateOptions {
+            cleanup: CleanupPolicy::GracePeriod,
+            ..UpdateOptions::default()
+        });
+        let expected = ["cleanup MANUAL (was GRACE_PERIOD)", "on failure PAUSE (was ROLLBACK)"];
+        assert_eq!(said, expected);
     }
 }

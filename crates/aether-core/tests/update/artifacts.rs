@@ -99,7 +99,10 @@ fn an_artifact_that_was_removed_is_unknown_and_may_be_pushed_anew() {
     world.ok(remove("1.0.0"));
     let artifact: aether_core::coordinates::Artifact = format!("{SLICE}:1.0.0").parse().unwrap();
     let refusal = world.propose(remove("1.0.0")).unwrap_err();
-    assert_eq!(refusal, Refusal::UnknownArtifact { artifact: artifact.clone() });
+    let unknown = Refusal::UnknownArtifact { artifact: artifact.clone(), is_sought: true };
+    assert_eq!(refusal, unknown);
+    let text = refusal.to_string();
+    assert!(text.ends_with("is unknown; 'aether artifact list' shows what there is"), "{text}");
     let last = world.state.audit.values().next_back().unwrap();
     assert_eq!(last.subject, aether_core::audit::Subject::artifact(&artifact));
     world.ok(register("1.0.0"));

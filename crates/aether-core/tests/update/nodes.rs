@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::{InstanceId, NodeName};
-use aether_core::planner::SessionView;
+use aether_core::planner::{self, SessionView};
 use aether_core::records::{
     Desired, NodeLifecycle, NodeSchedule, Observed, UpdateOptions, UpdateState as S,
 };
@@ -248,6 +248,11 @@ fn a_drain_without_room_elsewhere_waits_and_takes_nothing_away() {
     let waits = &plan.waits[&SLICE.parse().unwrap()];
     let codes: Vec<_> = waits.iter().map(|wait| wait.code).collect();
     assert_eq!(codes, ["no_capacity", "node_drain"]);
+    let said = "1 instance of r1 has no other place: the nodes that report and take new instances \
+                have no room left";
+    assert_eq!(waits[0].message, said);
+    let seen_by_any_node = planner::placement_waits(&world.state, world.now_ms);
+    assert_eq!(seen_by_any_node, plan.waits);
     world.set_room(2, 2);
     world.settle();
     assert!(on(&world, "n3").is_empty());

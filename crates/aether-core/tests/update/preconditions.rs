@@ -20,7 +20,7 @@ fn under_key(world: &mut World, command: Command) -> Outcome {
 fn changes(update: &UpdateId, if_modified: Option<u64>) -> [Command; 4] {
     let update = update.clone();
     [
-        Command::Approve { update: update.clone(), if_modified },
+        Command::Approve { update: update.clone(), weights: None, if_modified },
         Command::Complete { update: update.clone(), force: false, if_modified },
         Command::Resume { update: update.clone(), if_modified },
         Command::Rollback { update, now: false, reason: None, force: false, if_modified },

@@ -94,6 +94,9 @@ fn a_kept_set_is_named_and_counted_and_a_small_new_side_is_told_its_ratios() {
     let row = |ratio: &str, needed| (ratio.to_owned(), needed, 1);
     assert_eq!(refused, [row("1:1", 2), row("3:1", 3), row("1:0", 3)]);
     assert_eq!(preview.steps.last().unwrap().state, S::Completed);
+    let refused = plan(&world, start("2.0.0", None, UpdateOptions::default()));
+    assert!(refused.refusal.is_some());
+    assert_eq!(refused.retires, None, "nothing starts, so nothing is removed");
 }
 
 #[test]

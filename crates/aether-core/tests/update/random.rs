@@ -163,7 +163,9 @@ fn command(step: &Step, live: Option<UpdateId>) -> Option<Command> {
             let weights = format!("{new}:{old}").parse().unwrap();
             Command::SetWeights { update, weights, force, if_modified: None }
         }
-        (Step::Approve, Some(update)) => Command::Approve { update, if_modified: None },
+        (Step::Approve, Some(update)) => {
+            Command::Approve { update, weights: None, if_modified: None }
+        }
         (Step::Resume, Some(update)) => Command::Resume { update, if_modified: None },
         (Step::Complete { force }, Some(update)) => {
             Command::Complete { update, force, if_modified: None }

@@ -190,8 +190,8 @@ fn options_change_on_a_live_update_and_what_changed_is_said() {
     let note = world.ok(set(&id, changes.clone())).note.unwrap();
     assert_eq!(
         note,
-        "set error rate 0.1 % (was 1 %), p99 latency 200 ms (was 500 ms), cleanup Manual (was \
-         Immediate)"
+        "set error rate 0.1 % (was 1 %), p99 latency 200 ms (was 500 ms), cleanup MANUAL (was \
+         IMMEDIATE)"
     );
     assert_eq!(world.update(&id).options.thresholds, strict);
     assert!(world.ok(set(&id, changes)).note.unwrap().starts_with("nothing changes"));
@@ -279,4 +279,107 @@ fn a_ratio_that_waits_for_approval_is_taken_back_by_asking_for_the_present_one()
     assert!(world.update(&id).pending_weights.is_none());
     let refused = world.propose(approve(&id)).unwrap_err();
     assert!(matches!(refused, Refusal::NothingToApprove { .. }), "{refused}");
+}
+
+#[test]
+fn a_paused_update_waits_for_its_pause_and_not_for_what_would_be_refused() {
+    let (mut world, id) = at(S::Routing, 0);
+    let waits = |world: &World| -> Vec<(&'static str, String)> {
+        let waits = world.plan().waits.remove(&SLICE.parse().unwrap()).unwrap_or_default();
+        waits.into_iter().map(|wait| (wait.code, wait.unblock)).collect()
+    };
+    assert_eq!(waits(&world)[0].0, "operator");
+    let reason = Reason::new("threshold_exceeded", "error rate 4 %");
+    world.ok(Command::Pause { update: id.clone(), reason, if_modified: None });
+    let paused = waits(&world);
+    assert_eq!(paused.len(), 1, "{paused:?}");
+    let (code, unblock) = &paused[0];
+    assert_eq!(*code, "paused");
+    let ways = [format!("update resume {id}'"), format!("update rollback {id}'")];
+    assert!(ways.iter().all(|way| unblock.contains(way)), "{unblock}");
+    world.ok(resume(&id));
+    assert_eq!(waits(&world)[0].0, "operator");
+}
+
+#[test]
+fn a_long_history_keeps_its_start_and_its_changes_of_state_and_counts_what_it_leaves_out() {
+    use aether_core::records::HISTORY_MAX;
+    let mut world = World::deployed(3);
+    let id = world.start("2.0.0", UpdateOptions::default());
+    world.settle();
+    let began = world.update(&id).history.len();
+    for n in 1..=250 {
+        world.ok(routing(&id, if n % 2 == 0 { "1:3" } else { "1:9" }));
+    }
+    world.ok(rollback(&id));
+    world.settle();
+    let update = world.update(&id);
+    let mut states: Vec<_> = update.history.iter().map(|entry| entry.state).collect();
+    states.dedup();
+    let expected =
+        [S::Pending, S::Deploying, S::Deployed, S::Routing, S::RollingBack, S::RolledBack];
+    assert_eq!(states, expected);
+    assert_eq!(update.history.len(), HISTORY_MAX);
+    let written = world.state.audit.values().filter(|r| r.subject.as_str().ends_with(id.as_str()));
+    let left_out = update.history_left_out as usize;
+    assert_eq!(left_out + HISTORY_MAX, written.count());
+    assert!(left_out > 250 + began - HISTORY_MAX);
+    // A record of before there was such a counter has left nothing out.
+    let mut old = serde_json::to_value(update).unwrap();
+    assert_eq!(old["historyLeftOut"], left_out);
+    old.as_object_mut().unwrap().remove("historyLeftOut");
+    let old: aether_core::records::UpdateRecord = serde_json::from_value(old).unwrap();
+    assert_eq!(old.history_left_out, 0);
+    assert!(!serde_json::to_string(&old).unwrap().contains("historyLeftOut"));
+}
+
+#[test]
+fn an_approval_names_who_asked_and_approves_only_what_was_seen() {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.settle();
+    world.ok(routing(&id, "1:0"));
+    let approve_seen = |seen: &str| Command::Approve {
+        update: id.clone(),
+        weights: Some(seen.parse().unwrap()),
+        if_modified: None,
+    };
+    let refused = world.propose(approve_seen("1:3")).unwrap_err();
+    assert!(matches!(refused, Refusal::OtherPending { .. }), "{refused}");
+    assert_eq!(refused.kind(), RefusalKind::Precondition);
+    assert!(refused.to_string().contains("1:0, asked for by test, is what waits"), "{refused}");
+    let off = OptionChanges { manual_approval: Some(false), ..OptionChanges::default() };
+    let note = world.ok(set(&id, off)).note.unwrap();
+    let pending =
+        format!("routing 1:0, asked for by test, still waits for 'aether update approve {id}'");
+    assert!(note.ends_with(&pending), "{note}");
+    world.ok(approve_seen("1:0"));
+    let update = world.update(&id);
+    let event = &update.history.last().unwrap().event;
+    assert_eq!(event, "approved 1:0, asked for by test: routing 0:1 -> 1:0");
+    assert_eq!((update.pending_weights, &update.pending_actor), (None, &None));
+}
+
+#[test]
+fn after_a_scale_up_an_undo_says_what_helps_and_that_helps() {
+    let (mut world, id) = completed(CleanupPolicy::Manual, 0);
+    let scale = |instances| Command::Scale { slice: SLICE.parse().unwrap(), instances };
+    let note = world.ok(scale(5)).note.unwrap();
+    let helps = format!("'aether scale {SLICE} -n 3'");
+    assert!(note.contains("1.0.0 is kept with 3 instances") && note.contains(&helps), "{note}");
+    world.settle();
+    let refused = world.propose(undo(&id, "1:0")).unwrap_err().to_string();
+    let said = format!("3 are ready; 3 instances are kept: {helps} first, or use --force");
+    assert!(refused.ends_with(&said), "{refused}");
+    // One that has begun is rolled back before that.
+    let mut begun = world.state.clone();
+    let back = world.ok(undo(&id, "0:1")).update.unwrap();
+    let refused = world.propose(routing(&back, "1:0")).unwrap_err().to_string();
+    let said = format!("'aether update rollback {back}', {helps} first, or use --force");
+    assert!(refused.ends_with(&said), "{refused}");
+    std::mem::swap(&mut world.state, &mut begun);
+    assert_eq!(world.ok(scale(3)).note, None);
+    world.settle();
+    world.ok(undo(&id, "1:0"));
 }

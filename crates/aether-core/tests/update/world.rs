@@ -430,7 +430,7 @@ pub fn complete_forced(id: &UpdateId) -> Command {
 }
 
 pub fn approve(id: &UpdateId) -> Command {
-    Command::Approve { update: id.clone(), if_modified: None }
+    Command::Approve { update: id.clone(), weights: None, if_modified: None }
 }
 
 pub fn resume(id: &UpdateId) -> Command {

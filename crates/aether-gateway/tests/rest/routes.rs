@@ -91,7 +91,11 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("complete", r#"{"force":true}"#, "force: true"),
             ("rollback", "", "RollbackRequest { update_id: \"u1f\", now: false, force: false"),
             ("rollback", r#"{"now":true}"#, "now: true, force: false"),
-            ("approve", "", "UpdateRef { update_id: \"u1f\", if_modified: None, request_id: \"\""),
+            (
+                "approve",
+                "",
+                "ApproveRequest { update_id: \"u1f\", routing: \"\", if_modified: None",
+            ),
             ("resume", "{}", "UpdateRef { update_id: \"u1f\""),
             ("cleanup", "", "UpdateRef { update_id: \"u1f\""),
         ] {

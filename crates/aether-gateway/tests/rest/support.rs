@@ -186,7 +186,7 @@ impl Updates for Fake {
     }
     async fn approve(
         &self,
-        request: tonic::Request<v1::UpdateRef>,
+        request: tonic::Request<v1::ApproveRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         self.answer(request, update()).await
     }

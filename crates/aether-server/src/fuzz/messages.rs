@@ -56,7 +56,14 @@ fn updates() -> Vec<Call> {
                 actor: "me".to_owned(),
             },
         ),
-        one("/aether.v1.Updates/Approve", reference()),
+        one(
+            "/aether.v1.Updates/Approve",
+            v1::ApproveRequest {
+                update_id: update_id(),
+                routing: "1:3".to_owned(),
+                ..Default::default()
+            },
+        ),
         one(
             "/aether.v1.Updates/Complete",
             v1::CompleteRequest { update_id: update_id(), force: true, ..Default::default() },

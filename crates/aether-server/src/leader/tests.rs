@@ -388,3 +388,22 @@ fn what_an_agent_said_that_is_silent_since_is_no_news() {
     assert!(leader.absorb(0, agent(2, 1, LONG_MS)));
     assert!(leader.agents().is_empty(), "its node may have been forgotten");
 }
+
+#[test]
+fn an_ended_update_waits_for_nothing_whatever_its_slice_waits_for() {
+    let (leader, mut state) = (leader(), State::default());
+    let id = deployed(&mut state);
+    let mut update = (*state.updates[&id]).clone();
+    let wait = Wait {
+        code: "operator",
+        message: "a person's next step".to_owned(),
+        since_ms: NOW_MS,
+        unblock: "it is taken".to_owned(),
+    };
+    leader.set_waits([(update.slice.clone(), vec![wait])].into(), update.modified);
+    assert_eq!(leader.update_view(&update, NOW_MS).waits.len(), 1);
+    for ended in [UpdateState::Completed, UpdateState::RolledBack, UpdateState::Failed] {
+        update.state = ended;
+        assert!(leader.update_view(&update, NOW_MS).waits.is_empty(), "{ended}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aether_agent::artifact::{ArtifactStore, Digest, Limits, StoreError, Stored};
-use aether_core::command::Command;
+use aether_core::command::{Command, Refusal};
 use aether_core::coordinates::{Artifact, ArtifactBase};
 use aether_core::ids::NodeName;
 use aether_core::manifest::Manifest;
@@ -342,7 +342,7 @@ impl Artifacts for ArtifactsService {
                 Ok(Response::new(v1::Artifact { as_of, ..render::artifact(record) }))
             }
             None => {
-                let refusal = aether_core::command::Refusal::UnknownArtifact { artifact };
+                let refusal = Refusal::UnknownArtifact { artifact, is_sought: true };
                 Err(read.missing(status::refused(&refusal)))
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::NodeName;
+use aether_core::planner;
 use aether_core::records::NodeSchedule;
 use aether_proto::v1;
 use aether_proto::v1::cluster_server::Cluster;
@@ -151,7 +152,9 @@ impl Cluster for ClusterService {
         let now_ms = self.views.now_ms(&read, deadline).await;
         let rows = state.nodes.values().map(|record| (record.name.clone(), record));
         let rows = rows.filter(|(name, _)| page.wants(name));
-        let (nodes, next_page_token) = page.cut(rows, |record| render::node(state, record, now_ms));
+        let waits = planner::placement_waits(state, now_ms);
+        let (nodes, next_page_token) =
+            page.cut(rows, |record| render::node(state, record, &waits, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::NodesResponse { nodes, as_of, next_page_token }))
     }
@@ -177,8 +180,11 @@ impl Cluster for ClusterService {
         let now_ms = self.views.now_ms(&read, deadline).await;
         let state = &read.published.state;
         let record = state.nodes.get(&node).ok_or_else(|| unknown(&node))?;
-        let note = answer.note.unwrap_or_default();
-        Ok(Response::new(v1::Node { note, ..render::node(state, record, now_ms) }))
+        let waits = planner::placement_waits(state, now_ms);
+        let shown = render::node(state, record, &waits, now_ms);
+        let notes = answer.note.into_iter().chain(shown.waits_for.iter().cloned());
+        let note = notes.collect::<Vec<_>>().join("; ");
+        Ok(Response::new(v1::Node { note, ..shown }))
     }
 
     async fn forget_node(

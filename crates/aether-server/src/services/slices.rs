@@ -2,6 +2,7 @@
 
 use aether_core::command::Command;
 use aether_core::coordinates::{SliceName, SliceReference};
+use aether_core::planner;
 use aether_core::records::SliceRecord;
 use aether_proto::v1;
 use aether_proto::v1::slices_server::Slices;
@@ -39,7 +40,8 @@ impl SlicesService {
         let state = &read.published.state;
         let record = state.slices.get(slice).map(|record| (**record).clone());
         let record = record.unwrap_or_else(|| SliceRecord::empty(slice.clone()));
-        Response::new(render::slice(state, &record, now_ms))
+        let waits = planner::placement_waits(state, now_ms);
+        Response::new(render::slice(state, &record, &waits, now_ms))
     }
 }
 
@@ -73,8 +75,11 @@ impl Slices for SlicesService {
         let (deadline, request) = Deadline::split(request);
         let slice: SliceName = status::parsed("slice", &request.slice)?;
         let command = Command::Scale { slice: slice.clone(), instances: request.instances };
-        self.views.control.write(deadline, &request.actor, &request.request_id, command).await?;
-        Ok(self.show(deadline, &slice).await)
+        let control = &self.views.control;
+        let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let mut shown = self.show(deadline, &slice).await;
+        shown.get_mut().note = answer.note.unwrap_or_default();
+        Ok(shown)
     }
 
     async fn undeploy(
@@ -112,8 +117,9 @@ impl Slices for SlicesService {
         let wanted = state.slices.values().filter(|r| only.as_ref().is_none_or(|s| r.slice == *s));
         let rows = wanted.map(|record| (record.slice.clone(), record));
         let rows = rows.filter(|(slice, _)| page.wants(slice));
+        let waits = planner::placement_waits(state, now_ms);
         let (slices, next_page_token) =
-            page.cut(rows, |record| render::slice(state, record, now_ms));
+            page.cut(rows, |record| render::slice(state, record, &waits, now_ms));
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::ListSlicesResponse { slices, as_of, next_page_token }))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aether_agent::artifact::ArtifactStore;
 use aether_core::command::Command;
+use aether_core::coordinates::SliceName;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{SESSION_UNREACHABLE, Wait};
 use aether_core::records::{
@@ -276,6 +277,37 @@ async fn an_instance_on_a_silent_node_takes_calls_and_is_as_old_as_the_silence()
     let shown = render::instance(&silent, record, 9_000);
     assert_eq!(shown.state, "UNREACHABLE");
     assert_eq!((shown.since_ms, shown.takes_calls), (2_000, true));
+}
+
+#[tokio::test]
+async fn instances_without_a_place_are_told_with_their_slice_their_node_and_as_an_alert() {
+    let node = Node::start().await;
+    node.update().await;
+    let slice: SliceName = "org.example:a@blue".parse().unwrap();
+    let version = "1.0.0".parse().unwrap();
+    node.write(Command::Deploy { slice: slice.clone(), version, instances: 1 }).await;
+    let state = node.state();
+    let target = state.targets.values().find(|target| target.slice == slice).unwrap();
+    let (revision, target_modified) = (target.revision, target.modified);
+    let placements = vec!["n1".parse().unwrap()];
+    let assign = Command::Assign { slice: slice.clone(), revision, placements, target_modified };
+    node.write(assign).await;
+    let request = v1::SetNodeScheduleRequest {
+        node: "n1".to_owned(),
+        schedule: "DRAINING".to_owned(),
+        ..Default::default()
+    };
+    let drained = node.cluster.set_node_schedule(Request::new(request)).await.unwrap().into_inner();
+    let said = "1 instance of r1 has no other place: no node reports and takes new instances";
+    assert!(drained.note.contains(&format!("{slice}: {said}")), "{}", drained.note);
+    assert_eq!(node.nodes().await.nodes[0].waits_for[0], format!("{slice}: {said}"));
+    let request = v1::ListSlicesRequest { slice: slice.to_string(), ..Default::default() };
+    let list = node.slices.list(Request::new(request)).await.unwrap().into_inner();
+    assert_eq!(list.slices[0].waits_for[0], said);
+    let status = node.cluster.status(Request::new(v1::StatusRequest {})).await.unwrap();
+    let alert = status.into_inner().alerts.remove(0);
+    assert_eq!(alert.code, "no_capacity");
+    assert!(alert.message.contains(said) && alert.message.contains("add a node"), "{alert:?}");
 }
 
 #[tokio::test]

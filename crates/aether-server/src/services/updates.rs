@@ -279,11 +279,13 @@ impl Updates for UpdatesService {
 
     async fn approve(
         &self,
-        request: Request<v1::UpdateRef>,
+        request: Request<v1::ApproveRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
+        let weights: Option<Weights> = status::parsed_if_any("routing", &request.routing)?;
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
-        let command = Command::Approve { update, if_modified: request.if_modified };
+        let if_modified = request.if_modified;
+        let command = Command::Approve { update, weights, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -425,6 +427,7 @@ impl Updates for UpdatesService {
             update_id: record.id.to_string(),
             artifact_base: record.slice.to_string(),
             entries: render::history(&record),
+            left_out: record.history_left_out,
             as_of: Some(self.views.control.as_of(&read)),
         }))
     }

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::confirm::Sure;
 use super::deploy::slices;
 use super::exit::Failure;
+use super::output::say;
 use super::slices::find;
 use super::{Global, render};
 
@@ -47,6 +48,9 @@ impl Scale {
         };
         let slice =
             client.write(message, async |c, request| slices(c).scale(request).await).await?;
+        if !slice.note.is_empty() {
+            say(&slice.note);
+        }
         global.output().show(&slice, render::slice::whole)
     }
 

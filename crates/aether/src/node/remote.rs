@@ -72,7 +72,7 @@ impl Updates for Remote {
 
     async fn approve(
         &self,
-        request: Request<v1::UpdateRef>,
+        request: Request<v1::ApproveRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         UpdatesClient::new(self.channel().await?).approve(request).await
     }

@@ -81,6 +81,10 @@ async fn nodes_are_emptied_and_filled() {
     scene.run("node drain w1").await;
     scene.node.will_answer("Cluster/Nodes", &nodes(vec![is("DRAINING", 3, "")]));
     scene.run("node drain w1 --wait --wait-timeout 200ms").await;
+    let why = "org.example:my-slice: 1 instance of r1 has no other place: no room left";
+    let held = v1::Node { waits_for: vec![why.into()], ..is("DRAINING", 1, "") };
+    scene.node.will_answer("Cluster/Nodes", &nodes(vec![held]));
+    scene.run("node drain w1 --wait --wait-timeout 200ms").await;
     scene.node.will_answer("Cluster/Nodes", &nodes(vec![is("OPEN", 3, "")]));
     scene.run("node drain w1 --wait").await;
     scene.node.will_answer("Cluster/Nodes", &nodes(Vec::new()));

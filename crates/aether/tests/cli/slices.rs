@@ -40,6 +40,7 @@ async fn listed() {
     let updated = v1::Slice {
         slice: "org.example:other@blue".into(),
         live_update: Some("u1f".into()),
+        retained_instances: 3,
         retained_version: Some("0.9.0".into()),
         routing: "1:3".into(),
         ..slice(1, 1)

@@ -43,6 +43,7 @@ async fn changes() {
             "update routing current -r 1:3",
             "update routing u1f --ratio 2:6 --force",
             "update approve u1f",
+            "update approve u1f -r 2:6",
             "update resume u1f",
             "update rollback u1f",
             "update rollback u1f --now --force --yes",
@@ -335,6 +336,7 @@ async fn history() {
         artifact_base: "org.example:my-slice".into(),
         entries,
         as_of: old(),
+        left_out: 403,
     };
     scene.node.will_answer("Updates/History", &history);
     for format in ["", "-o json", "-o yaml"] {

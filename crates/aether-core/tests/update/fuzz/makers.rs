@@ -261,6 +261,7 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     }),
     ("Approve", 3, |dice| Command::Approve {
         update: dice.update(),
+        weights: dice.one_in(8).then(|| dice.weights()),
         if_modified: dice.one_in(8).then(|| dice.count()),
     }),
     ("Complete", 5, |dice| Command::Complete {
@@ -335,6 +336,11 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     ("RemoveLosingSide", 1, |dice| Command::RemoveLosingSide { update: dice.update() }),
     ("Finish", 1, |dice| Command::Finish { update: dice.update() }),
     ("Fail", 1, |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
+    ("MarkUnplaced", 1, |dice| Command::MarkUnplaced {
+        slice: dice.slice(),
+        revision: dice.revision(),
+        why: dice.flag().then(|| "no room".to_owned()),
+    }),
     ("Rearm", 1, |dice| Command::Rearm { update: dice.update() }),
     ("Retire", 1, |dice| Command::Retire { slice: dice.slice() }),
     ("Assign", 1, |dice| {

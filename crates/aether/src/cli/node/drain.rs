@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aether_core::ids::NodeName;
 use aether_core::words::{are, counted};
+use aether_proto::v1;
 use clap::Args;
 use tokio::time::Instant;
 
@@ -40,22 +41,15 @@ impl Drain {
         let client = global.client()?;
         let mut node = set(&client, &self.node, "DRAINING").await?;
         let until = Instant::now() + self.wait.wait_timeout.duration();
-        let mut said = None;
+        let mut said = String::new();
         while self.wait.wait && node.instances > 0 {
-            if said != Some(node.instances) {
-                let (count, name) = (counted(node.instances, "instance"), &self.node);
-                say(&format!("{count} {} left on {name}", are(node.instances)));
-                said = Some(node.instances);
+            let left = left(&node);
+            if left != said {
+                say(&left);
+                said = left;
             }
             if Instant::now() >= until {
-                return Err(Failure::failed(format!(
-                    "{} {} still on {} after {}; the drain goes on, 'aether update explain' \
-                     says what updates wait for",
-                    counted(node.instances, "instance"),
-                    are(node.instances),
-                    self.node,
-                    self.wait.wait_timeout
-                )));
+                return Err(Failure::failed(self.not_done(&node)));
             }
             tokio::time::sleep(LOOK_EVERY).await;
             node = find(&client, &self.node).await?.ok_or_else(|| {
@@ -70,4 +64,30 @@ impl Drain {
         }
         show(global, &node)
     }
+
+    fn not_done(&self, node: &v1::Node) -> String {
+        let hint = match node.waits_for.is_empty() {
+            true => "'aether slices' shows what is on it, 'aether update list' what may hold it",
+            false => "'aether node uncordon' ends it",
+        };
+        format!(
+            "{} {} still on {} after {}{}; the drain goes on, {hint}",
+            counted(node.instances, "instance"),
+            are(node.instances),
+            self.node,
+            self.wait.wait_timeout,
+            why(node)
+        )
+    }
+}
+
+/// How much is left on a node.
+fn left(node: &v1::Node) -> String {
+    let count = counted(node.instances, "instance");
+    format!("{count} {} left on {}{}", are(node.instances), node.name, why(node))
+}
+
+/// Why it is, if the node that answers knows.
+fn why(node: &v1::Node) -> String {
+    node.waits_for.iter().map(|wait| format!("; {wait}")).collect()
 }

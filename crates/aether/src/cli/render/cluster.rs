@@ -143,6 +143,7 @@ mod tests {
             since_ms: 5_000,
             schedule: "CORDONED".into(),
             note: String::new(),
+            waits_for: Vec::new(),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             as_of: None,
         };

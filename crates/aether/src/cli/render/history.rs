@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use aether_core::words::counted;
 use aether_proto::v1;
 
 use super::{or_dash, table};
@@ -21,7 +22,16 @@ pub fn whole(history: &v1::UpdateHistory) -> String {
     };
     let header = ["INDEX", "TIME", "STATE", "ROUTING", "BY", "REASON", "EVENT"];
     let rows = table(&header, history.entries.iter().map(row).collect());
-    format!("update {} of {}\n\n{rows}", history.update_id, history.artifact_base)
+    let mut text = format!("update {} of {}\n\n{rows}", history.update_id, history.artifact_base);
+    if history.left_out > 0 {
+        text.push_str(&format!(
+            "\n\n{} left out here; 'aether events --subject update/{} -n {}' has them",
+            counted(history.left_out, "change"),
+            history.update_id,
+            history.left_out as usize + history.entries.len()
+        ));
+    }
+    text
 }
 
 /// A wall clock, in UTC.
@@ -52,7 +62,12 @@ mod tests {
             artifact_base: "a.b:c".into(),
             entries: vec![entry(7, "me", None), entry(9, "coordinator", Some("deadline"))],
             as_of: None,
+            left_out: 0,
         };
+        let text = whole(&v1::UpdateHistory { left_out: 403, ..history.clone() });
+        let said =
+            "\n\n403 changes left out here; 'aether events --subject update/u7 -n 405' has them";
+        assert!(text.contains(said), "{text}");
         assert_eq!(
             whole(&history),
             "update u7 of a.b:c\n\n\

@@ -56,15 +56,25 @@ fn ready(slice: &v1::Slice) -> String {
     taking_calls(slice.instances_state.iter().filter(current), slice.instances)
 }
 
+/// What is kept warm, and how much of it: `1.0.0 x3`.
+fn retained(slice: &v1::Slice) -> String {
+    let version = slice.retained_version.clone().unwrap_or_default();
+    match slice.retained_instances {
+        0 => version,
+        instances => format!("{version} x{instances}"),
+    }
+}
+
 /// One slice with its instances.
 pub fn whole(slice: &v1::Slice) -> String {
     let mut text = fields(&[
         ("slice", slice.slice.clone()),
         ("version", slice.version.clone().unwrap_or_else(|| "(none yet)".to_owned())),
         ("ready", ready(slice)),
+        ("waits", slice.waits_for.join("\n")),
         ("routing", slice.routing.clone()),
         ("update", slice.live_update.clone().unwrap_or_default()),
-        ("retained", slice.retained_version.clone().unwrap_or_default()),
+        ("retained", retained(slice)),
     ]);
     if !slice.instances_state.is_empty() {
         text.push_str("\n\n");
@@ -83,11 +93,18 @@ pub fn list(response: &v1::ListSlicesResponse) -> String {
             ready(slice),
             or_dash(&slice.routing),
             or_dash(slice.live_update.as_deref().unwrap_or_default()),
-            or_dash(slice.retained_version.as_deref().unwrap_or_default()),
+            or_dash(&retained(slice)),
         ]
     };
     let header = ["SLICE", "VERSION", "READY", "ROUTING", "UPDATE", "RETAINED"];
     let mut text = table(&header, response.slices.iter().map(row).collect());
+    let mut waits = response.slices.iter().flat_map(|slice| {
+        slice.waits_for.iter().map(move |message| format!("{}: {message}", slice.slice))
+    });
+    if let Some(first) = waits.next() {
+        text.push_str(&format!("\n\nwaits: {first}"));
+        waits.for_each(|wait| text.push_str(&format!("\nwaits: {wait}")));
+    }
     let fresh = response.as_of.as_ref().map(as_of).unwrap_or_default();
     if !fresh.is_empty() {
         text.push_str(&format!("\n\nas of {fresh}"));
@@ -128,6 +145,16 @@ mod tests {
             "slice     org.example:a\nversion   1.0.0\n\
              ready     2/3 (1 STARTING, 1 UNREACHABLE)\nrouting   0:1"
         );
+        let short = v1::Slice {
+            slice: "org.example:b".into(),
+            waits_for: vec!["2 instances of r1 have no place: no node".into()],
+            ..Default::default()
+        };
+        let text = whole(&short);
+        assert!(text.contains("waits     2 instances of r1 have no place: no node"), "{text}");
+        let text = list(&v1::ListSlicesResponse { slices: vec![short], ..Default::default() });
+        let said = "\n\nwaits: org.example:b: 2 instances of r1 have no place: no node";
+        assert!(text.ends_with(said), "{text}");
         let response = v1::ListSlicesResponse {
             slices: vec![slice],
             as_of: Some(v1::AsOf { index: 3, stale: true, node: "n1".into() }),

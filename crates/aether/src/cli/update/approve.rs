@@ -1,8 +1,10 @@
 //! `aether update approve`
 
+use aether_core::weights::Weights;
+use aether_proto::v1;
 use clap::Args;
 
-use super::{Which, updates};
+use super::{Which, show, updates};
 use crate::cli::Global;
 use crate::cli::exit::Failure;
 
@@ -15,15 +17,29 @@ use crate::cli::exit::Failure;
 Examples:
   aether update routing current -r 1:3
   aether update approve current            now the ratio changes
+  aether update approve current -r 1:3     only if that is what waits
 
 See also: aether update routing, aether update status")]
 pub struct Approve {
     #[command(flatten)]
     which: Which,
+    /// Refuse unless this is the ratio that waits
+    #[arg(long, short, value_name = "NEW:OLD")]
+    ratio: Option<Weights>,
 }
 
 impl Approve {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
-        self.which.change(global, async |c, request| updates(c).approve(request).await).await
+        let client = global.client()?;
+        let message = v1::ApproveRequest {
+            update_id: self.which.id(),
+            routing: self.ratio.map(|ratio| ratio.to_string()).unwrap_or_default(),
+            if_modified: None,
+            request_id: client.request_id(),
+            actor: client.actor(),
+        };
+        let update =
+            client.write(message, async |c, request| updates(c).approve(request).await).await?;
+        show(global.output(), &update)
     }
 }
