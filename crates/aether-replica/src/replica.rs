@@ -30,7 +30,7 @@ use crate::snapshot::SnapshotDir;
 use crate::state::{Progresses, StateMachine};
 use crate::types::Raft;
 use crate::wire::MESSAGE_BYTES_MAX;
-use crate::{formation, types};
+use crate::{formation, silence, types};
 
 /// An idle peer connection is probed this often.
 const PEER_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -276,6 +276,7 @@ async fn start(
         tokio::spawn(leadership::watch_fatal(node.clone())),
         tokio::spawn(reads::run(node.clone(), line)),
         tokio::spawn(formation::compare(node.clone())),
+        tokio::spawn(silence::watch(node.clone())),
     ];
     if pristine {
         tasks.push(tokio::spawn(formation::run(node.clone())));
