@@ -38,8 +38,9 @@ const STEADY_AFTER: Duration = Duration::from_secs(5);
 const FAILURES_MAX: u32 = 3;
 /// Locked in the data directory while the nodes run.
 const LOCK: &str = "dev.lock";
-/// Voters of a cluster, all of which `dev` starts.
-const NODES_MAX: i64 = 5;
+/// How many voters a cluster has, all of which `dev` starts. An even number
+/// would survive no more failures than the odd one below.
+const SIZES: [u16; 3] = [1, 3, 5];
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
@@ -52,7 +53,7 @@ See also: aether demo, aether artifact push")]
 pub struct Dev {
     /// Number of nodes, each voter, agent and ingress: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
+          value_parser = nodes)]
     nodes: u16,
     /// Where the nodes keep their data [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -71,16 +72,14 @@ pub struct Dev {
     ingress: u16,
 }
 
+fn nodes(text: &str) -> Result<u16, String> {
+    let nodes = text.parse().ok().filter(|nodes| SIZES.contains(nodes));
+    nodes.ok_or_else(|| "a cluster has 1, 3 or 5 voters".to_owned())
+}
+
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
         let addresses = self.addresses()?;
-        if self.nodes.is_multiple_of(2) {
-            say(&format!(
-                "warning: {} voters survive no more failures than {}; use an odd number",
-                self.nodes,
-                self.nodes - 1
-            ));
-        }
         // Held until the nodes have ended. A temporary directory is nobody else's.
         let _lock = match &self.data_dir {
             Some(dir) => {
