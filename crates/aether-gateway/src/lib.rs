@@ -57,6 +57,7 @@ mod serve;
 mod slices;
 mod updates;
 mod upload;
+mod wording;
 
 use std::pin::Pin;
 use std::sync::Arc;
