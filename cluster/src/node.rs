@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,6 +70,8 @@ pub struct Node {
     pub dir: PathBuf,
     binary: PathBuf,
     child: Option<Child>,
+    /// How long the log was when the process was started.
+    log_bytes_before: u64,
 }
 
 /// What all nodes of a cluster are told alike.
@@ -100,6 +103,7 @@ impl Node {
             dir: dir.to_owned(),
             binary: binary.to_owned(),
             child: None,
+            log_bytes_before: 0,
         };
         std::fs::write(node.config(), node.toml(common))
             .with_context(|| format!("cannot write {}", node.config().display()))?;
@@ -142,9 +146,22 @@ impl Node {
         self.dir.join("data")
     }
 
-    /// What it printed.
+    /// The file with what it printed, in all its runs.
     pub fn log(&self) -> PathBuf {
         self.dir.join("node.log")
+    }
+
+    /// What it printed since it was last started; nothing if that cannot be
+    /// read.
+    pub fn printed(&self) -> String {
+        let read = || {
+            let mut log = File::open(self.log())?;
+            log.seek(SeekFrom::Start(self.log_bytes_before))?;
+            let mut bytes = Vec::new();
+            log.read_to_end(&mut bytes)?;
+            std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
     }
 
     /// Its process id while it runs.
@@ -169,6 +186,7 @@ impl Node {
             bail!("node {} runs already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log())?;
+        self.log_bytes_before = log.metadata()?.len();
         let child = Command::new(&self.binary)
             .args(["node", "--exit-with-parent", "--config"])
             .arg(self.config())

@@ -494,7 +494,7 @@ async fn with_too_little_capacity(desk: &Desk) {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
     let again = with("idempotency-key", "once", "1:4");
-    let reused = "request id 'once' was already used for another command";
+    let reused = "Idempotency-Key 'once' was already used for another command";
     desk.refuses("again", vec![(State, "request_reused", reused, vec![again])]).await;
     stage.cli(&["update", "rollback", &id]).await.unwrap();
     stage.until_state(&id, "ROLLED_BACK").await.unwrap();

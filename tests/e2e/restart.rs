@@ -10,7 +10,7 @@ use aether_invoker::Invoker;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_proto::v1::{GetUpdateRequest, SetRoutingRequest};
 use aether_tests::evidence::{equal_hashes, eventually, processes, starts};
-use aether_tests::{PATIENCE, Stage, Topology, Versions, assert_none_failed, stage_with};
+use aether_tests::{PATIENCE, Stage, Topology, Versions, assert_none_failed, stage_with, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -364,7 +364,8 @@ async fn writes_go_on_without_a_minority_of_the_voters() {
     load.until_requests(REQUESTS).await;
     let leader = routing.stage.cluster.leader(PATIENCE).await.unwrap();
     load.phase("two of five voters dead");
-    for voter in [leader, (leader + 1) % 5] {
+    let dead = [leader, (leader + 1) % 5];
+    for voter in dead {
         routing.stage.cluster.nodes[voter].kill();
     }
     for ratio in ["1:1", "3:1", "1:1"] {
@@ -373,9 +374,27 @@ async fn writes_go_on_without_a_minority_of_the_voters() {
     let update = routing.fresh().await;
     assert_eq!((&update["state"], &update["routing"]), (&"ROUTING".into(), &"1:1".into()));
     load.until_requests(REQUESTS).await;
+    lost_voters_are_logged_once(&routing.stage, dead).await;
     routing.stage.cluster.start_all().unwrap();
     equal_hashes(&routing.stage).await;
     routing.complete(load).await;
+}
+
+/// The leader names each dead voter in a line of its own, and that is all: not
+/// one for every heartbeat that fails, 25 times a second.
+async fn lost_voters_are_logged_once(stage: &Stage, dead: [usize; 2]) {
+    let nodes = &stage.cluster.nodes;
+    let living = || nodes[..5].iter().filter(|node| node.is_alive());
+    let logged = |of: &str, what: &str| -> usize {
+        let logs = living().map(|node| std::fs::read_to_string(node.log()).unwrap());
+        logs.map(|log| log.lines().filter(|l| l.contains(of) && l.contains(what)).count()).sum()
+    };
+    let lost = |voter: usize| logged(&format!("voter=\"{}\"", nodes[voter].name), "is lost");
+    until("the lost voters to be named", || dead.iter().all(|voter| lost(*voter) > 0)).await;
+    // More than one only where the leadership moved once more.
+    assert!(dead.iter().all(|voter| lost(*voter) <= 3), "{:?}", dead.map(lost));
+    assert_eq!(logged("WARN openraft", ""), 0, "openraft's own warnings are off");
+    assert_eq!(living().count(), 3);
 }
 
 #[tokio::test]

@@ -12,6 +12,10 @@ use crate::coordinates::string_serde;
 /// and a cycle short enough that a ratio is reached within 20,000 calls.
 pub const WEIGHT_MAX: u32 = 10_000;
 
+/// Longest spelling of a side: what fits in 64 bits has no more digits. A ratio
+/// may be written unreduced and with leading zeros, but not without end.
+pub const DIGITS_MAX: usize = 20;
+
 /// Why a ratio was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RatioError {
@@ -91,7 +95,11 @@ impl FromStr for Weights {
             if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(form());
             }
-            part.parse::<u64>().map_err(|_| RatioError::TooLarge(text.chars().take(40).collect()))
+            let too_large = || RatioError::TooLarge(text.chars().take(41).collect());
+            if part.len() > DIGITS_MAX {
+                return Err(too_large());
+            }
+            part.parse::<u64>().map_err(|_| too_large())
         };
         let (new, old) = text.split_once(':').ok_or_else(form)?;
         Self::new(side(new)?, side(old)?)
@@ -117,6 +125,9 @@ mod tests {
         assert_eq!("25:75".parse::<Weights>().unwrap().to_string(), "1:3");
         assert_eq!("0:7".parse::<Weights>().unwrap(), Weights::ALL_OLD);
         assert_eq!("20000:20000".parse::<Weights>().unwrap().to_string(), "1:1");
+        assert_eq!("01:3".parse::<Weights>().unwrap().to_string(), "1:3");
+        let longest = format!("{:020}:{:020}", 1, 3);
+        assert_eq!(longest.parse::<Weights>().unwrap().to_string(), "1:3");
     }
 
     #[test]
@@ -125,7 +136,8 @@ mod tests {
         for text in ["", "101", "-1:2", "1:x", "NaN", "1e309", "1:2:3", " 1:2", "1:", "+1:2"] {
             assert!(matches!(text.parse::<Weights>(), Err(RatioError::Form(_))), "{text}");
         }
-        for text in ["10001:1", "1:99999999999999999999999"] {
+        let long = "000000000000000000001:3";
+        for text in ["10001:1", "1:99999999999999999999999", "1:99999999999999999999", long] {
             assert!(matches!(text.parse::<Weights>(), Err(RatioError::TooLarge(_))), "{text}");
         }
     }

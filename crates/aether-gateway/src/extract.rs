@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::precondition::Precondition;
 use crate::problem::Problem;
+use crate::wording;
 
 /// How long a body may take to arrive. A body of a few hundred bytes needs
 /// one packet; who takes longer only keeps a connection busy.
@@ -73,9 +74,10 @@ pub(crate) struct Params<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(params) = Query::<T>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request("bad_query", rejection.body_text()))?;
+        let Query(params) =
+            Query::<T>::from_request_parts(parts, state).await.map_err(|rejection| {
+                Problem::bad_request("bad_query", wording::of_query(&rejection.body_text()))
+            })?;
         Ok(Self(params))
     }
 }
@@ -214,8 +216,14 @@ fn parse<T: DeserializeOwned>(is_json: bool, bytes: &[u8]) -> Result<T, Problem>
     if first.is_some_and(|byte| *byte != b'{') {
         return Err(Problem::bad_request("not_an_object", "the body must be a JSON object: {…}"));
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let refused = |path: &str, error: &serde_json::Error| {
         let code = if error.is_data() { "bad_member" } else { "bad_json" };
-        Problem::bad_request(code, format!("the body cannot be read: {error}"))
-    })
+        let said = wording::of_body(path, error);
+        Problem::bad_request(code, format!("the body cannot be read: {said}"))
+    };
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut from)
+        .map_err(|error| refused(&error.path().to_string(), error.inner()))?;
+    from.end().map_err(|error| refused(".", &error))?;
+    Ok(read)
 }

@@ -59,6 +59,7 @@ mod slices;
 mod updates;
 mod upload;
 mod voters;
+mod wording;
 
 use std::pin::Pin;
 use std::sync::Arc;

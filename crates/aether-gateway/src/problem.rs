@@ -16,6 +16,9 @@ const DETAIL_CHARS_MAX: usize = 600;
 /// What a service says of what it once had and has no more.
 const COMPACTED: &str = "compacted";
 
+/// What a service says of a request id that came with another request.
+const REUSED: &str = "request_reused";
+
 /// Whether a call may change something. Decides what a timeout means: a read
 /// that took too long simply failed, a write may have been carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,11 @@ impl Problem {
         if status.code() == Code::OutOfRange && code == COMPACTED {
             http = StatusCode::GONE;
         }
-        Self::new(http, &code, members_named(status))
+        let detail = match code.as_str() {
+            REUSED => key_named(status.message()),
+            _ => members_named(status),
+        };
+        Self::new(http, &code, detail)
     }
 }
 
@@ -88,6 +95,12 @@ fn members_named(status: &Status) -> String {
             named.collect::<Vec<_>>().join("; ")
         }
     }
+}
+
+/// A request id is what came in a header of another name.
+fn key_named(message: &str) -> String {
+    let key = message.strip_prefix("request id ");
+    key.map_or_else(|| message.to_owned(), |rest| format!("Idempotency-Key {rest}; send a new one"))
 }
 
 /// The name of a field in JSON.
@@ -177,6 +190,14 @@ pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Response {
 mod tests {
     use super::*;
     use aether_proto::errors;
+
+    #[test]
+    fn a_reused_request_id_has_the_name_of_its_header() {
+        let said = "request id 'k1' was already used for another command";
+        let status = errors::Problem::new(Code::FailedPrecondition, REUSED, said).status();
+        let told = "Idempotency-Key 'k1' was already used for another command; send a new one";
+        assert_eq!(Problem::from_status(&status, Kind::Write).detail, told);
+    }
 
     #[test]
     fn a_refused_field_has_the_name_that_it_has_in_json() {

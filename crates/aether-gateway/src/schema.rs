@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use aether_core::weights::DIGITS_MAX;
 use aether_proto::v1;
 use serde::Deserialize;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
@@ -112,9 +113,8 @@ texts! {
     };
     Ratio: Text {
         says: "A ratio new:old, each at most 10000 once reduced, not both 0.",
-        pattern: "(([1-9][0-9]{0,3}|10000):(0|[1-9][0-9]{0,3}|10000)|0:([1-9][0-9]{0,3}|10000))"
-            .to_owned(),
-        most: 11,
+        pattern: format!("[0-9]{{1,{DIGITS_MAX}}}:[0-9]{{1,{DIGITS_MAX}}}"),
+        most: 2 * DIGITS_MAX + 1,
         example: "1:3",
     };
     Sha256: Text {

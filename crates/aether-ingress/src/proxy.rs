@@ -1,12 +1,15 @@
 //! One request: from the client to an instance and back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody};
+use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle};
 use arc_swap::ArcSwap;
 use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::body::IngressBody;
 use crate::config::Config;
@@ -14,12 +17,20 @@ use crate::headers::{Client, host_of, strip_hop_by_hop};
 use crate::problem::{of_call, problem};
 use crate::routes::Routes;
 
+/// How long a request waits for the first tables. An ingress that has just
+/// started has them within a few milliseconds of reaching a voter; where none
+/// answers, the client had better try another ingress.
+const FIRST_TABLES_MAX: Duration = Duration::from_secs(5);
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) invoker: Invoker,
     pub(crate) config: Config,
     pub(crate) routes: ArcSwap<Routes>,
+    /// Whether the routes are those of tables, and not of an ingress that has
+    /// not had any yet.
+    pub(crate) ready: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -45,8 +56,12 @@ impl Proxy {
             Ok(host) => host,
             Err(bad) => return problem(StatusCode::BAD_REQUEST, bad.0),
         };
-        let Some(slice) = self.routes.load().find(&host, request.uri().path()).map(Arc::clone)
-        else {
+        let mut slice = self.find(&host, request.uri().path());
+        if slice.is_none() && !*self.ready.borrow() {
+            self.first_tables().await;
+            slice = self.find(&host, request.uri().path());
+        }
+        let Some(slice) = slice else {
             return self.no_route(&host, request.uri().path());
         };
         drop(host);
@@ -62,9 +77,22 @@ impl Proxy {
         }
     }
 
+    fn find(&self, host: &str, path: &str) -> Option<Arc<SliceHandle>> {
+        self.routes.load().find(host, path).map(Arc::clone)
+    }
+
+    /// Waits for them, but not for ever.
+    #[cold]
+    async fn first_tables(&self) {
+        let mut ready = self.ready.clone();
+        let patience = FIRST_TABLES_MAX.min(self.config.request_timeout);
+        // Whether they came is looked at afterwards.
+        let _ = timeout(patience, ready.wait_for(|ready| *ready)).await;
+    }
+
     #[cold]
     fn no_route(&self, host: &str, path: &str) -> Response<IngressBody> {
-        if self.invoker.status().applied.is_none() {
+        if !*self.ready.borrow() {
             let detail = "routing tables have not arrived yet";
             return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
         }

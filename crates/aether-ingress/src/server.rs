@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aether_invoker::Invoker;
@@ -37,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Ingress {
     address: SocketAddr,
-    ready: Arc<AtomicBool>,
+    ready: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     following: JoinHandle<()>,
@@ -57,17 +56,17 @@ impl Ingress {
         // Before the first look, so that no change is missed.
         let mut changes = invoker.changes();
         let routes = ArcSwap::from_pointee(Routes::build(&invoker));
-        let proxy = Arc::new(Proxy { invoker, config, routes });
+        let (has_routes, ready) = watch::channel(false);
+        let proxy = Arc::new(Proxy { invoker, config, routes, ready: ready.clone() });
         let follower = Arc::clone(&proxy);
-        let ready = Arc::new(AtomicBool::new(false));
-        let is_ready = Arc::clone(&ready);
         let following = tokio::spawn(async move {
             loop {
+                // Before the routes are built of them, so that they are in there.
+                let has_tables = follower.invoker.status().applied.is_some();
                 if let Some(routes) = follower.routes.load().rebuild(&follower.invoker) {
                     follower.routes.store(Arc::new(routes));
                 }
-                let has_tables = follower.invoker.status().applied.is_some();
-                is_ready.fetch_or(has_tables, Ordering::Release);
+                has_routes.send_if_modified(|has| has_tables && !std::mem::replace(has, true));
                 if !changes.changed().await {
                     return;
                 }
@@ -86,8 +85,8 @@ impl Ingress {
     /// Tells whether requests find their slice: the invoker has had tables.
     /// Later it serves by the last ones, however old.
     pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let ready = Arc::clone(&self.ready);
-        move || ready.load(Ordering::Acquire)
+        let ready = self.ready.clone();
+        move || *ready.borrow()
     }
 
     /// Accepts no more connections, closes idle ones, and waits until requests

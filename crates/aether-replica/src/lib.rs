@@ -42,6 +42,7 @@ mod position;
 mod reads;
 mod replica;
 mod service;
+mod silence;
 mod snapshot;
 mod state;
 mod status;

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{Client, get, problem, raw};
 use crate::support::backend::Backend;
+use crate::support::control::Control;
 use crate::support::{dead_address, rule, set, table, until};
 use crate::{Setup, start};
 
@@ -171,8 +172,52 @@ async fn without_tables_it_says_that_they_have_not_arrived() {
     let config = aether_invoker::Config::new("edge", SessionKind::Ingress, nodes);
     let invoker = Invoker::connect(config).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let ingress = aether_ingress::Ingress::start(listener, invoker, Config::default()).unwrap();
+    // Longer than this no request waits for anything.
+    let config = Config { request_timeout: Duration::from_millis(50), ..Config::default() };
+    let ingress = aether_ingress::Ingress::start(listener, invoker, config).unwrap();
     let answer = Client::connect(ingress.address()).await.get("h", "/").await;
     let text = problem(&answer, StatusCode::SERVICE_UNAVAILABLE)["detail"].to_string();
     assert!(text.contains("tables"), "{text}");
+    assert!(!ingress.readiness()());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_come_before_the_first_tables_wait_for_them() {
+    let backend = Backend::start("a-1").await;
+    let control = Control::start(Duration::from_secs(3));
+    let mut route = table("org.example:a", 2, "0:1");
+    route.old = set(1, &[backend.row()]);
+    route.ingress = vec![rule("", "/")];
+    control.publish(2, &[route]);
+    // Accepts the invoker, and leads to the control plane only later.
+    let way = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nodes = vec![way.local_addr().unwrap()];
+    let config = aether_invoker::Config::new("edge", SessionKind::Ingress, nodes);
+    let invoker = Invoker::connect(config).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ingress = aether_ingress::Ingress::start(listener, invoker, Config::default()).unwrap();
+    let address = ingress.address();
+    let get = |path: &'static str| {
+        tokio::spawn(async move { Client::connect(address).await.get("h", path).await })
+    };
+    let (mut first, second) = (get("/hello"), get("/hello"));
+    let held = tokio::time::timeout(Duration::from_millis(100), &mut first).await;
+    assert!(held.is_err() && !ingress.readiness()(), "{held:?}");
+
+    let there = control.address;
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = way.accept().await {
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(there).await.unwrap();
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
+    for answer in [first, second] {
+        assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    }
+    assert!(ingress.readiness()());
+    // From now on what has no rule is told at once.
+    let none = Client::connect(address).await.get("", "*").await.status();
+    assert_ne!(none, StatusCode::SERVICE_UNAVAILABLE);
 }

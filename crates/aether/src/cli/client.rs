@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::exit::{Exit, Failure, Kind, leaves_open};
 use super::interrupt;
-use super::reach::Reach;
+use super::reach::{CLIENT_PORT, Reach};
 
 /// Pause between two rounds over the addresses: about one election.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
@@ -63,6 +63,8 @@ enum Try<T> {
     Refused(Failure),
     /// A node that cannot serve now, and has done nothing.
     NotNow(String),
+    /// A listener that does not serve this, and will not.
+    Elsewhere(String),
     /// Sent, and nothing certain came back.
     Open(String),
     /// Sent, and nothing came back.
@@ -190,10 +192,14 @@ impl Client {
                 }
                 // The time is shared by the addresses that are left.
                 let patience = (left / share).max(TRY_TIME_MIN).min(left);
-                (anyone, reached) = (true, true);
                 interrupt::writing(kind == Kind::Write);
                 let answer = call(channel, request(patience));
-                match judge(address, tokio::time::timeout(patience, answer).await, kind) {
+                let answer = judge(address, tokio::time::timeout(patience, answer).await, kind);
+                let is_node = !matches!(answer, Try::Elsewhere(_));
+                (anyone, reached) = (anyone || is_node, reached || is_node);
+                match answer {
+                    Try::Elsewhere(_) if reached => {}
+                    Try::Elsewhere(why) => last = why,
                     Try::Done(answer) => {
                         self.first.set(at);
                         return Ok(answer);
@@ -259,6 +265,10 @@ fn judge<T>(
     }
     match status.code() {
         Code::Unavailable => Try::NotNow(why()),
+        Code::Unimplemented => Try::Elsewhere(format!(
+            "{address}: it does not know this request: it is a peer listener, or a node of an \
+             older release; {CLIENT_PORT}"
+        )),
         Code::DeadlineExceeded if is_expired(&status) => Try::NotNow(why()),
         Code::DeadlineExceeded => Try::Open(why()),
         _ => Try::Refused(Failure::from_status(&status, kind)),
@@ -382,6 +392,18 @@ pub mod tests {
         let (result, tried) =
             tries(&client, Kind::Write, &[Err(Status::failed_precondition("no"))]).await;
         assert_eq!((result.unwrap_err().exit(), tried), (Exit::Refused, 1));
+    }
+
+    #[tokio::test]
+    async fn another_kind_of_listener_is_passed_over_and_alone_it_is_unreachable_at_once() {
+        let unknown = || Err(Status::unimplemented(""));
+        let client = client(2, 60_000).await;
+        assert_eq!(tries(&client, Kind::Write, &[unknown(), Ok(3)]).await, (Ok(3), 2));
+        let (result, tried) = tries(&client, Kind::Write, &[unknown()]).await;
+        let failure = result.unwrap_err();
+        assert_eq!((failure.exit(), tried), (Exit::Unreachable, 2));
+        let said = failure.message();
+        assert!(said.contains("peer listener") && said.contains("8090 by default"), "{said}");
     }
 
     #[tokio::test]

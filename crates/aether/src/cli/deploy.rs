@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
-use super::options::Wait;
+use super::options::{Wait, instances};
 use super::output::say;
 use super::progress::{Progress, Shown};
 use super::{Global, render};
@@ -36,7 +36,7 @@ pub struct Deploy {
     artifact: String,
     /// Number of instances [default: 1]
     #[arg(long, short, visible_short_alias = 'n', value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = instances())]
     instances: Option<u32>,
     #[command(flatten)]
     wait: Wait,

@@ -1,5 +1,6 @@
 //! `aether dev`
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 use aether_cluster::{Addresses, Cluster, Topology};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tempfile::TempDir;
@@ -33,8 +36,11 @@ const RESTART_PAUSE: Duration = Duration::from_millis(500);
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// A node that ended so often in a row, soon after its start, is given up.
 const FAILURES_MAX: u32 = 3;
-/// Voters of a cluster, all of which `dev` starts.
-const NODES_MAX: i64 = 5;
+/// Locked in the data directory while the nodes run.
+const LOCK: &str = "dev.lock";
+/// How many voters a cluster has, all of which `dev` starts. An even number
+/// would survive no more failures than the odd one below.
+const SIZES: [u16; 3] = [1, 3, 5];
 
 /// Run a whole cluster on this machine, for development
 #[derive(Debug, Args)]
@@ -47,7 +53,7 @@ See also: aether demo, aether artifact push")]
 pub struct Dev {
     /// Number of nodes, each voter, agent and ingress: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
+          value_parser = nodes)]
     nodes: u16,
     /// Where the nodes keep their data [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -66,19 +72,23 @@ pub struct Dev {
     ingress: u16,
 }
 
+fn nodes(text: &str) -> Result<u16, String> {
+    let nodes = text.parse().ok().filter(|nodes| SIZES.contains(nodes));
+    nodes.ok_or_else(|| "a cluster has 1, 3 or 5 voters".to_owned())
+}
+
 impl Dev {
     pub fn run(self) -> Result<(), Failure> {
         let addresses = self.addresses()?;
-        if self.nodes.is_multiple_of(2) {
-            say(&format!(
-                "warning: {} voters survive no more failures than {}; use an odd number",
-                self.nodes,
-                self.nodes - 1
-            ));
-        }
-        if let Some(dir) = &self.data_dir {
-            check_size(dir, self.nodes.into())?;
-        }
+        // Held until the nodes have ended. A temporary directory is nobody else's.
+        let _lock = match &self.data_dir {
+            Some(dir) => {
+                let lock = lock(dir)?;
+                check_size(dir, self.nodes.into())?;
+                Some(lock)
+            }
+            None => None,
+        };
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -128,7 +138,6 @@ impl Dev {
             (None, Some(temporary)) => temporary.path(),
             (None, None) => Path::new("."),
         };
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         let binary = std::env::current_exe().context("cannot find the path of this program")?;
         let topology = Topology {
@@ -180,6 +189,35 @@ async fn kill_all(mut cluster: Cluster) -> Result<()> {
         aether_agent::kill_instances(&node.data_dir()).await;
     }
     bail!("killed everything before it had ended in order")
+}
+
+/// Takes the directory for this process alone, before anything else is written:
+/// the nodes of another one would be cut off from each other by the addresses
+/// of this one, at the latest when they start again.
+fn lock(dir: &Path) -> Result<Flock<File>, Failure> {
+    let shown = dir.display();
+    let cannot = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::failed(format!(
+            "cannot {what} {shown}: {error}; make it writable, or choose another --data-dir"
+        ))
+    };
+    std::fs::create_dir_all(dir).map_err(|error| cannot("make the directory", &error))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join(LOCK))
+        .map_err(|error| cannot("make the lock file in", &error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Failure::new(
+            Exit::Refused,
+            format!(
+                "{shown} is used by another 'aether dev' that is running; stop that one first, or \
+                 choose another --data-dir"
+            ),
+        ),
+        other => cannot("lock", &other),
+    })
 }
 
 /// Refuses a directory that holds a cluster of another size: its voters are in
@@ -274,7 +312,7 @@ async fn supervise(cluster: &mut Cluster) -> Result<()> {
                     bail!(
                         "node {name} ended {FAILURES_MAX} times in a row; the end of {}:\n{}",
                         log.display(),
-                        last_lines(&log, 1)
+                        last_lines(node, 1)
                     );
                 }
                 say(&format!("node {name} ended; starting it again (see {})", log.display()));
@@ -285,9 +323,9 @@ async fn supervise(cluster: &mut Cluster) -> Result<()> {
     }
 }
 
-/// The end of a text file; nothing if it cannot be read.
-fn last_lines(path: &Path, count: usize) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+/// The end of what a node printed since it was last started.
+fn last_lines(node: &aether_cluster::Node, count: usize) -> String {
+    let text = node.printed();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
@@ -298,9 +336,9 @@ async fn announce(cluster: &mut Cluster) -> Result<()> {
             cluster.ready(READY_MAX).await?;
             cluster.leader(READY_MAX).await
         } => leader?,
-        name = first_to_end(&cluster.nodes) => {
-            let log = cluster.dir().join(&name).join("node.log");
-            bail!("node {name} ended at once; the end of {}:\n{}", log.display(), last_lines(&log, 5));
+        node = first_to_end(&cluster.nodes) => {
+            let (name, log) = (&node.name, node.log());
+            bail!("node {name} ended at once; the end of {}:\n{}", log.display(), last_lines(node, 5));
         }
     };
     for (k, node) in cluster.nodes.iter().enumerate() {
@@ -315,13 +353,13 @@ async fn announce(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The name of the first node whose process is gone.
-async fn first_to_end(nodes: &[aether_cluster::Node]) -> String {
+/// The first node whose process is gone.
+async fn first_to_end(nodes: &[aether_cluster::Node]) -> &aether_cluster::Node {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let gone = nodes.iter().find(|node| !node.is_alive());
         if let Some(node) = gone {
-            return node.name.clone();
+            return node;
         }
     }
 }
@@ -352,6 +390,25 @@ mod tests {
             assert!(restarts.is_due(now));
             now += STEADY_AFTER;
         }
+    }
+
+    #[test]
+    fn a_directory_that_another_one_uses_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).expect("nobody else uses it");
+        let config = dir.path().join("n0").join("node.toml");
+        std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+        std::fs::write(&config, "of the one that runs").unwrap();
+        let second =
+            Dev { nodes: 1, data_dir: Some(dir.path().to_owned()), http: 1, grpc: 11, ingress: 21 };
+        let refused = second.run().unwrap_err();
+        assert_eq!(refused.exit(), Exit::Refused);
+        let said = format!("{} is used by another 'aether dev'", dir.path().display());
+        assert!(refused.message().contains(&said), "{}", refused.message());
+        assert_eq!(std::fs::read_to_string(&config).unwrap(), "of the one that runs");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "the lock and the node");
+        drop(held);
+        lock(dir.path()).expect("it is free again");
     }
 
     #[test]

@@ -116,6 +116,20 @@ impl Fake {
         address
     }
 
+    /// Serves one connection; whoever comes later is refused.
+    pub async fn serve_one(&self) -> String {
+        let behind = self.serve().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut from, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let mut to = TcpStream::connect(behind).await.unwrap();
+            copy_bidirectional(&mut from, &mut to).await
+        });
+        address
+    }
+
     /// Serves, and breaks every connection as soon as something was asked.
     pub async fn serve_until_asked(&self) -> String {
         self.0.lock().unwrap().hangs_up = true;

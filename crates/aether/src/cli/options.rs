@@ -1,7 +1,9 @@
 //! Options that several verbs share, and readers of their values.
 
+use aether_core::apply::INSTANCES_MAX;
 use aether_core::duration::Millis;
 use clap::Args;
+use clap::builder::RangedI64ValueParser;
 
 /// `--wait` of a verb whose effect takes a while.
 #[derive(Debug, Args)]
@@ -12,6 +14,11 @@ pub struct Wait {
     /// How long to wait; what was started goes on all the same
     #[arg(long, requires = "wait", default_value = "10m", value_name = "DURATION")]
     pub wait_timeout: Millis,
+}
+
+/// A number of instances that a target may have.
+pub fn instances() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(INSTANCES_MAX))
 }
 
 /// An error rate: a share between 0 and 1.

@@ -9,6 +9,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::body::Body;
@@ -26,6 +29,13 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often a long stream's connection is probed, and how long for an answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// What a node's other ports, and other servers, have instead of an answer of
+/// ours within this time is not waited for.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Which port is the right one.
+pub const CLIENT_PORT: &str = "the client port of a node is 8090 by default";
 
 /// Any answer to this will do, also that there is no such service.
 const PROBE: &str = "/grpc.health.v1.Health/Check";
@@ -95,9 +105,42 @@ async fn reach(address: &Address) -> Result<Channel, String> {
         .body(Body::empty())
         .expect("its parts are valid");
     match channel.clone().oneshot(probe).await {
-        Ok(_) => Ok(channel),
+        Ok(answer) if is_grpc(answer.headers()) || is_passing(answer.status()) => Ok(channel),
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            Err(format!("it speaks HTTP (status {status}), not gRPC; {CLIENT_PORT}"))
+        }
+        Err(_) if speaks_http(address).await => {
+            Err(format!("it speaks HTTP, not gRPC; {CLIENT_PORT}"))
+        }
         Err(error) => Err(innermost(&error)),
     }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+/// What a proxy says while the node behind it is away, which may pass.
+fn is_passing(status: StatusCode) -> bool {
+    let all =
+        [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+    all.contains(&status)
+}
+
+/// Whether what does not understand HTTP/2 answers HTTP/1.1, as REST and an
+/// ingress do.
+async fn speaks_http(address: &Address) -> bool {
+    let look = async {
+        let mut stream = TcpStream::connect(address.to_string()).await?;
+        let head = format!("HEAD / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut beginning = [0; 5];
+        stream.read_exact(&mut beginning).await?;
+        std::io::Result::Ok(&beginning == b"HTTP/")
+    };
+    matches!(tokio::time::timeout(LOOK_TIME_MAX, look).await, Ok(Ok(true)))
 }
 
 /// The last error of a chain, which is what the system said.
@@ -134,6 +177,38 @@ mod tests {
         let live = [Fake::default().serve().await, Fake::default().serve().await];
         let [one, two] = live;
         assert_eq!(in_order(&[nobody, one, two]).await, [(0, false), (1, true), (2, true)]);
+    }
+
+    /// Serves nothing of ours on a port of its own, over HTTP/1.1 or HTTP/2 alone.
+    async fn other(http2: bool) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router = axum::Router::new();
+        if http2 {
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let routes = tonic::service::Routes::from(router);
+            let server = tonic::transport::Server::builder().add_routes(routes);
+            tokio::spawn(server.serve_with_incoming(incoming));
+        } else {
+            tokio::spawn(aether_gateway::serve(listener, router, std::future::pending()));
+        }
+        address
+    }
+
+    #[tokio::test]
+    async fn what_speaks_http_is_said_to_and_the_next_address_is_taken() {
+        for http2 in [false, true] {
+            let addresses = [other(http2).await, Fake::default().serve().await];
+            let addresses: Vec<Address> = addresses.map(|a| a.parse().unwrap()).into();
+            let mut round = Reach::new(&addresses, 0);
+            let until = Instant::now() + Duration::from_secs(30);
+            let mut found = [None, None];
+            while let Some((at, channel)) = round.next(until).await {
+                found[at] = Some(channel.map(drop));
+            }
+            let [Some(Err(why)), Some(Ok(()))] = found else { panic!("{http2}: {found:?}") };
+            assert!(why.starts_with("it speaks HTTP") && why.contains("8090"), "{why}");
+        }
     }
 
     #[tokio::test]

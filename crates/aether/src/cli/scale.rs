@@ -9,6 +9,7 @@ use super::client::Client;
 use super::confirm::Sure;
 use super::deploy::slices;
 use super::exit::Failure;
+use super::options::instances;
 use super::output::say;
 use super::slices::find;
 use super::{Global, render};
@@ -28,7 +29,7 @@ pub struct Scale {
     slice: SliceName,
     /// Number of instances
     #[arg(long, short, visible_short_alias = 'n', value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = instances())]
     instances: u32,
     #[command(flatten)]
     sure: Sure,

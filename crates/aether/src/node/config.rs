@@ -194,7 +194,9 @@ pub struct Timing {
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// A level, or directives such as `info,aether_replica=debug`.
+    /// A level, or directives such as `info,aether_replica=debug`. They replace
+    /// the default, which is `info` but `openraft=error` and `warn` of the log's
+    /// storage: to see heartbeats that fail, add `openraft=warn`.
     pub level: String,
     /// One JSON object per line instead of text.
     pub json: bool,

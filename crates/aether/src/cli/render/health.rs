@@ -12,11 +12,11 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
             version.version.clone(),
             version.request_count.to_string(),
             version.error_count.to_string(),
-            percent(version.error_rate),
-            ms(Some(version.avg_latency_ms)),
+            rate(version.error_rate, version.request_count),
+            ms(of_any(version.avg_latency_ms, version.request_count)),
             ms(version.p99_latency_ms),
             version.window_requests.to_string(),
-            percent(version.window_error_rate),
+            rate(version.window_error_rate, version.window_requests),
             ms(version.window_p99_ms),
         ]
     };
@@ -57,6 +57,15 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
     text
 }
 
+/// A figure of calls, if there were any.
+fn of_any(value: f64, calls: u64) -> Option<f64> {
+    (calls > 0).then_some(value)
+}
+
+fn rate(value: f64, calls: u64) -> String {
+    of_any(value, calls).map_or_else(|| "-".to_owned(), percent)
+}
+
 fn ms(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1} ms"))
 }
@@ -69,8 +78,8 @@ fn instance_rows(version: &v1::VersionHealth) -> Vec<Vec<String>> {
             version.version.clone(),
             instance.request_count.to_string(),
             instance.error_count.to_string(),
-            percent(instance.error_rate),
-            ms(Some(instance.avg_latency_ms)),
+            rate(instance.error_rate, instance.request_count),
+            ms(of_any(instance.avg_latency_ms, instance.request_count)),
             ms(instance.p99_latency_ms),
         ]
     };
@@ -117,10 +126,22 @@ mod tests {
             whole(&health),
             "\
 SIDE  VERSION  REQUESTS  ERRORS  RATE   AVERAGE  P99       10S REQUESTS  10S RATE  10S P99
-old   1.0.0    1000      1       0.1 %  45.0 ms  120.0 ms  0             0 %       -
-new   2.0.0    1000      1       0.1 %  45.0 ms  -         0             0 %       -
+old   1.0.0    1000      1       0.1 %  45.0 ms  120.0 ms  0             -         -
+new   2.0.0    1000      1       0.1 %  45.0 ms  -         0             -         -
 
 verdict  exceeded: p99 is above 500 ms"
         );
+    }
+
+    #[test]
+    fn a_side_without_calls_has_no_figures() {
+        let version = v1::VersionHealth {
+            version: "2.0.0".into(),
+            instances: vec![v1::InstanceHealth { instance_id: "a.1".into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let health = v1::UpdateHealth { new_version: Some(version), ..Default::default() };
+        let shown = whole(&health);
+        assert!(!shown.contains('%') && !shown.contains(" ms"), "{shown}");
     }
 }

@@ -5,7 +5,7 @@ use aether_core::duration::Millis;
 use aether_proto::v1;
 use clap::{Args, ValueEnum};
 
-use crate::cli::options::error_rate;
+use crate::cli::options::{error_rate, instances};
 
 /// What to start: for `start`, and for `plan`, which shows what it would do.
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub struct What {
     new_version: Version,
     /// Number of new version instances [default: match current]
     #[arg(long, short, visible_short_alias = 'n', value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = instances())]
     instances: Option<u32>,
     /// Thresholds by name; --max-error-rate and --max-latency-ms override it [default: default]
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]

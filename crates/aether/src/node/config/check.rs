@@ -7,8 +7,10 @@ use aether_core::duration::Millis;
 
 use super::{Agent, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Timing, Voter, file};
 
-/// What is logged unless set: consensus and the log speak up only in trouble.
-const LOG_LEVEL: &str = "info,openraft=warn,chunked_wal=warn,raft_log=warn,sled=warn";
+/// What is logged unless set: the log speaks up only in trouble. Consensus warns
+/// of every heartbeat that fails, dozens of times a second while a voter is
+/// away; the replica says once that it is lost, and once that it is back.
+const LOG_LEVEL: &str = "info,openraft=error,chunked_wal=warn,raft_log=warn,sled=warn";
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
