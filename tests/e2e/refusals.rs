@@ -209,11 +209,9 @@ fn makes_no_sense() -> Vec<Row> {
             vec![
                 option("instances", json!(0)),
                 option("instances", json!(10_001)),
-                cli("update start org.example:hello 2.0.0 -i 10001"),
                 Ask::Deploy("org.example:hello:1.0.0@green", 0),
                 Ask::Scale("org.example:hello", 0),
                 Ask::Scale("org.example:nothing", 0),
-                cli("scale org.example:hello -i 10001"),
             ],
         ),
         // The command line knows that by itself.

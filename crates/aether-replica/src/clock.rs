@@ -51,9 +51,14 @@ impl LogClock {
         LogClock { start_ms: last_log_ms + gap_ms, start_boot_ms: now.boot_ms }
     }
 
+    /// How long this leadership has lasted at `now`.
+    pub fn held_ms(&self, now: Readings) -> u64 {
+        now.boot_ms.saturating_sub(self.start_boot_ms)
+    }
+
     /// Log time at `now`.
     pub fn at(&self, now: Readings) -> u64 {
-        self.start_ms + now.boot_ms.saturating_sub(self.start_boot_ms)
+        self.start_ms + self.held_ms(now)
     }
 }
 
@@ -70,6 +75,7 @@ mod tests {
         let clock = LogClock::take_over(0, 0, readings(5_000, 1_700_000_000_000));
         assert_eq!(clock.at(readings(5_000, 0)), 0);
         assert_eq!(clock.at(readings(6_500, 0)), 1_500);
+        assert_eq!(clock.held_ms(readings(6_500, 0)), 1_500);
     }
 
     #[test]

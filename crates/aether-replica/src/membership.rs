@@ -9,6 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, Precondition};
 use tokio::time::timeout;
 
+use crate::clock::Readings;
 use crate::error::ChangeError;
 use crate::handle::Handle;
 use crate::node::Node;
@@ -37,8 +38,8 @@ pub struct Membership {
     /// Those that answered within the longest election timeout, this node
     /// included. Short: a change is made over who lives now.
     pub alive: BTreeSet<u64>,
-    /// Those that have not answered for seconds: for people, who need no word of
-    /// every hiccup.
+    /// Those that have not answered for seconds, since this node leads: for
+    /// people, who need no word of every hiccup.
     pub lost: BTreeSet<u64>,
     /// This node, which leads.
     pub leader: u64,
@@ -123,13 +124,17 @@ fn of(node: &Node) -> Option<Membership> {
         let answered = heard.get(id).copied().flatten();
         *id == metrics.id || answered.is_some_and(|at| at.elapsed() < within)
     };
+    // A new leader has heard nobody yet.
+    let clock = *node.clock.lock().expect("no panic while held");
+    let held_ms = clock.map_or(0, |(_, clock)| clock.held_ms(Readings::now()));
+    let listened = Duration::from_millis(held_ms) > LOST_AFTER;
     let ids = || membership.nodes().map(|(id, _)| *id);
     Some(Membership {
         learners: membership.learner_ids().collect(),
         is_joint: configs.len() > 1,
         caught_up: ids().filter(is_caught_up).collect(),
         alive: ids().filter(|id| is_heard(id, silence_max)).collect(),
-        lost: ids().filter(|id| !is_heard(id, LOST_AFTER)).collect(),
+        lost: ids().filter(|id| listened && !is_heard(id, LOST_AFTER)).collect(),
         leader: metrics.id,
         names: membership.nodes().map(|(id, member)| (*id, member.name.clone())).collect(),
         voters,

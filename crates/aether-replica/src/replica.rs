@@ -1,5 +1,6 @@
 //! Opening a replica: recovery, then consensus and its tasks.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -129,9 +130,15 @@ impl Recovered {
 }
 
 fn open_log(data: &DataDir) -> Result<LogStore, OpenError> {
-    LogStore::open(&data.wal()).map_err(|DamagedLog { file, error }| match error.raw_os_error() {
-        Some(_) => OpenError::io("open the log", Path::new(&file))(error),
-        None => OpenError::Damaged { path: file.into(), detail: error.to_string() },
+    LogStore::open(&data.wal()).map_err(|DamagedLog { file, error }| {
+        // It has a lock of its own, which its last life may hold a moment longer.
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return OpenError::Locked { path: file.into() };
+        }
+        match error.raw_os_error() {
+            Some(_) => OpenError::io("open the log", Path::new(&file))(error),
+            None => OpenError::Damaged { path: file.into(), detail: error.to_string() },
+        }
     })
 }
 

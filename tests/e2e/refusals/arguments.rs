@@ -53,6 +53,8 @@ async fn what_makes_no_sense_is_a_usage_error() {
         "update routing current -r NaN",
         "update routing current -r 1e309",
         "update routing current -r 10001:1",
+        "update start org.example:hello 2.0.0 -i 10001",
+        "scale org.example:hello -i 10001",
         "update routing current -r 99999999999999999999:1",
         "update routing ../x -r 1:1",
         "update status a/b",

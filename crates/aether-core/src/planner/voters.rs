@@ -155,12 +155,15 @@ fn step_of(state: &State, change: &VoterChange, now: &Membership) -> Result<Vote
             }
             let mut voters = now.voters.clone();
             voters.insert(id);
-            if let Some(goes) = goes {
+            // A leader that is to go needs somebody to hand over to, who may be
+            // the one that comes.
+            let heir = now.voters.iter().any(|id| *id != now.leader && now.alive.contains(id));
+            if let Some(goes) = goes.filter(|goes| *goes != now.leader || heir) {
                 voters.remove(&goes);
             }
             has_majority(&voters, now)?;
             have_archives(state, &voters, now)?;
-            Ok(if goes == Some(now.leader) {
+            Ok(if goes == Some(now.leader) && heir {
                 VoterStep::HandOver
             } else {
                 VoterStep::SetVoters { voters }

@@ -163,6 +163,16 @@ fn the_leader_hands_over_before_it_goes() {
 }
 
 #[test]
+fn a_single_voter_is_replaced_after_the_newcomer_can_lead() {
+    let mut it = Consensus::of(1);
+    it.world.ok(invite("n2", Some(1)));
+    it.world.ok(admit("n2", "d"));
+    let id = it.id_of("n2");
+    it.settle();
+    assert_eq!((it.now.leader, &it.now.voters), (id, &[id].into()));
+}
+
+#[test]
 fn nobody_goes_who_is_needed_to_commit() {
     let mut it = Consensus::of(3);
     it.now.alive.remove(&3);

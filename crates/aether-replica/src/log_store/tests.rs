@@ -297,3 +297,16 @@ fn a_slow_sync_is_told_of_once_in_a_while() {
     assert!(!tell(ms(500), ms(900)), "it was told just now");
     assert!(tell(ms(500) + TELL_EVERY, ms(151)));
 }
+
+/// It is not damaged: whoever closes it is not done yet.
+#[tokio::test]
+async fn a_log_that_is_open_already_is_in_use_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path()).await;
+    let before = fs::read(&file).unwrap();
+    let open = LogStore::open(dir.path()).unwrap();
+    let refused = LogStore::open(dir.path()).err().unwrap();
+    assert_eq!(refused.error.kind(), io::ErrorKind::WouldBlock, "{}", refused.error);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    drop(open);
+}

@@ -13,6 +13,7 @@ use aether_proto::peer::{HandOverRequest, MembersRequest};
 use aether_proto::v1;
 use aether_proto::v1::voters_server::Voters;
 use aether_replica::{MemberStatus, TransferError};
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use crate::control::Control;
@@ -24,6 +25,10 @@ use crate::voters::{parsed, view};
 
 /// How long the leader may take to say how it sees the members.
 const MEMBERS_MAX: Duration = Duration::from_secs(1);
+/// How long voters are given to answer before one may not go, …
+const SPARE_MAX: Duration = Duration::from_secs(2);
+/// … and how often it is looked.
+const SPARE_LOOK: Duration = Duration::from_millis(100);
 /// How long it may take to hand over: an election, and a slow disk.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
@@ -78,6 +83,31 @@ impl VotersService {
             names: parsed(replica.status().members.into_iter().map(|m| (m.raft_id, m.name))),
         };
         Some(Members { seen, lost: members.lost.into_iter().collect() })
+    }
+
+    /// Whether a majority of the others answers. Looked at for a while: a leader
+    /// that is new, or a machine that is busy, has not heard of all a moment ago.
+    async fn check_spare(
+        &self,
+        node: &NodeName,
+        raft_id: u64,
+        deadline: Deadline,
+    ) -> Result<(), Status> {
+        let until = Instant::now() + deadline.within(SPARE_MAX);
+        loop {
+            let members = self.members(deadline).await;
+            let refusal = match members.map(|members| planner::can_leave(&members.seen, raft_id)) {
+                Some(Err(VoterWait::NoMajority { voters, alive })) => {
+                    status::refused(&Refusal::VoterNeeded { node: node.clone(), voters, alive })
+                }
+                Some(_) => return Ok(()),
+                None => status::unavailable("the leader could not be asked"),
+            };
+            if Instant::now() >= until {
+                return Err(refusal);
+            }
+            tokio::time::sleep(SPARE_LOOK).await;
+        }
     }
 
     /// Every change, as it stands.
@@ -270,14 +300,7 @@ impl Voters for VotersService {
         // An invitation can be taken back whoever answers.
         let leaves = known.as_ref().filter(|member| member.voter && !is_invited);
         if let Some(member) = leaves {
-            let members = self.members(deadline).await;
-            let members =
-                members.ok_or_else(|| status::unavailable("the leader could not be asked"))?;
-            if let Err(VoterWait::NoMajority { voters, alive }) =
-                planner::can_leave(&members.seen, member.raft_id)
-            {
-                return Err(status::refused(&Refusal::VoterNeeded { node, voters, alive }));
-            }
+            self.check_spare(&node, member.raft_id, deadline).await?;
         }
         let raft_id = known.map_or(0, |member| member.raft_id);
         let command = Command::RemoveVoter { node: node.clone(), raft_id };
