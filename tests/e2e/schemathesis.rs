@@ -33,6 +33,11 @@ checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '409']
 include-operation-id = ['listArtifacts', 'listNodes', 'listRecords', 'listSlices', 'listUpdates']
 checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '404']
 
+# Only keys under config/ may be written, and a random one is not.
+[[operations]]
+include-operation-id = ['putRecord', 'deleteRecord']
+checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '404', '412']
+
 # A slice and a version fit alone, and may be too long together.
 [[operations]]
 include-operation-id = ['undeploySlice', 'sliceLogs']

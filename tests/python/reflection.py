@@ -166,6 +166,13 @@ class Story:
         node = ask("aether.v1.Cluster/Status", {}).node
         ask("aether.v1.Cluster/Nodes", {"pageSize": 1})
         ask("aether.v1.Cluster/KvGet", {"key": "meta/cluster"})
+        put = ask("aether.v1.Cluster/KvPut", {"key": "config/a/b", "value": "1", "ifIndex": 0})
+        ask(
+            "aether.v1.Cluster/KvPut",
+            {"key": "config/a/b", "value": "2", "ifIndex": 0},
+            allowed=[("ABORTED", "KEY_MODIFIED")],
+        )
+        ask("aether.v1.Cluster/KvDelete", {"key": "config/a/b", "ifIndex": put.index})
         listed = ask("aether.v1.Slices/List", {"slice": SLICE}).slices[0]
         ask("aether.v1.Slices/Logs", {"target": SLICE, "tail": 1})
         first = ask("aether.v1.Artifacts/List", {"pageSize": 1})

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
     CleanupPolicy, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind,
@@ -418,6 +418,25 @@ pub enum Command {
         /// Modification index of the change the decision was made on.
         modified: u64,
     },
+    /// Puts a value under `config/`.
+    PutConfig {
+        /// Its key without `config/`.
+        name: ConfigName,
+        /// The text.
+        value: Arc<str>,
+        /// Refuse unless the record was last modified at this index; 0 is for
+        /// none there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
+    },
+    /// Removes a value under `config/`.
+    RemoveConfig {
+        /// Its key without `config/`.
+        name: ConfigName,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
+    },
     /// Log time moves on past a deadline though nothing else happens.
     Tick,
 }
@@ -545,6 +564,10 @@ pub enum Refusal {
     OtherPending { update: UpdateId, seen: Weights, pending: String },
     #[error("update {update} was modified at index {actual}, not {expected}; read it again")]
     Modified { update: UpdateId, expected: u64, actual: u64 },
+    #[error("{key} {}; read it again", differs(.expected, .actual))]
+    KeyModified { key: String, expected: u64, actual: u64 },
+    #[error("no record has key '{key}'; 'aether kv list config/' shows those there are")]
+    UnknownKey { key: String },
     #[error(
         "version {version} of {slice} takes traffic or is not part of a live update at weight 0; roll the update back instead"
     )]
@@ -601,6 +624,15 @@ fn what_helps(said: &str) -> &str {
     }
 }
 
+/// How a record is not the one that was expected; index 0 is that of none.
+fn differs(expected: &u64, actual: &u64) -> String {
+    match (expected, actual) {
+        (expected, 0) => format!("is not there, though expected as modified at index {expected}"),
+        (0, actual) => format!("is there already, modified at index {actual}"),
+        (expected, actual) => format!("was modified at index {actual}, not {expected}"),
+    }
+}
+
 /// What to do about an artifact that is not there.
 fn after_unknown(is_sought: &bool) -> &'static str {
     match is_sought {
@@ -618,13 +650,16 @@ impl Refusal {
             | Self::UnknownSlice { .. }
             | Self::UnknownArtifact { .. }
             | Self::UnknownNode { .. }
-            | Self::UnknownVoter { .. } => NotFound,
+            | Self::UnknownVoter { .. }
+            | Self::UnknownKey { .. } => NotFound,
             Self::BadInstances { .. }
             | Self::BadOption { .. }
             | Self::BadManifest { .. }
             | Self::ArtifactMismatch { .. }
             | Self::Unreadable { .. } => Invalid,
-            Self::Modified { .. } | Self::OtherPending { .. } => Precondition,
+            Self::Modified { .. } | Self::KeyModified { .. } | Self::OtherPending { .. } => {
+                Precondition
+            }
             _ => State,
         }
     }

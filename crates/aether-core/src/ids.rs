@@ -22,16 +22,28 @@ pub struct IdError {
 /// Longest name or id, in bytes.
 const BYTES_MAX: usize = 64;
 
+/// Longest path, in bytes.
+const PATH_BYTES_MAX: usize = 256;
+
 /// What a kind of id may be: which texts, and that in words.
 type Form = (fn(&str) -> bool, &'static str);
 
 const NAME: Form = (is_name, "1 to 64 letters, digits, dots, dashes or underscores");
+const PATH: Form = (
+    is_path,
+    "1 to 256 letters, digits, dots, dashes, underscores, and single slashes between them",
+);
 const BASE36: Form = (is_base36, "1 to 64 lower-case letters or digits");
 
 fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     // A leading dot would make "..", a hidden file, or a path out of the tree.
     (1..=BYTES_MAX).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
+}
+
+/// Names between slashes, so that a path in a URL stays what it is.
+fn is_path(text: &str) -> bool {
+    text.len() <= PATH_BYTES_MAX && text.split('/').all(is_name)
 }
 
 /// Upper case is refused: it would be a second spelling that is found nowhere.
@@ -101,6 +113,17 @@ text_id!(
     /// An update: `u` and the creating log index in base 36, lower case.
     UpdateId, "update id", BASE36
 );
+text_id!(
+    /// Name of a value under `config/`, such as `shop/limits`.
+    ConfigName, "config name", PATH
+);
+
+// For look-ups by text.
+impl std::borrow::Borrow<str> for ConfigName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl UpdateId {
     /// The id of the update that the entry at `index` creates.

@@ -4,6 +4,7 @@
 //! decided (`TargetRecord`, `Desired`) and what agents report (`Observed`) are
 //! distinct types with one writer each. Nothing here changes a record.
 
+mod config;
 mod members;
 mod options;
 mod voters;
@@ -21,6 +22,7 @@ use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
+pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use voters::{Admitted, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted};

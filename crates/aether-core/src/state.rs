@@ -4,7 +4,6 @@
 //! snapshots, planner views and the undoing of a refused command free. Only
 //! [`State::apply`] (in `apply/`) changes them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -16,11 +15,11 @@ use thiserror::Error;
 
 use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
-use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule,
-    Observed, RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord,
-    SliceRecord, TargetRecord, UpdateRecord, UpdateState, VoterChange,
+    ArtifactRecord, AuditRecord, ConfigRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord,
+    NodeSchedule, Observed, RequestRecord, RetainedRecord, RevisionRecord, RouteRecord,
+    SessionRecord, SliceRecord, TargetRecord, UpdateRecord, UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -55,6 +54,22 @@ pub struct Meta {
     /// Absent before the first one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_forgotten: Option<AuditPosition>,
+}
+
+impl Meta {
+    /// Key of its row.
+    pub const KEY: &str = "meta/cluster";
+
+    /// Its row's value.
+    pub fn encoded(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Whether nothing but the position in the log and its times differs.
+    pub fn differs_in_position_only(&self, other: &Self) -> bool {
+        let Self { index, log_time_ms, wall_ms, .. } = *other;
+        *other == Self { index, log_time_ms, wall_ms, ..self.clone() }
+    }
 }
 
 fn is_zero(ms: &u64) -> bool {
@@ -107,6 +122,8 @@ pub struct State {
     pub sessions: OrdMap<SessionId, Arc<SessionRecord>>,
     /// Updates, live ones and the latest ended ones.
     pub updates: OrdMap<UpdateId, Arc<UpdateRecord>>,
+    /// Values of others, by name.
+    pub config: OrdMap<ConfigName, Arc<ConfigRecord>>,
     /// Who did what, latest entries.
     pub audit: OrdMap<AuditPosition, Arc<AuditRecord>>,
     /// Answers to the latest requests with an id.
@@ -115,6 +132,8 @@ pub struct State {
     by_slice: OrdSet<(SliceName, InstanceId)>,
     /// Derived: instances by node.
     by_node: OrdSet<(NodeName, InstanceId)>,
+    /// Derived: what `config` counts towards its bound.
+    config_bytes: u64,
     /// Derived: request ids by age.
     request_order: OrdMap<u64, String>,
 }
@@ -140,34 +159,12 @@ pub struct RowDiff {
     pub after: Option<Vec<u8>>,
 }
 
-/// Some rows, in the order of their keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// Keys and values.
-    pub rows: Vec<(String, Vec<u8>)>,
-    /// Whether there are none after them.
-    pub is_last: bool,
-}
-
-/// A record that is encoded when it is known to be wanted.
-trait Row {
-    fn encoded(&self) -> Vec<u8>;
-}
-
-impl<T: Serialize> Row for T {
-    fn encoded(&self) -> Vec<u8> {
-        encode(self)
-    }
-}
-
-/// Whether the table that has this key can have one with this prefix.
-fn is_table_of(key: &str, prefix: &str) -> bool {
-    let table = key.split_inclusive('/').next().unwrap_or_default();
-    table.starts_with(prefix) || prefix.starts_with(table)
-}
-
 fn base_path(base: &ArtifactBase) -> String {
     format!("{}/{}", base.group(), base.artifact())
+}
+
+fn config_key(record: &ConfigRecord) -> String {
+    format!("config/{}", record.name)
 }
 
 /// The first record of an entry has the key that all had before there could be
@@ -179,9 +176,17 @@ fn audit_key(record: &AuditRecord) -> String {
     }
 }
 
-/// Calls `$each!(field, key of a record)` for every replicated table: the one
-/// list of them.
+/// Calls `$each!(field, key of a record)` for every replicated table: with
+/// [`small_tables`] the one list of them.
 macro_rules! tables {
+    ($each:ident) => {
+        small_tables!($each);
+        $each!(config, |r: &ConfigRecord| config_key(r));
+    };
+}
+
+/// The same for those that can be looked through from end to end.
+macro_rules! small_tables {
     ($each:ident) => {
         $each!(artifacts, |r: &ArtifactRecord| format!(
             "artifacts/{}/{}",
@@ -214,7 +219,7 @@ trait Record {
 
 impl Record for Meta {
     fn key(&self) -> String {
-        "meta/cluster".to_owned()
+        Self::KEY.to_owned()
     }
 }
 
@@ -240,10 +245,14 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
     }
 }
 
+mod pages;
+
+pub use pages::Page;
+
 impl State {
     /// Every row, ordered by key.
     pub fn rows(&self) -> Vec<(String, Vec<u8>)> {
-        let mut rows = vec![("meta/cluster".to_owned(), encode(&self.meta))];
+        let mut rows = vec![(Meta::KEY.to_owned(), encode(&self.meta))];
         macro_rules! each {
             ($field:ident, $key:expr) => {
                 rows.extend(self.$field.values().map(|r| (($key)(r), encode(&**r))));
@@ -254,17 +263,11 @@ impl State {
         rows
     }
 
-    /// The rows in which two states differ. Costs what changed, not what is
-    /// there, when `after` came from `before`.
+    /// The rows in which two states differ, other than `meta/cluster`, which
+    /// every entry changes. Costs what changed, not what is there, when `after`
+    /// came from `before`.
     pub fn diff(before: &Self, after: &Self) -> Vec<RowDiff> {
         let mut rows = Vec::new();
-        if before.meta != after.meta {
-            rows.push(RowDiff {
-                key: "meta/cluster".to_owned(),
-                before: Some(encode(&before.meta)),
-                after: Some(encode(&after.meta)),
-            });
-        }
         macro_rules! each {
             ($field:ident, $key:expr) => {
                 for item in before.$field.diff(&after.$field) {
@@ -345,6 +348,7 @@ impl State {
                 let r = decode::<UpdateRecord>(key, value)?;
                 self.updates.insert(r.id.clone(), r);
             }
+            "config" => self.put_config((*decode::<ConfigRecord>(key, value)?).clone()),
             "audit" => {
                 let r = decode::<AuditRecord>(key, value)?;
                 self.audit.insert(r.position(), r);
@@ -361,66 +365,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    /// The first rows of which the key begins with `prefix` and is greater than
-    /// `after`, ordered by key: as many as `limit` takes, but none after those
-    /// that together reach `bytes_max`. Looks through every table that can have
-    /// such keys: keys are made on the way out, not kept.
-    pub fn page(&self, prefix: &str, after: &str, limit: usize, bytes_max: usize) -> Page {
-        // One more than asked for, to know whether there are more.
-        let mut first: BTreeMap<String, &dyn Row> = BTreeMap::new();
-        let mut offer = |key: String, row| {
-            let is_wanted = key.starts_with(prefix) && key.as_str() > after;
-            let is_early =
-                first.len() <= limit || first.last_key_value().is_some_and(|l| key < *l.0);
-            if is_wanted && is_early {
-                first.insert(key, row);
-                if first.len() > limit + 1 {
-                    first.pop_last();
-                }
-            }
-        };
-        offer("meta/cluster".to_owned(), &self.meta);
-        macro_rules! each {
-            ($field:ident, $key:expr) => {
-                // All keys of a table begin alike.
-                let name = self.$field.values().next().map(|r| ($key)(r));
-                if name.is_some_and(|name| is_table_of(&name, prefix)) {
-                    self.$field.values().for_each(|r| offer(($key)(r), &**r));
-                }
-            };
-        }
-        tables!(each);
-        let mut page = Page { rows: Vec::new(), is_last: first.len() <= limit };
-        let mut bytes = 0;
-        for (key, row) in first.into_iter().take(limit) {
-            if bytes >= bytes_max {
-                page.is_last = false;
-                break;
-            }
-            let value = row.encoded();
-            bytes += key.len() + value.len();
-            page.rows.push((key, value));
-        }
-        page
-    }
-
-    /// The value of one row as JSON text, for people. Looks through the whole
-    /// table: keys are made on the way out, not kept.
-    pub fn row(&self, key: &str) -> Option<Vec<u8>> {
-        if key == "meta/cluster" {
-            return Some(encode(&self.meta));
-        }
-        macro_rules! each {
-            ($field:ident, $key:expr) => {
-                if let Some(r) = self.$field.values().find(|r| ($key)(r) == key) {
-                    return Some(encode(&**r));
-                }
-            };
-        }
-        tables!(each);
-        None
     }
 
     /// Instances of a slice, ordered by id.
@@ -560,6 +504,26 @@ impl State {
             let (by_slice, by_node) = index_keys(&record);
             self.by_slice.remove(&by_slice);
             self.by_node.remove(&by_node);
+        }
+    }
+
+    /// Bytes of all names and values under `config/`.
+    pub fn config_bytes(&self) -> u64 {
+        self.config_bytes
+    }
+
+    /// Inserts or replaces a value, and keeps their sum true.
+    pub(crate) fn put_config(&mut self, record: ConfigRecord) {
+        self.config_bytes += record.bytes();
+        if let Some(replaced) = self.config.insert(record.name.clone(), Arc::new(record)) {
+            self.config_bytes -= replaced.bytes();
+        }
+    }
+
+    /// Removes a value, and keeps their sum true.
+    pub(crate) fn remove_config(&mut self, name: &ConfigName) {
+        if let Some(removed) = self.config.remove(name) {
+            self.config_bytes -= removed.bytes();
         }
     }
 

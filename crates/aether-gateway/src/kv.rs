@@ -1,4 +1,4 @@
-//! `/api/kv`: records of the replicated state, to be read.
+//! `/api/kv`: records of the replicated state, and those of users to be written.
 
 use aether_proto::json::to_json;
 use aether_proto::v1;
@@ -13,12 +13,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::call::{answer, request};
-use crate::extract::Params;
+use crate::call::{answer, request, write};
+use crate::extract::{Caller, Json as Body_, Params};
 use crate::problem::{Kind, Problem};
+use crate::schema::{InKey, WriteHeaders};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(entry))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(entry, put, delete))
 }
 
 /// One record.
@@ -100,6 +101,17 @@ async fn list(
     }))
 }
 
+/// How a record is read.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct GetParams {
+    /// Answer from this node's own copy, without asking the leader.
+    #[serde(default)]
+    #[param(required = false)]
+    stale: bool,
+}
+
 /// The rest of a path. Whether there is such a key is the service's matter.
 struct Key(String);
 
@@ -116,10 +128,70 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
 /// One record of the replicated state.
 #[utoipa::path(
     get, path = "/kv/{*key}", tag = "cluster", operation_id = "getRecord",
-    params(("key" = String, Path, description = "The key; its slashes may stand as they are.")),
+    params(InKey, GetParams),
     responses((status = 200, description = "The record.", body = Entry))
 )]
-async fn entry(State(services): State<Services>, Key(key): Key) -> Result<Json<Entry>, Problem> {
-    let call = services.cluster.kv_get(request(v1::KvGetRequest { key }));
+async fn entry(
+    State(services): State<Services>,
+    Key(key): Key,
+    Params(GetParams { stale }): Params<GetParams>,
+) -> Result<Json<Entry>, Problem> {
+    let call = services.cluster.kv_get(request(v1::KvGetRequest { key, stale }));
     Entry::of(answer(Kind::Read, call).await?).map(Json)
+}
+
+/// What is to be put.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = KvPutBody)]
+struct PutBody {
+    /// Any text of at most 65536 bytes.
+    #[schema(max_length = 65536)]
+    value: String,
+    /// Refuse unless the record was last modified at this log index; 0 is for none
+    /// there.
+    if_index: Option<u64>,
+}
+
+/// Puts a value under `config/`, where everything belongs to users.
+#[utoipa::path(
+    put, path = "/kv/{*key}", tag = "cluster", operation_id = "putRecord",
+    params(InKey, WriteHeaders), request_body = PutBody,
+    responses((status = 200, description = "It is put.", body = v1::KvPutResponse))
+)]
+async fn put(
+    State(services): State<Services>,
+    Key(key): Key,
+    caller: Caller,
+    Body_(PutBody { value, if_index }): Body_<PutBody>,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let message = v1::KvPutRequest { key, value, if_index, request_id, actor };
+    write(services.cluster.kv_put(request(message))).await
+}
+
+/// Which state of a record is to go.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DeleteParams {
+    /// Refuse unless the record was last modified at this log index.
+    if_index: Option<u64>,
+}
+
+/// Removes a value under `config/`.
+#[utoipa::path(
+    delete, path = "/kv/{*key}", tag = "cluster", operation_id = "deleteRecord",
+    params(InKey, DeleteParams, WriteHeaders),
+    responses((status = 200, description = "It is removed.", body = v1::KvDeleteResponse))
+)]
+async fn delete(
+    State(services): State<Services>,
+    Key(key): Key,
+    Params(DeleteParams { if_index }): Params<DeleteParams>,
+    caller: Caller,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let message = v1::KvDeleteRequest { key, if_index, request_id, actor };
+    write(services.cluster.kv_delete(request(message))).await
 }

@@ -29,6 +29,8 @@
 //! | `GET /events`, `/api/events` | `Cluster.Events`, as Server-Sent Events |
 //! | `GET /api/kv?prefix=&pageSize=&pageToken=` | `Cluster.KvList` |
 //! | `GET /api/kv/{key…}` | `Cluster.KvGet` |
+//! | `PUT /api/kv/{key…}` | `Cluster.KvPut` |
+//! | `DELETE /api/kv/{key…}` | `Cluster.KvDelete` |
 //! | `GET /health/live`, `/health/ready`, `/metrics` | this process |
 //! | `GET /openapi.json`, `/docs` | the routes' own description |
 //!

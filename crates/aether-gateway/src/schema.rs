@@ -312,6 +312,15 @@ pub(crate) struct InArtifact {
     artifact: String,
 }
 
+/// The record in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)] // Only its schema is used; `kv::Key` reads it.
+pub(crate) struct InKey {
+    /// The key; its slashes may stand as they are.
+    key: String,
+}
+
 /// The node in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

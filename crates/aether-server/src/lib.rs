@@ -54,6 +54,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+pub use changes::Changes;
 pub use deadline::parse as parse_timeout;
 pub use machine::{Published, StateMachine};
 pub use services::artifacts::ArtifactsService;
@@ -112,19 +113,17 @@ impl Server {
         config: Config,
         replica: Handle,
         published: watch::Receiver<Arc<Published>>,
+        changes: Arc<Changes>,
         store: Arc<ArtifactStore>,
     ) -> Self {
         let control = control::Control::new(replica, published, config.node.as_str());
         let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
         let hub = Arc::new(hub::Hub::new(config.session_lease, config.agent_lease));
         let feed = Arc::new(feed::Feed::new());
-        let changes = changes::Changes::after_state(control.local().state.clone());
-        let changes = Arc::new(changes);
         let views = views::Views::new(control.clone(), Arc::clone(&leader));
         let artifacts = ArtifactsService::new(control.clone(), store, config.node.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&feed).run(control.clone()));
-        tasks.spawn(Arc::clone(&changes).run(control.clone()));
         tasks.spawn(uplink::run(
             control.clone(),
             Arc::clone(&hub),

@@ -1,14 +1,17 @@
 //! Puts the pure core behind the replicated log: bytes in, bytes out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
-use aether_core::state::{self, RowDiff, State};
+use aether_core::state::{self, Meta, RowDiff, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
 use tokio::sync::watch;
+
+use crate::changes::{Changes, EntryChanges};
 
 /// A state as watchers see it: whole batches of entries, never half of one.
 #[derive(Debug, Clone)]
@@ -43,10 +46,15 @@ impl Published {
 /// The state machine of the log.
 pub struct StateMachine {
     state: State,
-    /// The state that `hash` and `changes` speak of.
-    hashed: State,
+    /// Hash over the rows of `state`, with `hashed_meta` in the place of its
+    /// meta row, which every entry changes.
     hash: u128,
-    changes: Vec<RowChange>,
+    hashed_meta: Meta,
+    /// What the entries of the present batch changed.
+    unpublished: Vec<EntryChanges>,
+    /// Rows for the image, as they are now.
+    changes: BTreeMap<String, Option<Vec<u8>>>,
+    watched: Arc<Changes>,
     published: watch::Sender<Arc<Published>>,
 }
 
@@ -57,12 +65,20 @@ impl StateMachine {
         let state = State::default();
         let machine = Self {
             hash: hash_of(&state),
-            hashed: state.clone(),
+            hashed_meta: state.meta.clone(),
             state,
-            changes: Vec::new(),
+            unpublished: Vec::new(),
+            changes: BTreeMap::new(),
+            watched: Arc::default(),
             published,
         };
         (machine, receiver)
+    }
+
+    /// What the entries change, row by row. They are there by the time that the
+    /// state which has them is published.
+    pub fn watched(&self) -> Arc<Changes> {
+        Arc::clone(&self.watched)
     }
 
     /// Keeps what was published from ending with the replica.
@@ -71,18 +87,39 @@ impl StateMachine {
         self.published.clone()
     }
 
-    /// Brings `hash` and `changes` up to the state.
-    fn catch_up(&mut self) {
-        for RowDiff { key, before, after } in State::diff(&self.hashed, &self.state) {
+    /// Notes what the last entry changed.
+    fn note_changes(&mut self, before: &State) {
+        let mut rows = Vec::new();
+        for RowDiff { key, before, after } in State::diff(before, &self.state) {
             if let Some(value) = before {
                 self.hash = self.hash.wrapping_sub(state::row_hash(&key, &value));
             }
             if let Some(value) = &after {
                 self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
             }
-            self.changes.push(RowChange { key, value: after });
+            self.changes.insert(key.clone(), after.clone());
+            rows.push((key, after));
         }
-        self.hashed = self.state.clone();
+        // Where the log is by now is news to nobody.
+        if !self.state.meta.differs_in_position_only(&before.meta) {
+            rows.push((Meta::KEY.to_owned(), Some(self.state.meta.encoded())));
+        }
+        if !rows.is_empty() {
+            rows.sort_unstable();
+            self.unpublished.push(EntryChanges { index: self.state.meta.index, rows });
+        }
+    }
+
+    /// Brings the hash, and the image's meta row, up to the last entry.
+    fn hash_meta(&mut self) {
+        if self.hashed_meta == self.state.meta {
+            return;
+        }
+        let (before, after) = (self.hashed_meta.encoded(), self.state.meta.encoded());
+        self.hash = self.hash.wrapping_sub(state::row_hash(Meta::KEY, &before));
+        self.hash = self.hash.wrapping_add(state::row_hash(Meta::KEY, &after));
+        self.changes.insert(Meta::KEY.to_owned(), Some(after));
+        self.hashed_meta = self.state.meta.clone();
     }
 }
 
@@ -111,6 +148,7 @@ impl Machine for StateMachine {
     type Image = LazyRows;
 
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
+        let before = self.state.clone();
         let outcome = match serde_json::from_slice::<Request>(payload) {
             Ok(request) => self.state.apply(position(at), &request),
             Err(error) => {
@@ -118,6 +156,7 @@ impl Machine for StateMachine {
                 Err(Refusal::Unreadable { problem: error.to_string() })
             }
         };
+        self.note_changes(&before);
         serde_json::to_vec(&outcome).expect("answers have text keys only").into()
     }
 
@@ -126,13 +165,8 @@ impl Machine for StateMachine {
     }
 
     fn drain_changes(&mut self) -> Vec<RowChange> {
-        self.catch_up();
-        // A key written in several batches is listed once, with its last value.
-        let mut last = std::collections::BTreeMap::new();
-        for change in std::mem::take(&mut self.changes) {
-            last.insert(change.key, change.value);
-        }
-        last.into_iter().map(|(key, value)| RowChange { key, value }).collect()
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        changes.map(|(key, value)| RowChange { key, value }).collect()
     }
 
     fn hash(&self) -> u128 {
@@ -153,14 +187,17 @@ impl Machine for StateMachine {
             restored.skip(position(at));
         }
         self.hash = hash_of(&restored);
-        self.hashed = restored.clone();
+        self.hashed_meta = restored.meta.clone();
         self.state = restored;
         self.changes.clear();
+        self.unpublished.clear();
+        self.watched.begin_after(self.state.meta.index);
         Ok(())
     }
 
     fn publish(&mut self) {
-        self.catch_up();
+        self.hash_meta();
+        self.watched.extend(self.unpublished.drain(..), self.state.meta.index);
         let published = Published::now(self.state.clone(), self.hash);
         self.published.send_replace(Arc::new(published));
     }

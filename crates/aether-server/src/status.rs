@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 /// What a refusal may be about, the closest first: by the names that fields of
 /// refusals have.
-const SUBJECTS: [&str; 5] = ["update", "slice", "artifact", "node", "request_id"];
+const SUBJECTS: [&str; 6] = ["update", "slice", "artifact", "node", "key", "request_id"];
 
 /// A command was refused.
 pub fn refused(refusal: &Refusal) -> Status {

@@ -172,7 +172,8 @@ impl Desk {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let key = "meta/cluster".to_owned();
-            let meta = client.kv_get(v1::KvGetRequest { key }).await.unwrap().into_inner();
+            let meta =
+                client.kv_get(v1::KvGetRequest { key, stale: false }).await.unwrap().into_inner();
             let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
             let position: Value = serde_json::from_str(&meta.value_json).unwrap();
             if position["index"] == status.applied {

@@ -4,6 +4,7 @@
 //! that isn't the maps'. A refused command leaves no trace but the log position.
 
 mod artifacts;
+mod config;
 mod ingress;
 mod instances;
 mod members;
@@ -227,6 +228,10 @@ impl Tx<'_> {
             Command::AdmitVoter { node, dir_id } => self.admit_voter(node, dir_id),
             Command::RemoveVoter { node, raft_id } => self.remove_voter(node, *raft_id),
             Command::EndVoterChange { node, modified } => self.end_voter_change(node, *modified),
+            Command::PutConfig { name, value, if_modified } => {
+                self.put_config(name, value, *if_modified)
+            }
+            Command::RemoveConfig { name, if_modified } => self.remove_config(name, *if_modified),
             Command::Tick => Ok(Answer::default()),
         }
     }

@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod audit;
+mod config;
 mod faults;
 mod fuzz;
 mod ingress;

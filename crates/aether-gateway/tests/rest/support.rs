@@ -465,6 +465,18 @@ impl Cluster for Fake {
         let key = request.get_ref().key.clone();
         self.answer(request, v1::KvEntry { key, value_json, as_of }).await
     }
+    async fn kv_put(
+        &self,
+        request: tonic::Request<v1::KvPutRequest>,
+    ) -> Result<Response<v1::KvPutResponse>, Status> {
+        self.answer(request, v1::KvPutResponse { index: 8 }).await
+    }
+    async fn kv_delete(
+        &self,
+        request: tonic::Request<v1::KvDeleteRequest>,
+    ) -> Result<Response<v1::KvDeleteResponse>, Status> {
+        self.answer(request, v1::KvDeleteResponse { index: 9 }).await
+    }
     async fn kv_list(
         &self,
         request: tonic::Request<v1::KvListRequest>,

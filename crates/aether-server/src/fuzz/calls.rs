@@ -47,6 +47,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let (replica, server) = runtime.block_on(async {
             let (machine, published) = StateMachine::new();
+            let changes = machine.watched();
             let config = aether_replica::Config {
                 node_name: "n1".to_owned(),
                 data_dir: dir.path().join("replica"),
@@ -62,7 +63,7 @@ impl Node {
                 table_age_max: Duration::from_secs(600),
                 node_lost: Duration::from_secs(30),
             };
-            let server = Server::start(config, replica.handle(), published, store);
+            let server = Server::start(config, replica.handle(), published, changes, store);
             let mut leadership = replica.handle().leadership();
             let leads = leadership.wait_for(|now| now.is_leader && now.ready);
             drop(tokio::time::timeout(PATIENCE, leads).await.expect("it leads alone").unwrap());

@@ -157,7 +157,20 @@ fn others() -> Vec<Call> {
     vec![
         one("/aether.v1.Cluster/Status", v1::StatusRequest {}),
         one("/aether.v1.Cluster/Nodes", v1::NodesRequest::default()),
-        one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key }),
+        one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key, stale: false }),
+        one(
+            "/aether.v1.Cluster/KvPut",
+            v1::KvPutRequest {
+                key: "config/a/b".to_owned(),
+                value: "1".to_owned(),
+                if_index: Some(0),
+                ..Default::default()
+            },
+        ),
+        one(
+            "/aether.v1.Cluster/KvDelete",
+            v1::KvDeleteRequest { key: "config/a/b".to_owned(), ..Default::default() },
+        ),
         one(
             "/aether.v1.Cluster/SetNodeSchedule",
             v1::SetNodeScheduleRequest {

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::Streamed;
 use super::events::Events;
 use super::following::Places;
-use super::kv::{KEY_BYTES_MAX, Kv, text};
+use super::kv::Kv;
 use super::voters::VotersService;
 use crate::changes::Changes;
 use crate::control::Read;
@@ -204,18 +204,24 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::KvGetRequest>,
     ) -> Result<Response<v1::KvEntry>, Status> {
-        let (deadline, v1::KvGetRequest { key }) = Deadline::split(request);
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(status::invalid("key", format!("must be 1 to {KEY_BYTES_MAX} bytes long")));
-        }
-        let read = self.views.control.read(false, deadline).await;
-        let Some(value) = read.published.state.row(&key) else {
-            let problem = status::no_such("key", &key, format!("no record has key '{key}'"));
-            return Err(read.missing(problem));
-        };
-        let value_json = text(value);
-        let as_of = Some(self.views.control.as_of(&read));
-        Ok(Response::new(v1::KvEntry { key, value_json, as_of }))
+        let (deadline, request) = Deadline::split(request);
+        self.kv.get(deadline, request).await.map(Response::new)
+    }
+
+    async fn kv_put(
+        &self,
+        request: Request<v1::KvPutRequest>,
+    ) -> Result<Response<v1::KvPutResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.kv.put(deadline, request).await.map(Response::new)
+    }
+
+    async fn kv_delete(
+        &self,
+        request: Request<v1::KvDeleteRequest>,
+    ) -> Result<Response<v1::KvDeleteResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.kv.delete(deadline, request).await.map(Response::new)
     }
 
     async fn kv_list(

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use aether_core::command::Command;
+use aether_core::ids::ConfigName;
 use aether_core::state::State;
 use aether_proto::v1;
 use tokio::time::Instant;
@@ -26,7 +28,7 @@ const PAGE_SIZE_MAX: usize = 1_000;
 /// hundred, an update with a full history 30,000; clients take 4 MiB at least.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Lists and watches records.
+/// Reads, lists and watches records, and writes those of users.
 #[derive(Clone)]
 pub struct Kv {
     control: Control,
@@ -38,6 +40,50 @@ impl Kv {
     /// Over the node's parts.
     pub fn new(control: Control, changes: Arc<Changes>, places: Places) -> Self {
         Self { control, changes, places }
+    }
+
+    /// One record.
+    pub async fn get(
+        &self,
+        deadline: Deadline,
+        request: v1::KvGetRequest,
+    ) -> Result<v1::KvEntry, Status> {
+        let v1::KvGetRequest { key, stale } = request;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(status::invalid("key", format!("must be 1 to {KEY_BYTES_MAX} bytes long")));
+        }
+        let read = self.control.read(stale, deadline).await;
+        let Some(value) = read.published.state.row(&key) else {
+            let problem = status::no_such("key", &key, format!("no record has key '{key}'"));
+            return Err(read.missing(problem));
+        };
+        let value_json = text(value);
+        let as_of = Some(self.control.as_of(&read));
+        Ok(v1::KvEntry { key, value_json, as_of })
+    }
+
+    /// Puts a value.
+    pub async fn put(
+        &self,
+        deadline: Deadline,
+        request: v1::KvPutRequest,
+    ) -> Result<v1::KvPutResponse, Status> {
+        let v1::KvPutRequest { key, value, if_index: if_modified, request_id, actor } = request;
+        let command = Command::PutConfig { name: name(&key)?, value: value.into(), if_modified };
+        let answer = self.control.write(deadline, &actor, &request_id, command).await?;
+        Ok(v1::KvPutResponse { index: answer.index })
+    }
+
+    /// Removes a value.
+    pub async fn delete(
+        &self,
+        deadline: Deadline,
+        request: v1::KvDeleteRequest,
+    ) -> Result<v1::KvDeleteResponse, Status> {
+        let v1::KvDeleteRequest { key, if_index: if_modified, request_id, actor } = request;
+        let command = Command::RemoveConfig { name: name(&key)?, if_modified };
+        let answer = self.control.write(deadline, &actor, &request_id, command).await?;
+        Ok(v1::KvDeleteResponse { index: answer.index })
     }
 
     /// One page.
@@ -77,7 +123,7 @@ impl Kv {
         let v1::KvWatchRequest { prefix, from_index } = request;
         check_prefix(&prefix)?;
         let read = self.control.read(false, deadline).await;
-        let state = self.changes.advance(&read.published.state);
+        let state = read.published.state.clone();
         if let Some(index) = from_index {
             let last = state.meta.index;
             if index > last {
@@ -120,17 +166,17 @@ impl Kv {
         let mut synced: Option<(u64, Instant)> = None;
         loop {
             drop(news.borrow_and_update());
-            let batches = self.changes.since(at).map_err(|Gone { kept_after }| {
+            let (entries, up_to) = self.changes.since(at).map_err(|Gone { kept_after }| {
                 following::too_slow(format!(
                     "the reader is at index {at}, and only changes after {kept_after} are kept"
                 ))
             })?;
-            for batch in batches {
-                for (key, value) in batch.rows.iter().filter(|(key, _)| key.starts_with(prefix)) {
-                    deliver(&to, change(batch.index, key, value.as_deref())).await?;
+            for entry in entries {
+                for (key, value) in entry.rows.iter().filter(|(key, _)| key.starts_with(prefix)) {
+                    deliver(&to, change(entry.index, key, value.as_deref())).await?;
                 }
-                at = batch.index;
             }
+            at = up_to;
             let is_due =
                 |(index, since): (u64, Instant)| index < at && since.elapsed() >= pulse.period();
             if synced.is_none_or(is_due) {
@@ -174,6 +220,17 @@ fn change(index: u64, key: &str, value: Option<&[u8]>) -> v1::KvChange {
 /// A row's value. The state encodes it, as JSON.
 pub fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).expect("JSON is UTF-8")
+}
+
+/// The name in a key that may be written.
+fn name(key: &str) -> Result<ConfigName, Status> {
+    let Some(name) = key.strip_prefix("config/") else {
+        return Err(status::invalid(
+            "key",
+            "must begin with config/; other records change by what is done, such as 'aether scale'",
+        ));
+    };
+    status::parsed("key", name)
 }
 
 fn check_prefix(prefix: &str) -> Result<(), Status> {

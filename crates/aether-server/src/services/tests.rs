@@ -31,7 +31,6 @@ use super::artifacts::ArtifactsService;
 use super::cluster::ClusterService;
 use super::slices::SlicesService;
 use super::updates::UpdatesService;
-use crate::changes::Changes;
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::leader::LeaderView;
@@ -62,7 +61,7 @@ impl Node {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (machine, published) = StateMachine::new();
-        let publisher = machine.publisher();
+        let (publisher, changes) = (machine.publisher(), machine.watched());
         let config = Config {
             node_name: "n1".to_owned(),
             data_dir: dir.path().join("replica"),
@@ -78,8 +77,6 @@ impl Node {
         let control = Control::new(replica.clone(), published, "n1");
         let lease = Duration::from_secs(3);
         let leader = Arc::new(LeaderView::new(lease, lease));
-        let changes = Arc::new(Changes::after_state(control.local().state.clone()));
-        tokio::spawn(Arc::clone(&changes).run(control.clone()));
         let views = Views::new(control.clone(), Arc::clone(&leader));
         let store = ArtifactStore::open_dir(dir.path()).unwrap();
         let node = Self {
@@ -212,7 +209,9 @@ async fn an_answer_that_may_be_old_says_so() {
     let key = format!("rolling-update/{}", update.id);
     let artifact = format!("{SLICE}:1.0.0");
     let kv_get = async |key: &str| {
-        let answer = node.cluster.kv_get(Request::new(v1::KvGetRequest { key: key.to_owned() }));
+        let answer = node
+            .cluster
+            .kv_get(Request::new(v1::KvGetRequest { key: key.to_owned(), stale: false }));
         answer.await.map(|answer| answer.into_inner().as_of.unwrap().stale)
     };
     let info = async |artifact: &str| {

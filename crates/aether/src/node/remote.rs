@@ -348,6 +348,20 @@ impl Cluster for Remote {
         ClusterClient::new(self.channel().await?).kv_get(request).await
     }
 
+    async fn kv_put(
+        &self,
+        request: Request<v1::KvPutRequest>,
+    ) -> Result<Response<v1::KvPutResponse>, Status> {
+        ClusterClient::new(self.channel().await?).kv_put(request).await
+    }
+
+    async fn kv_delete(
+        &self,
+        request: Request<v1::KvDeleteRequest>,
+    ) -> Result<Response<v1::KvDeleteResponse>, Status> {
+        ClusterClient::new(self.channel().await?).kv_delete(request).await
+    }
+
     async fn kv_list(
         &self,
         request: Request<v1::KvListRequest>,

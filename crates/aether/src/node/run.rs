@@ -192,6 +192,7 @@ async fn until_end(
 
 async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<Voter> {
     let (machine, published) = StateMachine::new();
+    let changes = machine.watched();
     let voters = config.voters.iter().map(|voter| aether_replica::Voter {
         name: voter.name.to_string(),
         peer_addr: voter.peer.to_string(),
@@ -218,7 +219,7 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         table_age_max: timing.max_table_age.duration(),
         node_lost: timing.node_lost.duration(),
     };
-    let server = Server::start(server_config, replica.handle(), published, store);
+    let server = Server::start(server_config, replica.handle(), published, changes, store);
     Ok(Voter { replica, server: Arc::new(server) })
 }
 

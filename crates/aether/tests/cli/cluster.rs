@@ -161,6 +161,13 @@ async fn records() {
     let broken = v1::KvEntry { value_json: "{".into(), ..entry(fresh()) };
     scene.node.will_answer("Cluster/KvGet", &broken);
     scene.run(line).await;
+    scene.node.will_answer("Cluster/KvPut", &v1::KvPutResponse { index: 8 });
+    scene.file("value.json", "{\"rps\": 200}\n");
+    let file = format!("@{}/value.json", scene.dir().display());
+    scene.run_all(&["kv put config/a 1", "kv put config/a 2 --if-index 7 -o json"]).await;
+    scene.run_all(&[&format!("kv put config/a {file} --if-absent"), "kv put config/a @none"]).await;
+    scene.node.will_answer("Cluster/KvDelete", &v1::KvDeleteResponse { index: 9 });
+    scene.run_all(&["kv delete config/a", "kv delete config/a --if-index 8 -o json"]).await;
     scene.ends("kv");
 }
 

@@ -47,6 +47,8 @@ const VERBS: &[(&str, bool)] = &[
     ("slices", false),
     ("logs org.example:my-slice", false),
     ("kv get x", false),
+    ("kv put config/x 1", true),
+    ("kv delete config/x", true),
     ("kv list", false),
     ("kv watch", false),
     ("events", false),

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Observation};
 use aether_core::coordinates::{Artifact, SliceName};
-use aether_core::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::manifest::Manifest;
 use aether_core::records::{
-    CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason,
-    SessionKind, Thresholds, UpdateOptions,
+    CONFIG_VALUE_BYTES_MAX, CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed,
+    OptionChanges, Reason, SessionKind, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -67,6 +67,10 @@ impl<'a> Dice<'a> {
         let others = [SLICE.to_owned(), format!("{SLICE}@blue"), "org.example:other".to_owned()];
         let name = if self.one_in(4) { self.pick(&others) } else { SLICE.to_owned() };
         name.parse().unwrap()
+    }
+
+    fn config(&mut self) -> ConfigName {
+        self.pick(&["a", "a/b", "a.b"]).parse().unwrap()
     }
 
     fn version<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self) -> T {
@@ -225,6 +229,17 @@ type Make = fn(&mut Dice<'_>) -> Command;
 
 /// By name, how often and in what way each command is made.
 pub const MAKERS: &[(&str, usize, Make)] = &[
+    ("PutConfig", 2, |dice| Command::PutConfig {
+        name: dice.config(),
+        value: "x"
+            .repeat(dice.below(3) as usize * CONFIG_VALUE_BYTES_MAX / 2 + dice.count() as usize % 3)
+            .into(),
+        if_modified: dice.one_in(2).then(|| dice.count()),
+    }),
+    ("RemoveConfig", 1, |dice| Command::RemoveConfig {
+        name: dice.config(),
+        if_modified: dice.one_in(4).then(|| dice.count()),
+    }),
     ("RegisterArtifact", 2, |dice| dice.register_artifact()),
     ("ArtifactHeld", 1, |dice| Command::ArtifactHeld {
         artifact: dice.pushed(),

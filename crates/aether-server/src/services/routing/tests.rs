@@ -28,6 +28,7 @@ struct Node {
 impl Node {
     async fn start(dir: &Path) -> Self {
         let (machine, published) = StateMachine::new();
+        let changes = machine.watched();
         let config = aether_replica::Config {
             node_name: "n1".to_owned(),
             data_dir: dir.join("replica"),
@@ -43,7 +44,7 @@ impl Node {
             table_age_max: Duration::from_secs(600),
             node_lost: Duration::from_secs(30),
         };
-        let server = Arc::new(Server::start(config, replica.handle(), published, store));
+        let server = Arc::new(Server::start(config, replica.handle(), published, changes, store));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = tonic::transport::Server::builder().add_routes(server.client_routes());

@@ -228,11 +228,38 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_every_change() {
     assert_eq!(later.next().await, change("SYNCED", "", back));
 }
 
+/// However many entries are applied at a time.
+#[tokio::test]
+async fn a_watch_tells_of_each_write_under_its_own_index() {
+    let node = Node::start().await;
+    let begun = node.state().meta.index;
+    let put = |n: usize| {
+        let request = v1::KvPutRequest {
+            key: format!("config/k{}", n % 3),
+            value: n.to_string(),
+            ..Default::default()
+        };
+        node.cluster.kv_put(Request::new(request))
+    };
+    let written = futures::future::join_all((0..200).map(put)).await;
+    let mut written: Vec<(u64, String)> = written
+        .into_iter()
+        .enumerate()
+        .map(|(n, answer)| (answer.unwrap().into_inner().index, format!("config/k{}", n % 3)))
+        .collect();
+    written.sort_unstable();
+    let mut watch = node.kv_watch("config/", Some(begun)).await.unwrap();
+    for (index, key) in written {
+        assert_eq!(watch.next().await, change("PUT", &key, index));
+    }
+}
+
 /// Whose records never change would otherwise fall behind what is kept.
 #[tokio::test]
 async fn a_watch_says_how_far_it_is_while_nothing_that_fits_changes() {
     let node = Node::start().await;
-    let changes = Arc::new(Changes::after_state(node.state()));
+    let changes = Arc::new(Changes::default());
+    changes.begin_after(node.state().meta.index);
     let kv = Kv::new(node.control.clone(), Arc::clone(&changes), Places::default());
     let pulse = Pulse::every(Duration::from_millis(20), PATIENCE, node.control.clone());
     let (state, (to, mut from)) = (node.state(), tokio::sync::mpsc::channel(1));
@@ -246,7 +273,7 @@ async fn a_watch_says_how_far_it_is_while_nothing_that_fits_changes() {
     assert_eq!(synced(within(from.recv()).await), begun);
     node.silent(true).await;
     let silent = node.state();
-    changes.advance(&silent);
+    changes.extend([], silent.meta.index);
     assert_eq!(synced(within(from.recv()).await), silent.meta.index, "and not twice before");
 }
 
@@ -279,6 +306,12 @@ async fn a_watch_tells_of_a_row_that_goes() {
 #[tokio::test]
 async fn a_watch_cannot_begin_where_no_changes_are() {
     let node = Node::start().await;
+    // More than is kept.
+    for n in 0..140 {
+        let name = format!("k{}", n % 2).parse().unwrap();
+        let value = "x".repeat(64 * 1024).into();
+        node.write(Command::PutConfig { name, value, if_modified: None }).await;
+    }
     let now = node.state().meta.index;
     for (index, code) in [(0, "compacted"), (now + 1, "future_index")] {
         let refused = node.kv_watch("", Some(index)).await.err().unwrap();

@@ -1,12 +1,7 @@
 //! `aether kv watch`: records as they change, over the failure of any node.
 //!
-//! Nodes gather changes differently: where one told of two changes of a record,
-//! another may tell of the later one only, or of both under a later index. So a
-//! stream that goes on elsewhere may repeat what was printed, and is compared
-//! with it.
-
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+//! Every node tells the same changes in the same order, so a stream that breaks
+//! goes on at another node right after the last change that was printed.
 
 use aether_proto::v1;
 use serde_json::json;
@@ -25,10 +20,6 @@ const SYNCED: &str = "SYNCED";
 
 /// How a node refuses an index after which it does not have all changes.
 const COMPACTED: &str = "compacted";
-
-/// Records of which the latest change is remembered. Of a hundred bytes each,
-/// and far more than change while a stream is broken.
-const REMEMBERED_MAX: usize = 100_000;
 
 /// Prints until it is stopped or nobody can go on.
 pub async fn watch(
@@ -129,54 +120,54 @@ async fn next(changes: &mut Streaming<v1::KvChange>) -> Result<v1::KvChange, Fai
 struct Seen {
     /// The index up to which all was seen; none before the first records were.
     whole: Option<u64>,
-    last: u64,
+    /// The index after it of which some changes were seen, and how many.
+    part: (u64, usize),
+    /// How many of these the present stream has told.
+    told: usize,
     synced: bool,
     /// The first records, until they are all there: those of another node are
     /// of another index.
     first: Vec<v1::KvChange>,
-    printed: Printed,
 }
 
 impl Seen {
     fn new(from_index: Option<u64>) -> Self {
-        let printed = Printed { latest: HashMap::new(), knows_all: from_index.is_none() };
-        Self { whole: from_index, last: 0, synced: false, first: Vec::new(), printed }
+        Self { whole: from_index, part: (0, 0), told: 0, synced: false, first: Vec::new() }
     }
 
     /// What a message adds to what was printed.
     fn take(&mut self, change: v1::KvChange) -> Vec<v1::KvChange> {
-        let is_synced = change.kind == SYNCED;
         let index = change.index;
-        let mut news = Vec::new();
-        match &mut self.whole {
-            None if !is_synced => self.first.push(change),
-            None => {
-                news = std::mem::take(&mut self.first);
-                news.retain(|record| self.printed.is_news(record));
+        if change.kind == SYNCED {
+            let mut news = std::mem::take(&mut self.first);
+            self.whole = Some(index);
+            if !self.synced {
                 news.push(change);
+                self.synced = true;
             }
-            Some(whole) => {
-                if index > self.last {
-                    *whole = self.last.max(*whole);
-                }
-                let is_news = match is_synced {
-                    true => !self.synced,
-                    false => self.printed.is_news(&change),
-                };
-                news.extend(is_news.then_some(change));
-            }
+            return news;
         }
-        self.last = index;
-        if is_synced {
-            (self.whole, self.synced) = (Some(index), true);
+        let Some(whole) = &mut self.whole else {
+            self.first.push(change);
+            return Vec::new();
+        };
+        let (at, seen) = &mut self.part;
+        if index > *at {
+            *whole = (*whole).max(*at);
+            (*at, *seen, self.told) = (index, 0, 0);
         }
-        news
+        self.told += 1;
+        if self.told <= *seen {
+            return Vec::new();
+        }
+        *seen = self.told;
+        vec![change]
     }
 
     /// The next message is another node's.
     fn broke_off(&mut self) {
         self.first.clear();
-        self.last = 0;
+        self.told = 0;
     }
 
     fn lost(&self, failure: &Failure) -> Failure {
@@ -198,44 +189,6 @@ impl Seen {
              log index {index} any more; watch again without --from, which begins with the \
              records as they are now"
         ))
-    }
-}
-
-/// The latest change that was printed of each record.
-struct Printed {
-    /// Its index and a hash of the record, none if it was deleted.
-    latest: HashMap<String, (u64, Option<u64>)>,
-    /// Whether what is not in there was not there.
-    knows_all: bool,
-}
-
-impl Printed {
-    fn is_news(&mut self, change: &v1::KvChange) -> bool {
-        let record = change.value_json.as_ref().map(|value| {
-            let mut hasher = DefaultHasher::new();
-            value.hash(&mut hasher);
-            hasher.finish()
-        });
-        let is_news = match self.latest.get(&change.key) {
-            Some((index, printed)) => change.index > *index && record != *printed,
-            None => record.is_some() || !self.knows_all,
-        };
-        if is_news {
-            self.latest.insert(change.key.clone(), (change.index, record));
-            self.bound();
-        }
-        is_news
-    }
-
-    /// Forgets the older half when there are too many.
-    fn bound(&mut self) {
-        if self.latest.len() <= REMEMBERED_MAX {
-            return;
-        }
-        let mut indices: Vec<u64> = self.latest.values().map(|(index, _)| *index).collect();
-        let (_, &mut median, _) = indices.select_nth_unstable(REMEMBERED_MAX / 2);
-        self.latest.retain(|_, (index, _)| *index > median);
-        self.knows_all = false;
     }
 }
 
