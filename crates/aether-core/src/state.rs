@@ -92,6 +92,9 @@ impl Default for Meta {
     }
 }
 
+/// How the key of every value of users begins.
+pub const CONFIG_PREFIX: &str = "config/";
+
 /// Key of a revision or a target.
 pub type RevisionKey = (SliceName, RevisionNo);
 
@@ -164,7 +167,7 @@ fn base_path(base: &ArtifactBase) -> String {
 }
 
 fn config_key(record: &ConfigRecord) -> String {
-    format!("config/{}", record.name)
+    format!("{CONFIG_PREFIX}{}", record.name)
 }
 
 /// The first record of an entry has the key that all had before there could be
@@ -270,8 +273,9 @@ impl State {
         let mut rows = Vec::new();
         macro_rules! each {
             ($field:ident, $key:expr) => {
-                for item in before.$field.diff(&after.$field) {
-                    rows.push(match item {
+                // Most entries change one table or two.
+                if !before.$field.ptr_eq(&after.$field) {
+                    rows.extend(before.$field.diff(&after.$field).map(|item| match item {
                         DiffItem::Add(_, r) => {
                             RowDiff { key: ($key)(r), before: None, after: Some(encode(&**r)) }
                         }
@@ -283,7 +287,7 @@ impl State {
                             before: Some(encode(&**old)),
                             after: Some(encode(&**new)),
                         },
-                    });
+                    }));
                 }
             };
         }

@@ -145,8 +145,10 @@ impl Image {
             return;
         }
         pending.changes.extend(changes.into_iter().map(|c| (c.key, c.value)));
-        pending.target = Some((position.clone(), hash));
-        self.shared.arrived.notify_all();
+        // While more gathers, the writer is left alone.
+        if pending.target.replace((position.clone(), hash)).is_none() {
+            self.shared.arrived.notify_all();
+        }
     }
 
     /// Replaces the image by `rows`.

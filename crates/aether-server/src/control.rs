@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::deadline::Deadline;
-use crate::machine::{Published, decode_outcome, encode_request};
+use crate::machine::{Published, States, decode_outcome, encode_request};
 use crate::status;
 
 /// How long a write may take before its outcome counts as unknown. A failover
@@ -58,14 +58,14 @@ impl Read {
 #[derive(Clone)]
 pub struct Control {
     replica: Handle,
-    published: watch::Receiver<Arc<Published>>,
+    states: States,
     node: Arc<str>,
 }
 
 impl Control {
     /// Over a replica and the states that its machine publishes.
-    pub fn new(replica: Handle, published: watch::Receiver<Arc<Published>>, node: &str) -> Self {
-        Self { replica, published, node: node.into() }
+    pub fn new(replica: Handle, states: States, node: &str) -> Self {
+        Self { replica, states, node: node.into() }
     }
 
     /// The replica behind it.
@@ -75,12 +75,13 @@ impl Control {
 
     /// The node's own copy, as it is now.
     pub fn local(&self) -> Arc<Published> {
-        Arc::clone(&self.published.borrow())
+        Arc::clone(&self.states.newest.borrow())
     }
 
-    /// Every published state from now on.
+    /// From now on every published state that is not only another one in values
+    /// under `config/`.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
-        self.published.clone()
+        self.states.coordinated.clone()
     }
 
     /// A state that holds every write acknowledged before the call; the node's

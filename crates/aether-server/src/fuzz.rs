@@ -132,7 +132,7 @@ fn every_replica_makes_the_same_of_any_entry() {
         second.publish();
         assert_eq!(first.hash(), second.hash());
         assert!(first.image().eq(second.image()));
-        let state = published.borrow().state.clone();
+        let state = published.newest.borrow().state.clone();
         assert_eq!(state.meta.index, entries.len() as u64);
         assert_eq!(lint(&state), Vec::<String>::new());
     });

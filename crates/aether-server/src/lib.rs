@@ -50,13 +50,12 @@ use aether_proto::v1::updates_server::UpdatesServer;
 use aether_proto::v1::voters_server::VotersServer;
 use aether_proto::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use aether_replica::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 pub use changes::Changes;
 pub use deadline::parse as parse_timeout;
-pub use machine::{Published, StateMachine};
+pub use machine::{Published, StateMachine, States};
 pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
 pub use services::slices::SlicesService;
@@ -112,11 +111,11 @@ impl Server {
     pub fn start(
         config: Config,
         replica: Handle,
-        published: watch::Receiver<Arc<Published>>,
+        states: States,
         changes: Arc<Changes>,
         store: Arc<ArtifactStore>,
     ) -> Self {
-        let control = control::Control::new(replica, published, config.node.as_str());
+        let control = control::Control::new(replica, states, config.node.as_str());
         let leader = Arc::new(leader::LeaderView::new(config.session_lease, config.agent_lease));
         let hub = Arc::new(hub::Hub::new(config.session_lease, config.agent_lease));
         let feed = Arc::new(feed::Feed::new());

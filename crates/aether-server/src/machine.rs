@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
-use aether_core::state::{self, Meta, RowDiff, State};
+use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -43,6 +43,16 @@ impl Published {
     }
 }
 
+/// The states that a machine publishes.
+#[derive(Debug, Clone)]
+pub struct States {
+    /// Each of them.
+    pub newest: watch::Receiver<Arc<Published>>,
+    /// Those in which more changed than values under `config/`, which nothing in
+    /// the coordinator depends on and which may come thousands of times a second.
+    pub coordinated: watch::Receiver<Arc<Published>>,
+}
+
 /// The state machine of the log.
 pub struct StateMachine {
     state: State,
@@ -56,12 +66,18 @@ pub struct StateMachine {
     changes: BTreeMap<String, Option<Vec<u8>>>,
     watched: Arc<Changes>,
     published: watch::Sender<Arc<Published>>,
+    coordinated: watch::Sender<Arc<Published>>,
+    /// Whether the present batch changed more than values under `config/`.
+    is_coordinated: bool,
 }
 
 impl StateMachine {
-    /// An empty state, and the channel on which its successors appear.
-    pub fn new() -> (Self, watch::Receiver<Arc<Published>>) {
-        let (published, receiver) = watch::channel(Arc::new(Published::default()));
+    /// An empty state, and where its successors appear.
+    pub fn new() -> (Self, States) {
+        let first = Arc::new(Published::default());
+        let (published, newest) = watch::channel(Arc::clone(&first));
+        let (coordinated, receiver) = watch::channel(first);
+        let states = States { newest, coordinated: receiver };
         let state = State::default();
         let machine = Self {
             hash: hash_of(&state),
@@ -71,8 +87,10 @@ impl StateMachine {
             changes: BTreeMap::new(),
             watched: Arc::default(),
             published,
+            coordinated,
+            is_coordinated: false,
         };
-        (machine, receiver)
+        (machine, states)
     }
 
     /// What the entries change, row by row. They are there by the time that the
@@ -83,8 +101,8 @@ impl StateMachine {
 
     /// Keeps what was published from ending with the replica.
     #[cfg(test)]
-    pub fn publisher(&self) -> watch::Sender<Arc<Published>> {
-        self.published.clone()
+    pub fn publisher(&self) -> [watch::Sender<Arc<Published>>; 2] {
+        [self.published.clone(), self.coordinated.clone()]
     }
 
     /// Notes what the last entry changed.
@@ -97,11 +115,13 @@ impl StateMachine {
             if let Some(value) = &after {
                 self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
             }
+            self.is_coordinated |= !key.starts_with(CONFIG_PREFIX);
             self.changes.insert(key.clone(), after.clone());
             rows.push((key, after));
         }
         // Where the log is by now is news to nobody.
         if !self.state.meta.differs_in_position_only(&before.meta) {
+            self.is_coordinated = true;
             rows.push((Meta::KEY.to_owned(), Some(self.state.meta.encoded())));
         }
         if !rows.is_empty() {
@@ -162,6 +182,7 @@ impl Machine for StateMachine {
 
     fn skip(&mut self, at: Stamp) {
         self.state.skip(position(at));
+        self.is_coordinated = true;
     }
 
     fn drain_changes(&mut self) -> Vec<RowChange> {
@@ -192,14 +213,18 @@ impl Machine for StateMachine {
         self.changes.clear();
         self.unpublished.clear();
         self.watched.begin_after(self.state.meta.index);
+        self.is_coordinated = true;
         Ok(())
     }
 
     fn publish(&mut self) {
         self.hash_meta();
         self.watched.extend(self.unpublished.drain(..), self.state.meta.index);
-        let published = Published::now(self.state.clone(), self.hash);
-        self.published.send_replace(Arc::new(published));
+        let published = Arc::new(Published::now(self.state.clone(), self.hash));
+        self.published.send_replace(Arc::clone(&published));
+        if std::mem::take(&mut self.is_coordinated) {
+            self.coordinated.send_replace(published);
+        }
     }
 }
 
@@ -237,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_hash_that_follows_changes_equals_the_hash_over_all_rows() {
-        let (mut machine, receiver) = StateMachine::new();
+        let (mut machine, states) = StateMachine::new();
         for index in 1..=20u64 {
             let command = Command::RegisterNode {
                 node: format!("n{}", index % 7).parse().unwrap(),
@@ -252,7 +277,7 @@ mod tests {
         assert!(decode_outcome(&machine.apply(stamp(21), b"no")).is_err());
         machine.publish();
         assert_eq!(machine.hash(), hash_of(&machine.state));
-        assert_eq!(receiver.borrow().state.meta.index, 21);
+        assert_eq!(states.newest.borrow().state.meta.index, 21);
         let rows: Vec<_> = machine.image().collect();
         assert_eq!(machine.drain_changes().len(), rows.len());
         assert!(machine.drain_changes().is_empty());

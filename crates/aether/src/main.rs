@@ -5,6 +5,11 @@ mod cli;
 mod demo;
 mod node;
 
+/// A node makes dozens of small, short-lived objects per request on one thread
+/// and drops them on another; the system's allocator took a fifth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::main(std::env::args_os().collect())
 }

@@ -2,8 +2,9 @@
 //!
 //! `test` is what CI runs. `lint` checks the rules that no compiler knows, `fuzz`
 //! is a long run of the fuzz targets, and `docs` writes what is made from the
-//! code.
+//! code, and `bench` measures beside others.
 
+mod bench;
 mod docs;
 mod fuzz;
 mod lint;
@@ -22,6 +23,8 @@ const USAGE: &str = "usage: cargo xtask <command>
                    the fuzz targets alone, with many cases, and how often each was run
   docs             writes docs/reference/cli.md anew, from the program's own help
   figures          measures what the README and docs/performance.md state
+  bench peers [PART…] [--rounds N] …
+                   the replicated store beside etcd; installs etcd-server if it can
   soak             the long run of the main job: 200,000 requests through one update
 ";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run(&arguments[1..]),
         Some("docs") => docs::run(),
         Some("soak") => test::soak(),
+        Some("bench") => bench::run(&arguments[1..]),
         Some("figures") => test::figures(),
         _ => {
             eprint!("{USAGE}");

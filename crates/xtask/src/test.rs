@@ -78,16 +78,21 @@ fn install_schemathesis() {
 }
 
 fn install_nginx() {
-    let nginx = Path::new("/usr/sbin/nginx").exists();
-    if nginx || !succeeds("apt-get", &["--version"]) {
-        return;
-    }
-    eprintln!("$ apt-get install nginx-light (for the test with a server that nobody here wrote)");
-    let install =
-        "apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light";
-    if !succeeds("sh", &["-c", install]) {
+    if !install_package("nginx", "nginx-light") {
         eprintln!("xtask: nginx could not be installed; the test that updates it will be skipped");
     }
+}
+
+/// Installs a package of Debian's unless its program is there. Whether it is now.
+pub fn install_package(program: &str, package: &str) -> bool {
+    let found = |dir: &str| Path::new(dir).join(program).exists();
+    if ["/usr/bin", "/usr/sbin", "/usr/local/bin"].into_iter().any(found) {
+        return true;
+    }
+    eprintln!("$ apt-get install {package}");
+    let install =
+        format!("apt-get update -qq && apt-get install -y -qq --no-install-recommends {package}");
+    succeeds("sh", &["-c", &install])
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {

@@ -79,8 +79,8 @@ impl State {
     }
 
     fn apply_once(&mut self, before: &Self, request: &Request, term: u64) -> Outcome {
-        let hash = command_hash(&request.command);
-        if let Some(id) = &request.request_id {
+        let remembered = request.request_id.as_ref().map(|id| (id, command_hash(&request.command)));
+        if let Some((id, hash)) = &remembered {
             if id.is_empty() || id.len() > REQUEST_ID_BYTES_MAX {
                 return Err(Refusal::BadOption {
                     what: "request id".to_owned(),
@@ -88,18 +88,18 @@ impl State {
                     expected: format!("1 to {REQUEST_ID_BYTES_MAX} bytes long"),
                 });
             }
-            if let Some(known) = self.requests.get(id) {
-                if known.command_hash == hash {
+            if let Some(known) = self.requests.get(*id) {
+                if known.command_hash == *hash {
                     return Ok(known.answer.clone());
                 }
-                return Err(Refusal::RequestReused { request_id: id.clone() });
+                return Err(Refusal::RequestReused { request_id: id.to_string() });
             }
         }
         let mut tx = Tx { state: self, term, actor: &request.actor, touched: BTreeSet::new() };
         let mut answer = tx.carry_out(&request.command)?;
         tx.refresh_tables(before);
         answer.index = self.meta.index;
-        if let Some(id) = &request.request_id {
+        if let Some((id, hash)) = remembered {
             self.put_request(RequestRecord {
                 id: id.clone(),
                 index: self.meta.index,

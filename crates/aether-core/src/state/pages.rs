@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use serde::Serialize;
 
-use super::{State, audit_key, base_path, config_key, encode};
+use super::{CONFIG_PREFIX, State, audit_key, base_path, config_key, encode};
 use crate::records::*;
 
 /// Some rows, in the order of their keys.
@@ -16,9 +16,6 @@ pub struct Page {
     /// Whether there are none after them.
     pub is_last: bool,
 }
-
-/// Of what begins every key of the values of others.
-const CONFIG: &str = "config/";
 
 /// A record that is encoded when it is known to be wanted.
 trait Row {
@@ -69,8 +66,10 @@ impl State {
         small_tables!(each);
         // There may be a million of these; their names are in the order of keys.
         let start = prefix.max(after);
-        if is_table_of(CONFIG, prefix) && (start < CONFIG || start.starts_with(CONFIG)) {
-            let first = start.strip_prefix(CONFIG).unwrap_or_default();
+        if is_table_of(CONFIG_PREFIX, prefix)
+            && (start < CONFIG_PREFIX || start.starts_with(CONFIG_PREFIX))
+        {
+            let first = start.strip_prefix(CONFIG_PREFIX).unwrap_or_default();
             let rows = self.config.range::<_, str>((Bound::Included(first), Bound::Unbounded));
             let rows = rows.map(|(_, r)| (config_key(r), r));
             let rows = rows.skip_while(|(key, _)| key.as_str() <= after);
@@ -96,7 +95,7 @@ impl State {
         if key == "meta/cluster" {
             return Some(encode(&self.meta));
         }
-        if let Some(name) = key.strip_prefix(CONFIG) {
+        if let Some(name) = key.strip_prefix(CONFIG_PREFIX) {
             return self.config.get(name).map(|r| encode(&**r));
         }
         macro_rules! each {

@@ -53,7 +53,7 @@ struct Node {
     replica: Handle,
     _replica: Replica,
     // Other parts of a node live on when it loses the leader.
-    _publisher: watch::Sender<Arc<Published>>,
+    _publisher: [watch::Sender<Arc<Published>>; 2],
     _dir: TempDir,
 }
 
