@@ -3,6 +3,7 @@
 
 pub mod evidence;
 pub mod grpc;
+pub mod linearizability;
 pub mod proxy;
 pub mod rest;
 
