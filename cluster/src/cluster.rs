@@ -1,5 +1,6 @@
 //! A cluster of node processes.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,6 +25,18 @@ pub struct Topology {
     pub nodes: Vec<Roles>,
     /// More lines for every configuration file, such as a `[timing]` table.
     pub extra: String,
+    /// How the founding voters reach each other, unless directly.
+    pub peers: PeerRoutes,
+}
+
+/// Where founding voters listen for each other, and by which address each of
+/// them reaches another; both by position among the nodes.
+#[derive(Debug, Clone, Default)]
+pub struct PeerRoutes {
+    /// Instead of any free address.
+    pub listen: BTreeMap<usize, SocketAddr>,
+    /// From the first to the second, instead of the address where it listens.
+    pub reach: BTreeMap<(usize, usize), SocketAddr>,
 }
 
 impl Topology {
@@ -31,12 +44,17 @@ impl Topology {
     pub fn split(voters: usize, workers: usize) -> Self {
         let mut nodes = vec![Roles::VOTER; voters];
         nodes.extend(vec![Roles::WORKER; workers]);
-        Self { name: "test".to_owned(), nodes, extra: String::new() }
+        Self { name: "test".to_owned(), nodes, extra: String::new(), peers: PeerRoutes::default() }
     }
 
     /// Nodes that do everything.
     pub fn all_in_one(nodes: usize) -> Self {
-        Self { name: "test".to_owned(), nodes: vec![Roles::ALL; nodes], extra: String::new() }
+        Self {
+            name: "test".to_owned(),
+            nodes: vec![Roles::ALL; nodes],
+            extra: String::new(),
+            peers: PeerRoutes::default(),
+        }
     }
 }
 
@@ -79,16 +97,17 @@ impl Cluster {
         let dir = temp.path().to_owned();
         let mut leases = Vec::new();
         let mut addresses = Vec::new();
-        for _ in &topology.nodes {
+        for position in 0..topology.nodes.len() {
             let mut next = || {
                 let (address, lease) = free_address()?;
                 leases.push(lease);
                 anyhow::Ok(address)
             };
+            let own = topology.peers.listen.get(&position);
             addresses.push(Addresses {
                 grpc: next()?,
                 http: next()?,
-                peer: next()?,
+                peer: own.map_or_else(&mut next, |own| Ok(*own))?,
                 ingress: next()?,
             });
         }
@@ -117,17 +136,20 @@ impl Cluster {
         }
         let voters: Vec<usize> =
             (0..topology.nodes.len()).filter(|k| topology.nodes[*k].voter).collect();
-        let founding: Vec<(String, SocketAddr)> =
-            voters.iter().map(|k| (names[*k].clone(), addresses[*k].peer)).collect();
-        let join: Vec<SocketAddr> = voters.iter().map(|k| addresses[*k].grpc).collect();
-        let common = Common {
-            cluster: &topology.name,
-            voters: &founding,
-            join: &join,
-            extra: &topology.extra,
+        let founding = |from: usize| -> Vec<(String, SocketAddr)> {
+            let reach = |to| topology.peers.reach.get(&(from, to)).copied();
+            let address = |to: usize| reach(to).unwrap_or(addresses[to].peer);
+            voters.iter().map(|to| (names[*to].clone(), address(*to))).collect()
         };
+        let join: Vec<SocketAddr> = voters.iter().map(|k| addresses[*k].grpc).collect();
         let mut nodes = Vec::new();
         for (position, roles) in topology.nodes.iter().enumerate() {
+            let common = Common {
+                cluster: &topology.name,
+                voters: &founding(position),
+                join: &join,
+                extra: &topology.extra,
+            };
             let (name, addresses) = (&names[position], addresses[position]);
             let dir = dir.join(name);
             nodes.push(Node::prepare(name, *roles, addresses, &dir, binary, &common)?);

@@ -14,7 +14,7 @@ mod processes;
 mod stage;
 
 pub use cli::Said;
-pub use cluster::{Cluster, Topology, free_address};
+pub use cluster::{Cluster, PeerRoutes, Topology, free_address};
 pub use node::{Addresses, Node, Roles};
 pub use ports::Lease;
 pub use processes::kill_all_below;

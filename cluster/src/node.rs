@@ -74,10 +74,10 @@ pub struct Node {
     log_bytes_before: u64,
 }
 
-/// What all nodes of a cluster are told alike.
+/// What nodes are told of their cluster.
 pub(crate) struct Common<'a> {
     pub cluster: &'a str,
-    /// Names and peer addresses of the founding voters.
+    /// Names of the founding voters, and the addresses by which it reaches them.
     pub voters: &'a [(String, SocketAddr)],
     /// Client addresses of the voters.
     pub join: &'a [SocketAddr],

@@ -4,6 +4,7 @@
 pub mod evidence;
 pub mod grpc;
 pub mod linearizability;
+pub mod links;
 pub mod proxy;
 pub mod rest;
 
