@@ -11,6 +11,7 @@ mod failover;
 mod full_disk;
 mod guide;
 mod kept;
+mod linearizable;
 mod logs;
 mod lost;
 mod minority;

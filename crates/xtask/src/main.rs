@@ -1,11 +1,13 @@
 //! `cargo xtask …`: what is done to this repository.
 //!
 //! `test` is what CI runs. `lint` checks the rules that no compiler knows, `fuzz`
-//! is a long run of the fuzz targets, and `docs` writes what is made from the
-//! code, and `bench` measures beside others.
+//! is a long run of the fuzz targets, `faults` are long runs of the tests that
+//! break things, `docs` writes what is made from the code, and `bench` measures
+//! beside others.
 
 mod bench;
 mod docs;
+mod faults;
 mod fuzz;
 mod lint;
 mod test;
@@ -21,6 +23,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   lint             the rules of this repository only
   fuzz [--cases N] [--seed N] [FILTER…]
                    the fuzz targets alone, with many cases, and how often each was run
+  faults [linearizable]
+                   clusters under faults for minutes; the environment chooses seed and
+                   length (tests/e2e/linearizable.rs)
   docs             writes docs/reference/cli.md anew, from the program's own help
   figures          measures what the README and docs/performance.md state
   bench peers [PART…] [--rounds N] …
@@ -34,6 +39,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&arguments[1..]),
         Some("lint") => lint::run(),
         Some("fuzz") => fuzz::run(&arguments[1..]),
+        Some("faults") => faults::run(&arguments[1..]),
         Some("docs") => docs::run(),
         Some("soak") => test::soak(),
         Some("bench") => bench::run(&arguments[1..]),
