@@ -22,5 +22,6 @@ mod rest;
 mod restart;
 mod rollback;
 mod schemathesis;
+mod snapshot;
 mod voters;
 mod walk;

@@ -10,6 +10,7 @@ mod placement;
 mod preconditions;
 mod preview;
 mod random;
+mod restore;
 mod scenarios;
 mod sessions;
 mod undo;
