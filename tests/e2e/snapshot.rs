@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aether_cluster::artifacts::example_slice;
 use aether_cluster::{Addresses, Said, free_address};
 use aether_proto::v1::cluster_client::ClusterClient;
 use aether_proto::v1::{KvWatchRequest, SetNodeScheduleRequest, SnapshotSaveRequest};
@@ -343,17 +344,19 @@ async fn a_new_cluster_begins_with_a_backup_and_goes_on_where_it_stood() {
     assert_eq!(new.json(&complete).await.unwrap()["state"], "COMPLETED");
 
     // Archives come by pushing them again.
-    let slice = scratch_slice(&stage);
+    let holders = async |new: &Cluster| {
+        let key = "artifacts/org.example/hello/2.0.0";
+        let record = new.json(&["kv", "get", key]).await.unwrap();
+        let holders = record["value"]["heldBy"].as_array().unwrap();
+        holders.iter().filter(|holder| holder.as_str().unwrap().starts_with('v')).count()
+    };
+    assert_eq!(holders(&new).await, 0);
+    let slice = example_slice(scratch.path(), new.binary(), "2.0.0", &[]).unwrap();
     new.json(&["artifact", "push", text(&slice), "--timeout", "30s"]).await.unwrap();
+    eventually("all voters to hold the archive", async || holders(&new).await == 3).await;
     refused_directories(&mut new, &stage.cluster, &backup).await;
     assert!(new.stop_all(PATIENCE).await, "all end with success");
     stage.cluster.stop_all(Duration::from_secs(20)).await;
-}
-
-/// The directory from which 1.0.0 was pushed.
-fn scratch_slice(stage: &Stage) -> PathBuf {
-    let dirs = std::fs::read_dir(stage.scratch()).unwrap().map(|entry| entry.unwrap().path());
-    dirs.into_iter().find(|path| text(path).contains("1.0.0")).unwrap()
 }
 
 /// A directory of the old cluster, and one that was restored a second time, end

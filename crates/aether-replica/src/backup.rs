@@ -105,12 +105,11 @@ impl Backup {
     ) -> Result<(), SnapshotError> {
         let bytes = self.file.bytes;
         let mut rows = self.file.rows();
-        let mut at = rows.offset();
         let damaged = |at, detail| SnapshotError::Damaged { at, bytes, detail };
         while let Some(row) = rows.next() {
-            each(row).map_err(|detail| damaged(at, detail))?;
-            at = rows.offset();
+            each(row).map_err(|detail| damaged(rows.row_at(), detail))?;
         }
+        let at = rows.row_at();
         rows.finish().map_err(|error| damaged(at, error.to_string()))
     }
 

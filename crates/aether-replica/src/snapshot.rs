@@ -139,7 +139,7 @@ impl SnapshotFile {
             let (_, rows_at) = header?;
             let mut rows = Rows::of(file, rows_at, bytes.saturating_sub(CHECKSUM_BYTES));
             rows.by_ref().for_each(drop);
-            let at = rows.offset();
+            let at = rows.row_at();
             rows.finish().map_err(|error| damaged(at, error.to_string()))?;
             let content = bytes - CHECKSUM_BYTES;
             let detail = "its checksum does not match what is before it".to_owned();
@@ -237,6 +237,7 @@ pub(crate) struct Rows {
     reader: BufReader<At>,
     /// Where the rows and their number end.
     rows_end: u64,
+    row_at: u64,
     /// Bytes up to there.
     left: u64,
     read: u64,
@@ -248,12 +249,12 @@ impl Rows {
         let file = At { file, offset: rows_at };
         let reader = BufReader::with_capacity(BUFFER_BYTES, file);
         let left = rows_end.saturating_sub(rows_at);
-        Rows { reader, rows_end, left, read: 0, end: None }
+        Rows { reader, rows_end, row_at: rows_at, left, read: 0, end: None }
     }
 
-    /// Where in the file it has come to.
-    pub fn offset(&self) -> u64 {
-        self.rows_end - self.left
+    /// Where in the file the row that was read last, or tried, begins.
+    pub fn row_at(&self) -> u64 {
+        self.row_at
     }
 
     /// The next bytes, but none of the checksum: what a length claims is there
@@ -273,6 +274,7 @@ impl Rows {
     }
 
     fn read_row(&mut self) -> io::Result<Option<Row>> {
+        self.row_at = self.rows_end - self.left;
         let key_bytes = self.take_u32()?;
         if key_bytes == END {
             let count = self.take(8)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));

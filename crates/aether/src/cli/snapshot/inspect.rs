@@ -29,7 +29,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let (_, _, found) = content::read(&self.file)?;
-        global.output().show(&found, content::shown)?;
+        global.plain_output().show(&found, content::shown)?;
         say(&format!("note: {ARCHIVES}"));
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Restore {
                 rows.into_iter(),
             ));
         made.map_err(cannot)?;
-        global.output().show(&restored, |made| {
+        global.plain_output().show(&restored, |made| {
             format!(
                 "{} is voter {} of cluster {} at log index {}, incarnation {}, state hash {}",
                 made.directory,
