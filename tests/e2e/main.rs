@@ -23,5 +23,6 @@ mod rest;
 mod restart;
 mod rollback;
 mod schemathesis;
+mod snapshot;
 mod voters;
 mod walk;

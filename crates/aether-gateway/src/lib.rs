@@ -107,6 +107,7 @@ pub struct Services {
         dyn Cluster<
                 EventsStream = Streamed<v1::EventsResponse>,
                 KvWatchStream = Streamed<v1::KvChange>,
+                SnapshotSaveStream = Streamed<v1::SnapshotPart>,
             >,
     >,
 }

@@ -4,6 +4,7 @@
 //! lock            held while the node runs
 //! identity.json   whose directory this is, written once
 //! joining.json    of a node that is not admitted yet: who it will be
+//! restored.json   of a founder that was restored from a backup (refound)
 //! wal/            the log (log_store)
 //! snapshots/      snapshot files (snapshot)
 //! image/          the KV image (image); may be deleted at any time
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::files::replace_durably;
+use crate::refound::Restored;
+use crate::restore;
 
 /// Version of the layout above and of every file format in it.
 const FORMAT: u32 = 1;
@@ -37,10 +40,30 @@ pub(crate) struct Identity {
     pub dir_id: String,
 }
 
+impl Identity {
+    /// Of the node that this is the configuration of.
+    pub fn of(config: &Config, raft_id: u64, dir_id: String) -> Self {
+        Identity {
+            format: FORMAT,
+            cluster: config.cluster_name.clone(),
+            node: config.node_name.clone(),
+            raft_id,
+            dir_id,
+        }
+    }
+
+    /// The content of its file.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("strings and numbers")
+    }
+}
+
 /// An opened directory. The lock is released when this is dropped.
 pub(crate) struct DataDir {
     pub root: PathBuf,
     pub identity: Identity,
+    /// Of one that was restored from a backup.
+    pub restored: Option<Restored>,
     /// The identity is not written yet.
     new: bool,
     _lock: Flock<File>,
@@ -50,6 +73,10 @@ impl DataDir {
     /// Opens or creates the directory of this node.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let root = config.data_dir.clone();
+        let unfinished = restore::unfinished(&root);
+        if unfinished.exists() {
+            return Err(OpenError::HalfRestored { path: unfinished });
+        }
         create_dir(&root)?;
         let lock = lock(&root.join("lock"))?;
         let found = read_identity(&root.join("identity.json"), config)?;
@@ -61,7 +88,8 @@ impl DataDir {
         for part in ["wal", "snapshots"] {
             create_dir(&root.join(part))?;
         }
-        let this = DataDir { root, identity, new, _lock: lock };
+        let restored = Restored::read(&root)?;
+        let this = DataDir { root, identity, restored, new, _lock: lock };
         if !new && !this.has_files("wal") {
             let detail = "it is empty, and this node has a log".to_owned();
             return Err(OpenError::Damaged { path: this.wal(), detail });
@@ -79,7 +107,7 @@ impl DataDir {
             let detail = "it is missing although there is a log or a snapshot".to_owned();
             return Err(OpenError::Damaged { path, detail });
         }
-        let json = serde_json::to_vec_pretty(&self.identity).expect("strings and numbers");
+        let json = self.identity.to_json();
         replace_durably(&path, &json).map_err(OpenError::io("write", &path))?;
         self.new = false;
         // Of no use any more; it would be read only without an identity.
@@ -103,11 +131,11 @@ impl DataDir {
     }
 }
 
-fn create_dir(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn create_dir(path: &Path) -> Result<(), OpenError> {
     fs::create_dir_all(path).map_err(OpenError::io("create the folder", path))
 }
 
-fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -161,13 +189,7 @@ fn new_identity(config: &Config) -> Result<Identity, OpenError> {
             (founding, new_dir_id())
         }
     };
-    Ok(Identity {
-        format: FORMAT,
-        cluster: config.cluster_name.clone(),
-        node: config.node_name.clone(),
-        raft_id,
-        dir_id,
-    })
+    Ok(Identity::of(config, raft_id, dir_id))
 }
 
 fn new_dir_id() -> String {

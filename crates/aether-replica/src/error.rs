@@ -72,6 +72,26 @@ pub enum OpenError {
         /// The node.
         node: String,
     },
+    /// A restore needs a place of its own.
+    #[error(
+        "{path} is not empty: a backup is restored into a new directory only; move this one away \
+         first, and keep it until the new cluster is well",
+        path = .path.display()
+    )]
+    Occupied {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A restore was cut off, or goes on.
+    #[error(
+        "{path} is what an unfinished restore left: run 'aether snapshot restore' again, or remove \
+         it if this node is to start without",
+        path = .path.display()
+    )]
+    HalfRestored {
+        /// What it left.
+        path: PathBuf,
+    },
     /// A file is damaged in a way that is not a torn last write.
     #[error(
         "{path} is damaged: {detail}. Nothing was changed. Repair: move the data directory away and \

@@ -16,11 +16,12 @@ use aether_proto::raft::raft_client::RaftClient;
 use tonic::Request;
 
 use crate::config::Voter;
+use crate::data_dir::Identity;
 use crate::node::Node;
 use crate::peers::Lane;
 use crate::types::Member;
 
-const ASK_EVERY: Duration = Duration::from_millis(200);
+pub(crate) const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Elections without a leader after which a member asks whether it still is one.
 const REMOVAL_ASKS_AFTER: u64 = 4;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,7 +69,7 @@ pub(crate) async fn watch_removal(node: Arc<Node>) {
             }
             let answer = ask(&node, node.peers.address(&member)).await;
             if let Ok(answer) = answer
-                && is_removed(node.identity.raft_id, node.members_at(), &answer)
+                && is_removed(&node.identity, node.members_at(), &answer)
             {
                 return node.fail(removed(&node, &answer.node));
             }
@@ -76,9 +77,11 @@ pub(crate) async fn watch_removal(node: Arc<Node>) {
     }
 }
 
-/// Whether somebody who knows a later membership knows this id no more.
-fn is_removed(me: u64, members_at: u64, answer: &pb::IdentifyResponse) -> bool {
-    answer.members_at > members_at && answer.members.iter().all(|member| member.raft_id != me)
+/// Whether somebody who knows a later membership knows this directory no more:
+/// its id is gone, or it is another's since the cluster was restored.
+fn is_removed(me: &Identity, members_at: u64, answer: &pb::IdentifyResponse) -> bool {
+    let is_me = |m: &pb::Member| (m.raft_id, &m.dir_id) == (me.raft_id, &me.dir_id);
+    answer.members_at > members_at && !answer.members.iter().any(is_me)
 }
 
 fn removed(node: &Node, says: &str) -> String {
@@ -187,7 +190,7 @@ fn check_formed(node: &Node, answer: &pb::IdentifyResponse) -> Result<(), Obstac
     )))
 }
 
-async fn ask(node: &Node, address: &str) -> Result<pb::IdentifyResponse, String> {
+pub(crate) async fn ask(node: &Node, address: &str) -> Result<pb::IdentifyResponse, String> {
     let channel = node.peers.channel(address, Lane::Shared)?;
     let me = &node.identity;
     let mut request = Request::new(pb::IdentifyRequest {
@@ -226,17 +229,29 @@ mod tests {
 
     #[test]
     fn only_who_knows_more_can_say_that_one_is_removed() {
-        let answer = |at, ids: &[u64]| pb::IdentifyResponse {
-            members: ids
+        let me = Identity {
+            format: 1,
+            cluster: "c".into(),
+            node: "b".into(),
+            raft_id: 2,
+            dir_id: "d2".into(),
+        };
+        let answer = |at, members: &[(u64, &str)]| pb::IdentifyResponse {
+            members: members
                 .iter()
-                .map(|id| pb::Member { raft_id: *id, ..Default::default() })
+                .map(|(id, dir)| pb::Member {
+                    raft_id: *id,
+                    dir_id: dir.to_string(),
+                    ..Default::default()
+                })
                 .collect(),
             members_at: at,
             ..Default::default()
         };
-        assert!(is_removed(2, 7, &answer(8, &[1, 3])));
-        assert!(!is_removed(2, 7, &answer(8, &[1, 2])));
-        assert!(!is_removed(2, 7, &answer(7, &[1, 3])), "it was not there yet");
-        assert!(!is_removed(2, 7, &answer(0, &[])));
+        assert!(is_removed(&me, 7, &answer(8, &[(1, "d1"), (3, "d3")])));
+        assert!(is_removed(&me, 7, &answer(8, &[(1, "x1"), (2, "x2")])), "the id is another's");
+        assert!(!is_removed(&me, 7, &answer(8, &[(1, "d1"), (2, "d2")])));
+        assert!(!is_removed(&me, 7, &answer(7, &[(1, "d1"), (3, "d3")])), "it was not there yet");
+        assert!(!is_removed(&me, 7, &answer(0, &[])));
     }
 }

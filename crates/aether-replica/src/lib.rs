@@ -19,6 +19,7 @@
 //! should be a member, and any clock inside what the machine sees other than
 //! the log time of [`Stamp`].
 
+mod backup;
 mod clock;
 mod codec;
 mod config;
@@ -40,7 +41,9 @@ mod node;
 mod peers;
 mod position;
 mod reads;
+mod refound;
 mod replica;
+mod restore;
 mod service;
 mod silence;
 mod snapshot;
@@ -51,6 +54,7 @@ mod toy;
 mod types;
 mod wire;
 
+pub use backup::{BackedUpMember, Backup, StateCopy};
 pub use config::{Config, Joined, Voter};
 pub use data_dir::Joining;
 pub use error::{ChangeError, OpenError, ProposeError, ReadError, TransferError};
@@ -60,5 +64,7 @@ pub use machine::{Machine, Row, RowChange, Stamp};
 pub use membership::{Membership, MembershipChange};
 pub use node::Applied;
 pub use replica::{PeerServer, Replica, peer_incoming};
+pub use restore::{restore, restored_at};
 pub use service::PeerService;
+pub use snapshot::{SnapshotError, Written};
 pub use status::{ImageStatus, MemberStatus, Status};

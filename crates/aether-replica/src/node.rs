@@ -22,6 +22,7 @@ use crate::leadership::{LeaderInfo, Leadership};
 use crate::log_store::LogStore;
 use crate::peers::{Lane, Peers};
 use crate::reads::ReadHub;
+use crate::refound::Restored;
 use crate::snapshot::SnapshotDir;
 use crate::state::Progresses;
 use crate::types::{Command, CommittedLeaderId, Member, Raft};
@@ -65,6 +66,8 @@ pub(crate) struct Node {
     /// When a leader of the present term was last heard of.
     pub leader_heard: Mutex<Option<Instant>>,
     pub fatal: watch::Sender<Option<String>>,
+    /// From what this node was restored, if it was, and whom it has met.
+    pub restored: Mutex<Option<Restored>>,
     /// Places for proposals of this node's callers.
     pub proposals: Semaphore,
     pub links: Links,
@@ -89,6 +92,10 @@ impl Node {
     /// Whether this node was shut down.
     pub fn is_closed(&self) -> bool {
         self.stores.lock().expect("no panic while held").is_none()
+    }
+
+    pub fn restored(&self) -> Option<Restored> {
+        self.restored.lock().expect("no panic while held").clone()
     }
 
     pub fn leader(&self) -> Leadership {

@@ -26,6 +26,7 @@ use crate::node::{Node, Stores};
 use crate::peers::Peers;
 use crate::position::Position;
 use crate::reads::{self, ReadHub};
+use crate::refound::{self, Restored};
 use crate::service::PeerService;
 use crate::snapshot::SnapshotDir;
 use crate::state::{Progresses, StateMachine};
@@ -213,7 +214,7 @@ fn restore_snapshot(
         .map_err(|detail| OpenError::Damaged { path: snapshot.path.clone(), detail })
 }
 
-fn openraft_config(config: &Config) -> Result<openraft::Config, OpenError> {
+fn openraft_config(config: &Config, elects: bool) -> Result<openraft::Config, OpenError> {
     let every = config.snapshot_every_entries;
     openraft::Config {
         cluster_name: config.cluster_name.clone(),
@@ -221,6 +222,7 @@ fn openraft_config(config: &Config) -> Result<openraft::Config, OpenError> {
         election_timeout_min: config.election_ms_min,
         election_timeout_max: config.election_ms_max,
         enable_pre_vote: Some(true),
+        enable_elect: elects,
         // Entries go out while they are being written here. A leader that went
         // on in its term after a crash could put another entry where a follower
         // has one that was lost here, under the same term: nobody would notice.
@@ -255,7 +257,10 @@ async fn start(
     let state =
         StateMachine::new(machine, position, snapshots.clone(), image.clone(), progress.clone());
     let network = Network { peers: peers.clone(), my_id: identity.raft_id };
-    let raft_config = Arc::new(openraft_config(&config)?);
+    // One that was restored first meets the other founders.
+    let restored = data.restored.clone();
+    let has_met = restored.as_ref().is_none_or(Restored::has_met);
+    let raft_config = Arc::new(openraft_config(&config, has_met)?);
     let raft: types::Raft =
         Raft::new(identity.raft_id, raft_config, network, log.clone(), state).await.map_err(
             |fatal| OpenError::Consensus { path: data.root.clone(), detail: fatal.to_string() },
@@ -274,6 +279,7 @@ async fn start(
         clock: Mutex::new(None),
         leader_heard: Mutex::new(None),
         fatal: watch::Sender::new(None),
+        restored: Mutex::new(restored),
         links: Links::default(),
         reads,
         stores: Mutex::new(Some(Stores { log, data })),
@@ -289,6 +295,9 @@ async fn start(
     // One that joins gets its log from the others.
     if pristine && node.config.founding_id() == Some(node.identity.raft_id) {
         tasks.push(tokio::spawn(formation::run(node.clone())));
+    }
+    if !has_met {
+        tasks.push(tokio::spawn(refound::run(node.clone())));
     }
     Ok(Replica { node, tasks })
 }

@@ -46,6 +46,12 @@ impl PeerService {
 
     fn checked<T>(&self, request: Request<T>) -> Result<T, Status> {
         check_route(request.metadata(), &self.node.identity)?;
+        if self.node.restored().is_some_and(|restored| !restored.has_met()) {
+            let me = &self.node.identity.node;
+            return Err(Status::unavailable(format!(
+                "{me} was restored from a backup, and has yet to meet the other founding voters"
+            )));
+        }
         Ok(request.into_inner())
     }
 
@@ -225,6 +231,7 @@ impl RaftRpc for PeerService {
             formed: !members.is_empty(),
             members,
             members_at: self.node.members_at(),
+            restored: self.node.restored().map(|restored| restored.to_wire()),
         }))
     }
 }

@@ -13,7 +13,7 @@
 //! log still reach the present.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,9 @@ const FORMAT: u32 = 1;
 const SUFFIX: &str = ".snap";
 const END: u32 = u32::MAX;
 const CHECKSUM_BYTES: u64 = 32;
+type Checksum = [u8; CHECKSUM_BYTES as usize];
+/// Magic, format and the header's length are before it.
+const HEADER_AT: u64 = 16;
 /// The header holds a membership of a few voters.
 const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 const FILES_KEPT: usize = 2;
@@ -50,46 +53,137 @@ pub(crate) struct SnapshotFile {
     pub path: PathBuf,
     pub position: Position,
     pub bytes: u64,
+    checksum: Checksum,
     file: Arc<File>,
     rows_at: u64,
     /// Where the rows and their number end, and the checksum begins.
     rows_end: u64,
 }
 
+/// Why a file is not taken for a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// It could not be read.
+    #[error("can't be read: {0}")]
+    Io(io::Error),
+    /// It is something else.
+    #[error("it is no snapshot: it does not begin with {:?}", MAGIC.escape_ascii().to_string())]
+    Foreign,
+    /// A newer release wrote it.
+    #[error("its format {found} is newer than this release, which knows up to {known}")]
+    NewerFormat {
+        /// Its format.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// It is not what was written.
+    #[error("it is damaged at byte {at} of {bytes}: {detail}")]
+    Damaged {
+        /// Where it stops to make sense. What is wrong may be before that.
+        at: u64,
+        /// Size of the file.
+        bytes: u64,
+        /// What is wrong there.
+        detail: String,
+    },
+}
+
+impl SnapshotError {
+    /// Says, beside what does not make sense, that the checksum does not match.
+    fn with_checksum(self) -> Self {
+        match self {
+            Self::Damaged { at, bytes, detail } => {
+                let detail = format!("{detail}; its checksum does not match");
+                Self::Damaged { at, bytes, detail }
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<SnapshotError> for io::Error {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Io(error) => error,
+            other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+        }
+    }
+}
+
 impl SnapshotFile {
-    /// Opens a file and verifies all of it.
+    /// Opens a file of this cluster and verifies all of it.
     fn open(path: &Path, cluster: &str) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        verify_checksum(&file, bytes)?;
-        let mut reader = BufReader::new(&file);
-        reader.seek(SeekFrom::Start(0))?;
-        let (header, rows_at) = read_header(&mut reader)?;
-        if header.cluster != cluster {
-            return Err(damaged(format!("it is of cluster {:?}", header.cluster)));
+        let (snapshot, found) = Self::read(path)?;
+        if found != cluster {
+            return Err(damaged(format!("it is of cluster {found:?}")));
         }
+        Ok(snapshot)
+    }
+
+    /// Opens a file and verifies its checksum; gives the cluster that it is of.
+    pub fn read(path: &Path) -> Result<(Self, String), SnapshotError> {
+        let file = File::open(path).map_err(SnapshotError::Io)?;
+        let bytes = file.metadata().map_err(SnapshotError::Io)?.len();
+        let damaged = |at, detail: String| SnapshotError::Damaged { at, bytes, detail };
+        let mut magic = [0u8; MAGIC.len()];
+        match file.read_exact_at(&mut magic, 0) {
+            Ok(()) if &magic == MAGIC => {}
+            Ok(()) => return Err(SnapshotError::Foreign),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(SnapshotError::Foreign);
+            }
+            Err(error) => return Err(SnapshotError::Io(error)),
+        }
+        // Before the checksum, which a newer format may have elsewhere.
+        let mut format = [0u8; 4];
+        let cut = |_| damaged(bytes, "it is cut off".to_owned());
+        file.read_exact_at(&mut format, MAGIC.len() as u64).map_err(cut)?;
+        let found = u32::from_be_bytes(format);
+        if found > FORMAT {
+            return Err(SnapshotError::NewerFormat { found, known: FORMAT });
+        }
+        let whole = checksum_of(&file, bytes).map_err(SnapshotError::Io)?;
+        let file = Arc::new(file);
+        let header = read_header(&file, bytes);
+        if whole.is_none() {
+            // What does not even parse says where it is damaged.
+            let (_, rows_at) = header.map_err(SnapshotError::with_checksum)?;
+            let mut rows = Rows::of(file, rows_at, bytes.saturating_sub(CHECKSUM_BYTES));
+            rows.by_ref().for_each(drop);
+            let at = rows.row_at();
+            rows.finish().map_err(|error| damaged(at, error.to_string()).with_checksum())?;
+            let content = bytes - CHECKSUM_BYTES;
+            let detail = "its checksum does not match what is before it".to_owned();
+            return Err(damaged(content, detail));
+        }
+        let (header, rows_at) = header?;
         if header.position.index() > INDEX_MAX {
-            return Err(damaged(format!("its index {} is out of range", header.position.index())));
+            let index = header.position.index();
+            return Err(damaged(HEADER_AT, format!("its index {index} is out of range")));
         }
-        let rows_end = bytes - CHECKSUM_BYTES;
-        if rows_at > rows_end {
-            return Err(damaged("its header runs into its checksum"));
-        }
-        Ok(SnapshotFile {
+        let snapshot = SnapshotFile {
             path: path.to_owned(),
             position: header.position,
             bytes,
-            file: Arc::new(file),
+            checksum: whole.expect("looked at above"),
+            file,
             rows_at,
-            rows_end,
-        })
+            rows_end: bytes - CHECKSUM_BYTES,
+        };
+        Ok((snapshot, header.cluster))
+    }
+
+    /// SHA-256 of the whole content before it, hexadecimal: two files with the
+    /// same are the same.
+    pub fn checksum_hex(&self) -> String {
+        self.checksum.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The rows in the order they were written.
     pub fn rows(&self) -> Rows {
-        let file = At { file: self.file.clone(), offset: self.rows_at };
-        let reader = BufReader::with_capacity(BUFFER_BYTES, file);
-        Rows { reader, left: self.rows_end - self.rows_at, read: 0, end: None }
+        Rows::of(self.file.clone(), self.rows_at, self.rows_end)
     }
 
     /// A part of the file, for sending it.
@@ -102,8 +196,9 @@ fn damaged(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-fn verify_checksum(file: &File, bytes: u64) -> io::Result<()> {
-    let content = bytes.checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged("it is cut off"))?;
+/// The checksum at the end of the file, if it is that of what is before it.
+fn checksum_of(file: &File, bytes: u64) -> io::Result<Option<Checksum>> {
+    let Some(content) = bytes.checked_sub(CHECKSUM_BYTES) else { return Ok(None) };
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; BUFFER_BYTES];
     let mut offset = 0;
@@ -115,36 +210,25 @@ fn verify_checksum(file: &File, bytes: u64) -> io::Result<()> {
     }
     let mut stored = [0u8; CHECKSUM_BYTES as usize];
     file.read_exact_at(&mut stored, content)?;
-    if hasher.finalize()[..] != stored[..] {
-        return Err(damaged("its checksum does not match"));
-    }
-    Ok(())
+    Ok((hasher.finalize()[..] == stored[..]).then_some(stored))
 }
 
-fn read_header(reader: &mut impl Read) -> io::Result<(Header, u64)> {
-    let mut magic = [0u8; 8];
-    reader.read_exact(&mut magic)?;
-    if &magic != MAGIC {
-        return Err(damaged("it is no snapshot"));
-    }
-    let format = read_u32(reader)?;
-    if format > FORMAT {
-        return Err(damaged(format!("its format {format} is newer than this release")));
-    }
-    let length = read_u32(reader)?;
-    if length > HEADER_BYTES_MAX {
-        return Err(damaged(format!("its header claims {length} bytes")));
+/// The header, and where the rows begin.
+fn read_header(file: &Arc<File>, bytes: u64) -> Result<(Header, u64), SnapshotError> {
+    let damaged = |at, detail: String| SnapshotError::Damaged { at, bytes, detail };
+    let room = bytes.saturating_sub(HEADER_AT + CHECKSUM_BYTES);
+    let mut length = [0u8; 4];
+    let cut = |_| damaged(bytes, "it is cut off in its header".to_owned());
+    file.read_exact_at(&mut length, HEADER_AT - 4).map_err(cut)?;
+    let length = u32::from_be_bytes(length);
+    if length > HEADER_BYTES_MAX || u64::from(length) > room {
+        return Err(damaged(HEADER_AT - 4, format!("its header claims {length} bytes")));
     }
     let mut json = vec![0u8; length as usize];
-    reader.read_exact(&mut json)?;
-    let header = serde_json::from_slice(&json).map_err(|e| damaged(format!("its header: {e}")))?;
-    Ok((header, 16 + u64::from(length)))
-}
-
-fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
-    let mut bytes = [0u8; 4];
-    reader.read_exact(&mut bytes)?;
-    Ok(u32::from_be_bytes(bytes))
+    file.read_exact_at(&mut json, HEADER_AT).map_err(SnapshotError::Io)?;
+    let header = serde_json::from_slice(&json)
+        .map_err(|e| damaged(HEADER_AT + e.column() as u64, format!("its header: {e}")))?;
+    Ok((header, HEADER_AT + u64::from(length)))
 }
 
 /// Reads a shared file from an offset of its own.
@@ -164,13 +248,28 @@ impl Read for At {
 /// The rows of a snapshot. Ask [`Rows::finish`] whether it was all of them.
 pub(crate) struct Rows {
     reader: BufReader<At>,
-    /// Bytes up to the checksum.
+    /// Where the rows and their number end.
+    rows_end: u64,
+    row_at: u64,
+    /// Bytes up to there.
     left: u64,
     read: u64,
     end: Option<io::Result<()>>,
 }
 
 impl Rows {
+    fn of(file: Arc<File>, rows_at: u64, rows_end: u64) -> Self {
+        let file = At { file, offset: rows_at };
+        let reader = BufReader::with_capacity(BUFFER_BYTES, file);
+        let left = rows_end.saturating_sub(rows_at);
+        Rows { reader, rows_end, row_at: rows_at, left, read: 0, end: None }
+    }
+
+    /// Where in the file the row that was read last, or tried, begins.
+    pub fn row_at(&self) -> u64 {
+        self.row_at
+    }
+
     /// The next bytes, but none of the checksum: what a length claims is there
     /// before room is made for it.
     fn take(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
@@ -188,6 +287,7 @@ impl Rows {
     }
 
     fn read_row(&mut self) -> io::Result<Option<Row>> {
+        self.row_at = self.rows_end - self.left;
         let key_bytes = self.take_u32()?;
         if key_bytes == END {
             let count = self.take(8)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -231,16 +331,18 @@ impl Iterator for Rows {
     }
 }
 
-/// Hashes what it writes.
+/// Hashes and counts what it writes.
 struct Hashing<W> {
     inner: W,
     hasher: Sha256,
+    bytes: u64,
 }
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.inner.write(bytes)?;
         self.hasher.update(&bytes[..n]);
+        self.bytes += n as u64;
         Ok(n)
     }
 
@@ -249,15 +351,25 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-fn write_snapshot(
-    file: &File,
+/// What a snapshot that was written holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Writes a whole snapshot, with nothing kept back.
+pub(crate) fn write_snapshot<W: Write>(
+    out: W,
     cluster: &str,
     position: &Position,
     rows: impl Iterator<Item = Row>,
-) -> io::Result<()> {
+) -> io::Result<Written> {
     let header = Header { cluster: cluster.to_owned(), position: position.clone() };
     let header = serde_json::to_vec(&header)?;
-    let hashing = Hashing { inner: file, hasher: Sha256::new() };
+    let hashing = Hashing { inner: out, hasher: Sha256::new(), bytes: 0 };
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, hashing);
     out.write_all(MAGIC)?;
     out.write_all(&FORMAT.to_be_bytes())?;
@@ -274,9 +386,10 @@ fn write_snapshot(
     out.write_all(&END.to_be_bytes())?;
     out.write_all(&count.to_be_bytes())?;
     let hashing = out.into_inner().map_err(|e| e.into_error())?;
-    let mut file = hashing.inner;
-    file.write_all(&hashing.hasher.finalize())?;
-    file.sync_all()
+    let (mut out, bytes) = (hashing.inner, hashing.bytes + CHECKSUM_BYTES);
+    out.write_all(&hashing.hasher.finalize())?;
+    out.flush()?;
+    Ok(Written { rows: count, bytes })
 }
 
 /// A snapshot that can't be used, and why.
@@ -354,6 +467,7 @@ impl SnapshotDir {
     ) -> io::Result<SnapshotFile> {
         let (tmp, file) = self.create_tmp()?;
         let written = write_snapshot(&file, &self.cluster, position, rows)
+            .and_then(|_| file.sync_all())
             .and_then(|()| self.open_received(&tmp))
             .and_then(|snapshot| self.put_in_place(snapshot));
         if written.is_err() {

@@ -70,6 +70,12 @@ impl StateMachine {
         self.machine.as_deref_mut().expect("present between two calls")
     }
 
+    /// Where the state stands, and all of its rows; `None` without one.
+    pub(crate) fn copy(&self) -> Option<(Position, Box<dyn Iterator<Item = Row> + Send>)> {
+        let rows = self.machine.as_ref()?.image();
+        Some((self.position.clone(), rows))
+    }
+
     fn apply_entry(&mut self, entry: Entry) -> Bytes {
         let position = &mut self.position;
         if let EntryPayload::Normal(command) = &entry.payload {

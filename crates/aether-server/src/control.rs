@@ -92,6 +92,11 @@ impl Control {
         Read { published: self.local(), stale: !fresh, by_choice: stale }
     }
 
+    /// Name of this node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// How fresh an answer from `read` is.
     pub fn as_of(&self, read: &Read) -> v1::AsOf {
         v1::AsOf {

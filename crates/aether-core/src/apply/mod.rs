@@ -9,6 +9,7 @@ mod ingress;
 mod instances;
 mod members;
 mod progress;
+mod restore;
 mod slices;
 mod undo;
 mod updates;
@@ -30,6 +31,8 @@ use crate::records::{
 use crate::state::State;
 use crate::transition;
 use crate::weights::Weights;
+
+pub use restore::RESTORE_INDEX_GAP;
 
 /// Where and when an entry stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod placement;
 mod preconditions;
 mod preview;
 mod random;
+mod restore;
 mod scenarios;
 mod sessions;
 mod undo;

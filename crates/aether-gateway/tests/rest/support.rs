@@ -498,6 +498,13 @@ impl Cluster for Fake {
     ) -> Result<Response<Self::KvWatchStream>, Status> {
         Ok(Response::new(Box::pin(tokio_stream::empty())))
     }
+    type SnapshotSaveStream = Answers<v1::SnapshotPart>;
+    async fn snapshot_save(
+        &self,
+        _request: tonic::Request<v1::SnapshotSaveRequest>,
+    ) -> Result<Response<Self::SnapshotSaveStream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
     type EventsStream = Answers<v1::EventsResponse>;
     async fn events(
         &self,

@@ -14,6 +14,7 @@ use super::Streamed;
 use super::events::Events;
 use super::following::Places;
 use super::kv::Kv;
+use super::snapshots::Snapshots;
 use super::voters::VotersService;
 use crate::changes::Changes;
 use crate::control::Read;
@@ -28,6 +29,7 @@ pub struct ClusterService {
     views: Views,
     kv: Kv,
     events: Events,
+    snapshots: Snapshots,
     voters: VotersService,
 }
 
@@ -64,8 +66,9 @@ impl ClusterService {
         let (control, places) = (&views.control, Places::default());
         let kv = Kv::new(control.clone(), changes, places.clone());
         let events = Events::new(control.clone(), places);
+        let snapshots = Snapshots::new(control.clone());
         let voters = VotersService::new(views.clone());
-        Self { views, kv, events, voters }
+        Self { views, kv, events, snapshots, voters }
     }
 
     async fn sessions(
@@ -98,6 +101,7 @@ impl ClusterService {
 impl Cluster for ClusterService {
     type KvWatchStream = Streamed<v1::KvChange>;
     type EventsStream = Streamed<v1::EventsResponse>;
+    type SnapshotSaveStream = Streamed<v1::SnapshotPart>;
 
     async fn status(
         &self,
@@ -246,5 +250,13 @@ impl Cluster for ClusterService {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let (deadline, request) = Deadline::split(request);
         self.events.open(deadline, request).await
+    }
+
+    async fn snapshot_save(
+        &self,
+        request: Request<v1::SnapshotSaveRequest>,
+    ) -> Result<Response<Self::SnapshotSaveStream>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        self.snapshots.save(deadline, request).await
     }
 }

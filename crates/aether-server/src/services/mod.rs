@@ -15,6 +15,7 @@ pub mod peer;
 mod resolve;
 pub mod routing;
 pub mod slices;
+mod snapshots;
 mod streams;
 pub mod updates;
 pub mod voters;

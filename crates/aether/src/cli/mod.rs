@@ -38,6 +38,7 @@ mod render;
 mod scale;
 mod shim;
 mod slices;
+mod snapshot;
 mod status;
 mod terminal;
 mod undeploy;
@@ -122,6 +123,9 @@ enum Command {
     /// Look into the replicated KV store
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Back up the replicated state, and begin a cluster from a backup
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     Node(node::Node),
     Dev(dev::Dev),
     Demo(demo::Demo),
@@ -138,8 +142,10 @@ impl Command {
     /// Whether it speaks with a cluster. The others look at no context and no
     /// variable that is meant for those that do.
     fn asks_a_cluster(&self) -> bool {
-        if let Self::Node(node) = self {
-            return node.asks_a_cluster();
+        match self {
+            Self::Node(node) => return node.asks_a_cluster(),
+            Self::Snapshot(command) => return command.asks_a_cluster(),
+            _ => {}
         }
         !matches!(
             self,
@@ -192,6 +198,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(verb) => asking(verb.run(global)),
         Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),
+        Command::Snapshot(command) => command.run(global),
         Command::Node(verb) => verb.run(global),
         Command::Dev(verb) => verb.run(),
         Command::Demo(verb) => verb.run(),
@@ -329,6 +336,9 @@ mod tests {
             "kv list",
             "kv list audit/",
             "kv watch instances/ --from 12",
+            "snapshot save a.snap --stale --force",
+            "snapshot inspect a.snap -o json",
+            "snapshot restore a.snap --config node.toml --from-cluster old",
             "events --follow --after 12.1 --subject update/u1",
             "events -n 5 -s node",
             "artifact push .",
@@ -396,6 +406,9 @@ mod tests {
             "events --after 1 --last 2",
             "events --subject colour",
             "kv watch --from x",
+            "snapshot",
+            "snapshot save",
+            "snapshot restore a.snap",
             "artifact remove a.b:c",
             "dev --http 70000",
             "dev --nodes 0",

@@ -10,4 +10,4 @@ mod ready;
 mod remote;
 mod run;
 
-pub use run::run;
+pub use run::{replica_config, run};

@@ -312,6 +312,7 @@ impl v1::voters_server::Voters for Remote {
 impl Cluster for Remote {
     type KvWatchStream = Streamed<v1::KvChange>;
     type EventsStream = Streamed<v1::EventsResponse>;
+    type SnapshotSaveStream = Streamed<v1::SnapshotPart>;
 
     async fn status(
         &self,
@@ -382,6 +383,14 @@ impl Cluster for Remote {
         request: Request<v1::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
         let answer = ClusterClient::new(self.channel().await?).events(request).await?;
+        Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
+    }
+
+    async fn snapshot_save(
+        &self,
+        request: Request<v1::SnapshotSaveRequest>,
+    ) -> Result<Response<Self::SnapshotSaveStream>, Status> {
+        let answer = ClusterClient::new(self.channel().await?).snapshot_save(request).await?;
         Ok(answer.map(|stream| Box::pin(stream) as Streamed<_>))
     }
 }

@@ -190,15 +190,14 @@ async fn until_end(
     }
 }
 
-async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<Voter> {
-    let (machine, published) = StateMachine::new();
-    let changes = machine.watched();
+/// Settings of a voter's replica.
+pub fn replica_config(config: &NodeConfig) -> aether_replica::Config {
     let voters = config.voters.iter().map(|voter| aether_replica::Voter {
         name: voter.name.to_string(),
         peer_addr: voter.peer.to_string(),
     });
     let timing = &config.timing;
-    let mut settings = aether_replica::Config {
+    aether_replica::Config {
         node_name: config.name.to_string(),
         cluster_name: config.cluster.clone(),
         data_dir: config.data_dir.join("replica"),
@@ -207,7 +206,14 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         election_ms_min: timing.election_min.0,
         election_ms_max: timing.election_max.0,
         ..aether_replica::Config::default()
-    };
+    }
+}
+
+async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<Voter> {
+    let (machine, published) = StateMachine::new();
+    let changes = machine.watched();
+    let timing = &config.timing;
+    let mut settings = replica_config(config);
     if config.joins_as_voter() {
         settings = join(settings, &config.join).await?;
     }

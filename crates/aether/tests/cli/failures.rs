@@ -52,6 +52,7 @@ const VERBS: &[(&str, bool)] = &[
     ("kv list", false),
     ("kv watch", false),
     ("events", false),
+    ("snapshot save DIR/backup", false),
     ("artifact remove org.example:my-slice:1.0.0", true),
 ];
 
@@ -82,7 +83,8 @@ async fn run_at_one(scene: &Scene, line: &str, timeout: &str, status: &Status) -
 async fn the_list_of_verbs_is_complete() {
     let scene = Scene::new().await;
     let reference = String::from_utf8(run(&scene, "reference", "1s").await.stdout).unwrap();
-    let asks_nobody = ["node", "dev", "demo", "completions", "man"];
+    let asks_nobody =
+        ["node", "dev", "demo", "completions", "man", "snapshot inspect", "snapshot restore"];
     let mut verbs: Vec<&str> =
         reference.lines().filter_map(|line| line.strip_prefix("## aether ")).collect();
     let groups: Vec<&str> = verbs.iter().filter_map(|verb| Some(verb.split_once(' ')?.0)).collect();

@@ -34,8 +34,8 @@ pub fn whole(history: &v1::UpdateHistory) -> String {
     text
 }
 
-/// A wall clock, in UTC.
-fn when(wall_ms: u64) -> String {
+/// A wall clock's time, in UTC.
+pub fn when(wall_ms: u64) -> String {
     match UNIX_EPOCH.checked_add(Duration::from_millis(wall_ms)) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
         None => wall_ms.to_string(),
