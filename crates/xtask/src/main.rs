@@ -30,6 +30,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   figures          measures what the README and docs/performance.md state
   bench peers [PART…] [--rounds N] …
                    the replicated store beside etcd; installs etcd-server if it can
+  bench state      what a large replicated state costs
   soak             the long run of the main job: 200,000 requests through one update
 ";
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
@@ -17,9 +18,9 @@ use crate::status;
 /// Messages queued towards one reader. What comes after them waits where it is.
 pub const QUEUED_MAX: usize = 16;
 
-/// Streams of this kind at one node. A person or a dashboard has one or two; a
-/// thousand of them would cost more than all the rest of a node.
-const STREAMS_MAX: usize = 256;
+/// Streams of this kind at one node. A person or a dashboard has one or two, and a
+/// fleet of services that share a setting one each.
+const STREAMS_MAX: usize = 1_024;
 
 /// How long a reader may leave its queue full before it counts as stuck.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
@@ -88,7 +89,13 @@ pub async fn deliver<T>(to: &Down<T>, message: T) -> Result<(), End> {
 }
 
 async fn deliver_within<T>(unread_max: Duration, to: &Down<T>, message: T) -> Result<(), End> {
-    match tokio::time::timeout(unread_max, to.send(Ok(message))).await {
+    // Of a thousand readers that get the same news, hardly one has to be waited for.
+    let message = match to.try_send(Ok(message)) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Closed(_)) => return Err(End::Left),
+        Err(TrySendError::Full(message)) => message,
+    };
+    match tokio::time::timeout(unread_max, to.send(message)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(End::Left),
         Err(_) => Err(End::Because(too_slow(format!("nothing was read for {unread_max:?}")))),
