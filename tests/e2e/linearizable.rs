@@ -188,6 +188,8 @@ async fn every_answer_under_faults_could_have_come_about_one_by_one() {
 async fn reads_of_own_copies_are_found_not_to_be_linearizable() {
     let settings = Settings {
         at_least: Duration::ZERO,
+        operations_min: 2_000,
+        hold_max: Duration::from_millis(1_000),
         faults: &[Fault::IsolateFollower],
         own_copies: true,
         ..Settings::of_environment()

@@ -21,7 +21,7 @@ struct Run {
 
 const RUNS: &[Run] = &[Run {
     name: "linearizable",
-    test: "linearizable::",
+    test: "linearizable::every_answer_",
     settings: &[
         ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
         ("AETHER_LINEARIZABLE_SECONDS", "180"),
