@@ -9,7 +9,8 @@ use aether_invoker::Invoker;
 use aether_proto::v1::SetRoutingRequest;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::{LongCall, equal_hashes, eventually, starts};
-use aether_tests::{PATIENCE, Stage, Topology, assert_none_failed, stage, stage_with};
+use aether_tests::links::{Held, Links};
+use aether_tests::{PATIENCE, Stage, Topology, assert_none_failed, binary, stage, stage_with};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tonic::transport::Channel;
@@ -306,4 +307,25 @@ async fn write(nodes: &[Channel], update: &str, ratio: &str, kill: usize) {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Its heartbeats arrive and no answer does: as long as the others hear it they
+/// elect nobody, so it has to fall silent.
+#[tokio::test]
+async fn a_leader_that_hears_nobody_is_replaced() {
+    let links = Links::between(3).await.unwrap();
+    let topology = Topology { peers: links.routes(), ..Topology::split(3, 0) };
+    let stage = Stage::set(&binary(), &topology, &[]).await.unwrap();
+    let leader = stage.cluster.leader(PATIENCE).await.unwrap();
+    links.deafen(leader);
+    let deafened = Instant::now();
+    // Healed only after a write was acknowledged.
+    let other = stage.cluster.nodes[(leader + 1) % 3].addresses.grpc.to_string();
+    eventually("a write at those that hear each other", async || {
+        stage.cli(&["kv", "put", "config/a", "1", "-a", &other]).await.is_ok()
+    })
+    .await;
+    println!("the first acknowledged write came {:?} after the fault", deafened.elapsed());
+    links.heal(Held::IsLost);
+    equal_hashes(&stage).await;
 }

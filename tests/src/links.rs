@@ -178,6 +178,8 @@ impl Link {
     async fn carry(mut self, client: TcpStream) {
         let (mut lost_out, mut lost_back) = (self.out.clone(), self.back.clone());
         tokio::select! {
+            // What is lost is lost before anything goes on.
+            biased;
             () = loses(&mut lost_out) => {}
             () = loses(&mut lost_back) => {}
             () = async {

@@ -24,6 +24,7 @@ mod clock;
 mod codec;
 mod config;
 mod data_dir;
+mod deaf;
 mod error;
 mod files;
 mod formation;

@@ -93,6 +93,16 @@ impl PeerNetwork {
             .map_err(|e| RPCError::Unreachable(Unreachable::from_string(e)))
     }
 
+    /// Whether a leader may send: see [`crate::deaf`].
+    fn speak(&self) -> Result<(), Failure> {
+        match self.peers.is_silent() {
+            true => Err(RPCError::Unreachable(Unreachable::from_string(
+                "no majority answers this leader",
+            ))),
+            false => Ok(()),
+        }
+    }
+
     fn failure(&self, status: &Status, action: RPCTypes, timeout: Duration) -> Failure {
         failure(status, action, timeout, self.my_id, self.target)
     }
@@ -107,6 +117,7 @@ impl PeerNetwork {
         request: AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, Failure> {
+        self.speak()?;
         let sent = request.vote.leader_id.term;
         let mut client = self.client(Lane::Control)?;
         let response = client
@@ -173,6 +184,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let Some(first) = input.next().await else {
                 return Ok(futures::stream::empty().boxed());
             };
+            self.speak()?;
             let sent = first.vote.leader_id.term;
             let unanswered = Arc::new(Unanswered::default());
             let mut client = self.client(Lane::Log)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aether_proto::raft as pb;
@@ -84,6 +85,8 @@ pub(crate) struct Peers {
     /// Addresses from the settings, by node name: they win over remembered ones.
     configured: BTreeMap<String, String>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    /// Whether this node, as a leader, sends nothing to the others.
+    silent: AtomicBool,
 }
 
 impl Peers {
@@ -94,7 +97,18 @@ impl Peers {
             my_id: me.raft_id,
             configured: configured.collect(),
             channels: Mutex::new(BTreeMap::new()),
+            silent: AtomicBool::new(false),
         }
+    }
+
+    /// See [`crate::deaf`].
+    pub fn fall_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
+    }
+
+    /// Whether entries and heartbeats are not to be sent.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     pub fn address<'a>(&'a self, member: &'a Member) -> &'a str {

@@ -32,7 +32,7 @@ use crate::snapshot::SnapshotDir;
 use crate::state::{Progresses, StateMachine};
 use crate::types::Raft;
 use crate::wire::MESSAGE_BYTES_MAX;
-use crate::{formation, silence, types};
+use crate::{deaf, formation, silence, types};
 
 /// An idle peer connection is probed this often.
 const PEER_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -291,6 +291,7 @@ async fn start(
         tokio::spawn(formation::compare(node.clone())),
         tokio::spawn(formation::watch_removal(node.clone())),
         tokio::spawn(silence::watch(node.clone())),
+        tokio::spawn(deaf::watch(node.clone())),
     ];
     // One that joins gets its log from the others.
     if pristine && node.config.founding_id() == Some(node.identity.raft_id) {
