@@ -166,6 +166,8 @@ class Story:
         node = ask("aether.v1.Cluster/Status", {}).node
         ask("aether.v1.Cluster/Nodes", {"pageSize": 1})
         ask("aether.v1.Cluster/KvGet", {"key": "meta/cluster"})
+        if not ask("aether.v1.Cluster/SnapshotSave", {}).position.index:
+            fail("a snapshot begins without its position")
         listed = ask("aether.v1.Slices/List", {"slice": SLICE}).slices[0]
         ask("aether.v1.Slices/Logs", {"target": SLICE, "tail": 1})
         first = ask("aether.v1.Artifacts/List", {"pageSize": 1})

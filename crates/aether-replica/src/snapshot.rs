@@ -90,6 +90,19 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// Says, beside what does not make sense, that the checksum does not match.
+    fn with_checksum(self) -> Self {
+        match self {
+            Self::Damaged { at, bytes, detail } => {
+                let detail = format!("{detail}; its checksum does not match");
+                Self::Damaged { at, bytes, detail }
+            }
+            other => other,
+        }
+    }
+}
+
 impl From<SnapshotError> for io::Error {
     fn from(error: SnapshotError) -> Self {
         match error {
@@ -136,11 +149,11 @@ impl SnapshotFile {
         let header = read_header(&file, bytes);
         if whole.is_none() {
             // What does not even parse says where it is damaged.
-            let (_, rows_at) = header?;
+            let (_, rows_at) = header.map_err(SnapshotError::with_checksum)?;
             let mut rows = Rows::of(file, rows_at, bytes.saturating_sub(CHECKSUM_BYTES));
             rows.by_ref().for_each(drop);
             let at = rows.row_at();
-            rows.finish().map_err(|error| damaged(at, error.to_string()))?;
+            rows.finish().map_err(|error| damaged(at, error.to_string()).with_checksum())?;
             let content = bytes - CHECKSUM_BYTES;
             let detail = "its checksum does not match what is before it".to_owned();
             return Err(damaged(content, detail));

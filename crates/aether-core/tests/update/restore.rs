@@ -47,7 +47,7 @@ fn all_goes_on_but_what_only_the_old_voters_could_keep() {
         changed.iter().map(|row| row.key.split('/').next().unwrap()).collect();
     let expected = ["artifacts", "audit", "meta", "session", "voter-change"];
     assert_eq!(tables.into_iter().collect::<Vec<_>>(), expected);
-    let last = state.audit.get_max().unwrap().1;
+    let last = &state.audit.get_max().unwrap().1;
     let told = "restored from a backup of log index";
     assert!(last.event.starts_with(told) && last.event.contains("1 change"), "{}", last.event);
 }
