@@ -333,7 +333,7 @@ fn channel(address: SocketAddr) -> Channel {
 }
 
 async fn leader_according_to(channel: Channel) -> Option<String> {
-    let mut request = tonic::Request::new(StatusRequest {});
+    let mut request = tonic::Request::new(StatusRequest::default());
     request.set_timeout(Duration::from_secs(2));
     let mut client = ClusterClient::new(channel);
     let answer = tokio::time::timeout(Duration::from_secs(2), client.status(request));

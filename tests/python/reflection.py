@@ -173,6 +173,8 @@ class Story:
             allowed=[("ABORTED", "KEY_MODIFIED")],
         )
         ask("aether.v1.Cluster/KvDelete", {"key": "config/a/b", "ifIndex": put.index})
+        if not ask("aether.v1.Cluster/SnapshotSave", {}).position.index:
+            fail("a snapshot begins without its position")
         listed = ask("aether.v1.Slices/List", {"slice": SLICE}).slices[0]
         ask("aether.v1.Slices/Logs", {"target": SLICE, "tail": 1})
         first = ask("aether.v1.Artifacts/List", {"pageSize": 1})

@@ -32,11 +32,25 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 
 /// Who leads, how far the log is, and who holds routing tables.
 #[utoipa::path(
-    get, path = "/status", tag = "cluster", operation_id = "clusterStatus",
+    get, path = "/status", tag = "cluster", operation_id = "clusterStatus", params(StatusParams),
     responses((status = 200, description = "The status.", body = v1::ClusterStatus))
 )]
-async fn status(State(services): State<Services>) -> Result<Json<Value>, Problem> {
-    read(services.cluster.status(request(v1::StatusRequest {}))).await
+async fn status(
+    State(services): State<Services>,
+    Params(StatusParams { verbose }): Params<StatusParams>,
+) -> Result<Json<Value>, Problem> {
+    read(services.cluster.status(request(v1::StatusRequest { verbose }))).await
+}
+
+/// How much is asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct StatusParams {
+    /// With what each voter says about itself: its log, disk and syncs.
+    #[serde(default)]
+    #[param(required = false)]
+    verbose: bool,
 }
 
 /// Which page of the nodes is asked for.

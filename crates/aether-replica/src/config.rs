@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+/// Eight files of the log: enough to append for some seconds at full speed while
+/// writes come to their end, and little beside any disk that is bought today.
+pub const DISK_FREE_MIN_BYTES: u64 = 64 * 1024 * 1024;
+
 /// A founding voter: its position in the list is its Raft id, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Voter {
@@ -50,6 +54,10 @@ pub struct Config {
     pub snapshot_ms_max: u64,
     /// Proposals of this node's callers that may be under way at once.
     pub proposals_in_flight_max: usize,
+    /// Free space below which this voter counts as low, beside room for the next
+    /// snapshot (see `space`); 0 to not look. Well above what the log takes
+    /// between two looks and what one snapshot needs.
+    pub disk_free_min_bytes: u64,
 }
 
 impl Default for Config {
@@ -66,6 +74,7 @@ impl Default for Config {
             snapshot_every_entries: 50_000,
             snapshot_ms_max: 10 * 60 * 1_000,
             proposals_in_flight_max: 4_096,
+            disk_free_min_bytes: DISK_FREE_MIN_BYTES,
         }
     }
 }

@@ -131,6 +131,13 @@ pub enum ProposeError {
         /// What stood in the way.
         reason: String,
     },
+    /// Not in the log: too few voters have space on their disks. It may be
+    /// proposed again when they have.
+    #[error("not done: {reason}")]
+    NoSpace {
+        /// Whose disks, how much is free and how much would be enough.
+        reason: String,
+    },
     /// It may or may not be, or come to be, in the log. Propose it again only
     /// if the machine recognises repetitions.
     #[error("outcome unknown: {reason}")]

@@ -202,6 +202,7 @@ fn deliver(answer: pb::ForwardResponse, waiting: &mut Waiting) {
             Some(R::Applied(a)) => Ok(Applied { index: a.index, response: a.response }),
             Some(R::NotDone(reason)) => Err(Attempt::NotDone(reason)),
             Some(R::Unknown(reason)) => Err(Attempt::Unknown(reason)),
+            Some(R::NoSpace(reason)) => Err(Attempt::NoSpace(reason)),
             None => Err(Attempt::Unknown("the leader's answer has no result".into())),
         };
         // A caller that gave up is gone.
@@ -251,6 +252,7 @@ fn outcome(id: u64, result: Result<Applied, Attempt>) -> pb::Outcome {
     let result = match result {
         Ok(a) => R::Applied(pb::Applied { index: a.index, response: a.response }),
         Err(Attempt::NotDone(reason) | Attempt::Stopped(reason)) => R::NotDone(reason),
+        Err(Attempt::NoSpace(reason)) => R::NoSpace(reason),
         Err(Attempt::Unknown(reason)) => R::Unknown(reason),
     };
     pb::Outcome { id, result: Some(result) }

@@ -78,6 +78,7 @@ impl Handle {
                 }
                 Err(Attempt::Unknown(reason)) => return Err(ProposeError::Unknown { reason }),
                 Err(Attempt::Stopped(reason)) => return Err(not_done(reason)),
+                Err(Attempt::NoSpace(reason)) => return Err(ProposeError::NoSpace { reason }),
                 Err(Attempt::NotDone(reason)) => {
                     let retry_at = (Instant::now() + RETRY_EVERY).min(deadline);
                     // Either way it is time to look again.
@@ -148,6 +149,7 @@ impl Handle {
                 Ok(applied) => return Ok(applied),
                 Err(Attempt::Unknown(reason)) => return Err(ProposeError::Unknown { reason }),
                 Err(Attempt::Stopped(reason)) => return Err(not_done(reason)),
+                Err(Attempt::NoSpace(reason)) => return Err(ProposeError::NoSpace { reason }),
                 Err(Attempt::NotDone(reason)) => {
                     // Right after an election, and when the lease has run out
                     // for a moment, the same leader may go on.

@@ -52,6 +52,8 @@ struct Meta {
 pub struct ImageStatus {
     /// Log index that the image stands at; `None` before its first write.
     pub index: Option<u64>,
+    /// Size of its files, as of its last write.
+    pub bytes: u64,
     /// Why the image found at the start was not used, if it wasn't.
     pub rebuilt_because: Option<String>,
     /// Why nothing is written any more, if that is so. The node goes on: its
@@ -305,7 +307,9 @@ fn write_until_closed(shared: &Shared, cluster: &str, db: &sled::Db) -> Result<(
     while let Some(work) = next_work(shared) {
         let index = work.target.0.index();
         guarded(|| write(db, cluster, work))?;
-        shared.lock().status.index = Some(index);
+        let bytes = guarded(|| db.size_on_disk().map_err(|e| e.to_string()))?;
+        let mut pending = shared.lock();
+        (pending.status.index, pending.status.bytes) = (Some(index), bytes);
     }
     Ok(())
 }

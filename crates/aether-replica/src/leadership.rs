@@ -96,6 +96,9 @@ fn update(node: &Node, seen: &Seen, ready: bool, progress: Progress) {
         let member = node.member(id)?;
         Some(node.leader_info(id, &member))
     });
+    if leader.is_some() {
+        node.elections.saw(seen.term);
+    }
     let since_index = if progress.at.term == seen.term { progress.term_start_index } else { 0 };
     let now = Leadership { leader, term: seen.term, is_leader: seen.is_leader, ready, since_index };
     node.leadership.send_if_modified(|before| {

@@ -148,6 +148,7 @@ struct State {
     failed: Option<String>,
     sync_began: Instant,
     slow_syncs: SlowSyncs,
+    syncs: Syncs,
 }
 
 /// Decides which syncs are slow enough to be told of.
@@ -170,6 +171,7 @@ impl SlowSyncs {
 impl State {
     fn finish_flush(&mut self, outcome: &Outcome) {
         let now = Instant::now();
+        self.syncs.note(now, now - self.sync_began);
         if self.slow_syncs.worth_telling(self.sync_began, now) {
             tracing::warn!(
                 took = ?now - self.sync_began,
@@ -282,6 +284,7 @@ impl LogStore {
             failed: None,
             sync_began: Instant::now(),
             slow_syncs: SlowSyncs { longest: Duration::MAX, told: None },
+            syncs: Syncs::new(Instant::now()),
         };
         let (events, arriving) = channel();
         let shared = Arc::new(Shared { state: Mutex::new(state), events });
@@ -334,6 +337,11 @@ impl LogStore {
     pub fn bytes(&self) -> u64 {
         let stat = self.lock().wal().stat();
         stat.closed_chunks.iter().map(|c| c.size).sum::<u64>() + stat.open_chunk.size
+    }
+
+    /// How long its latest syncs took.
+    pub fn sync_figures(&self) -> SyncFigures {
+        self.lock().syncs.figures(Instant::now())
     }
 
     /// How many others still hold the log open.
@@ -585,7 +593,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+mod syncs;
 mod torn;
+
+pub use syncs::SyncFigures;
+use syncs::Syncs;
 
 #[cfg(test)]
 mod fuzz;

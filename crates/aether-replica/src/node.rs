@@ -23,7 +23,9 @@ use crate::log_store::LogStore;
 use crate::peers::{Lane, Peers};
 use crate::reads::ReadHub;
 use crate::refound::Restored;
+use crate::report::Elections;
 use crate::snapshot::SnapshotDir;
+use crate::space::{DiskStatus, Refusal};
 use crate::state::Progresses;
 use crate::types::{Command, CommittedLeaderId, Member, Raft};
 
@@ -43,6 +45,8 @@ pub(crate) enum Attempt {
     NotDone(String),
     /// Not in the log, and trying again is useless.
     Stopped(String),
+    /// Not in the log, and trying again is useless until there is space.
+    NoSpace(String),
     Unknown(String),
 }
 
@@ -66,6 +70,11 @@ pub(crate) struct Node {
     /// When a leader of the present term was last heard of.
     pub leader_heard: Mutex<Option<Instant>>,
     pub fatal: watch::Sender<Option<String>>,
+    /// Space left to this node's files.
+    pub disk: Mutex<DiskStatus>,
+    /// Whether it takes proposals as the leader.
+    pub refusal: Refusal,
+    pub elections: Elections,
     /// From what this node was restored, if it was, and whom it has met.
     pub restored: Mutex<Option<Restored>>,
     /// Places for proposals of this node's callers.
@@ -165,6 +174,7 @@ impl Node {
         let Some(clock) = self.clock_of(term) else {
             return Err(Attempt::NotDone(format!("this node doesn't lead term {term}")));
         };
+        self.refusal.check()?;
         let now = Readings::now();
         let command = Command { log_time_ms: clock.at(now), wall_ms: now.wall_ms, body };
         let (responder, answer) = ProgressResponder::complete_only();

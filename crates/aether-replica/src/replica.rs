@@ -27,8 +27,10 @@ use crate::peers::Peers;
 use crate::position::Position;
 use crate::reads::{self, ReadHub};
 use crate::refound::{self, Restored};
+use crate::report::Elections;
 use crate::service::PeerService;
 use crate::snapshot::SnapshotDir;
+use crate::space::{self, Refusal};
 use crate::state::{Progresses, StateMachine};
 use crate::types::Raft;
 use crate::wire::MESSAGE_BYTES_MAX;
@@ -279,6 +281,9 @@ async fn start(
         clock: Mutex::new(None),
         leader_heard: Mutex::new(None),
         fatal: watch::Sender::new(None),
+        disk: Mutex::default(),
+        refusal: Refusal::default(),
+        elections: Elections::default(),
         restored: Mutex::new(restored),
         links: Links::default(),
         reads,
@@ -292,6 +297,7 @@ async fn start(
         tokio::spawn(formation::watch_removal(node.clone())),
         tokio::spawn(silence::watch(node.clone())),
         tokio::spawn(deaf::watch(node.clone())),
+        tokio::spawn(space::watch(node.clone())),
     ];
     // One that joins gets its log from the others.
     if pristine && node.config.founding_id() == Some(node.identity.raft_id) {

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::forward;
 use crate::node::Node;
 use crate::peers::check_route;
+use crate::report;
 use crate::snapshot::SnapshotFile;
 use crate::types::TypeConfig;
 use crate::wire;
@@ -200,6 +201,14 @@ impl RaftRpc for PeerService {
         }
         let index = self.node.read_index_here(READ_TIMEOUT).await.map_err(Status::unavailable)?;
         Ok(Response::new(pb::ReadIndexResponse { index }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<pb::ReportRequest>,
+    ) -> Result<Response<pb::ReportResponse>, Status> {
+        self.checked(request)?;
+        Ok(Response::new(report::to_wire(report::of(&self.node))))
     }
 
     async fn identify(

@@ -156,6 +156,7 @@ fn not_written(error: ProposeError) -> Status {
     match error {
         ProposeError::Unknown { .. } => status::unknown(error),
         ProposeError::TooLarge { .. } => status::invalid("request", error.to_string()),
+        ProposeError::NoSpace { .. } => status::no_space(error),
         ProposeError::NotDone { .. } | ProposeError::NotLeader { .. } => status::unavailable(error),
     }
 }

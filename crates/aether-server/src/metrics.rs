@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use aether_core::records::{NodeLifecycle, UpdateState};
+use aether_replica::VoterReport;
 
 use crate::control::Control;
 use crate::leader::LeaderView;
@@ -36,6 +37,7 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
     );
     gauge("aether_raft_applied_index", "Highest applied index.", state.meta.index);
     gauge("aether_wal_bytes", "Bytes of the log's files.", replica.wal_bytes);
+    voter(&mut gauge, &control.replica().report());
     gauge("aether_sessions", "Committed sessions.", state.sessions.len() as u64);
     gauge("aether_nodes", "Known nodes.", state.nodes.len() as u64);
     let silent = |wanted| state.nodes.values().filter(|n| n.lifecycle == wanted).count() as u64;
@@ -54,6 +56,41 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
     updates(&mut out, state);
     health(&mut out, control, leader);
     out
+}
+
+/// What this voter says about itself; `aether status --verbose` shows it of all.
+fn voter(gauge: &mut impl FnMut(&str, &str, u64), report: &VoterReport) {
+    let or_0 = |index: Option<u64>| index.unwrap_or(0);
+    gauge("aether_raft_last_log_index", "Last index in the log.", or_0(report.last_log));
+    gauge("aether_snapshot_index", "Index of the newest snapshot.", or_0(report.snapshot));
+    gauge("aether_snapshot_bytes", "Size of the newest snapshot.", report.snapshot_bytes);
+    gauge("aether_image_index", "Index of the KV image.", or_0(report.image.index));
+    gauge("aether_image_bytes", "Size of the KV image.", report.image.bytes);
+    gauge(
+        "aether_image_off",
+        "1 if the KV image is written no more until the next start.",
+        report.image.off_because.is_some().into(),
+    );
+    let syncs = &report.syncs;
+    gauge("aether_wal_syncs", "Syncs of the log in the last half to whole minute.", syncs.count);
+    gauge("aether_wal_sync_p50_us", "Median time of these, microseconds.", syncs.p50_us);
+    gauge("aether_wal_sync_p99_us", "99 of 100 of these took no longer.", syncs.p99_us);
+    gauge("aether_wal_sync_max_us", "The longest of these.", syncs.max_us);
+    gauge("aether_raft_elections", "Terms with a leader since the start.", report.elections);
+    gauge(
+        "aether_proposals_in_flight",
+        "Writes of this node's clients that are under way.",
+        report.proposals_in_flight,
+    );
+    let disk = &report.disk;
+    gauge("aether_disk_free_bytes", "Space left to log and snapshots.", disk.free_bytes);
+    gauge("aether_disk_floor_bytes", "Below so much the disk is low.", disk.floor_bytes);
+    gauge("aether_disk_low", "1 while the disk is low.", disk.low.into());
+    gauge(
+        "aether_writes_refused",
+        "1 while this leader takes no writes for want of space.",
+        report.refuses_writes.is_some().into(),
+    );
 }
 
 fn updates(out: &mut String, state: &aether_core::state::State) {

@@ -9,6 +9,9 @@ use aether_proto::errors::{OUTCOME_UNKNOWN, Problem};
 use serde_json::{Map, Value};
 use tonic::{Code, Status};
 
+/// Code of what the state of disks does not allow, and of the alert about it.
+pub const DISK_LOW: &str = "disk_low";
+
 /// What a refusal may be about, the closest first: by the names that fields of
 /// refusals have.
 const SUBJECTS: [&str; 6] = ["update", "slice", "artifact", "node", "key", "request_id"];
@@ -157,6 +160,12 @@ pub fn unavailable(problem: impl Display) -> Status {
     Problem::new(Code::Unavailable, "unavailable", message).may_retry().status()
 }
 
+/// It was not done, for want of space on the disks of voters.
+pub fn no_space(problem: impl Display) -> Status {
+    let message = format!("{problem}; free some space, and look at 'aether status'");
+    Problem::new(Code::Unavailable, DISK_LOW, message).may_retry().status()
+}
+
 /// It may or may not have been done.
 pub fn unknown(problem: impl Display) -> Status {
     let message = format!("{problem}; look before you try again");
@@ -211,6 +220,7 @@ mod tests {
     #[test]
     fn only_what_was_provably_not_done_may_be_repeated() {
         assert!(unavailable("no leader").get_details_retry_info().is_some());
+        assert!(no_space("full").get_details_retry_info().is_some());
         for status in [unknown("lost"), internal("broken"), invalid("x", "y")] {
             assert!(status.get_details_retry_info().is_none(), "{status}");
         }

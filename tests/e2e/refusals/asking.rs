@@ -174,7 +174,7 @@ impl Desk {
             let key = "meta/cluster".to_owned();
             let meta =
                 client.kv_get(v1::KvGetRequest { key, stale: false }).await.unwrap().into_inner();
-            let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
+            let status = client.status(v1::StatusRequest::default()).await.unwrap().into_inner();
             let position: Value = serde_json::from_str(&meta.value_json).unwrap();
             if position["index"] == status.applied {
                 let all = u128::from_str_radix(&status.state_hash, 16).unwrap();

@@ -152,7 +152,7 @@ fn no_snapshots(route: &Route) -> Vec<Row> {
 /// The term that a voter is in.
 async fn term(desk: &Desk, node: usize) -> u64 {
     let mut client = ClusterClient::new(desk.stage.cluster.channel(node));
-    client.status(v1::StatusRequest {}).await.unwrap().into_inner().term
+    client.status(v1::StatusRequest::default()).await.unwrap().into_inner().term
 }
 
 /// A command that is refused once it is committed.
@@ -260,7 +260,7 @@ async fn forged(desk: &Desk, receiver: usize, named: usize, committed: bool) {
 async fn follows(desk: &Desk, node: usize) {
     let status = |node: usize| {
         let mut client = ClusterClient::new(desk.stage.cluster.channel(node));
-        async move { client.status(v1::StatusRequest {}).await.unwrap().into_inner() }
+        async move { client.status(v1::StatusRequest::default()).await.unwrap().into_inner() }
     };
     let committed = status(desk.stage.cluster.leader(PATIENCE).await.unwrap()).await.applied;
     let deadline = Instant::now() + PATIENCE;

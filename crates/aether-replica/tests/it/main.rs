@@ -8,6 +8,7 @@ mod figures;
 mod formation;
 mod membership;
 mod recovery;
+mod space;
 #[path = "../../src/toy.rs"]
 mod toy;
 mod writes;

@@ -155,7 +155,8 @@ fn others() -> Vec<Call> {
         ..Default::default()
     };
     vec![
-        one("/aether.v1.Cluster/Status", v1::StatusRequest {}),
+        one("/aether.v1.Cluster/Status", v1::StatusRequest { verbose: true }),
+        one("/aether.v1.Cluster/SnapshotSave", v1::SnapshotSaveRequest { stale: true }),
         one("/aether.v1.Cluster/Nodes", v1::NodesRequest::default()),
         one("/aether.v1.Cluster/KvGet", v1::KvGetRequest { key, stale: false }),
         one(

@@ -15,6 +15,7 @@ use super::events::Events;
 use super::following::Places;
 use super::kv::Kv;
 use super::snapshots::Snapshots;
+use super::standing::Standing;
 use super::voters::VotersService;
 use crate::changes::Changes;
 use crate::control::Read;
@@ -107,23 +108,29 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::ClusterStatus>, Status> {
-        let (deadline, _) = Deadline::split(request);
+        let (deadline, v1::StatusRequest { verbose }) = Deadline::split(request);
         let read = self.views.control.read(false, deadline).await;
         let state = &read.published.state;
         let replica = self.views.control.replica().status();
         let leader = replica.leader.as_ref();
         // Without a quorum whoever leads is not sure to.
         let members = if read.stale { None } else { self.voters.members(deadline).await };
+        let is_alive = |id| members.as_ref().is_some_and(|members| members.is_alive(id));
+        let me = replica.raft_id;
+        let handle = self.views.control.replica();
+        let standing = Standing::ask(handle, verbose, |id| id == me || is_alive(id)).await;
         let voters = replica.members.iter().filter(|member| member.voter).map(|member| v1::Voter {
             name: member.name.clone(),
             raft_id: member.raft_id,
             peer_address: member.peer_addr.clone(),
             leader: leader.is_some_and(|leader| leader.raft_id == member.raft_id),
             alive: members.as_ref().map(|members| members.is_alive(member.raft_id)),
+            detail: verbose.then(|| standing.detail(member.raft_id)),
         });
         let voters: Vec<v1::Voter> = voters.collect();
         let mut alerts = render::alerts(state, read.published.now_ms());
         alerts.extend(silent_voters(&voters));
+        alerts.extend(standing.alerts());
         let live = state.slices.values().filter(|slice| slice.live_update.is_some()).count();
         Ok(Response::new(v1::ClusterStatus {
             cluster: replica.cluster_name.clone(),

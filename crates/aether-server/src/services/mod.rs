@@ -16,6 +16,7 @@ mod resolve;
 pub mod routing;
 pub mod slices;
 mod snapshots;
+mod standing;
 mod streams;
 pub mod updates;
 pub mod voters;

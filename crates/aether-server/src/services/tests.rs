@@ -303,7 +303,7 @@ async fn instances_without_a_place_are_told_with_their_slice_their_node_and_as_a
     let request = v1::ListSlicesRequest { slice: slice.to_string(), ..Default::default() };
     let list = node.slices.list(Request::new(request)).await.unwrap().into_inner();
     assert_eq!(list.slices[0].waits_for[0], said);
-    let status = node.cluster.status(Request::new(v1::StatusRequest {})).await.unwrap();
+    let status = node.cluster.status(Request::new(v1::StatusRequest::default())).await.unwrap();
     let alert = status.into_inner().alerts.remove(0);
     assert_eq!(alert.code, "no_capacity");
     assert!(alert.message.contains(said) && alert.message.contains("add a node"), "{alert:?}");

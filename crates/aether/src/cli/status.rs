@@ -13,14 +13,18 @@ use super::{Global, render};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 See also: aether nodes, aether slices, aether update list")]
-pub struct Status {}
+pub struct Status {
+    /// With what each voter says about itself: log, snapshot, disk, syncs
+    #[arg(long, short)]
+    verbose: bool,
+}
 
 impl Status {
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.client()?;
-        let status = client
-            .read(v1::StatusRequest {}, async |c, request| cluster(c).status(request).await)
-            .await?;
+        let request = v1::StatusRequest { verbose: self.verbose };
+        let status =
+            client.read(request, async |c, request| cluster(c).status(request).await).await?;
         global.output().show(&status, render::cluster::status)
     }
 }

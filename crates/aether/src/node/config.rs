@@ -108,6 +108,8 @@ pub struct NodeConfig {
     pub agent: Agent,
     /// Bounds and waits of the ingress; used with the ingress role only.
     pub ingress: aether_ingress::Config,
+    /// Space that a voter keeps free.
+    pub storage: Storage,
     /// Leases and timeouts.
     pub timing: Timing,
     /// What the node says about itself.
@@ -165,6 +167,15 @@ pub struct Agent {
     /// Instances end with the node when it is asked to end. Without it they go
     /// on, and the node finds them again.
     pub stop_instances_on_exit: bool,
+}
+
+/// Space that a voter keeps free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Bytes free for log and snapshots below which a voter counts as low, beside
+    /// room for its next snapshot; 0 to let the disk run full. While no majority
+    /// of voters has so much, no writes are taken.
+    pub disk_free_min_bytes: u64,
 }
 
 /// Leases and timeouts.

@@ -14,6 +14,7 @@ fn status() -> v1::ClusterStatus {
         peer_address: format!("10.0.0.{raft_id}:8091"),
         leader,
         alive: Some(leader),
+        detail: None,
     };
     let session = |id: &str, state: &str| v1::Session {
         id: id.into(),
@@ -57,6 +58,36 @@ async fn looked_at() {
     };
     scene.node.will_answer("Cluster/Status", &alarmed);
     scene.run("status").await;
+    let mut told = status();
+    told.voters[0].detail = Some(v1::VoterDetail {
+        term: 3,
+        applied: Some(42),
+        committed: Some(42),
+        last_log: Some(42),
+        lag: Some(0),
+        wal_bytes: 8 << 20,
+        snapshot: Some(40),
+        snapshot_bytes: 70_000,
+        image: Some(41),
+        image_bytes: 524_288,
+        image_state: "REBUILT".into(),
+        image_problem: "there is none".into(),
+        syncs: 120,
+        sync_p50_us: 850,
+        sync_p99_us: 12_400,
+        sync_max_us: 2_000_000,
+        elections: 2,
+        proposals_in_flight: 3,
+        disk_path: "/var/lib/aether/replica/wal".into(),
+        disk_free_bytes: 50 << 20,
+        disk_floor_bytes: 64 << 20,
+        disk_low: true,
+        ..Default::default()
+    });
+    told.voters[1].detail =
+        Some(v1::VoterDetail { problem: "no answer within 1000 ms".into(), ..Default::default() });
+    scene.node.will_answer("Cluster/Status", &told);
+    scene.run_all(&["status --verbose", "status --verbose -o json"]).await;
     let seen = vec![
         node("n1", "READY", "OPEN"),
         node("n2", "UNREACHABLE", "DRAINING"),

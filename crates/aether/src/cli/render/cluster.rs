@@ -3,7 +3,7 @@
 use aether_proto::v1;
 
 use super::update::as_of;
-use super::{fields, or_dash, span, table};
+use super::{fields, or_dash, span, table, voters};
 
 /// The cluster as one node sees it.
 pub fn status(status: &v1::ClusterStatus) -> String {
@@ -38,6 +38,9 @@ pub fn status(status: &v1::ClusterStatus) -> String {
     text.push_str("\n\n");
     let rows = status.voters.iter().map(voter).collect();
     text.push_str(&table(&["VOTER", "ID", "PEER ADDRESS", "ROLE"], rows));
+    if status.voters.iter().any(|voter| voter.detail.is_some()) {
+        text.push_str(&format!("\n\n{}", voters::details(&status.voters)));
+    }
     for change in &status.voter_changes {
         text.push_str(&format!("\n\n{}", voter_change(change)));
     }
@@ -116,6 +119,7 @@ mod tests {
             peer_address: "127.0.0.1:8091".into(),
             leader: false,
             alive: None,
+            detail: None,
         };
         let text = status(&v1::ClusterStatus {
             cluster: "aether".into(),

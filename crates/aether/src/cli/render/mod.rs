@@ -13,6 +13,7 @@ pub mod paint;
 pub mod plan;
 pub mod slice;
 pub mod update;
+pub mod voters;
 
 use aether_core::duration::Millis;
 use comfy_table::{ContentArrangement, Table, presets};

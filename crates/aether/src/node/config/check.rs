@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aether_core::duration::Millis;
 
-use super::{Agent, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Timing, Voter, file};
+use super::{
+    Agent, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Storage, Timing, Voter, file,
+};
 
 /// What is logged unless set: the log speaks up only in trouble. Consensus warns
 /// of every heartbeat that fails, dozens of times a second while a voter is
@@ -54,6 +56,12 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
         log: Log {
             level: file.log.level.unwrap_or_else(|| LOG_LEVEL.to_owned()),
             json: file.log.json.unwrap_or_default(),
+        },
+        storage: Storage {
+            disk_free_min_bytes: file
+                .storage
+                .disk_free_min
+                .map_or(aether_replica::DISK_FREE_MIN_BYTES, |size| size.0),
         },
         join: file.join,
         name,

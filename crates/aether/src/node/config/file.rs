@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use aether_core::duration::Millis;
 use aether_core::ids::NodeName;
+use aether_core::manifest::ByteSize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct File {
     pub join: Vec<SocketAddr>,
     #[serde(default)]
     pub agent: Agent,
+    #[serde(default)]
+    pub storage: Storage,
     #[serde(default)]
     pub timing: Timing,
     #[serde(default)]
@@ -98,6 +101,12 @@ fn address_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ingres
         }
     }
     deserializer.deserialize_any(Either)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    pub disk_free_min: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -44,6 +44,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.timing.node_lost, Millis(30_000));
     assert_eq!(config.timing.max_table_age, Millis(600_000));
     assert_eq!(config.timing.stop_together, Millis(0));
+    assert_eq!(config.storage.disk_free_min_bytes, 64 << 20);
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
     assert!(config.log.level.starts_with("info"));
 }
@@ -75,6 +76,8 @@ stall_timeout = '7s'
 shutdown_timeout = '0s'
 trust_forwarded = true
 debug = true
+[storage]
+disk_free_min = '2GiB'
 [timing]
 heartbeat = '100ms'
 election_min = '500ms'
@@ -88,6 +91,7 @@ level = 'debug'
 json = true
 ";
     let config = parse(text).unwrap().config;
+    assert_eq!(config.storage.disk_free_min_bytes, 2 << 30);
     assert!(!config.roles.voter && config.roles.agent && config.roles.ingress);
     let ingress = aether_ingress::Config {
         connections_max: 50,
@@ -128,6 +132,8 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[timing]\nagent_lease = '0s'", &["timing.agent_lease"]),
         ("", "[timing]\nnode_lost = '1s'", &["timing.node_lost", "timing.agent_lease"]),
         ("", "[timing]\nmax_table_age = '1s'", &["timing.max_table_age", "session_lease"]),
+        ("", "[storage]\ndisk_free_min = '64'", &["disk_free_min = '64'", "256MiB or 1GiB"]),
+        ("", "[storage]\ndisk_free_min = 64", &["disk_free_min = 64", "line 8"]),
         ("", "[agent]\nport_reuse_after = '1s'", &["agent.port_reuse_after"]),
         ("", "[ingress]\nwait = '1s'", &["wait", "line 8"]),
         ("", "[ingress]\nrequest_timeout = 60", &["unit", "request_timeout = 60"]),
