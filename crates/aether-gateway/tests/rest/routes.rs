@@ -154,6 +154,9 @@ async fn if_match_at_routing_becomes_the_precondition() {
 async fn cluster_views_answer_under_api() {
     let gateway = Gateway::new();
     assert_eq!(gateway.get("/api/status").await.json()["stateHash"], "ff");
+    assert_eq!(gateway.fake.asked().unwrap(), "StatusRequest { verbose: false }");
+    gateway.get("/api/status?verbose=true").await;
+    assert_eq!(gateway.fake.asked().unwrap(), "StatusRequest { verbose: true }");
     assert_eq!(gateway.get("/api/nodes").await.json()["nodes"][0]["instancesMax"], 7);
     let slices = gateway.get("/api/slices?slice=org.example:my-slice").await.json();
     assert_eq!(slices["slices"][0]["slice"], "org.example:my-slice");
