@@ -31,7 +31,8 @@ type Form = (fn(&str) -> bool, &'static str);
 const NAME: Form = (is_name, "1 to 64 letters, digits, dots, dashes or underscores");
 const PATH: Form = (
     is_path,
-    "1 to 256 letters, digits, dots, dashes, underscores, and single slashes between them",
+    "at most 256 bytes: names of 1 to 64 letters, digits, dots, dashes or underscores, with single \
+     slashes between them",
 );
 const BASE36: Form = (is_base36, "1 to 64 lower-case letters or digits");
 

@@ -166,8 +166,9 @@ fn base_path(base: &ArtifactBase) -> String {
     format!("{}/{}", base.group(), base.artifact())
 }
 
-fn config_key(record: &ConfigRecord) -> String {
-    format!("{CONFIG_PREFIX}{}", record.name)
+/// Key of a value of users.
+pub(crate) fn config_key(name: &ConfigName) -> String {
+    format!("{CONFIG_PREFIX}{name}")
 }
 
 /// The first record of an entry has the key that all had before there could be
@@ -184,7 +185,7 @@ fn audit_key(record: &AuditRecord) -> String {
 macro_rules! tables {
     ($each:ident) => {
         small_tables!($each);
-        $each!(config, |r: &ConfigRecord| config_key(r));
+        $each!(config, |r: &ConfigRecord| config_key(&r.name));
     };
 }
 

@@ -126,7 +126,7 @@ impl Endpoint {
         self.pool.reopen();
     }
 
-    /// Whether calls should rather go elsewhere for now.
+    /// Whether calls should rather go elsewhere, as long as others take them.
     #[inline]
     pub(crate) fn is_ejected(&self) -> bool {
         let until = self.ejected_until_ms.load(Ordering::Relaxed);

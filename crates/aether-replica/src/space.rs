@@ -240,36 +240,34 @@ async fn decide(node: &Node, handle: &Handle) {
         };
         those.iter().map(one).collect::<Vec<_>>().join("; ")
     };
-    let why = match stand(me, &spaces) {
-        Stand::Write => None,
+    let (why, heirs) = match stand(me, &spaces) {
+        Stand::Write => (None, Vec::new()),
         Stand::Refuse(low) => {
             let text = format!(
                 "too few voters have space on their disks ({}); writes go on by themselves once \
                  there is some",
                 figures(&low)
             );
-            Some((text, false))
+            (Some((text, false)), Vec::new())
         }
-        Stand::HandOver(_) => {
+        Stand::HandOver(heirs) => {
             let text = format!("the leader hands over, for its disk is full ({})", figures(&[me]));
-            Some((text, true))
+            (Some((text, true)), heirs)
         }
     };
-    let (refused, passes) = (why.is_some(), why.as_ref().is_some_and(|(_, passes)| *passes));
     if node.refusal.set(why) {
-        let reason = node.refusal.reason().unwrap_or_default();
-        match refused {
-            true => tracing::error!(node = node.identity.node, reason, "no writes are taken"),
-            false => tracing::info!(node = node.identity.node, "writes are taken again"),
+        match node.refusal.reason() {
+            Some(reason) => {
+                tracing::error!(node = node.identity.node, reason, "no writes are taken");
+            }
+            None => tracing::info!(node = node.identity.node, "writes are taken again"),
         }
     }
-    if passes && let Stand::HandOver(to) = stand(me, &spaces) {
-        for at in to {
-            match handle.transfer_leadership(Some(&voters[at].0.name)).await {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::info!(node = node.identity.node, %error, "tried for want of space");
-                }
+    for heir in heirs {
+        match handle.transfer_leadership(Some(&voters[heir].0.name)).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::info!(node = node.identity.node, %error, "tried for want of space");
             }
         }
     }

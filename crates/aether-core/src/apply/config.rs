@@ -6,6 +6,7 @@ use super::Tx;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::ConfigName;
 use crate::records::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+use crate::state::config_key;
 
 impl Tx<'_> {
     pub(super) fn put_config(
@@ -44,7 +45,7 @@ impl Tx<'_> {
 
     pub(super) fn remove_config(&mut self, name: &ConfigName, if_modified: Option<u64>) -> Outcome {
         if self.check_config(name, if_modified)?.is_none() {
-            return Err(Refusal::UnknownKey { key: format!("config/{name}") });
+            return Err(Refusal::UnknownKey { key: config_key(name) });
         }
         self.state.remove_config(name);
         Ok(Answer::default())
@@ -60,7 +61,7 @@ impl Tx<'_> {
         let actual = known.as_ref().map_or(0, |known| known.modified);
         match if_modified {
             Some(expected) if expected != actual => {
-                Err(Refusal::KeyModified { key: format!("config/{name}"), expected, actual })
+                Err(Refusal::KeyModified { key: config_key(name), expected, actual })
             }
             _ => Ok(known),
         }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use serde::Serialize;
 
-use super::{CONFIG_PREFIX, State, audit_key, base_path, config_key, encode};
+use super::{CONFIG_PREFIX, Meta, State, audit_key, base_path, config_key, encode};
 use crate::records::*;
 
 /// Some rows, in the order of their keys.
@@ -53,7 +53,7 @@ impl State {
                 }
             }
         };
-        offer("meta/cluster".to_owned(), &self.meta);
+        offer(Meta::KEY.to_owned(), &self.meta);
         macro_rules! each {
             ($field:ident, $key:expr) => {
                 // All keys of a table begin alike.
@@ -71,7 +71,7 @@ impl State {
         {
             let first = start.strip_prefix(CONFIG_PREFIX).unwrap_or_default();
             let rows = self.config.range::<_, str>((Bound::Included(first), Bound::Unbounded));
-            let rows = rows.map(|(_, r)| (config_key(r), r));
+            let rows = rows.map(|(name, r)| (config_key(name), r));
             let rows = rows.skip_while(|(key, _)| key.as_str() <= after);
             rows.take(limit + 1).for_each(|(key, r)| offer(key, &**r));
         }
@@ -92,7 +92,7 @@ impl State {
     /// The value of one row as JSON text, for people. Looks through the whole
     /// table: keys are made on the way out, not kept.
     pub fn row(&self, key: &str) -> Option<Vec<u8>> {
-        if key == "meta/cluster" {
+        if key == Meta::KEY {
             return Some(encode(&self.meta));
         }
         if let Some(name) = key.strip_prefix(CONFIG_PREFIX) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aether_core::command::Command;
 use aether_core::ids::ConfigName;
-use aether_core::state::State;
+use aether_core::state::{CONFIG_PREFIX, State};
 use aether_proto::v1;
 use tokio::time::Instant;
 use tonic::{Response, Status};
@@ -224,7 +224,7 @@ pub fn text(value: Vec<u8>) -> String {
 
 /// The name in a key that may be written.
 fn name(key: &str) -> Result<ConfigName, Status> {
-    let Some(name) = key.strip_prefix("config/") else {
+    let Some(name) = key.strip_prefix(CONFIG_PREFIX) else {
         return Err(status::invalid(
             "key",
             "must begin with config/; other records change by what is done, such as 'aether scale'",

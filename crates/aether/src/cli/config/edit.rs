@@ -173,7 +173,7 @@ mod tests {
     fn comments_order_and_permissions_stay() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("config.toml");
-        let text = "# Mine.\ncurrent = 'b' # for now\n\n[contexts.b]\nactor = 'x' # me\n\n\
+        let text = "# Mine.\ncurrent = 'b' # mostly\n\n[contexts.b]\nactor = 'x' # me\n\n\
                     # The other.\n[contexts.a]\naddr = ['h:1']\n";
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();

@@ -17,9 +17,10 @@ pub fn details(voters: &[v1::Voter]) -> String {
         }
         logs.push(log(&voter.name, detail));
         machines.push(machine(&voter.name, detail));
-        if !detail.image_problem.is_empty() {
-            let (state, problem) = (&detail.image_state, &detail.image_problem);
-            notes.push(format!("{}: its image is {state}: {problem}", voter.name));
+        // That it was made anew at the start, as in a new directory, is history.
+        if detail.image_state == "OFF" {
+            let problem = &detail.image_problem;
+            notes.push(format!("{}: its image is off: {problem}", voter.name));
         }
     }
     let header =
