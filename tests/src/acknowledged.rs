@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+/// Writes that take longer are counted as if they took this long.
+const LATENCY_US_MAX: u64 = 60_000_000;
+
 /// A log index.
 pub type Index = u64;
 
@@ -82,7 +85,8 @@ impl Ledger {
             found: Vec::new(),
             not_done: 0,
             open: 0,
-            latency_us: Histogram::new(3).expect("three digits are allowed"),
+            latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)
+                .expect("three digits are allowed"),
         }
     }
 
