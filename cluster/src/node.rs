@@ -1,5 +1,6 @@
 //! One node process.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -182,19 +183,32 @@ impl Node {
     /// # Errors
     /// When it already runs or cannot be started.
     pub fn start(&mut self) -> Result<()> {
+        self.start_under(&[])
+    }
+
+    /// Likewise by another program, such as strace with its arguments: the
+    /// node's own are added. It must become the node, or be its tracer from aside
+    /// (`strace -D`), so that signals and the exit status are the node's.
+    ///
+    /// # Errors
+    /// When it already runs or cannot be started.
+    pub fn start_under(&mut self, program: &[String]) -> Result<()> {
         if self.child.is_some() {
             bail!("node {} runs already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log())?;
         self.log_bytes_before = log.metadata()?.len();
-        let child = Command::new(&self.binary)
+        let binary = self.binary.as_os_str();
+        let mut words = program.iter().map(OsStr::new).chain([binary]);
+        let child = Command::new(words.next().unwrap_or(binary))
+            .args(words)
             .args(["node", "--exit-with-parent", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+            .with_context(|| format!("cannot start {program:?} {}", self.binary.display()))?;
         self.child = Some(child);
         Ok(())
     }

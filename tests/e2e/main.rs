@@ -6,6 +6,7 @@ mod agents;
 mod archives;
 mod broken;
 mod cut_off;
+mod durability;
 mod events;
 mod failover;
 mod full_disk;

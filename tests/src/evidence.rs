@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a voter may take to say where it is.
+const VERB_MAX: &str = "60s";
 
 /// Waits until a condition holds.
 ///
@@ -115,13 +117,22 @@ pub fn starts(cluster: &Cluster) -> BTreeMap<(String, String), usize> {
 /// When two of them differ at the same index, or do not meet within
 /// [`PATIENCE`].
 pub async fn equal_hashes(stage: &Stage) -> String {
-    let voters = stage.cluster.nodes.iter().filter(|n| n.roles.voter && n.pid().is_some());
+    equal_hashes_of(&stage.cluster).await
+}
+
+/// Likewise of a cluster without a stage.
+///
+/// # Panics
+/// As [`equal_hashes`].
+pub async fn equal_hashes_of(cluster: &Cluster) -> String {
+    let voters = cluster.nodes.iter().filter(|n| n.roles.voter && n.pid().is_some());
     let addresses: Vec<String> = voters.map(|n| n.addresses.grpc.to_string()).collect();
     let mut by_index: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();
     let mut common = None;
     eventually("all voters at the same index", async || {
         for address in &addresses {
-            let Ok(status) = stage.cli(&["status", "-a", address]).await else { return false };
+            let verb = ["status", "-a", address, "--timeout", VERB_MAX];
+            let Ok(status) = cluster.json(&verb).await else { return false };
             let (Some(applied), Some(hash)) =
                 (status["applied"].as_u64(), status["stateHash"].as_str())
             else {

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share. Every test runs real processes of the
 //! `aether` binary, on free ports and in temporary directories.
 
+pub mod acknowledged;
 pub mod evidence;
 pub mod grpc;
 pub mod linearizability;

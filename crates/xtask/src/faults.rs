@@ -19,16 +19,36 @@ struct Run {
     seed: &'static str,
 }
 
-const RUNS: &[Run] = &[Run {
-    name: "linearizable",
-    test: "linearizable::every_answer_",
-    settings: &[
-        ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
-        ("AETHER_LINEARIZABLE_SECONDS", "180"),
-        ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
-    ],
-    seed: "AETHER_LINEARIZABLE_SEED",
-}];
+const RUNS: &[Run] = &[
+    Run {
+        name: "linearizable",
+        test: "linearizable::every_answer_",
+        settings: &[
+            ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
+            ("AETHER_LINEARIZABLE_SECONDS", "180"),
+            ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
+        ],
+        seed: "AETHER_LINEARIZABLE_SEED",
+    },
+    Run {
+        name: "power",
+        test: "durability::power_cut::a_power_cut_loses_",
+        settings: &[("AETHER_POWER_ROUNDS", "25")],
+        seed: "AETHER_DURABILITY_SEED",
+    },
+    Run {
+        name: "kills",
+        test: "durability::killed::",
+        settings: &[("AETHER_KILL_ROUNDS", "200")],
+        seed: "AETHER_DURABILITY_SEED",
+    },
+    Run {
+        name: "syncs",
+        test: "durability::syncs::",
+        settings: &[("AETHER_SYNC_ROUNDS", "40")],
+        seed: "AETHER_DURABILITY_SEED",
+    },
+];
 
 /// Runs those that are named, or all.
 pub fn run(names: &[String]) -> Result<()> {

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   lint             the rules of this repository only
   fuzz [--cases N] [--seed N] [FILTER…]
                    the fuzz targets alone, with many cases, and how often each was run
-  faults [linearizable]
+  faults [linearizable|power|kills|syncs]
                    clusters under faults for minutes; the environment chooses seed and
                    length (tests/e2e/linearizable.rs)
   docs             writes docs/reference/cli.md anew, from the program's own help

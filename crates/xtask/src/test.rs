@@ -54,6 +54,7 @@ fn run_cargo(arguments: &[&str]) -> Result<()> {
 /// test that finds its program missing says that it was skipped.
 fn install() {
     install_nginx();
+    install_strace();
     install_schemathesis();
 }
 
@@ -80,6 +81,12 @@ fn install_schemathesis() {
 fn install_nginx() {
     if !install_package("nginx", "nginx-light") {
         eprintln!("xtask: nginx could not be installed; the test that updates it will be skipped");
+    }
+}
+
+fn install_strace() {
+    if !install_package("strace", "strace") {
+        eprintln!("xtask: strace could not be installed; tests that make syncs fail are skipped");
     }
 }
 
