@@ -25,7 +25,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                    the fuzz targets alone, with many cases, and how often each was run
   faults [linearizable|power|kills|syncs]
                    clusters under faults for minutes; the environment chooses seed and
-                   length (tests/e2e/linearizable.rs)
+                   length (tests/e2e/linearizable.rs, durability.rs)
   docs             writes docs/reference/cli.md anew, from the program's own help
   figures          measures what the README and docs/performance.md state
   bench peers [PART…] [--rounds N] …
