@@ -58,6 +58,9 @@ pub struct Config {
     /// snapshot (see `space`); 0 to not look. Well above what the log takes
     /// between two looks and what one snapshot needs.
     pub disk_free_min_bytes: u64,
+    /// Highest feature level that the machine supports: told to others who ask,
+    /// and of no other meaning here.
+    pub feature_level_max: u32,
 }
 
 impl Default for Config {
@@ -75,6 +78,7 @@ impl Default for Config {
             snapshot_ms_max: 10 * 60 * 1_000,
             proposals_in_flight_max: 4_096,
             disk_free_min_bytes: DISK_FREE_MIN_BYTES,
+            feature_level_max: 1,
         }
     }
 }

@@ -104,6 +104,14 @@ pub enum OpenError {
         /// What is wrong with it.
         detail: String,
     },
+    /// What the directory holds is for a newer release, as the machine says.
+    #[error("{path} cannot be used by this node: {reason}. Nothing was changed", path = .path.display())]
+    Unsupported {
+        /// The data directory.
+        path: PathBuf,
+        /// What is needed, and what to do.
+        reason: String,
+    },
     /// Consensus could not be started on what the directory holds.
     #[error("consensus can't be started on {path}: {detail}", path = .path.display())]
     Consensus {

@@ -93,12 +93,15 @@ impl Image {
     /// Loads the image in `dir` into `machine` if `usable` accepts its
     /// position, and returns that position. Otherwise the image starts anew
     /// and the machine's state is undefined.
+    ///
+    /// # Errors
+    /// The image is whole, and for a newer release: it is left as it is.
     pub fn open(
         dir: &Path,
         cluster: &str,
         machine: &mut dyn ErasedMachine,
         usable: impl FnOnce(&Position) -> Result<(), String>,
-    ) -> (Self, Option<Position>) {
+    ) -> Result<(Self, Option<Position>), String> {
         let existed = dir.exists();
         let loaded = if existed {
             guarded(|| load(dir, cluster, machine, usable))
@@ -112,6 +115,9 @@ impl Image {
                 (Ok(db), Some(position))
             }
             Err(reason) => {
+                if let Some(unsupported) = machine.unsupported() {
+                    return Err(unsupported);
+                }
                 if existed {
                     tracing::warn!(image = %dir.display(), reason, "the KV image is rebuilt");
                 }
@@ -119,7 +125,7 @@ impl Image {
                 (create_anew(dir), None)
             }
         };
-        (Image::start(cluster, db, status), position)
+        Ok((Image::start(cluster, db, status), position))
     }
 
     fn start(cluster: &str, db: Result<sled::Db, String>, status: ImageStatus) -> Self {

@@ -120,10 +120,14 @@ pub(crate) async fn watch_fatal(node: Arc<Node>) {
         if let Err(fatal) = state {
             if !Node::stopped(&fatal) {
                 let dir = node.config.data_dir.display();
-                node.fail(format!(
-                    "consensus has stopped: {fatal}; its files are in {dir}: see to the disk, then \
-                     start this node again"
-                ));
+                node.fail(match node.progress.unsupported.get() {
+                    // Its disk is well.
+                    Some(reason) => reason.clone(),
+                    None => format!(
+                        "consensus has stopped: {fatal}; its files are in {dir}: see to the disk, \
+                         then start this node again"
+                    ),
+                });
             }
             return;
         }

@@ -64,6 +64,14 @@ pub trait Machine: Send + Sync + 'static {
     /// caller restores something else or stops.
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String>;
 
+    /// Why this machine cannot go on with what [`apply`](Machine::apply) or
+    /// [`restore`](Machine::restore) was given last, if it is meant for a newer
+    /// release: what was needed, and what to do. An entry then changed nothing.
+    /// The replica ends with this reason, and answers nobody.
+    fn unsupported(&self) -> Option<String> {
+        None
+    }
+
     /// Called after every applied batch and after a restore, so that watchers
     /// see whole batches. A proposer is answered only after this.
     fn publish(&mut self);
@@ -78,6 +86,7 @@ pub(crate) trait ErasedMachine: Send + Sync + 'static {
     fn hash(&self) -> u128;
     fn image(&self) -> Box<dyn Iterator<Item = Row> + Send>;
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String>;
+    fn unsupported(&self) -> Option<String>;
     fn publish(&mut self);
 }
 
@@ -99,6 +108,9 @@ impl<M: Machine> ErasedMachine for M {
     }
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String> {
         Machine::restore(self, at, rows)
+    }
+    fn unsupported(&self) -> Option<String> {
+        Machine::unsupported(self)
     }
     fn publish(&mut self) {
         Machine::publish(self);

@@ -179,7 +179,8 @@ fn recover_state(
         }
     };
     let (image, position) =
-        Image::open(&image_dir(&data.root), &config.cluster_name, machine, usable);
+        Image::open(&image_dir(&data.root), &config.cluster_name, machine, usable)
+            .map_err(|reason| OpenError::Unsupported { path: data.root.clone(), reason })?;
     if let Some(position) = position {
         return Ok((snapshots, image, position));
     }
@@ -192,7 +193,7 @@ fn recover_state(
         );
         return Err(OpenError::Damaged { path, detail });
     }
-    restore_snapshot(&snapshots, machine)?;
+    restore_snapshot(&snapshots, machine, &data.root)?;
     image.replace(machine.image(), &newest, machine.hash());
     Ok((snapshots, image, newest))
 }
@@ -201,6 +202,7 @@ fn recover_state(
 fn restore_snapshot(
     snapshots: &SnapshotDir,
     machine: &mut dyn ErasedMachine,
+    root: &Path,
 ) -> Result<(), OpenError> {
     let Some(snapshot) = snapshots.current() else {
         // The image may have left something behind. An empty state has no row
@@ -210,8 +212,11 @@ fn restore_snapshot(
         return Ok(());
     };
     let mut rows = snapshot.rows();
-    machine
-        .restore(snapshot.position.stamp(), &mut rows)
+    let restored = machine.restore(snapshot.position.stamp(), &mut rows);
+    if let Some(reason) = machine.unsupported() {
+        return Err(OpenError::Unsupported { path: root.to_owned(), reason });
+    }
+    restored
         .and_then(|()| rows.finish().map_err(|e| e.to_string()))
         .map_err(|detail| OpenError::Damaged { path: snapshot.path.clone(), detail })
 }
@@ -263,10 +268,12 @@ async fn start(
     let restored = data.restored.clone();
     let has_met = restored.as_ref().is_none_or(Restored::has_met);
     let raft_config = Arc::new(openraft_config(&config, has_met)?);
-    let raft: types::Raft =
-        Raft::new(identity.raft_id, raft_config, network, log.clone(), state).await.map_err(
-            |fatal| OpenError::Consensus { path: data.root.clone(), detail: fatal.to_string() },
-        )?;
+    let raft: types::Raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), state)
+        .await
+        .map_err(|fatal| match progress.unsupported.get().cloned() {
+            Some(reason) => OpenError::Unsupported { path: data.root.clone(), reason },
+            None => OpenError::Consensus { path: data.root.clone(), detail: fatal.to_string() },
+        })?;
     let (reads, line) = ReadHub::new();
     let node = Arc::new(Node {
         proposals: Semaphore::new(config.proposals_in_flight_max),

@@ -45,6 +45,8 @@ pub struct VoterReport {
     pub disk: DiskStatus,
     /// Why it takes no writes as the leader, if so.
     pub refuses_writes: Option<String>,
+    /// Highest feature level that its machine supports; 0 if it does not say.
+    pub feature_level_max: u32,
 }
 
 /// Counts the terms in which a leader was seen.
@@ -87,6 +89,7 @@ pub(crate) fn of(node: &Node) -> VoterReport {
         proposals_in_flight: in_flight as u64,
         disk: node.disk.lock().expect("no panic while held").clone(),
         refuses_writes: node.refusal.reason().filter(|_| status.is_leader),
+        feature_level_max: node.config.feature_level_max,
     }
 }
 
@@ -96,17 +99,17 @@ impl Handle {
         of(self.node())
     }
 
-    /// What each voter of `wanted` says about itself, or why it says nothing. All
+    /// What each member of `wanted` says about itself, or why it says nothing. All
     /// are asked at once, and waited for no longer than `patience`. One of an
     /// older release, which does not know the question, gives an empty answer.
     pub async fn reports(
         &self,
         patience: Duration,
-        wanted: impl Fn(u64) -> bool,
+        wanted: impl Fn(&MemberStatus) -> bool,
     ) -> Vec<(MemberStatus, Result<VoterReport, String>)> {
         let members = self.status().members;
-        let voters = members.into_iter().filter(|m| m.voter && wanted(m.raft_id));
-        let asked = voters.map(|member| async move {
+        let asked = members.into_iter().filter(|member| wanted(member));
+        let asked = asked.map(|member| async move {
             let report = self.report_of(&member, patience).await;
             (member, report)
         });
@@ -160,6 +163,7 @@ pub(crate) fn to_wire(report: VoterReport) -> pb::ReportResponse {
         disk_floor_bytes: report.disk.floor_bytes,
         disk_low: report.disk.low,
         refuses_writes: report.refuses_writes,
+        feature_level_max: report.feature_level_max,
     }
 }
 
@@ -194,6 +198,7 @@ fn from_wire(report: pb::ReportResponse) -> VoterReport {
             low: report.disk_low,
         },
         refuses_writes: report.refuses_writes,
+        feature_level_max: report.feature_level_max,
     }
 }
 
@@ -212,6 +217,7 @@ mod tests {
             syncs: SyncFigures { count: 4, p50_us: 1, p99_us: 2, max_us: 3 },
             disk: DiskStatus { path: "/x".into(), free_bytes: 5, floor_bytes: 6, low: true },
             refuses_writes: Some("full".into()),
+            feature_level_max: 7,
             ..VoterReport::default()
         };
         assert_eq!(from_wire(to_wire(report.clone())), report);

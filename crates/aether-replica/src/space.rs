@@ -219,7 +219,7 @@ async fn decide(node: &Node, handle: &Handle) {
         node.refusal.set(None);
         return;
     }
-    let voters = handle.reports(ASK_MAX, |_| true).await;
+    let voters = handle.reports(ASK_MAX, |member| member.voter).await;
     let Some(me) = voters.iter().position(|(member, _)| member.raft_id == node.identity.raft_id)
     else {
         return;

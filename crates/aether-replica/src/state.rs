@@ -6,7 +6,7 @@
 //! durable before the state changes.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -48,6 +48,8 @@ pub(crate) struct StateMachine {
 pub(crate) struct Progresses {
     pub detail: watch::Sender<Progress>,
     pub index: watch::Sender<u64>,
+    /// Why nothing more is applied: what comes next is for a newer release.
+    pub unsupported: OnceLock<String>,
 }
 
 impl StateMachine {
@@ -76,8 +78,17 @@ impl StateMachine {
         Some((self.position.clone(), rows))
     }
 
-    fn apply_entry(&mut self, entry: Entry) -> Bytes {
+    /// Ends the replica with the machine's reason, if it cannot go on.
+    fn check_supported(&self, machine: &dyn ErasedMachine) -> io::Result<()> {
+        let Some(reason) = machine.unsupported() else { return Ok(()) };
+        // Openraft gives up on an error; the first reason stays.
+        let _ = self.progress.unsupported.set(reason.clone());
+        Err(io::Error::other(reason))
+    }
+
+    fn apply_entry(&mut self, entry: Entry) -> io::Result<Bytes> {
         let position = &mut self.position;
+        let before = (position.applied, position.log_time_ms, position.wall_ms);
         if let EntryPayload::Normal(command) = &entry.payload {
             position.log_time_ms = position.log_time_ms.max(command.log_time_ms);
             position.wall_ms = command.wall_ms;
@@ -86,13 +97,22 @@ impl StateMachine {
         let at = position.stamp();
         match entry.payload {
             EntryPayload::Blank => self.machine().skip(at),
-            EntryPayload::Normal(command) => return self.machine().apply(at, &command.body),
+            EntryPayload::Normal(command) => {
+                let response = self.machine().apply(at, &command.body);
+                let supported = self.check_supported(self.machine.as_deref().expect("as above"));
+                if supported.is_err() {
+                    // Nothing of it was applied.
+                    let position = &mut self.position;
+                    (position.applied, position.log_time_ms, position.wall_ms) = before;
+                }
+                return supported.map(|()| response);
+            }
             EntryPayload::Membership(membership) => {
                 position.membership = StoredMembership::new(Some(entry.log_id), membership);
                 self.machine().skip(at);
             }
         }
-        Bytes::new()
+        Ok(Bytes::new())
     }
 
     /// Shows watchers where the state is now.
@@ -148,7 +168,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 // A new term is published by itself, so that its first index
                 // is seen.
                 let new_term = self.position.term() != term_of(&entry.log_id);
-                let response = self.apply_entry(entry);
+                let response = match self.apply_entry(entry) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                };
                 if new_term {
                     self.publish();
                 }
@@ -185,12 +211,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let installed = snapshots.put_in_place(snapshot)?;
             let mut rows = installed.rows();
             let at = installed.position.stamp();
-            machine.restore(at, &mut rows).map_err(io::Error::other)?;
-            rows.finish()?;
-            Ok::<_, io::Error>((machine, installed.position))
+            let restored = machine.restore(at, &mut rows).map_err(io::Error::other);
+            Ok::<_, io::Error>((machine, restored.and_then(|()| rows.finish()), installed.position))
         };
-        let (machine, position) =
+        let (machine, restored, position) =
             tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        self.check_supported(machine.as_ref())?;
+        restored?;
         let (rows, hash) = (machine.image(), machine.hash());
         self.machine = Some(machine);
         self.position = position;

@@ -29,6 +29,9 @@ pub struct Toy {
     at: Stamp,
     hash: u128,
     log_times: Vec<u64>,
+    /// The key of rows that are for a newer release.
+    newer: Option<&'static str>,
+    unsupported: bool,
     pub view: Arc<Mutex<View>>,
 }
 
@@ -36,6 +39,12 @@ impl Toy {
     #[allow(dead_code, reason = "used by the integration tests")]
     pub fn with_view(view: Arc<Mutex<View>>) -> Self {
         Toy { view, ..Toy::default() }
+    }
+
+    /// One that supports no row of this key.
+    #[allow(dead_code, reason = "used by the integration tests")]
+    pub fn without(self, key: &'static str) -> Self {
+        Toy { newer: Some(key), ..self }
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -63,6 +72,11 @@ impl Machine for Toy {
     /// `key=value` sets a row and `-key` removes one; answers with the value
     /// before.
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
+        let newer = self.newer.map(|key| format!("{key}="));
+        if newer.is_some_and(|newer| payload.starts_with(newer.as_bytes())) {
+            self.unsupported = true;
+            return Bytes::new();
+        }
         self.at = at;
         self.log_times.push(at.log_time_ms);
         let text = String::from_utf8_lossy(payload);
@@ -105,6 +119,10 @@ impl Machine for Toy {
 
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String> {
         self.rows = rows.collect();
+        self.unsupported = self.newer.is_some_and(|key| self.rows.contains_key(key));
+        if self.unsupported {
+            return Err("a row cannot be read".to_owned());
+        }
         self.hash = self.rows.iter().fold(0, |sum, (key, value)| sum ^ row_hash(key, value));
         self.changes.clear();
         self.unpublished.clear();
@@ -113,6 +131,10 @@ impl Machine for Toy {
         view.rows = self.rows.clone();
         view.restores += 1;
         Ok(())
+    }
+
+    fn unsupported(&self) -> Option<String> {
+        self.unsupported.then(|| "a row is for a newer release: install that".to_owned())
     }
 
     fn publish(&mut self) {

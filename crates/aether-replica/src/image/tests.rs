@@ -10,7 +10,7 @@ fn position(index: u64) -> Position {
 }
 
 pub(super) fn open(dir: &Path, machine: &mut Toy) -> (Image, Option<Position>) {
-    Image::open(dir, "test", machine, |_| Ok(()))
+    Image::open(dir, "test", machine, |_| Ok(())).unwrap()
 }
 
 /// An image with three rows at index 7.
@@ -50,7 +50,7 @@ fn an_image_that_does_not_fit_the_log_is_rebuilt() {
     written(&dir);
     let mut toy = Toy::default();
     let stale = |found: &Position| Err(format!("{} is stale", found.index()));
-    let (image, found) = Image::open(&dir, "test", &mut toy, stale);
+    let (image, found) = Image::open(&dir, "test", &mut toy, stale).unwrap();
     assert_eq!(found, None);
     assert_eq!(image.status().rebuilt_because.as_deref(), Some("7 is stale"));
     image.close();

@@ -33,7 +33,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let (image, _) =
             crate::image::Image::open(&dir.path().join("image"), "test", machine.as_mut(), |_| {
                 Ok(())
-            });
+            })
+            .unwrap();
         let state = StateMachine::new(
             machine,
             Position::default(),

@@ -39,6 +39,8 @@ pub struct Cluster {
     pub founders: usize,
     /// What members that came later were admitted as.
     pub joined: BTreeMap<usize, Joined>,
+    /// Members of an older release: the key of rows that each does not support.
+    pub older: BTreeMap<usize, &'static str>,
     /// Applied to every member's settings.
     pub tune: fn(&mut Config),
 }
@@ -67,6 +69,7 @@ impl Cluster {
             members: names.iter().map(|_| None).collect(),
             founders: names.len(),
             joined: BTreeMap::new(),
+            older: BTreeMap::new(),
             tune,
         };
         (cluster, listeners)
@@ -111,6 +114,10 @@ impl Cluster {
             .build()
             .unwrap();
         let (config, machine) = (self.config(i), Toy::with_view(view.clone()));
+        let machine = match self.older.get(&i) {
+            Some(key) => machine.without(key),
+            None => machine,
+        };
         let opened = runtime.spawn(async move {
             let replica = Replica::open(config, machine).await?;
             let handle = replica.handle();

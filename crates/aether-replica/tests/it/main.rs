@@ -11,4 +11,5 @@ mod recovery;
 mod space;
 #[path = "../../src/toy.rs"]
 mod toy;
+mod unsupported;
 mod writes;

@@ -46,7 +46,7 @@ async fn a_leader_without_space_hands_over_and_writes_go_on() {
         cluster.write(i, "k", "v").await;
     }
     cluster.agree().await;
-    let reports = cluster.handle(1).reports(PATIENCE, |_| true).await;
+    let reports = cluster.handle(1).reports(PATIENCE, |member| member.voter).await;
     let low: Vec<_> = reports.iter().map(|(_, report)| report.as_ref().unwrap().disk.low).collect();
     assert_eq!(low, [true, false, false]);
 }

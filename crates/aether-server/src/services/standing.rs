@@ -20,7 +20,8 @@ impl Standing {
     /// Asks them: all, or in passing those that are known to answer.
     pub async fn ask(replica: &Handle, verbose: bool, is_alive: impl Fn(u64) -> bool) -> Self {
         let patience = if verbose { PATIENCE } else { PATIENCE_IN_PASSING };
-        let reports = replica.reports(patience, |id| verbose || is_alive(id)).await;
+        let reports =
+            replica.reports(patience, |m| m.voter && (verbose || is_alive(m.raft_id))).await;
         let reports = reports.into_iter();
         Self(reports.map(|(member, report)| (member.raft_id, member.name, report)).collect())
     }
