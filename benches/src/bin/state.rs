@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aether_core::command::{Command, Observation, Request};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::NodeName;
+use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, View};
 use aether_core::records::{Observed, UpdateOptions};
@@ -41,7 +42,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (machine, states) = StateMachine::new();
-        Self { machine, states, index: 0 }
+        let mut bench = Self { machine, states, index: 0 };
+        let raise = Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX };
+        bench.apply(raise).expect("a new state is below it");
+        bench
     }
 
     fn stamp(&self) -> Stamp {

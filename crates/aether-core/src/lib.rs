@@ -14,6 +14,7 @@ pub mod health;
 pub mod ids;
 pub mod keep;
 pub mod latency;
+pub mod level;
 pub mod lint;
 pub mod manifest;
 pub mod planner;

@@ -99,6 +99,11 @@ impl Handle {
         of(self.node())
     }
 
+    /// Highest feature level that this node's machine supports.
+    pub fn feature_level_max(&self) -> u32 {
+        self.node().config.feature_level_max
+    }
+
     /// What each member of `wanted` says about itself, or why it says nothing. All
     /// are asked at once, and waited for no longer than `patience`. One of an
     /// older release, which does not know the question, gives an empty answer.

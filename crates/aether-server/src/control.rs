@@ -15,7 +15,7 @@ use crate::status;
 
 /// How long a write may take before its outcome counts as unknown. A failover
 /// takes well below two seconds; the rest is for a slow disk.
-const WRITE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a read waits for the leader before the local copy answers. Longer
 /// than a failover at its usual speed, shorter than a person's patience.
@@ -138,6 +138,7 @@ impl Control {
                 format!("is {} bytes long, at most {ACTOR_BYTES_MAX} are accepted", actor.len()),
             ));
         }
+        self.until_level_of(&command, deadline).await?;
         let request = Request {
             request_id: Some(request_id.to_owned()).filter(|id| !id.is_empty()),
             actor: if actor.is_empty() { "anonymous".to_owned() } else { actor.to_owned() },

@@ -22,6 +22,7 @@ mod feed;
 mod fuzz;
 mod hub;
 mod leader;
+mod levels;
 mod machine;
 pub mod metrics;
 mod order;
@@ -133,6 +134,7 @@ impl Server {
             coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
         tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
         tasks.spawn(voters::run(control.clone()));
+        tasks.spawn(levels::run(control.clone()));
         tasks.spawn(artifacts.clone().replicate());
         tasks.spawn(artifacts.clone().collect());
         Self {

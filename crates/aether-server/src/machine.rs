@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
+use aether_core::level::{FEATURE_LEVEL_MAX, RowsError, Unsupported};
 use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
@@ -69,6 +70,10 @@ pub struct StateMachine {
     coordinated: watch::Sender<Arc<Published>>,
     /// Whether the present batch changed more than values under `config/`.
     is_coordinated: bool,
+    /// Highest feature level that this node goes on with.
+    supports: u32,
+    /// What it was given last is above that.
+    unsupported: Option<Unsupported>,
 }
 
 impl StateMachine {
@@ -89,8 +94,15 @@ impl StateMachine {
             published,
             coordinated,
             is_coordinated: false,
+            supports: FEATURE_LEVEL_MAX,
+            unsupported: None,
         };
         (machine, states)
+    }
+
+    /// Held back: it goes on with feature levels up to this one only.
+    pub fn supporting(self, supports: u32) -> Self {
+        Self { supports: supports.min(FEATURE_LEVEL_MAX), ..self }
     }
 
     /// What the entries change, row by row. They are there by the time that the
@@ -170,7 +182,14 @@ impl Machine for StateMachine {
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
         let before = self.state.clone();
         let outcome = match serde_json::from_slice::<Request>(payload) {
-            Ok(request) => self.state.apply(position(at), &request),
+            Ok(request) => {
+                let checked = self.state.check_raise(position(at), &request, self.supports);
+                if let Err(unsupported) = checked {
+                    self.unsupported = Some(unsupported);
+                    return Bytes::new();
+                }
+                self.state.apply(position(at), &request)
+            }
             Err(error) => {
                 self.state.skip(position(at));
                 Err(Refusal::Unreadable { problem: error.to_string() })
@@ -203,7 +222,12 @@ impl Machine for StateMachine {
         at: Stamp,
         rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<(), String> {
-        let mut restored = State::from_rows(rows).map_err(|e| e.to_string())?;
+        let restored = State::from_rows_up_to(self.supports, rows);
+        self.unsupported = match &restored {
+            Err(RowsError::Unsupported(why)) => Some(*why),
+            _ => None,
+        };
+        let mut restored = restored.map_err(|e| e.to_string())?;
         if at.index > restored.meta.index {
             restored.skip(position(at));
         }
@@ -215,6 +239,10 @@ impl Machine for StateMachine {
         self.watched.begin_after(self.state.meta.index);
         self.is_coordinated = true;
         Ok(())
+    }
+
+    fn unsupported(&self) -> Option<String> {
+        self.unsupported.map(|why| why.to_string())
     }
 
     fn publish(&mut self) {
@@ -285,5 +313,58 @@ mod tests {
         let (mut copy, _receiver) = StateMachine::new();
         copy.restore(stamp(21), &mut rows.into_iter()).unwrap();
         assert_eq!(copy.hash(), machine.hash());
+    }
+
+    fn entry(request_id: &str, command: Command) -> Bytes {
+        let request_id = Some(request_id.to_owned());
+        encode_request(&Request { request_id, actor: "t".into(), command })
+    }
+
+    fn put() -> Bytes {
+        let (name, value) = ("a".parse().unwrap(), "1".into());
+        entry("put", Command::PutConfig { name, value, if_modified: None })
+    }
+
+    #[test]
+    fn what_is_above_the_level_leaves_what_an_entry_leaves_that_cannot_be_read() {
+        let [mut old, mut new] = [(); 2].map(|()| StateMachine::new().0);
+        let unknown = String::from_utf8(put().to_vec()).unwrap().replace("PutConfig", "Unheard");
+        let refused = decode_outcome(&new.apply(stamp(1), &put()));
+        assert!(matches!(refused, Err(Refusal::LevelTooLow { needs: 2, .. })), "{refused:?}");
+        let unread = decode_outcome(&old.apply(stamp(1), unknown.as_bytes()));
+        assert!(matches!(unread, Err(Refusal::Unreadable { .. })), "{unread:?}");
+        old.publish();
+        new.publish();
+        assert_eq!(old.hash(), new.hash());
+        assert!(old.image().eq(new.image()));
+        assert_eq!(old.drain_changes(), new.drain_changes());
+    }
+
+    #[test]
+    fn a_held_back_machine_stops_at_the_raise_and_refuses_what_comes_after_it() {
+        let (mut held, _receiver) = StateMachine::new();
+        held = held.supporting(1);
+        let (mut machine, _receiver) = StateMachine::new();
+        let tick = entry("tick", Command::Tick);
+        let raise = entry("raise", Command::RaiseFeatureLevel { to: 2 });
+        for machine in [&mut held, &mut machine] {
+            machine.apply(stamp(1), &tick);
+            machine.publish();
+        }
+        let before = held.hash();
+        assert_eq!(before, machine.hash());
+        assert!(machine.apply(stamp(2), &raise).starts_with(b"{\"Ok"));
+        assert!(held.apply(stamp(2), &raise).is_empty());
+        let why = Machine::unsupported(&held).unwrap();
+        assert!(why.contains("feature level 2 is committed"), "{why}");
+        held.publish();
+        assert_eq!((held.hash(), held.state.meta.index), (before, 1), "nothing of it is applied");
+
+        let (mut late, _receiver) = StateMachine::new();
+        late = late.supporting(1);
+        late.restore(stamp(2), &mut machine.image()).unwrap_err();
+        assert_eq!(Machine::unsupported(&late), Some(why));
+        late.restore(stamp(1), &mut held.image()).unwrap();
+        assert_eq!(Machine::unsupported(&late), None);
     }
 }

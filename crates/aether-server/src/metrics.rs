@@ -36,6 +36,11 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
         replica.committed.unwrap_or(0),
     );
     gauge("aether_raft_applied_index", "Highest applied index.", state.meta.index);
+    gauge(
+        "aether_feature_level",
+        "Committed feature level, as applied here.",
+        state.meta.feature_level.into(),
+    );
     gauge("aether_wal_bytes", "Bytes of the log's files.", replica.wal_bytes);
     voter(&mut gauge, &control.replica().report());
     gauge("aether_sessions", "Committed sessions.", state.sessions.len() as u64);
@@ -76,6 +81,11 @@ fn voter(gauge: &mut impl FnMut(&str, &str, u64), report: &VoterReport) {
     gauge("aether_wal_sync_p50_us", "Median time of these, microseconds.", syncs.p50_us);
     gauge("aether_wal_sync_p99_us", "99 of 100 of these took no longer.", syncs.p99_us);
     gauge("aether_wal_sync_max_us", "The longest of these.", syncs.max_us);
+    gauge(
+        "aether_feature_level_max",
+        "Highest feature level that this node supports.",
+        report.feature_level_max.into(),
+    );
     gauge("aether_raft_elections", "Terms with a leader since the start.", report.elections);
     gauge(
         "aether_proposals_in_flight",

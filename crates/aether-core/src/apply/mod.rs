@@ -7,6 +7,7 @@ mod artifacts;
 mod config;
 mod ingress;
 mod instances;
+mod level;
 mod members;
 mod progress;
 mod restore;
@@ -82,6 +83,8 @@ impl State {
     }
 
     fn apply_once(&mut self, before: &Self, request: &Request, term: u64) -> Outcome {
+        // First of all: a build that cannot read it remembers no request id.
+        crate::level::check(&request.command, self.meta.feature_level)?;
         let remembered = request.request_id.as_ref().map(|id| (id, command_hash(&request.command)));
         if let Some((id, hash)) = &remembered {
             if id.is_empty() || id.len() > REQUEST_ID_BYTES_MAX {
@@ -228,13 +231,16 @@ impl Tx<'_> {
             Command::InviteVoter { node, peer_addr, replaces } => {
                 self.invite_voter(node, peer_addr, *replaces)
             }
-            Command::AdmitVoter { node, dir_id } => self.admit_voter(node, dir_id),
+            Command::AdmitVoter { node, dir_id, feature_level } => {
+                self.admit_voter(node, dir_id, *feature_level)
+            }
             Command::RemoveVoter { node, raft_id } => self.remove_voter(node, *raft_id),
             Command::EndVoterChange { node, modified } => self.end_voter_change(node, *modified),
             Command::PutConfig { name, value, if_modified } => {
                 self.put_config(name, value, *if_modified)
             }
             Command::RemoveConfig { name, if_modified } => self.remove_config(name, *if_modified),
+            Command::RaiseFeatureLevel { to } => self.raise_feature_level(*to),
             Command::Tick => Ok(Answer::default()),
         }
     }

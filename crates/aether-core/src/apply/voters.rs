@@ -50,7 +50,12 @@ impl Tx<'_> {
         Ok(Answer::default())
     }
 
-    pub(super) fn admit_voter(&mut self, node: &NodeName, dir_id: &str) -> Outcome {
+    pub(super) fn admit_voter(
+        &mut self,
+        node: &NodeName,
+        dir_id: &str,
+        feature_level: u32,
+    ) -> Outcome {
         if dir_id.is_empty() || dir_id.len() > DIR_ID_BYTES_MAX {
             return Err(Refusal::BadOption {
                 what: "identity of the data directory".to_owned(),
@@ -62,6 +67,11 @@ impl Tx<'_> {
         let Some(VoterWanted::Join { peer_addr, replaces, admitted }) = known else {
             return Err(Refusal::NotInvited { node: node.clone() });
         };
+        let committed = self.state.meta.feature_level;
+        if feature_level < committed {
+            let (node, supports) = (node.clone(), feature_level);
+            return Err(Refusal::LevelUnsupported { node, supports, committed });
+        }
         match admitted {
             Some(admitted) if admitted.dir_id == dir_id => return Ok(Answer::default()),
             Some(_) => return Err(Refusal::VoterTaken { node: node.clone() }),
@@ -71,7 +81,7 @@ impl Tx<'_> {
         // Whatever a node of this name held may be gone with its directory. What
         // it has all the same it says again.
         self.forget_holder(node);
-        let admitted = Some(Admitted { dir_id: dir_id.to_owned(), raft_id });
+        let admitted = Some(Admitted { dir_id: dir_id.to_owned(), raft_id, feature_level });
         let wanted = VoterWanted::Join { peer_addr, replaces, admitted };
         self.put_voter_change(node, wanted, format!("is admitted under Raft id {raft_id}"));
         Ok(Answer::default())

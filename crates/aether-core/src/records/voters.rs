@@ -62,4 +62,7 @@ pub struct Admitted {
     /// Its Raft id: [`RAFT_ID_BASE`] plus the index of the entry that admitted
     /// it, so that no id is ever given twice.
     pub raft_id: u64,
+    /// The highest feature level that it says it supports.
+    #[serde(default = "crate::level::first", skip_serializing_if = "crate::level::is_first")]
+    pub feature_level: u32,
 }

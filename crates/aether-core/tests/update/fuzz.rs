@@ -3,7 +3,7 @@
 //! invariants hold after every entry, and every replica gets the same state,
 //! however it came to it. And rows that are not what was written.
 
-mod makers;
+pub mod makers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use makers::{Dice, MAKERS};
 
 /// A command before it is known on what state: who makes it, and its dice.
 #[derive(Debug, Clone)]
-struct Draft {
+pub struct Draft {
     maker: Index,
     dice: [u64; 8],
     /// Repeats an earlier request id.
@@ -31,7 +31,7 @@ struct Draft {
     rounds: u32,
 }
 
-fn drafts(most: usize) -> impl Strategy<Value = Vec<Draft>> {
+pub fn drafts(most: usize) -> impl Strategy<Value = Vec<Draft>> {
     let request = prop::option::weighted(0.05, 0u8..4);
     let rounds = prop_oneof![3 => Just(0u32), 2 => 1u32..4, 1 => Just(20u32)];
     let draft = (any::<Index>(), any::<[u64; 8]>(), request, rounds);
@@ -78,8 +78,16 @@ fn apply(state: &mut State, at: Position, request: &Request) -> Outcome {
 
 /// Walks on from a deployed slice; `seen` gets every draft's request and what
 /// came of it.
-fn walk(drafts: &[Draft], mut seen: impl FnMut(&Request, &Outcome)) -> World {
-    let mut world = World::deployed(2);
+fn walk(drafts: &[Draft], seen: impl FnMut(&Request, &Outcome)) -> World {
+    walk_from(World::deployed(2), drafts, seen)
+}
+
+/// Likewise from a world as it is.
+pub fn walk_from(
+    mut world: World,
+    drafts: &[Draft],
+    mut seen: impl FnMut(&Request, &Outcome),
+) -> World {
     for draft in drafts {
         for _ in 0..draft.rounds {
             world.now_ms += draft.dice[1] % 300;
@@ -101,7 +109,7 @@ fn walk(drafts: &[Draft], mut seen: impl FnMut(&Request, &Outcome)) -> World {
     world
 }
 
-fn put(world: &mut World, request: Request) -> Outcome {
+pub fn put(world: &mut World, request: Request) -> Outcome {
     let at = position(&world.state, world.now_ms);
     let outcome = apply(&mut world.state, at, &request);
     world.log.push((at, request));
@@ -227,7 +235,7 @@ fn every_command_is_made() {
     }
 }
 
-fn kind(command: &Command) -> String {
+pub fn kind(command: &Command) -> String {
     serde_json::to_value(command).unwrap()["type"].as_str().unwrap().to_owned()
 }
 

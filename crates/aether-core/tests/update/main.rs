@@ -6,6 +6,7 @@ mod config;
 mod faults;
 mod fuzz;
 mod ingress;
+mod level;
 mod nodes;
 mod placement;
 mod preconditions;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::NodeName;
+use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::planner::{Membership, VoterStep, VoterWait, next_voter_step, voter_wait};
 use aether_core::records::{RAFT_ID_BASE, VoterWanted};
 use proptest::prelude::*;
@@ -17,7 +18,11 @@ fn invite(node: &str, replaces: Option<u64>) -> Command {
 }
 
 fn admit(node: &str, dir_id: &str) -> Command {
-    Command::AdmitVoter { node: node.parse().unwrap(), dir_id: dir_id.into() }
+    Command::AdmitVoter {
+        node: node.parse().unwrap(),
+        dir_id: dir_id.into(),
+        feature_level: FEATURE_LEVEL_MAX,
+    }
 }
 
 fn remove(node: &str, raft_id: u64) -> Command {

@@ -11,6 +11,7 @@ use aether_core::apply::Position;
 use aether_core::command::{Answer, Command, Observation, Outcome, Refusal, Request};
 use aether_core::health::Verdict;
 use aether_core::ids::{InstanceId, NodeName, SessionId, UpdateId};
+use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
 use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
@@ -54,7 +55,12 @@ impl World {
     /// Three nodes, two sessions, three versions pushed, 1.0.0 deployed on
     /// `instances` instances and ready.
     pub fn deployed(instances: u32) -> Self {
-        let mut world = Self::empty();
+        Self::deployed_at(FEATURE_LEVEL_MAX, instances)
+    }
+
+    /// Likewise at a feature level.
+    pub fn deployed_at(level: u32, instances: u32) -> Self {
+        let mut world = Self::empty_at(level);
         let deploy = Command::Deploy {
             slice: SLICE.parse().unwrap(),
             version: "1.0.0".parse().unwrap(),
@@ -66,6 +72,10 @@ impl World {
     }
 
     pub fn empty() -> Self {
+        Self::empty_at(FEATURE_LEVEL_MAX)
+    }
+
+    fn empty_at(level: u32) -> Self {
         let mut world = Self {
             state: State::default(),
             now_ms: 1_000,
@@ -83,6 +93,9 @@ impl World {
             sessions_work: true,
             log: Vec::new(),
         };
+        if level > FEATURE_LEVEL_FIRST {
+            world.ok(Command::RaiseFeatureLevel { to: level });
+        }
         (1..=3).for_each(|node| world.set_room(node, 100));
         for name in ["s1", "s2"] {
             let session: SessionId = name.parse().unwrap();

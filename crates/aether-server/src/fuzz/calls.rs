@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aether_agent::artifact::ArtifactStore;
+use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::lint::lint;
 use aether_fuzz::proptest::prelude::*;
 use aether_fuzz::proptest::sample::select;
@@ -52,6 +53,7 @@ impl Node {
                 node_name: "n1".to_owned(),
                 data_dir: dir.path().join("replica"),
                 voters: vec![Voter { name: "n1".to_owned(), peer_addr: "127.0.0.1:1".to_owned() }],
+                feature_level_max: FEATURE_LEVEL_MAX,
                 ..aether_replica::Config::default()
             };
             let replica = Replica::open(config, machine).await.unwrap();

@@ -243,6 +243,7 @@ fn others() -> Vec<Call> {
                 cluster: "c".to_owned(),
                 node: "n4".to_owned(),
                 dir_id: "d".to_owned(),
+                feature_level_max: 2,
             },
         ),
         one("/aether.peer.v1.Peer/Members", peer::MembersRequest {}),

@@ -149,6 +149,11 @@ impl Cluster for ClusterService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             voter_changes: self.voters.changes(&read.published, deadline).await,
             alerts,
+            feature_level: state.meta.feature_level,
+            feature_level_held_back_by: match verbose {
+                true => standing.hold_back(state),
+                false => Vec::new(),
+            },
         }))
     }
 

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use aether_core::level::{FEATURE_LEVEL_FIRST, Support, held_back_by};
+use aether_core::state::State;
 use aether_proto::v1;
 use aether_replica::{DiskStatus, Handle, VoterReport};
 
+use crate::levels;
 use crate::status::DISK_LOW;
 
 /// How long a voter is waited for, by people who want to know how it stands …
@@ -21,7 +24,7 @@ impl Standing {
     pub async fn ask(replica: &Handle, verbose: bool, is_alive: impl Fn(u64) -> bool) -> Self {
         let patience = if verbose { PATIENCE } else { PATIENCE_IN_PASSING };
         let reports =
-            replica.reports(patience, |m| m.voter && (verbose || is_alive(m.raft_id))).await;
+            replica.reports(patience, |m| verbose || (m.voter && is_alive(m.raft_id))).await;
         let reports = reports.into_iter();
         Self(reports.map(|(member, report)| (member.raft_id, member.name, report)).collect())
     }
@@ -34,6 +37,21 @@ impl Standing {
             Some((_, _, Ok(report))) => detail(report, furthest),
             Some((_, _, Err(problem))) => silent(problem),
             None => silent("it was not asked"),
+        }
+    }
+
+    /// Who keeps the feature level from rising though another member supports
+    /// more; of those that were asked, and those that are admitted to vote.
+    pub fn hold_back(&self, state: &State) -> Vec<String> {
+        let asked = self.0.iter().map(|(_, name, report)| Support {
+            node: name.clone(),
+            supports: report.as_ref().ok().map(|r| r.feature_level_max.max(FEATURE_LEVEL_FIRST)),
+        });
+        let members: Vec<Support> = asked.chain(levels::joining(state)).collect();
+        let highest = members.iter().filter_map(|member| member.supports).max();
+        match highest.filter(|highest| *highest > state.meta.feature_level) {
+            Some(highest) => held_back_by(highest, &members),
+            None => Vec::new(),
         }
     }
 
@@ -102,6 +120,7 @@ fn detail(report: &VoterReport, furthest: Option<u64>) -> v1::VoterDetail {
         disk_free_bytes: report.disk.free_bytes,
         disk_floor_bytes: report.disk.floor_bytes,
         disk_low: report.disk.low,
+        feature_level_max: report.feature_level_max,
     }
 }
 
@@ -125,6 +144,20 @@ mod tests {
         let silent = standing.detail(3);
         assert_eq!((silent.last_log, &*silent.problem), (None, "no answer within 1000 ms"));
         assert!(!standing.detail(4).problem.is_empty());
+    }
+
+    #[test]
+    fn who_holds_the_level_back_is_named_only_while_somebody_supports_more() {
+        let supporting = |level| VoterReport { feature_level_max: level, ..report(1) };
+        let mut state = State::default();
+        let standing = Standing(vec![
+            (1, "a".into(), Ok(supporting(2))),
+            (2, "b".into(), Ok(supporting(0))),
+            (3, "c".into(), Err("no answer".into())),
+        ]);
+        assert_eq!(standing.hold_back(&state), ["b supports 1", "c does not answer"]);
+        state.meta.feature_level = 2;
+        assert_eq!(standing.hold_back(&state), Vec::<String>::new());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use aether_agent::artifact::ArtifactStore;
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
+use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{SESSION_UNREACHABLE, Wait};
 use aether_core::records::{
@@ -67,6 +68,7 @@ impl Node {
             data_dir: dir.path().join("replica"),
             // Of a single voter, nobody connects to it.
             voters: vec![Voter { name: "n1".to_owned(), peer_addr: "127.0.0.1:1".to_owned() }],
+            feature_level_max: FEATURE_LEVEL_MAX,
             ..Config::default()
         };
         let opened = Replica::open(config, machine).await.unwrap();
@@ -91,6 +93,7 @@ impl Node {
             _publisher: publisher,
             _dir: dir,
         };
+        node.write(Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX }).await;
         node.write(Command::RegisterNode {
             node: "n1".parse().unwrap(),
             address: "127.0.0.1:8090".parse().unwrap(),

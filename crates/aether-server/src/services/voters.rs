@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::NodeName;
+use aether_core::level::FEATURE_LEVEL_FIRST;
 use aether_core::planner::{self, Membership, VoterWait};
 use aether_core::records::{VoterChange, VoterWanted};
 use aether_core::state::State;
@@ -345,7 +346,8 @@ impl Voters for VotersService {
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
-        let (deadline, v1::JoinRequest { cluster, node, dir_id }) = Deadline::split(request);
+        let (deadline, request) = Deadline::split(request);
+        let v1::JoinRequest { cluster, node, dir_id, feature_level_max } = request;
         let node = node_of("node", &node)?;
         let own = self.control().replica().status().cluster_name;
         if cluster != own {
@@ -359,7 +361,9 @@ impl Voters for VotersService {
             return Ok(Response::new(v1::JoinResponse { raft_id: member.raft_id }));
         }
         let actor = format!("node {node}");
-        let command = Command::AdmitVoter { node: node.clone(), dir_id };
+        // One that does not say is of the first release.
+        let feature_level = feature_level_max.max(FEATURE_LEVEL_FIRST);
+        let command = Command::AdmitVoter { node: node.clone(), dir_id, feature_level };
         self.control().write(deadline, &actor, "", command).await?;
         let published = self.control().local();
         let record = published.state.voter_changes.get(&node);

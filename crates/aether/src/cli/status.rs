@@ -14,7 +14,7 @@ use super::{Global, render};
 #[command(after_help = "\
 See also: aether nodes, aether slices, aether update list")]
 pub struct Status {
-    /// With what each voter says about itself: log, snapshot, disk, syncs
+    /// With what each voter says about itself: log, snapshot, disk, syncs, feature level
     #[arg(long, short)]
     verbose: bool,
 }

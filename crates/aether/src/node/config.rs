@@ -110,6 +110,8 @@ pub struct NodeConfig {
     pub ingress: aether_ingress::Config,
     /// Space that a voter keeps free.
     pub storage: Storage,
+    /// What this node supports beside other releases.
+    pub compatibility: Compatibility,
     /// Leases and timeouts.
     pub timing: Timing,
     /// What the node says about itself.
@@ -176,6 +178,16 @@ pub struct Storage {
     /// room for its next snapshot; 0 to let the disk run full. While no majority
     /// of voters has so much, no writes are taken.
     pub disk_free_min_bytes: u64,
+}
+
+/// What a node supports beside other releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compatibility {
+    /// Highest feature level that this node supports, 1 to that of its release,
+    /// which is the default. For a staged upgrade: while one voter has a lower
+    /// one, the level of the cluster stays below, and the release before can be
+    /// installed again. A node ends when the cluster is above it.
+    pub feature_level_max: u32,
 }
 
 /// Leases and timeouts.

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aether_proto::errors::code_of;
 use aether_proto::v1;
 use aether_proto::v1::voters_client::VotersClient;
 use aether_replica::{Config, Joined, Joining};
@@ -22,7 +23,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// the cluster.
 ///
 /// # Errors
-/// When its directory cannot be used, or the cluster is another one.
+/// When its directory cannot be used, the cluster is another one, or it is at a
+/// feature level that this node does not support.
 pub async fn join(config: Config, ask: &[SocketAddr]) -> Result<Config> {
     let Joining::Asks { dir_id } = Joining::prepare(&config)? else { return Ok(config) };
     let mut reported = String::new();
@@ -36,6 +38,14 @@ pub async fn join(config: Config, ask: &[SocketAddr]) -> Result<Config> {
                 }
                 Err(refused) if refused.code() == Code::InvalidArgument => {
                     bail!("{address} does not admit this node: {}", refused.message());
+                }
+                // Neither this node nor the cluster will change that by itself.
+                Err(refused) if code_of(&refused).as_deref() == Some("level_unsupported") => {
+                    bail!(
+                        "cluster {} does not admit this node: {}",
+                        config.cluster_name,
+                        refused.message()
+                    );
                 }
                 // Another node of the cluster would say the same.
                 Err(refused) if refused.code() == Code::FailedPrecondition => {
@@ -63,6 +73,7 @@ async fn admission(config: &Config, dir_id: &str, address: SocketAddr) -> Result
         cluster: config.cluster_name.clone(),
         node: config.node_name.clone(),
         dir_id: dir_id.to_owned(),
+        feature_level_max: config.feature_level_max,
     });
     request.set_timeout(ANSWER_MAX);
     let answer = VotersClient::new(channel).join(request).await?;

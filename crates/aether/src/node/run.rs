@@ -206,12 +206,14 @@ pub fn replica_config(config: &NodeConfig) -> aether_replica::Config {
         election_ms_min: timing.election_min.0,
         election_ms_max: timing.election_max.0,
         disk_free_min_bytes: config.storage.disk_free_min_bytes,
+        feature_level_max: config.compatibility.feature_level_max,
         ..aether_replica::Config::default()
     }
 }
 
 async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<Voter> {
     let (machine, published) = StateMachine::new();
+    let machine = machine.supporting(config.compatibility.feature_level_max);
     let changes = machine.watched();
     let timing = &config.timing;
     let mut settings = replica_config(config);

@@ -40,6 +40,8 @@ fn status() -> v1::ClusterStatus {
         version: "0.1.0".into(),
         alerts: Vec::new(),
         voter_changes: Vec::new(),
+        feature_level: 2,
+        feature_level_held_back_by: Vec::new(),
     }
 }
 
@@ -82,10 +84,12 @@ async fn looked_at() {
         disk_free_bytes: 50 << 20,
         disk_floor_bytes: 64 << 20,
         disk_low: true,
+        feature_level_max: 3,
         ..Default::default()
     });
     told.voters[1].detail =
         Some(v1::VoterDetail { problem: "no answer within 1000 ms".into(), ..Default::default() });
+    told.feature_level_held_back_by = vec!["n2 does not answer".into()];
     scene.node.will_answer("Cluster/Status", &told);
     scene.run_all(&["status --verbose", "status --verbose -o json"]).await;
     let seen = vec![

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aether_core::command::{Command, Observation};
 use aether_core::coordinates::{Artifact, SliceName};
 use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::records::{
     CONFIG_VALUE_BYTES_MAX, CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed,
@@ -144,6 +145,11 @@ impl<'a> Dice<'a> {
 
     fn flag(&mut self) -> bool {
         self.one_in(3)
+    }
+
+    /// One that a node of this build goes on with.
+    fn level(&mut self) -> u32 {
+        self.below(u64::from(FEATURE_LEVEL_MAX) + 1) as u32
     }
 
     fn reason(&mut self) -> Reason {
@@ -421,6 +427,7 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     ("AdmitVoter", 1, |dice| Command::AdmitVoter {
         node: dice.node(),
         dir_id: dice.pick(&["one", "other", ""]).into(),
+        feature_level: dice.level(),
     }),
     ("RemoveVoter", 1, |dice| Command::RemoveVoter { node: dice.node(), raft_id: dice.count() }),
     ("EndVoterChange", 1, |dice| {
@@ -431,5 +438,6 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
             modified: if dice.one_in(4) { dice.count() } else { known },
         }
     }),
+    ("RaiseFeatureLevel", 1, |dice| Command::RaiseFeatureLevel { to: dice.level() }),
     ("Tick", 1, |_| Command::Tick),
 ];

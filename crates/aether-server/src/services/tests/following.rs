@@ -138,7 +138,8 @@ async fn a_follower_of_events_gets_each_once_and_in_order() {
     while seen.len() < 41 {
         seen.push(next_event(&mut told).await);
     }
-    let kept: Vec<_> = node.state().audit.keys().copied().collect();
+    // The first one is of the feature level.
+    let kept: Vec<_> = node.state().audit.keys().skip(1).copied().collect();
     assert_eq!(positions(&seen), kept);
     let middle = v1::EventPosition { index: seen[20].index, n: seen[20].n };
     let mut rest = node.events(v1::EventsRequest { after: Some(middle), ..follow }).await.unwrap();

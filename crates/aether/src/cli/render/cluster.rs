@@ -17,6 +17,7 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         ("term", status.term.to_string()),
         ("log", format!("committed {}, applied {}", status.committed, status.applied)),
         ("state hash", status.state_hash.clone()),
+        ("level", feature_level(status)),
         ("slices", status.slices.to_string()),
         ("live updates", status.live_updates.to_string()),
         ("sessions", status.sessions.to_string()),
@@ -59,6 +60,16 @@ pub fn status(status: &v1::ClusterStatus) -> String {
         text.push_str(&table(&["SESSION", "KIND", "NAME", "STATE", "APPLIED"], rows));
     }
     text
+}
+
+/// The committed level, and who holds it back; only if details were asked for.
+fn feature_level(status: &v1::ClusterStatus) -> String {
+    let committed = status.feature_level;
+    match status.feature_level_held_back_by.as_slice() {
+        _ if status.voters.iter().all(|voter| voter.detail.is_none()) => String::new(),
+        [] => committed.to_string(),
+        held => format!("{committed}, held back: {}", held.join(", ")),
+    }
 }
 
 /// How far a change of the voters is, in a line.

@@ -26,8 +26,18 @@ pub fn details(voters: &[v1::Voter]) -> String {
     let header =
         ["VOTER", "TERM", "APPLIED", "COMMITTED", "LAST", "LAG", "WAL", "SNAPSHOT", "IMAGE"];
     let logs = table(&header, logs);
-    let header =
-        ["VOTER", "SYNCS", "P50", "P99", "MAX", "ELECTIONS", "IN FLIGHT", "DISK FREE", "FLOOR"];
+    let header = [
+        "VOTER",
+        "SYNCS",
+        "P50",
+        "P99",
+        "MAX",
+        "ELECTIONS",
+        "IN FLIGHT",
+        "DISK FREE",
+        "FLOOR",
+        "LEVEL",
+    ];
     let machines = table(&header, machines);
     let parts = [logs, machines, notes.join("\n")];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
@@ -75,6 +85,8 @@ fn machine(name: &str, detail: &v1::VoterDetail) -> Vec<String> {
         detail.proposals_in_flight.to_string(),
         free,
         floor,
+        // A release that does not say supports the first.
+        detail.feature_level_max.max(1).to_string(),
     ]
 }
 

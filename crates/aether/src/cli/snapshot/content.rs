@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aether_core::apply::Position;
+use aether_core::level::RowsError;
 use aether_core::state::{State, row_hash};
 use aether_replica::{Backup, Row};
 use serde::Serialize;
 
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 
 /// What there is to say about a backup.
@@ -50,11 +51,12 @@ pub struct Member {
     pub voter: bool,
 }
 
-/// Verifies a backup to its last byte and row.
+/// Verifies a backup to its last byte and row, for a node that supports feature
+/// levels up to `supports`.
 ///
 /// # Errors
-/// What is wrong with the file, and where.
-pub fn read(path: &Path) -> Result<(Backup, State, Content), Failure> {
+/// What is wrong with the file, and where; or that it is above that level.
+pub fn read(path: &Path, supports: u32) -> Result<(Backup, State, Content), Failure> {
     let shown = path.display();
     let problem = |problem: String| Failure::failed(format!("{shown}: {problem}"));
     let backup = Backup::open(path).map_err(|error| problem(error.to_string()))?;
@@ -66,8 +68,13 @@ pub fn read(path: &Path) -> Result<(Backup, State, Content), Failure> {
     taken.map_err(|error| problem(error.to_string()))?;
     let (tables, state_hash) = (tables(&rows), hash(&rows));
     let count = rows.len() as u64;
-    let mut state = State::from_rows(rows.into_iter())
-        .map_err(|error| problem(format!("{error}; if a newer release wrote it, use that one")))?;
+    let state = State::from_rows_up_to(supports, rows.into_iter());
+    let mut state = state.map_err(|error| match error {
+        RowsError::Unsupported(why) => Failure::new(Exit::Refused, format!("{shown}: {why}")),
+        RowsError::Row(error) => {
+            problem(format!("{error}; if a newer release wrote it, use that one"))
+        }
+    })?;
     let at = backup.at();
     if state.meta.index > at.index {
         let index = state.meta.index;

@@ -28,7 +28,8 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
-        let (_, _, found) = content::read(&self.file)?;
+        // To look at it is no use of it.
+        let (_, _, found) = content::read(&self.file, u32::MAX)?;
         global.plain_output().show(&found, content::shown)?;
         say(&format!("note: {ARCHIVES}"));
         Ok(())

@@ -81,7 +81,8 @@ impl Restore {
                 config.name
             )));
         }
-        let (backup, mut state, found) = content::read(&self.file)?;
+        let (backup, mut state, found) =
+            content::read(&self.file, config.compatibility.feature_level_max)?;
         let expected = self.from_cluster.as_ref().unwrap_or(&config.cluster);
         if found.cluster != *expected {
             return Err(Failure::new(

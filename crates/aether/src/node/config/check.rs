@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aether_core::duration::Millis;
+use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
 
 use super::{
-    Agent, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Storage, Timing, Voter, file,
+    Agent, Compatibility, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Storage, Timing,
+    Voter, file,
 };
 
 /// What is logged unless set: the log speaks up only in trouble. Consensus warns
@@ -63,6 +65,7 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
                 .disk_free_min
                 .map_or(aether_replica::DISK_FREE_MIN_BYTES, |size| size.0),
         },
+        compatibility: compatibility(&file.compatibility)?,
         join: file.join,
         name,
         cluster,
@@ -95,6 +98,20 @@ fn roles(named: Option<&[file::Role]>) -> Result<Roles, ConfigError> {
         return bad("roles", "names a role twice");
     }
     Ok(roles)
+}
+
+fn compatibility(file: &file::Compatibility) -> Result<Compatibility, ConfigError> {
+    let feature_level_max = file.feature_level_max.unwrap_or(FEATURE_LEVEL_MAX);
+    if !(FEATURE_LEVEL_FIRST..=FEATURE_LEVEL_MAX).contains(&feature_level_max) {
+        return bad(
+            "compatibility.feature_level_max",
+            format!(
+                "({feature_level_max}) must be {FEATURE_LEVEL_FIRST} to {FEATURE_LEVEL_MAX}, the \
+                 highest that this release supports"
+            ),
+        );
+    }
+    Ok(Compatibility { feature_level_max })
 }
 
 fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {

@@ -34,6 +34,8 @@ pub struct File {
     #[serde(default)]
     pub storage: Storage,
     #[serde(default)]
+    pub compatibility: Compatibility,
+    #[serde(default)]
     pub timing: Timing,
     #[serde(default)]
     pub log: Log,
@@ -107,6 +109,12 @@ fn address_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ingres
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     pub disk_free_min: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compatibility {
+    pub feature_level_max: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

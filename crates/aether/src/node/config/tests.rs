@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aether_core::duration::Millis;
+use aether_core::level::FEATURE_LEVEL_MAX;
 
 use super::{ConfigError, Loaded, NodeConfig};
 
@@ -45,6 +46,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.timing.max_table_age, Millis(600_000));
     assert_eq!(config.timing.stop_together, Millis(0));
     assert_eq!(config.storage.disk_free_min_bytes, 64 << 20);
+    assert_eq!(config.compatibility.feature_level_max, FEATURE_LEVEL_MAX);
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
     assert!(config.log.level.starts_with("info"));
 }
@@ -78,6 +80,8 @@ trust_forwarded = true
 debug = true
 [storage]
 disk_free_min = '2GiB'
+[compatibility]
+feature_level_max = 1
 [timing]
 heartbeat = '100ms'
 election_min = '500ms'
@@ -92,6 +96,7 @@ json = true
 ";
     let config = parse(text).unwrap().config;
     assert_eq!(config.storage.disk_free_min_bytes, 2 << 30);
+    assert_eq!(config.compatibility.feature_level_max, 1);
     assert!(!config.roles.voter && config.roles.agent && config.roles.ingress);
     let ingress = aether_ingress::Config {
         connections_max: 50,

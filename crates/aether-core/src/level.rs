@@ -1,0 +1,321 @@
+//! The feature level: which meanings of commands hold.
+//!
+//! During a rolling restart two releases apply the same log, and have to make
+//! the same of each entry. So each command needs a level, and the state holds
+//! the one that is committed. A command above it is refused, which leaves the
+//! state as a build leaves it that cannot even read the command. A leader raises
+//! the level ([`Command::RaiseFeatureLevel`]) once all members say that they
+//! support more; it never goes down again.
+//!
+//! # What each level brought
+//!
+//! | level | release | brought |
+//! |---|---|---|
+//! | 1 | 0.1 | everything of the first format |
+//! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
+//!
+//! # Adding to it
+//!
+//! - A new command gets the next level in [`level_of`], and a row above.
+//! - What a command does, once released, changes only for commands of a new
+//!   level: a new variant, or a new field. A build that does not know the field
+//!   must not read the command without it: what travels in commands only denies
+//!   unknown fields, and what records have too (options, reasons) gets a new
+//!   variant of the command instead. [`level_of`] looks at the field.
+//! - The planner and the services propose what is above the committed level to
+//!   no avail: each asks for the level first, or takes the refusal.
+
+use std::fmt;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::apply::Position;
+use crate::command::{Command, Refusal, Request};
+use crate::state::{Meta, RowError, State};
+
+/// The level of every build and every new cluster before anything is raised.
+pub const FEATURE_LEVEL_FIRST: u32 = 1;
+
+/// The highest level that this build can apply.
+pub const FEATURE_LEVEL_MAX: u32 = 2;
+
+/// What a node that does not tell its level supports.
+pub(crate) fn first() -> u32 {
+    FEATURE_LEVEL_FIRST
+}
+
+pub(crate) fn is_first(level: &u32) -> bool {
+    *level == FEATURE_LEVEL_FIRST
+}
+
+/// The level that a command needs. Every command has its own line here, so that
+/// a new one is decided about.
+pub fn level_of(command: &Command) -> u32 {
+    match command {
+        Command::RegisterArtifact { .. }
+        | Command::RemoveArtifact { .. }
+        | Command::ArtifactDropped { .. }
+        | Command::ArtifactHeld { .. }
+        | Command::Deploy { .. }
+        | Command::Scale { .. }
+        | Command::Undeploy { .. }
+        | Command::StartUpdate { .. }
+        | Command::SetWeights { .. }
+        | Command::Approve { .. }
+        | Command::Complete { .. }
+        | Command::Rollback { .. }
+        | Command::Resume { .. }
+        | Command::Undo { .. }
+        | Command::Cleanup { .. }
+        | Command::SetOptions { .. }
+        | Command::Pause { .. }
+        | Command::BeginDeploy { .. }
+        | Command::MarkDeployed { .. }
+        | Command::ShiftBack { .. }
+        | Command::RemoveLosingSide { .. }
+        | Command::Finish { .. }
+        | Command::Fail { .. }
+        | Command::Rearm { .. }
+        | Command::Retire { .. }
+        | Command::Assign { .. }
+        | Command::MarkUnplaced { .. }
+        | Command::Drain { .. }
+        | Command::Stop { .. }
+        | Command::Observe { .. }
+        | Command::RegisterNode { .. }
+        | Command::SetNodeLifecycle { .. }
+        | Command::SetNodeSchedule { .. }
+        | Command::ForgetNode { .. }
+        | Command::FreezeReplacement { .. }
+        | Command::OpenSession { .. }
+        | Command::CloseSession { .. }
+        | Command::InviteVoter { .. }
+        | Command::AdmitVoter { .. }
+        | Command::RemoveVoter { .. }
+        | Command::EndVoterChange { .. }
+        // Whatever it raises to: that is for those who apply it to support.
+        | Command::RaiseFeatureLevel { .. }
+        | Command::Tick => 1,
+        Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
+    }
+}
+
+/// What came with a level, for people.
+pub fn brought_by(level: u32) -> &'static str {
+    match level {
+        0 | 1 => "the first format",
+        2 => "values under config/",
+        _ => "what a newer release brought",
+    }
+}
+
+/// Refuses a command that is above the committed level.
+///
+/// # Errors
+/// [`Refusal::LevelTooLow`]. Who holds the level back is not known here.
+pub fn check(command: &Command, committed: u32) -> Result<(), Refusal> {
+    let needs = level_of(command);
+    if needs <= committed {
+        return Ok(());
+    }
+    Err(Refusal::LevelTooLow { needs, committed, held_back_by: Vec::new() })
+}
+
+/// A state or an entry is above what a node supports. Its text is the reason
+/// with which that node ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub struct Unsupported {
+    /// The level that is committed.
+    pub committed: u32,
+    /// The highest that the node supports.
+    pub supports: u32,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { committed, supports } = self;
+        write!(
+            f,
+            "feature level {committed} is committed, and this node supports no more than \
+             {supports}; it never goes down again: "
+        )?;
+        // Then it is the build that cannot.
+        if *committed > FEATURE_LEVEL_MAX {
+            return f.write_str("install the release that the other nodes run");
+        }
+        write!(
+            f,
+            "take compatibility.feature_level_max = {supports} out of this node's configuration"
+        )
+    }
+}
+
+impl State {
+    /// Whether a node that supports levels up to `supports` can go on from here.
+    ///
+    /// # Errors
+    /// The committed level is above that.
+    pub fn check_level(&self, supports: u32) -> Result<(), Unsupported> {
+        let committed = self.meta.feature_level;
+        if committed > supports { Err(Unsupported { committed, supports }) } else { Ok(()) }
+    }
+
+    /// Whether such a node can apply this request. Cheap for all but the raise.
+    ///
+    /// # Errors
+    /// It would raise the level above what the node supports.
+    pub fn check_raise(
+        &self,
+        at: Position,
+        request: &Request,
+        supports: u32,
+    ) -> Result<(), Unsupported> {
+        match request.command {
+            Command::RaiseFeatureLevel { to } if to > supports => {
+                let mut raised = self.clone();
+                // One that is refused raises nothing.
+                drop(raised.apply(at, request));
+                raised.check_level(supports)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rebuilds a state from its rows, for such a node.
+    ///
+    /// # Errors
+    /// As [`from_rows`](State::from_rows), and where the committed level is above
+    /// that, whatever else of a newer release is in the rows.
+    pub fn from_rows_up_to(
+        supports: u32,
+        rows: impl Iterator<Item = (String, Vec<u8>)>,
+    ) -> Result<Self, RowsError> {
+        let mut committed = FEATURE_LEVEL_FIRST;
+        let mut rows = rows.inspect(|(key, value)| {
+            if key == Meta::KEY {
+                committed = level_in(value).unwrap_or(committed);
+            }
+        });
+        let state = Self::from_rows(&mut rows);
+        // A row that cannot be read may come before the one that says why.
+        rows.for_each(drop);
+        if committed > supports {
+            return Err(Unsupported { committed, supports }.into());
+        }
+        Ok(state?)
+    }
+}
+
+/// Why rows are no state of this node's.
+#[derive(Debug, Error)]
+pub enum RowsError {
+    /// One of them cannot be read.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// They are above what it supports.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+}
+
+/// The level in a meta row of whatever release.
+fn level_in(value: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Level {
+        feature_level: u32,
+    }
+    serde_json::from_slice::<Level>(value).ok().map(|level| level.feature_level)
+}
+
+/// What a member of the log says of its level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Support {
+    /// Its node name.
+    pub node: String,
+    /// The highest level that it supports; `None` if it does not answer.
+    pub supports: Option<u32>,
+}
+
+/// The level to raise to: the highest one that all members support, if that is
+/// above the committed one. A member that does not answer may be of any release.
+pub fn raise_to(committed: u32, members: &[Support]) -> Option<u32> {
+    let lowest = members.iter().map(|member| member.supports).min().flatten();
+    lowest.filter(|lowest| *lowest > committed)
+}
+
+/// Which members keep the level below `wanted`, each with the reason.
+pub fn held_back_by(wanted: u32, members: &[Support]) -> Vec<String> {
+    let holds = |member: &Support| match member.supports {
+        Some(supports) if supports >= wanted => None,
+        Some(supports) => Some(format!("{} supports {supports}", member.node)),
+        None => Some(format!("{} does not answer", member.node)),
+    };
+    members.iter().filter_map(holds).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn support(node: &str, supports: impl Into<Option<u32>>) -> Support {
+        Support { node: node.to_owned(), supports: supports.into() }
+    }
+
+    #[test]
+    fn the_level_rises_to_what_all_members_support_and_never_past_a_silent_one() {
+        let all = |levels: &[Option<u32>]| -> Vec<Support> {
+            levels.iter().zip('a'..).map(|(l, n)| support(&n.to_string(), *l)).collect()
+        };
+        assert_eq!(raise_to(1, &all(&[Some(2), Some(2), Some(2)])), Some(2));
+        assert_eq!(raise_to(1, &all(&[Some(4), Some(3), Some(5)])), Some(3), "several at once");
+        assert_eq!(raise_to(1, &all(&[Some(2), Some(1), Some(2)])), None);
+        assert_eq!(raise_to(1, &all(&[Some(2), None, Some(2)])), None);
+        assert_eq!(raise_to(2, &all(&[Some(2)])), None, "it is there already");
+        assert_eq!(raise_to(3, &all(&[Some(2)])), None, "it never goes down");
+        assert_eq!(raise_to(1, &[]), None);
+    }
+
+    #[test]
+    fn whoever_holds_the_level_back_is_named_with_the_reason() {
+        let members = [support("a", 2), support("b", 1), support("c", None)];
+        assert_eq!(held_back_by(2, &members), ["b supports 1", "c does not answer"]);
+        assert_eq!(held_back_by(1, &members), ["c does not answer"]);
+    }
+
+    #[test]
+    fn every_level_up_to_the_highest_brought_something() {
+        for level in 1..=FEATURE_LEVEL_MAX {
+            assert_ne!(brought_by(level), brought_by(FEATURE_LEVEL_MAX + 1), "level {level}");
+        }
+    }
+
+    #[test]
+    fn rows_of_a_newer_release_are_refused_for_their_level_and_not_for_what_is_in_them() {
+        let mut newer = State::default();
+        newer.meta.feature_level = 9;
+        let mut rows = newer.rows();
+        // Both before and after the row that says the level.
+        for key in ["a-new-table/x", "zones/x"] {
+            rows.push((key.to_owned(), b"{}".to_vec()));
+        }
+        rows.sort();
+        let refused = State::from_rows_up_to(2, rows.clone().into_iter()).unwrap_err();
+        let RowsError::Unsupported(why) = refused else { panic!("{refused}") };
+        assert_eq!(why, Unsupported { committed: 9, supports: 2 });
+        // Of this level they are damaged.
+        let refused = State::from_rows_up_to(9, rows.into_iter()).unwrap_err();
+        assert!(matches!(refused, RowsError::Row(_)), "{refused}");
+        let taken = State::from_rows_up_to(2, State::default().rows().into_iter()).unwrap();
+        assert_eq!(taken.rows(), State::default().rows());
+    }
+
+    #[test]
+    fn the_reason_says_what_to_change() {
+        let of = |committed, supports| Unsupported { committed, supports }.to_string();
+        let held = of(FEATURE_LEVEL_MAX, 1);
+        assert!(held.contains("take compatibility.feature_level_max = 1 out"), "{held}");
+        let old = of(FEATURE_LEVEL_MAX + 1, FEATURE_LEVEL_MAX);
+        assert!(old.contains("install the release"), "{old}");
+    }
+}
