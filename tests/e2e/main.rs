@@ -12,6 +12,7 @@ mod failover;
 mod full_disk;
 mod guide;
 mod kept;
+mod levels;
 mod linearizable;
 mod logs;
 mod lost;

@@ -173,7 +173,7 @@ async fn a_voter_without_its_data_is_replaced_under_its_own_name() {
 
 /// Writes without a pause, at whoever answers, until it is told to stop. Gives
 /// how many there were, and the longest time without one.
-async fn writes(addresses: Vec<String>, stop: Arc<AtomicBool>) -> (u64, Duration) {
+pub async fn writes(addresses: Vec<String>, stop: Arc<AtomicBool>) -> (u64, Duration) {
     let (mut count, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
     let mut at = 0;
     while !stop.load(Ordering::Relaxed) {
