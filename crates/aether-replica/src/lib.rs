@@ -54,6 +54,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod toy;
+mod transfer;
 mod types;
 mod wire;
 

@@ -29,10 +29,10 @@ use crate::types::INDEX_MAX;
 
 const MAGIC: &[u8; 8] = b"AETHSNAP";
 const FORMAT: u32 = 1;
-const SUFFIX: &str = ".snap";
+pub(crate) const SUFFIX: &str = ".snap";
 const END: u32 = u32::MAX;
 const CHECKSUM_BYTES: u64 = 32;
-type Checksum = [u8; CHECKSUM_BYTES as usize];
+pub(crate) type Checksum = [u8; CHECKSUM_BYTES as usize];
 /// Magic, format and the header's length are before it.
 const HEADER_AT: u64 = 16;
 /// The header holds a membership of a few voters.
@@ -53,7 +53,8 @@ pub(crate) struct SnapshotFile {
     pub path: PathBuf,
     pub position: Position,
     pub bytes: u64,
-    checksum: Checksum,
+    /// Of everything before it, at its end.
+    pub checksum: Checksum,
     file: Arc<File>,
     rows_at: u64,
     /// Where the rows and their number end, and the checksum begins.
@@ -440,6 +441,11 @@ impl SnapshotDir {
             next_tmp: AtomicU64::new(0),
         };
         Ok((this, damaged))
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn current(&self) -> Option<SnapshotFile> {
