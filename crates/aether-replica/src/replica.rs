@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
+use crate::ahead::ahead;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::error::OpenError;
@@ -209,9 +210,9 @@ fn restore_snapshot(
         restored.expect("an empty state can be restored");
         return Ok(());
     };
-    let mut rows = snapshot.rows();
-    machine
-        .restore(snapshot.position.stamp(), &mut rows)
+    let at = snapshot.position.stamp();
+    let (rows, restored) = ahead(snapshot.rows(), |rows| machine.restore(at, rows));
+    restored
         .and_then(|()| rows.finish().map_err(|e| e.to_string()))
         .map_err(|detail| OpenError::Damaged { path: snapshot.path.clone(), detail })
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::ahead::ahead;
 use crate::files::{TMP_SUFFIX, rename_durably, sync_dir};
 use crate::machine::Row;
 use crate::position::Position;
@@ -469,10 +470,14 @@ impl SnapshotDir {
     pub fn write(
         &self,
         position: &Position,
-        rows: impl Iterator<Item = Row>,
+        rows: impl Iterator<Item = Row> + Send,
     ) -> io::Result<SnapshotFile> {
         let (tmp, file) = self.create_tmp()?;
-        let written = write_snapshot(&file, &self.cluster, position, rows)
+        let write = |rows: &mut dyn Iterator<Item = Row>| {
+            write_snapshot(&file, &self.cluster, position, rows)
+        };
+        let written = ahead(rows, write)
+            .1
             .and_then(|_| file.sync_all())
             .and_then(|()| self.open_received(&tmp))
             .and_then(|snapshot| self.put_in_place(snapshot));

@@ -14,6 +14,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use crate::ahead::ahead;
 use crate::image::Image;
 use crate::machine::{ErasedMachine, Row, Stamp};
 use crate::position::Position;
@@ -183,9 +184,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut machine = self.machine.take().expect("present between two calls");
         let install = move || {
             let installed = snapshots.put_in_place(snapshot)?;
-            let mut rows = installed.rows();
             let at = installed.position.stamp();
-            machine.restore(at, &mut rows).map_err(io::Error::other)?;
+            let (rows, restored) = ahead(installed.rows(), |rows| machine.restore(at, rows));
+            restored.map_err(io::Error::other)?;
             rows.finish()?;
             Ok::<_, io::Error>((machine, installed.position))
         };

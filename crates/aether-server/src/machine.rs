@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
-use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, State};
+use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, RowStream, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::changes::{Changes, EntryChanges};
+use crate::restore;
 
 /// A state as watchers see it: whole batches of entries, never half of one.
 #[derive(Debug, Clone)]
@@ -80,7 +81,7 @@ impl StateMachine {
         let states = States { newest, coordinated: receiver };
         let state = State::default();
         let machine = Self {
-            hash: hash_of(&state),
+            hash: restore::hash_of(state.rows()),
             hashed_meta: state.meta.clone(),
             state,
             unpublished: Vec::new(),
@@ -143,12 +144,6 @@ impl StateMachine {
     }
 }
 
-fn hash_of(state: &State) -> u128 {
-    let rows = state.rows();
-    let hashes = rows.iter().map(|(key, value)| state::row_hash(key, value));
-    hashes.fold(0, u128::wrapping_add)
-}
-
 fn position(at: Stamp) -> Position {
     Position { term: at.term, index: at.index, log_time_ms: at.log_time_ms, wall_ms: at.wall_ms }
 }
@@ -165,7 +160,7 @@ pub fn decode_outcome(response: &[u8]) -> Outcome {
 }
 
 impl Machine for StateMachine {
-    type Image = LazyRows;
+    type Image = RowStream;
 
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
         let before = self.state.clone();
@@ -194,8 +189,8 @@ impl Machine for StateMachine {
         self.hash
     }
 
-    fn image(&self) -> LazyRows {
-        LazyRows::Waiting(Box::new(self.state.clone()))
+    fn image(&self) -> Self::Image {
+        RowStream::new(self.state.clone())
     }
 
     fn restore(
@@ -203,13 +198,13 @@ impl Machine for StateMachine {
         at: Stamp,
         rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<(), String> {
-        let mut restored = State::from_rows(rows).map_err(|e| e.to_string())?;
-        if at.index > restored.meta.index {
-            restored.skip(position(at));
-        }
-        self.hash = hash_of(&restored);
-        self.hashed_meta = restored.meta.clone();
+        let (restored, hash) = restore::from_rows(rows).map_err(|e| e.to_string())?;
+        (self.hash, self.hashed_meta) = (hash, restored.meta.clone());
         self.state = restored;
+        if at.index > self.state.meta.index {
+            self.state.skip(position(at));
+            self.hash_meta();
+        }
         self.changes.clear();
         self.unpublished.clear();
         self.watched.begin_after(self.state.meta.index);
@@ -224,29 +219,6 @@ impl Machine for StateMachine {
         self.published.send_replace(Arc::clone(&published));
         if std::mem::take(&mut self.is_coordinated) {
             self.coordinated.send_replace(published);
-        }
-    }
-}
-
-/// Rows of a state that are encoded only when the snapshot is written, away
-/// from the apply path.
-pub enum LazyRows {
-    /// Nothing was read yet.
-    Waiting(Box<State>),
-    /// Being read.
-    Reading(std::vec::IntoIter<(String, Vec<u8>)>),
-}
-
-impl Iterator for LazyRows {
-    type Item = (String, Vec<u8>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Self::Waiting(state) = self {
-            *self = Self::Reading(state.rows().into_iter());
-        }
-        match self {
-            Self::Reading(rows) => rows.next(),
-            Self::Waiting(_) => None,
         }
     }
 }
@@ -276,9 +248,10 @@ mod tests {
         }
         assert!(decode_outcome(&machine.apply(stamp(21), b"no")).is_err());
         machine.publish();
-        assert_eq!(machine.hash(), hash_of(&machine.state));
+        assert_eq!(machine.hash(), restore::hash_of(machine.state.rows()));
         assert_eq!(states.newest.borrow().state.meta.index, 21);
         let rows: Vec<_> = machine.image().collect();
+        assert_eq!(rows, machine.state.rows());
         assert_eq!(machine.drain_changes().len(), rows.len());
         assert!(machine.drain_changes().is_empty());
 
