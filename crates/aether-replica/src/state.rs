@@ -115,7 +115,13 @@ impl StateMachine {
         self.publish();
         let changes = self.machine().drain_changes();
         let hash = self.machine().hash();
-        self.image.advance(changes, &self.position, hash);
+        match self.image.wants_all() {
+            true => {
+                let rows = self.machine().image();
+                self.image.replace(rows, &self.position, hash);
+            }
+            false => self.image.advance(changes, &self.position, hash),
+        }
         for (responder, response) in answers.drain(..) {
             responder.send(response);
         }
