@@ -25,5 +25,6 @@ mod restart;
 mod rollback;
 mod schemathesis;
 mod snapshot;
+mod transfer;
 mod voters;
 mod walk;
