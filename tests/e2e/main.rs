@@ -26,5 +26,6 @@ mod restart;
 mod rollback;
 mod schemathesis;
 mod snapshot;
+mod transfer;
 mod voters;
 mod walk;

@@ -4,11 +4,13 @@
 //! a broken network is for that client, while everybody else goes on.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aether_cluster::{Lease, free_address};
 use anyhow::{Context, Result};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -74,6 +76,109 @@ impl Drop for Proxy {
             serving.abort();
         }
     }
+}
+
+/// Bytes that are read at once for a [`Worn`] proxy.
+const WORN_CHUNK_BYTES: usize = 16 * 1024;
+
+/// A proxy of which every connection breaks after so many bytes to the other
+/// side.
+pub struct Worn {
+    address: SocketAddr,
+    carried: Arc<Carried>,
+    serving: JoinHandle<()>,
+    _lease: Lease,
+}
+
+/// What went to the other side over a [`Worn`] proxy.
+#[derive(Debug, Default)]
+struct Carried {
+    bytes: AtomicU64,
+    breaks: AtomicU64,
+}
+
+impl Worn {
+    /// Starts to serve.
+    ///
+    /// # Errors
+    /// When no address is free.
+    pub async fn start(upstream: SocketAddr, bytes_max: u64) -> Result<Self> {
+        let (address, lease) = free_address()?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("the proxy cannot listen on {address}"))?;
+        let carried = Arc::new(Carried::default());
+        let to = carried.clone();
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                match listener.accept().await {
+                    Ok((client, _)) => {
+                        let to = to.clone();
+                        connections.spawn(async move {
+                            let _ = wear(client, upstream, bytes_max, &to).await;
+                        });
+                    }
+                    Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+                }
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, carried, serving, _lease: lease })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bytes that it carried to the other side, of all connections.
+    pub fn bytes(&self) -> u64 {
+        self.carried.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Connections that broke.
+    pub fn breaks(&self) -> u64 {
+        self.carried.breaks.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Worn {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Carries one connection until it breaks or an end closes it.
+async fn wear(
+    client: TcpStream,
+    upstream: SocketAddr,
+    bytes_max: u64,
+    carried: &Carried,
+) -> std::io::Result<()> {
+    let server = TcpStream::connect(upstream).await?;
+    client.set_nodelay(true).and_then(|()| server.set_nodelay(true))?;
+    let (mut client_reads, mut client_writes) = client.into_split();
+    let (mut server_reads, mut server_writes) = server.into_split();
+    let back = copy(&mut server_reads, &mut client_writes);
+    let forth = async {
+        let (mut chunk, mut bytes) = (vec![0; WORN_CHUNK_BYTES], 0);
+        loop {
+            let length = client_reads.read(&mut chunk).await?;
+            if length == 0 {
+                return server_writes.shutdown().await;
+            }
+            bytes += length as u64;
+            carried.bytes.fetch_add(length as u64, Ordering::Relaxed);
+            if bytes > bytes_max {
+                carried.breaks.fetch_add(1, Ordering::Relaxed);
+                return Err(std::io::Error::other("worn out"));
+            }
+            server_writes.write_all(&chunk[..length]).await?;
+        }
+    };
+    // Whatever ends it, both ends see a closed connection.
+    tokio::try_join!(async { back.await.map(drop) }, forth).map(drop)
 }
 
 async fn serve(listener: TcpListener, upstreams: Vec<SocketAddr>) {

@@ -191,19 +191,47 @@ impl State {
         supports: u32,
         rows: impl Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<Self, RowsError> {
-        let mut committed = FEATURE_LEVEL_FIRST;
-        let mut rows = rows.inspect(|(key, value)| {
-            if key == Meta::KEY {
-                committed = level_in(value).unwrap_or(committed);
-            }
-        });
+        let mut gate = Gate::new(supports);
+        let mut rows = rows.inspect(|(key, value)| gate.see(key, value));
         let state = Self::from_rows(&mut rows);
         // A row that cannot be read may come before the one that says why.
         rows.for_each(drop);
-        if committed > supports {
-            return Err(Unsupported { committed, supports }.into());
-        }
+        gate.check()?;
         Ok(state?)
+    }
+}
+
+/// Looks in rows for the level that they are of.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate {
+    supports: u32,
+    committed: u32,
+}
+
+impl Gate {
+    /// For a node that supports levels up to `supports`.
+    pub fn new(supports: u32) -> Self {
+        Self { supports, committed: FEATURE_LEVEL_FIRST }
+    }
+
+    /// To be shown every row.
+    pub fn see(&mut self, key: &str, value: &[u8]) {
+        if key == Meta::KEY {
+            self.committed = level_in(value).unwrap_or(self.committed);
+        }
+    }
+
+    /// Whether the node may take what it was shown.
+    ///
+    /// # Errors
+    /// The level is above what the node supports.
+    pub fn check(self) -> Result<(), Unsupported> {
+        match self {
+            Self { supports, committed } if committed > supports => {
+                Err(Unsupported { committed, supports })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -250,8 +250,10 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
 }
 
 mod pages;
+mod stream;
 
 pub use pages::Page;
+pub use stream::{RowStream, value_hash};
 
 impl State {
     /// Every row, ordered by key.
@@ -353,7 +355,7 @@ impl State {
                 let r = decode::<UpdateRecord>(key, value)?;
                 self.updates.insert(r.id.clone(), r);
             }
-            "config" => self.put_config((*decode::<ConfigRecord>(key, value)?).clone()),
+            "config" => self.put_config(decode::<ConfigRecord>(key, value)?),
             "audit" => {
                 let r = decode::<AuditRecord>(key, value)?;
                 self.audit.insert(r.position(), r);
@@ -518,9 +520,10 @@ impl State {
     }
 
     /// Inserts or replaces a value, and keeps their sum true.
-    pub(crate) fn put_config(&mut self, record: ConfigRecord) {
+    pub(crate) fn put_config(&mut self, record: impl Into<Arc<ConfigRecord>>) {
+        let record = record.into();
         self.config_bytes += record.bytes();
-        if let Some(replaced) = self.config.insert(record.name.clone(), Arc::new(record)) {
+        if let Some(replaced) = self.config.insert(record.name.clone(), record) {
             self.config_bytes -= replaced.bytes();
         }
     }

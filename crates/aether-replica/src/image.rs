@@ -6,12 +6,16 @@
 //! what the log allows, whose hash does not match, or that panics on opening
 //! is deleted, and the state comes from snapshot and log instead. A failure
 //! while running switches the image off and stops nothing.
+//!
+//! Sled's files grow with what is written to them, and shrink seldom. One that
+//! is far larger than its rows is given up for a new one with all of them.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +33,13 @@ const GATHER: Duration = Duration::from_millis(500);
 /// Rows per batch when the whole image is rewritten.
 const REWRITE_ROWS: usize = 1_024;
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// An image is written anew when its files take so many times its rows, ...
+const SIZE_TIMES_MAX: u64 = 4;
+/// ... or so many times what they took when it was new, ...
+const NEW_TIMES_MAX: u64 = 2;
+/// ... but not while they are smaller than this: writing it anew would cost more
+/// than it frees.
+const SIZE_MIN: u64 = 64 * 1024 * 1024;
 /// How long a stopping node waits for the last write. What is not written is
 /// in the log.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,6 +87,8 @@ struct Pending {
 struct Shared {
     pending: Mutex<Pending>,
     arrived: Condvar,
+    /// Whether the image has become too large, and is to be written anew.
+    wants_all: AtomicBool,
 }
 
 impl Shared {
@@ -110,9 +123,9 @@ impl Image {
         };
         let mut status = ImageStatus::default();
         let (db, position) = match loaded {
-            Ok((db, position)) => {
+            Ok((db, position, row_bytes)) => {
                 status.index = Some(position.index());
-                (Ok(db), Some(position))
+                (Ok((db, row_bytes)), Some(position))
             }
             Err(reason) => {
                 if let Some(unsupported) = machine.unsupported() {
@@ -122,13 +135,19 @@ impl Image {
                     tracing::warn!(image = %dir.display(), reason, "the KV image is rebuilt");
                 }
                 status.rebuilt_because = Some(reason);
-                (create_anew(dir), None)
+                (create_anew(dir).map(|db| (db, 0)), None)
             }
         };
-        Ok((Image::start(cluster, db, status), position))
+        Ok((Image::start(dir, cluster, db, status), position))
     }
 
-    fn start(cluster: &str, db: Result<sled::Db, String>, status: ImageStatus) -> Self {
+    /// With a database and the bytes of its rows.
+    fn start(
+        dir: &Path,
+        cluster: &str,
+        db: Result<(sled::Db, u64), String>,
+        status: ImageStatus,
+    ) -> Self {
         let pending = Pending {
             base: None,
             changes: BTreeMap::new(),
@@ -137,11 +156,15 @@ impl Image {
             closed: false,
             status,
         };
-        let shared = Arc::new(Shared { pending: Mutex::new(pending), arrived: Condvar::new() });
-        let (writers, cluster) = (shared.clone(), cluster.to_owned());
+        let shared = Arc::new(Shared {
+            pending: Mutex::new(pending),
+            arrived: Condvar::new(),
+            wants_all: AtomicBool::new(false),
+        });
+        let (writers, cluster, dir) = (shared.clone(), cluster.to_owned(), dir.to_owned());
         std::thread::Builder::new()
             .name("kv-image".into())
-            .spawn(move || run_writer(&writers, &cluster, db))
+            .spawn(move || run_writer(&writers, &dir, cluster, db))
             .expect("a thread can be started");
         Image { shared }
     }
@@ -159,6 +182,12 @@ impl Image {
         }
     }
 
+    /// Whether [`replace`](Self::replace) is to be called next, in the place of
+    /// [`advance`](Self::advance): its files are far larger than its rows.
+    pub fn wants_all(&self) -> bool {
+        self.shared.wants_all.load(Ordering::Relaxed)
+    }
+
     /// Replaces the image by `rows`.
     pub fn replace(
         &self,
@@ -170,6 +199,7 @@ impl Image {
         if pending.status.off_because.is_some() {
             return;
         }
+        self.shared.wants_all.store(false, Ordering::Relaxed);
         pending.base = Some(rows);
         pending.changes.clear();
         pending.target = Some((position.clone(), hash));
@@ -238,7 +268,7 @@ fn load(
     cluster: &str,
     machine: &mut dyn ErasedMachine,
     usable: impl FnOnce(&Position) -> Result<(), String>,
-) -> Result<(sled::Db, Position), String> {
+) -> Result<(sled::Db, Position, u64), String> {
     let db = open_db(dir)?;
     let meta = db.get(META_KEY).map_err(|e| e.to_string())?;
     let meta = meta.ok_or("it is incomplete")?;
@@ -247,9 +277,12 @@ fn load(
         return Err(format!("it has format {} and is of cluster {:?}", meta.format, meta.cluster));
     }
     usable(&meta.position)?;
-    let mut failed = None;
+    let (mut failed, mut row_bytes) = (None, 0);
     let mut rows = db.scan_prefix(ROW_PREFIX).map_while(|row| match row_of(row) {
-        Ok(row) => Some(row),
+        Ok((key, value)) => {
+            row_bytes += (key.len() + value.len()) as u64;
+            Some((key, value))
+        }
         Err(text) => {
             failed = Some(text);
             None
@@ -264,7 +297,7 @@ fn load(
     if format!("{:032x}", machine.hash()) != meta.hash {
         return Err("the hash over its rows does not match".to_owned());
     }
-    Ok((db, meta.position))
+    Ok((db, meta.position, row_bytes))
 }
 
 fn row_of(row: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Row, String> {
@@ -284,16 +317,15 @@ struct Work {
     target: (Position, u128),
 }
 
-fn run_writer(shared: &Shared, cluster: &str, db: Result<sled::Db, String>) {
-    let written = db.and_then(|db| {
-        write_until_closed(shared, cluster, &db).inspect_err(|_| {
+fn run_writer(shared: &Shared, dir: &Path, cluster: String, db: Result<(sled::Db, u64), String>) {
+    let written = db.and_then(|(db, row_bytes)| {
+        let mut writer = Writer { dir, cluster, db: Some(db), size_max: 0 };
+        writer.size_max = size_max(row_bytes, 0);
+        writer.write_until_closed(shared).inspect_err(|_| {
             // Closing a database in an unknown state may wait forever.
-            std::mem::forget(db.clone());
+            std::mem::forget(writer.db.take());
         })?;
-        guarded(move || {
-            drop(db);
-            Ok(())
-        })
+        writer.close()
     });
     let mut pending = shared.lock();
     if let Err(reason) = written {
@@ -304,20 +336,60 @@ fn run_writer(shared: &Shared, cluster: &str, db: Result<sled::Db, String>) {
         pending.status.off_because = Some(reason);
         pending.base = None;
         pending.changes.clear();
+        shared.wants_all.store(false, Ordering::Relaxed);
     }
     pending.closed = true;
     shared.arrived.notify_all();
 }
 
-fn write_until_closed(shared: &Shared, cluster: &str, db: &sled::Db) -> Result<(), String> {
-    while let Some(work) = next_work(shared) {
-        let index = work.target.0.index();
-        guarded(|| write(db, cluster, work))?;
-        let bytes = guarded(|| db.size_on_disk().map_err(|e| e.to_string()))?;
-        let mut pending = shared.lock();
-        (pending.status.index, pending.status.bytes) = (Some(index), bytes);
+/// How large the files of an image may become with so many bytes of rows, which
+/// took `new_bytes` when it was new.
+fn size_max(row_bytes: u64, new_bytes: u64) -> u64 {
+    let of_rows = row_bytes.saturating_mul(SIZE_TIMES_MAX);
+    of_rows.max(new_bytes.saturating_mul(NEW_TIMES_MAX)).max(SIZE_MIN)
+}
+
+/// The writer thread's own.
+struct Writer<'a> {
+    dir: &'a Path,
+    cluster: String,
+    /// `None` only while it is given up for another.
+    db: Option<sled::Db>,
+    size_max: u64,
+}
+
+impl Writer<'_> {
+    fn write_until_closed(&mut self, shared: &Shared) -> Result<(), String> {
+        while let Some(mut work) = next_work(shared) {
+            let index = work.target.0.index();
+            let mut row_bytes = None;
+            if let Some(rows) = work.base.take() {
+                self.close()?;
+                let db = self.db.insert(create_anew(self.dir)?);
+                row_bytes = Some(guarded(|| write_all(db, rows))?);
+            }
+            let db = self.db.as_ref().expect("there is one between two writes");
+            guarded(|| write(db, &self.cluster, work))?;
+            let bytes = guarded(|| db.size_on_disk().map_err(|e| e.to_string()))?;
+            if let Some(row_bytes) = row_bytes {
+                self.size_max = size_max(row_bytes, bytes);
+            } else if bytes > self.size_max {
+                tracing::info!(image = %self.dir.display(), bytes, "the KV image is written anew");
+                shared.wants_all.store(true, Ordering::Relaxed);
+            }
+            let mut pending = shared.lock();
+            (pending.status.index, pending.status.bytes) = (Some(index), bytes);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn close(&mut self) -> Result<(), String> {
+        let db = self.db.take();
+        guarded(move || {
+            drop(db);
+            Ok(())
+        })
+    }
 }
 
 /// Waits for work and lets it gather; `None` when closing with nothing left.
@@ -337,25 +409,27 @@ fn next_work(shared: &Shared) -> Option<Work> {
     Some(Work { base: pending.base.take(), changes: std::mem::take(&mut pending.changes), target })
 }
 
-fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
-    let text = |e: sled::Error| e.to_string();
-    if let Some(mut rows) = work.base {
-        // Without its position the image counts as missing until it is whole.
-        db.remove(META_KEY).map_err(text)?;
-        db.clear().map_err(text)?;
-        loop {
-            let mut batch = sled::Batch::default();
-            let mut n = 0;
-            for (key, value) in rows.by_ref().take(REWRITE_ROWS) {
-                batch.insert(row_key(&key), value);
-                n += 1;
-            }
-            db.apply_batch(batch).map_err(text)?;
-            if n < REWRITE_ROWS {
-                break;
-            }
+/// Puts all rows into a new database; gives their bytes. Without its position
+/// the image counts as missing until [`write`] has made it whole.
+fn write_all(db: &sled::Db, mut rows: Box<dyn Iterator<Item = Row> + Send>) -> Result<u64, String> {
+    let mut bytes = 0;
+    loop {
+        let mut batch = sled::Batch::default();
+        let mut n = 0;
+        for (key, value) in rows.by_ref().take(REWRITE_ROWS) {
+            bytes += (key.len() + value.len()) as u64;
+            batch.insert(row_key(&key), value);
+            n += 1;
+        }
+        db.apply_batch(batch).map_err(|e| e.to_string())?;
+        if n < REWRITE_ROWS {
+            return Ok(bytes);
         }
     }
+}
+
+fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
+    let text = |e: sled::Error| e.to_string();
     let (position, hash) = work.target;
     let meta = Meta {
         format: FORMAT,

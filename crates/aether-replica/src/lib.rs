@@ -19,6 +19,7 @@
 //! should be a member, and any clock inside what the machine sees other than
 //! the log time of [`Stamp`].
 
+mod ahead;
 mod backup;
 mod clock;
 mod codec;
@@ -54,6 +55,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod toy;
+mod transfer;
 mod types;
 mod wire;
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aether_proto::raft as pb;
-use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
@@ -20,12 +19,11 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapshot};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::peers::{Client, Lane, Peers};
 use crate::snapshot::SnapshotFile;
+use crate::transfer::Outgoing;
 use crate::types::{Member, TypeConfig, Vote};
 use crate::wire;
 
@@ -36,9 +34,6 @@ type Failure = RPCError<TypeConfig>;
 /// is found sooner by its keep-alive.
 const UNANSWERED_MAX: Duration = Duration::from_secs(5);
 const UNANSWERED_CHECK: Duration = Duration::from_millis(500);
-pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 512 * 1024;
-/// Chunks read ahead of the connection.
-const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
 
 /// Makes the connections that openraft asks for.
 pub(crate) struct Network {
@@ -54,6 +49,7 @@ impl Network {
             target,
             member: node.clone(),
             kind,
+            outgoing: Outgoing::default(),
         }
     }
 }
@@ -84,6 +80,7 @@ pub(crate) struct PeerNetwork {
     target: u64,
     member: Member,
     kind: Kind,
+    outgoing: Outgoing,
 }
 
 impl PeerNetwork {
@@ -257,13 +254,11 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let timeout = option.hard_ttl();
         let mut client = self.client(Lane::Bulk)?;
-        let chunks = snapshot_chunks(&vote, snapshot.snapshot);
-        let call = client.install_snapshot(with_deadline(chunks, timeout));
-        let response = tokio::select! {
-            response = call => response,
+        let sending = self.outgoing.send(&mut client, &vote, snapshot.snapshot, timeout);
+        let answered = tokio::select! {
+            answered = sending => answered,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
-        let answered = response.and_then(|r| wire::vote_in(r.into_inner().ballot));
         match answered {
             Ok(answered) => Ok(SnapshotResponse::new(self.foreign(answered, vote.leader_id.term))),
             Err(status) => Err(self.failure(&status, RPCTypes::InstallSnapshot, timeout).into()),
@@ -354,27 +349,4 @@ fn answers(
             }
         }
     })
-}
-
-/// Reads a snapshot file ahead of the connection, off the runtime.
-fn snapshot_chunks(vote: &Vote, file: SnapshotFile) -> ReceiverStream<pb::SnapshotChunk> {
-    let (tx, rx) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-    let start = pb::SnapshotStart { ballot: Some(wire::vote_out(vote)), bytes: file.bytes };
-    tokio::task::spawn_blocking(move || {
-        let first = pb::SnapshotChunk { start: Some(start), data: Bytes::new() };
-        let mut offset = 0;
-        let mut sent = tx.blocking_send(first);
-        while sent.is_ok() && offset < file.bytes {
-            let part = (file.bytes - offset).min(SNAPSHOT_CHUNK_BYTES as u64) as usize;
-            let mut data = vec![0u8; part];
-            if let Err(error) = file.read_at(offset, &mut data) {
-                // The receiver sees a short file and refuses it.
-                tracing::error!(snapshot = %file.path.display(), %error, "can't be read");
-                return;
-            }
-            offset += part as u64;
-            sent = tx.blocking_send(pb::SnapshotChunk { start: None, data: data.into() });
-        }
-    });
-    ReceiverStream::new(rx)
 }

@@ -27,6 +27,7 @@ use crate::report::Elections;
 use crate::snapshot::SnapshotDir;
 use crate::space::{DiskStatus, Refusal};
 use crate::state::Progresses;
+use crate::transfer::Incoming;
 use crate::types::{Command, CommittedLeaderId, Member, Raft};
 
 /// A committed and applied proposal.
@@ -63,6 +64,7 @@ pub(crate) struct Node {
     pub peers: Arc<Peers>,
     pub progress: Arc<Progresses>,
     pub snapshots: Arc<SnapshotDir>,
+    pub incoming: Arc<Incoming>,
     pub image: Arc<Image>,
     pub leadership: watch::Sender<Leadership>,
     /// The log clock of a leadership of this node, with its term.

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
+use crate::ahead::ahead;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::error::OpenError;
@@ -21,7 +22,7 @@ use crate::image::{Image, image_dir};
 use crate::leadership::{self, Leadership};
 use crate::log_store::{DamagedLog, LogStore};
 use crate::machine::{ErasedMachine, Machine, Stamp};
-use crate::network::{Network, SNAPSHOT_CHUNK_BYTES};
+use crate::network::Network;
 use crate::node::{Node, Stores};
 use crate::peers::Peers;
 use crate::position::Position;
@@ -32,9 +33,10 @@ use crate::service::PeerService;
 use crate::snapshot::SnapshotDir;
 use crate::space::{self, Refusal};
 use crate::state::{Progresses, StateMachine};
+use crate::transfer::{CHUNK_BYTES, Incoming};
 use crate::types::Raft;
 use crate::wire::MESSAGE_BYTES_MAX;
-use crate::{deaf, formation, silence, types};
+use crate::{deaf, formation, silence, transfer, types};
 
 /// An idle peer connection is probed this often.
 const PEER_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -111,6 +113,7 @@ struct Recovered {
     data: DataDir,
     log: LogStore,
     snapshots: Arc<SnapshotDir>,
+    incoming: Arc<Incoming>,
     image: Arc<Image>,
     position: Position,
 }
@@ -122,13 +125,11 @@ impl Recovered {
         log.tell_of_syncs_over(Duration::from_millis(config.election_ms_min));
         data.confirm(log.is_pristine())?;
         let (snapshots, image, position) = recover_state(config, &data, &log, machine)?;
-        Ok(Recovered {
-            data,
-            log,
-            snapshots: Arc::new(snapshots),
-            image: Arc::new(image),
-            position,
-        })
+        let snapshots = Arc::new(snapshots);
+        let dir = data.snapshots();
+        let incoming = Incoming::open(snapshots.clone(), config.disk_free_min_bytes)
+            .map_err(OpenError::io("look for parts of snapshots in", &dir))?;
+        Ok(Recovered { data, log, snapshots, incoming, image: Arc::new(image), position })
     }
 }
 
@@ -211,8 +212,8 @@ fn restore_snapshot(
         restored.expect("an empty state can be restored");
         return Ok(());
     };
-    let mut rows = snapshot.rows();
-    let restored = machine.restore(snapshot.position.stamp(), &mut rows);
+    let at = snapshot.position.stamp();
+    let (rows, restored) = ahead(snapshot.rows(), |rows| machine.restore(at, rows));
     if let Some(reason) = machine.unsupported() {
         return Err(OpenError::Unsupported { path: root.to_owned(), reason });
     }
@@ -235,7 +236,7 @@ fn openraft_config(config: &Config, elects: bool) -> Result<openraft::Config, Op
         // has one that was lost here, under the same term: nobody would notice.
         enable_leader_restore: Some(false),
         install_snapshot_timeout: config.snapshot_ms_max,
-        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
+        snapshot_max_chunk_size: CHUNK_BYTES as u64,
         max_payload_entries: REPLICATION_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(every),
         // As much log stays as lies between two snapshots, so that the older
@@ -256,7 +257,7 @@ async fn start(
     machine: Box<dyn ErasedMachine>,
     recovered: Recovered,
 ) -> Result<Replica, OpenError> {
-    let Recovered { data, log, snapshots, image, position } = recovered;
+    let Recovered { data, log, snapshots, incoming, image, position } = recovered;
     let identity = data.identity.clone();
     let pristine = log.is_pristine();
     let progress = Arc::new(Progresses::default());
@@ -283,6 +284,7 @@ async fn start(
         peers,
         progress,
         snapshots,
+        incoming,
         image,
         leadership: watch::Sender::new(Leadership::default()),
         clock: Mutex::new(None),
@@ -305,6 +307,7 @@ async fn start(
         tokio::spawn(silence::watch(node.clone())),
         tokio::spawn(deaf::watch(node.clone())),
         tokio::spawn(space::watch(node.clone())),
+        tokio::spawn(transfer::watch(node.clone())),
     ];
     // One that joins gets its log from the others.
     if pristine && node.config.founding_id() == Some(node.identity.raft_id) {

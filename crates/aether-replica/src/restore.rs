@@ -57,7 +57,7 @@ pub async fn restore(
     config: &Config,
     backup: &Backup,
     at: Stamp,
-    rows: impl Iterator<Item = Row>,
+    rows: impl Iterator<Item = Row> + Send,
 ) -> Result<(), OpenError> {
     config.validate().map_err(OpenError::Config)?;
     let raft_id = config.founding_id().ok_or_else(|| OpenError::NotFounding {

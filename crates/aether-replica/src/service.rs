@@ -1,48 +1,43 @@
 //! The peer service: what other voters call on this node.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aether_proto::raft as pb;
 use aether_proto::raft::raft_server::Raft as RaftRpc;
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{StreamAppendError, StreamAppendResult};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::forward;
 use crate::node::Node;
 use crate::peers::check_route;
 use crate::report;
-use crate::snapshot::SnapshotFile;
-use crate::types::TypeConfig;
+use crate::transfer::{Announced, Name, Received};
+use crate::types::{TypeConfig, Vote};
 use crate::wire;
 
 /// A round to the quorum for a follower's reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a sender of a snapshot may be silent: it reads from its own disk.
-const CHUNK_MAX: Duration = Duration::from_secs(10);
+/// How long a sender of a snapshot may take to say which.
+const START_MAX: Duration = Duration::from_secs(10);
 
 /// Serves `aether.raft.v1.Raft` for one replica.
 #[derive(Clone)]
 pub struct PeerService {
     node: Arc<Node>,
-    /// One snapshot is received at a time: there is one leader.
-    receiving: Arc<Semaphore>,
 }
 
 type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl PeerService {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        PeerService { node, receiving: Arc::new(Semaphore::new(1)) }
+        PeerService { node }
     }
 
     fn checked<T>(&self, request: Request<T>) -> Result<T, Status> {
@@ -72,6 +67,17 @@ fn note_leader(node: &Node, answer: &StreamAppendResult<TypeConfig>) {
     if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
         node.heard_leader();
     }
+}
+
+/// Verifies and installs a snapshot; gives this node's ballot. The turn of its
+/// transfer ends with that.
+async fn install(node: Arc<Node>, vote: Vote, received: Received) -> Result<Vote, Status> {
+    let (snapshot, turn) = received.verify().await?;
+    let path = snapshot.path.clone();
+    let snapshot = Snapshot { meta: snapshot.position.meta(), snapshot };
+    let answer = node.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+    turn.end(&path);
+    Ok(answer.vote)
 }
 
 #[tonic::async_trait]
@@ -148,19 +154,42 @@ impl RaftRpc for PeerService {
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         let mut chunks = self.checked(request)?;
-        let Ok(_place) = self.receiving.try_acquire() else {
-            return Err(Status::resource_exhausted("another snapshot is being received"));
-        };
-        let first = next_chunk(&mut chunks).await?.and_then(|chunk| chunk.start);
-        let start = first.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
+        let first = timeout(START_MAX, chunks.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no start came"))??;
+        let start = first.and_then(|chunk| chunk.start);
+        let start = start.ok_or_else(|| Status::invalid_argument("the start is missing"))?;
         self.check_ballot(start.ballot.as_ref())?;
+        let announced = Announced::from_wire(&start)?;
         let vote = wire::vote_in(start.ballot)?;
-        let snapshot = receive(&self.node, chunks, start.bytes).await?;
-        let meta = snapshot.position.meta();
-        let snapshot = Snapshot { meta, snapshot };
-        let answer = self.node.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-        let ballot = Some(wire::vote_out(&answer.vote));
-        Ok(Response::new(pb::SnapshotResponse { ballot }))
+        let term = vote.leader_id.term;
+        let node = self.node.clone();
+        // In a task of its own: a sender that leaves does not break off in the
+        // middle of a chunk, and what came whole is installed.
+        let answer = tokio::spawn(async move {
+            let received = node.incoming.receive(term, announced, chunks).await?;
+            install(node, vote, received).await
+        });
+        let vote = answer.await.map_err(|panic| Status::internal(panic.to_string()))??;
+        Ok(Response::new(pb::SnapshotResponse { ballot: Some(wire::vote_out(&vote)) }))
+    }
+
+    async fn snapshot_kept(
+        &self,
+        request: Request<pb::SnapshotOffer>,
+    ) -> Result<Response<pb::SnapshotPart>, Status> {
+        let offer = self.checked(request)?;
+        self.check_ballot(offer.ballot.as_ref())?;
+        let asking = wire::vote_in(offer.ballot)?;
+        let name = offer.name.as_ref();
+        let name = name.ok_or_else(|| Status::invalid_argument("the name is missing"))?;
+        let name = Name::from_wire(name)?;
+        let own = self.node.raft.metrics().borrow_watched().vote;
+        let bytes = match own.leader_id.term > asking.leader_id.term {
+            // Nothing is taken from it any more.
+            true => 0,
+            false => self.node.incoming.kept(asking.leader_id.term, name).await?,
+        };
+        Ok(Response::new(pb::SnapshotPart { ballot: Some(wire::vote_out(&own)), bytes }))
     }
 
     async fn transfer_leader(
@@ -242,73 +271,5 @@ impl RaftRpc for PeerService {
             members_at: self.node.members_at(),
             restored: self.node.restored().map(|restored| restored.to_wire()),
         }))
-    }
-}
-
-/// The next piece of a snapshot. Whoever stops sending keeps nobody else out.
-async fn next_chunk(
-    chunks: &mut Streaming<pb::SnapshotChunk>,
-) -> Result<Option<pb::SnapshotChunk>, Status> {
-    let stalled = |_| Status::deadline_exceeded(format!("no chunk came for {CHUNK_MAX:?}"));
-    tokio::time::timeout(CHUNK_MAX, chunks.message()).await.map_err(stalled)?
-}
-
-/// Receives a snapshot file and verifies it. It is not in place yet.
-async fn receive(
-    node: &Node,
-    mut chunks: Streaming<pb::SnapshotChunk>,
-    bytes: u64,
-) -> Result<SnapshotFile, Status> {
-    let disk = |e: io::Error| {
-        let text = format!("a snapshot can't be received: {e}");
-        match e.kind() {
-            // It is what was sent that is wrong.
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Status::data_loss(text),
-            _ => Status::internal(text),
-        }
-    };
-    let (path, mut file) = node.snapshots.create_tmp().map_err(disk)?;
-    let mut unfinished = RemoveUnlessKept { path: Some(path.clone()) };
-    let mut received = 0;
-    while let Some(chunk) = next_chunk(&mut chunks).await? {
-        received += chunk.data.len() as u64;
-        if received > bytes {
-            return Err(Status::invalid_argument("the snapshot is longer than announced"));
-        }
-        file = write_chunk(file, chunk.data).await.map_err(disk)?;
-    }
-    if received != bytes {
-        let text = format!("the snapshot ended after {received} of {bytes} bytes");
-        return Err(Status::data_loss(text));
-    }
-    let snapshots = node.snapshots.clone();
-    let verified = tokio::task::spawn_blocking(move || {
-        file.sync_all()?;
-        snapshots.open_received(&path)
-    });
-    let snapshot = verified.await.map_err(|e| Status::internal(e.to_string()))?.map_err(disk)?;
-    unfinished.path = None;
-    Ok(snapshot)
-}
-
-async fn write_chunk(mut file: File, data: Bytes) -> io::Result<File> {
-    let written = tokio::task::spawn_blocking(move || {
-        file.write_all(&data)?;
-        Ok(file)
-    });
-    written.await.map_err(io::Error::other)?
-}
-
-/// Removes a file that was not received completely.
-struct RemoveUnlessKept {
-    path: Option<std::path::PathBuf>,
-}
-
-impl Drop for RemoveUnlessKept {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // What stays is removed at the next start.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::ahead::ahead;
 use crate::files::{TMP_SUFFIX, rename_durably, sync_dir};
 use crate::machine::Row;
 use crate::position::Position;
@@ -29,10 +30,10 @@ use crate::types::INDEX_MAX;
 
 const MAGIC: &[u8; 8] = b"AETHSNAP";
 const FORMAT: u32 = 1;
-const SUFFIX: &str = ".snap";
+pub(crate) const SUFFIX: &str = ".snap";
 const END: u32 = u32::MAX;
 const CHECKSUM_BYTES: u64 = 32;
-type Checksum = [u8; CHECKSUM_BYTES as usize];
+pub(crate) type Checksum = [u8; CHECKSUM_BYTES as usize];
 /// Magic, format and the header's length are before it.
 const HEADER_AT: u64 = 16;
 /// The header holds a membership of a few voters.
@@ -53,7 +54,8 @@ pub(crate) struct SnapshotFile {
     pub path: PathBuf,
     pub position: Position,
     pub bytes: u64,
-    checksum: Checksum,
+    /// Of everything before it, at its end.
+    pub checksum: Checksum,
     file: Arc<File>,
     rows_at: u64,
     /// Where the rows and their number end, and the checksum begins.
@@ -442,6 +444,11 @@ impl SnapshotDir {
         Ok((this, damaged))
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn current(&self) -> Option<SnapshotFile> {
         self.current.lock().expect("no panic while held").clone()
     }
@@ -463,10 +470,14 @@ impl SnapshotDir {
     pub fn write(
         &self,
         position: &Position,
-        rows: impl Iterator<Item = Row>,
+        rows: impl Iterator<Item = Row> + Send,
     ) -> io::Result<SnapshotFile> {
         let (tmp, file) = self.create_tmp()?;
-        let written = write_snapshot(&file, &self.cluster, position, rows)
+        let write = |rows: &mut dyn Iterator<Item = Row>| {
+            write_snapshot(&file, &self.cluster, position, rows)
+        };
+        let written = ahead(rows, write)
+            .1
             .and_then(|_| file.sync_all())
             .and_then(|()| self.open_received(&tmp))
             .and_then(|snapshot| self.put_in_place(snapshot));

@@ -149,14 +149,16 @@ impl Refusal {
     }
 }
 
+/// Bytes that may still be written into a folder.
+pub(crate) fn free(path: &Path) -> io::Result<u64> {
+    let found = statvfs(path)?;
+    // Types differ between platforms.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
+}
+
 /// The folder with least space, and what may still be written there.
 fn least(folders: &[PathBuf]) -> io::Result<(PathBuf, u64)> {
-    let free = |path: &Path| -> io::Result<u64> {
-        let found = statvfs(path)?;
-        // Types differ between platforms.
-        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-        Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
-    };
     let mut least: Option<(PathBuf, u64)> = None;
     for path in folders {
         let bytes = free(path)?;

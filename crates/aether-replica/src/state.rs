@@ -14,6 +14,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use crate::ahead::ahead;
 use crate::image::Image;
 use crate::machine::{ErasedMachine, Row, Stamp};
 use crate::position::Position;
@@ -134,7 +135,13 @@ impl StateMachine {
         self.publish();
         let changes = self.machine().drain_changes();
         let hash = self.machine().hash();
-        self.image.advance(changes, &self.position, hash);
+        match self.image.wants_all() {
+            true => {
+                let rows = self.machine().image();
+                self.image.replace(rows, &self.position, hash);
+            }
+            false => self.image.advance(changes, &self.position, hash),
+        }
         for (responder, response) in answers.drain(..) {
             responder.send(response);
         }
@@ -209,9 +216,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut machine = self.machine.take().expect("present between two calls");
         let install = move || {
             let installed = snapshots.put_in_place(snapshot)?;
-            let mut rows = installed.rows();
             let at = installed.position.stamp();
-            let restored = machine.restore(at, &mut rows).map_err(io::Error::other);
+            let (rows, restored) = ahead(installed.rows(), |rows| machine.restore(at, rows));
+            let restored = restored.map_err(io::Error::other);
             Ok::<_, io::Error>((machine, restored.and_then(|()| rows.finish()), installed.position))
         };
         let (machine, restored, position) =

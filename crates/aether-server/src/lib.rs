@@ -28,6 +28,7 @@ pub mod metrics;
 mod order;
 mod page;
 mod render;
+mod restore;
 mod services;
 mod status;
 mod telemetry;

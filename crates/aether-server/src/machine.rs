@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
-use aether_core::level::{FEATURE_LEVEL_MAX, RowsError, Unsupported};
-use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, State};
+use aether_core::level::{FEATURE_LEVEL_MAX, Gate, Unsupported};
+use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, RowStream, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::changes::{Changes, EntryChanges};
+use crate::restore;
 
 /// A state as watchers see it: whole batches of entries, never half of one.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ impl StateMachine {
         let states = States { newest, coordinated: receiver };
         let state = State::default();
         let machine = Self {
-            hash: hash_of(&state),
+            hash: restore::hash_of(state.rows()),
             hashed_meta: state.meta.clone(),
             state,
             unpublished: Vec::new(),
@@ -155,12 +156,6 @@ impl StateMachine {
     }
 }
 
-fn hash_of(state: &State) -> u128 {
-    let rows = state.rows();
-    let hashes = rows.iter().map(|(key, value)| state::row_hash(key, value));
-    hashes.fold(0, u128::wrapping_add)
-}
-
 fn position(at: Stamp) -> Position {
     Position { term: at.term, index: at.index, log_time_ms: at.log_time_ms, wall_ms: at.wall_ms }
 }
@@ -177,7 +172,7 @@ pub fn decode_outcome(response: &[u8]) -> Outcome {
 }
 
 impl Machine for StateMachine {
-    type Image = LazyRows;
+    type Image = RowStream;
 
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
         let before = self.state.clone();
@@ -213,8 +208,8 @@ impl Machine for StateMachine {
         self.hash
     }
 
-    fn image(&self) -> LazyRows {
-        LazyRows::Waiting(Box::new(self.state.clone()))
+    fn image(&self) -> Self::Image {
+        RowStream::new(self.state.clone())
     }
 
     fn restore(
@@ -222,18 +217,22 @@ impl Machine for StateMachine {
         at: Stamp,
         rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<(), String> {
-        let restored = State::from_rows_up_to(self.supports, rows);
-        self.unsupported = match &restored {
-            Err(RowsError::Unsupported(why)) => Some(*why),
-            _ => None,
-        };
-        let mut restored = restored.map_err(|e| e.to_string())?;
-        if at.index > restored.meta.index {
-            restored.skip(position(at));
+        let mut gate = Gate::new(self.supports);
+        let mut rows = rows.inspect(|(key, value)| gate.see(key, value));
+        let restored = restore::from_rows(&mut rows);
+        // A row that cannot be read may come before the one that says why.
+        rows.for_each(drop);
+        self.unsupported = gate.check().err();
+        if let Some(why) = self.unsupported {
+            return Err(why.to_string());
         }
-        self.hash = hash_of(&restored);
-        self.hashed_meta = restored.meta.clone();
+        let (restored, hash) = restored.map_err(|e| e.to_string())?;
+        (self.hash, self.hashed_meta) = (hash, restored.meta.clone());
         self.state = restored;
+        if at.index > self.state.meta.index {
+            self.state.skip(position(at));
+            self.hash_meta();
+        }
         self.changes.clear();
         self.unpublished.clear();
         self.watched.begin_after(self.state.meta.index);
@@ -252,29 +251,6 @@ impl Machine for StateMachine {
         self.published.send_replace(Arc::clone(&published));
         if std::mem::take(&mut self.is_coordinated) {
             self.coordinated.send_replace(published);
-        }
-    }
-}
-
-/// Rows of a state that are encoded only when the snapshot is written, away
-/// from the apply path.
-pub enum LazyRows {
-    /// Nothing was read yet.
-    Waiting(Box<State>),
-    /// Being read.
-    Reading(std::vec::IntoIter<(String, Vec<u8>)>),
-}
-
-impl Iterator for LazyRows {
-    type Item = (String, Vec<u8>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Self::Waiting(state) = self {
-            *self = Self::Reading(state.rows().into_iter());
-        }
-        match self {
-            Self::Reading(rows) => rows.next(),
-            Self::Waiting(_) => None,
         }
     }
 }
@@ -304,9 +280,10 @@ mod tests {
         }
         assert!(decode_outcome(&machine.apply(stamp(21), b"no")).is_err());
         machine.publish();
-        assert_eq!(machine.hash(), hash_of(&machine.state));
+        assert_eq!(machine.hash(), restore::hash_of(machine.state.rows()));
         assert_eq!(states.newest.borrow().state.meta.index, 21);
         let rows: Vec<_> = machine.image().collect();
+        assert_eq!(rows, machine.state.rows());
         assert_eq!(machine.drain_changes().len(), rows.len());
         assert!(machine.drain_changes().is_empty());
 

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::{root, test};
 
 /// What there is.
-const PROGRAMS: [&str; 2] = ["peers", "state"];
+const PROGRAMS: [&str; 4] = ["peers", "state", "snapshot", "growth"];
 
 /// Builds and runs one of them.
 pub fn run(arguments: &[String]) -> Result<()> {

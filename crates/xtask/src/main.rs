@@ -31,6 +31,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   bench peers [PART…] [--rounds N] …
                    the replicated store beside etcd; installs etcd-server if it can
   bench state      what a large replicated state costs
+  bench snapshot   what its snapshot costs on the way to a file and to a node
+  bench growth     whether voters grow over a day of writes, as fast as they take them
   soak             the long run of the main job: 200,000 requests through one update
 ";
 

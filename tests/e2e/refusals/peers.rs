@@ -97,7 +97,8 @@ fn out_of_reach(route: &Route) -> Vec<Row> {
         let vote = of(&raft::VoteRequest { ballot, ..Default::default() });
         let append = of(&raft::AppendRequest { ballot, ..Default::default() });
         let from = of(&raft::TransferLeaderRequest { from: ballot, ..Default::default() });
-        let start = Some(raft::SnapshotStart { ballot, bytes: 0 });
+        let start = Some(raft::SnapshotStart { ballot, ..Default::default() });
+        let offer = of(&raft::SnapshotOffer { ballot, ..Default::default() });
         let snapshot = of(&raft::SnapshotChunk { start, ..Default::default() });
         for (method, message) in [
             ("Vote", vote.clone()),
@@ -105,6 +106,7 @@ fn out_of_reach(route: &Route) -> Vec<Row> {
             ("Heartbeat", append),
             ("TransferLeader", from),
             ("InstallSnapshot", snapshot),
+            ("SnapshotKept", offer),
         ] {
             let call = raft(method).route(route);
             rows.push(("a term out of reach", call, vec![message], Code::InvalidArgument));
@@ -132,7 +134,7 @@ fn out_of_reach(route: &Route) -> Vec<Row> {
 fn no_snapshots(route: &Route) -> Vec<Row> {
     let start = |bytes| {
         let ballot = Some(Ballot { term: 1, node_id: route.source_id, committed: true });
-        let start = Some(raft::SnapshotStart { ballot, bytes });
+        let start = Some(raft::SnapshotStart { ballot, bytes, ..Default::default() });
         of(&raft::SnapshotChunk { start, ..Default::default() })
     };
     let data = |bytes: usize| {

@@ -116,3 +116,54 @@ fn a_file_where_the_folder_should_be_is_replaced() {
     assert_eq!(found, None);
     assert_eq!(image.status().off_because, None);
 }
+
+/// Applies one command and hands its changes over, as the replica does.
+fn apply(image: &Image, toy: &mut Toy, index: u64, command: &[u8]) {
+    let at = Stamp { index, ..Stamp::default() };
+    Machine::apply(toy, at, command);
+    let (changes, hash) = (Machine::drain_changes(toy), Machine::hash(toy));
+    match image.wants_all() {
+        true => image.replace(Box::new(Machine::image(toy)), &position(index), hash),
+        false => image.advance(changes, &position(index), hash),
+    }
+}
+
+fn size(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+    files.filter(fs::Metadata::is_file).map(|data| data.len()).sum()
+}
+
+#[test]
+fn an_image_that_is_far_larger_than_its_rows_is_written_anew() {
+    assert_eq!(size_max(0, 0), SIZE_MIN);
+    assert_eq!(size_max(SIZE_MIN, 0), SIZE_TIMES_MAX * SIZE_MIN);
+    assert_eq!(size_max(SIZE_MIN, 9 * SIZE_MIN), NEW_TIMES_MAX * 9 * SIZE_MIN);
+
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("image");
+    let mut toy = Toy::default();
+    let (image, _) = open(&dir, &mut toy);
+    // The same row, again and again: what is written grows, the rows do not.
+    let mut index = 0;
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    let (mut written, mut was_asked) = (0, false);
+    while !was_asked || image.wants_all() {
+        let value = format!("{index:08}").repeat(2 * 1024 * 1024);
+        written += value.len() as u64;
+        index += 1;
+        was_asked |= image.wants_all();
+        apply(&image, &mut toy, index, &set("k", &value));
+        while image.status().index < Some(index) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", image.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert!(written > SIZE_MIN);
+    assert!(size(&dir) < SIZE_MIN, "{} bytes", size(&dir));
+    // It is whole, and goes on.
+    apply(&image, &mut toy, index + 1, &set("last", "1"));
+    image.close();
+    let mut toy = Toy::default();
+    assert_eq!(open(&dir, &mut toy).1, Some(position(index + 1)));
+    assert_eq!(keys(&toy), ["k", "last"]);
+}

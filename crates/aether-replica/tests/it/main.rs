@@ -2,6 +2,7 @@
 
 use aether_replica::{Machine, Row, RowChange, Stamp};
 
+mod broken_link;
 mod cluster;
 mod failover;
 mod figures;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aether_core::apply::Position;
-use aether_core::level::RowsError;
+use aether_core::level::Gate;
 use aether_core::state::{State, row_hash};
-use aether_replica::{Backup, Row};
+use aether_replica::Backup;
 use serde::Serialize;
 
 use crate::cli::exit::{Exit, Failure};
@@ -60,21 +60,25 @@ pub fn read(path: &Path, supports: u32) -> Result<(Backup, State, Content), Fail
     let shown = path.display();
     let problem = |problem: String| Failure::failed(format!("{shown}: {problem}"));
     let backup = Backup::open(path).map_err(|error| problem(error.to_string()))?;
-    let mut rows: Vec<Row> = Vec::new();
-    let taken = backup.rows(|row| {
-        rows.push(row);
+    let (mut state, mut tables) = (State::default(), Tables::default());
+    let (mut gate, mut unreadable) = (Gate::new(supports), None);
+    let (mut hash, mut count) = (0u128, 0);
+    let taken = backup.rows(|(key, value)| {
+        gate.see(&key, &value);
+        hash = hash.wrapping_add(row_hash(&key, &value));
+        count += 1;
+        tables.count(&key, &value);
+        // One that cannot be read may come before the one that says why.
+        if unreadable.is_none() {
+            unreadable = state.add_row(&key, &value).err();
+        }
         Ok(())
     });
     taken.map_err(|error| problem(error.to_string()))?;
-    let (tables, state_hash) = (tables(&rows), hash(&rows));
-    let count = rows.len() as u64;
-    let state = State::from_rows_up_to(supports, rows.into_iter());
-    let mut state = state.map_err(|error| match error {
-        RowsError::Unsupported(why) => Failure::new(Exit::Refused, format!("{shown}: {why}")),
-        RowsError::Row(error) => {
-            problem(format!("{error}; if a newer release wrote it, use that one"))
-        }
-    })?;
+    gate.check().map_err(|why| Failure::new(Exit::Refused, format!("{shown}: {why}")))?;
+    if let Some(error) = unreadable {
+        return Err(problem(format!("{error}; if a newer release wrote it, use that one")));
+    }
     let at = backup.at();
     if state.meta.index > at.index {
         let index = state.meta.index;
@@ -103,29 +107,38 @@ pub fn read(path: &Path, supports: u32) -> Result<(Backup, State, Content), Fail
         wall_ms: state.meta.wall_ms,
         incarnation: state.meta.incarnation,
         feature_level: state.meta.feature_level,
-        state_hash,
+        state_hash: shown_hash(hash),
         rows: count,
-        tables,
+        tables: tables.list(),
         members: members.collect(),
     };
     Ok((backup, state, content))
 }
 
-/// The hash that `aether status` shows of a state with these rows.
-pub fn hash(rows: &[Row]) -> String {
-    let hashes = rows.iter().map(|(key, value)| row_hash(key, value));
-    format!("{:032x}", hashes.fold(0, u128::wrapping_add))
+/// The hash of a state as `aether status` shows it.
+pub fn shown_hash(hash: u128) -> String {
+    format!("{hash:032x}")
 }
 
-fn tables(rows: &[Row]) -> Vec<Table> {
-    let mut tables: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (key, value) in rows {
-        let sum = tables.entry(key.split('/').next().unwrap_or_default()).or_default();
-        sum.0 += 1;
-        sum.1 += (key.len() + value.len()) as u64;
+/// Rows and bytes by the beginning of the key.
+#[derive(Default)]
+struct Tables(BTreeMap<String, (u64, u64)>);
+
+impl Tables {
+    fn count(&mut self, key: &str, value: &[u8]) {
+        let table = key.split('/').next().unwrap_or_default();
+        if !self.0.contains_key(table) {
+            self.0.insert(table.to_owned(), (0, 0));
+        }
+        if let Some(sum) = self.0.get_mut(table) {
+            sum.0 += 1;
+            sum.1 += (key.len() + value.len()) as u64;
+        }
     }
-    let table = |(name, (rows, bytes)): (&str, _)| Table { table: name.to_owned(), rows, bytes };
-    tables.into_iter().map(table).collect()
+
+    fn list(self) -> Vec<Table> {
+        self.0.into_iter().map(|(table, (rows, bytes))| Table { table, rows, bytes }).collect()
+    }
 }
 
 /// For people.

@@ -1,8 +1,10 @@
 //! `aether snapshot restore`
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use aether_core::apply::{Position, RESTORE_INDEX_GAP};
+use aether_core::state::{RowStream, row_hash};
 use aether_replica::restored_at;
 use clap::Args;
 use serde::Serialize;
@@ -109,29 +111,30 @@ impl Restore {
             log_time_ms: at.log_time_ms,
             wall_ms: at.wall_ms,
         });
-        let rows = state.rows();
+        let incarnation = state.meta.incarnation;
+        let hash = Mutex::new(0u128);
+        // Hashed on the way to the file: it may be more than fits into memory twice.
+        let rows = RowStream::new(state).inspect(|(key, value)| {
+            let mut hash = hash.lock().expect("no panic while held");
+            *hash = hash.wrapping_add(row_hash(key, value));
+        });
+        let made = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+            .block_on(aether_replica::restore(&replica_config(&config), &backup, at, rows));
+        made.map_err(cannot)?;
         let restored = Restored {
             node: config.name.to_string(),
             cluster: config.cluster.clone(),
             directory: replica_config(&config).data_dir.display().to_string(),
             backup_index: found.index,
             index: at.index,
-            incarnation: state.meta.incarnation,
-            state_hash: content::hash(&rows),
+            incarnation,
+            state_hash: content::shown_hash(hash.into_inner().expect("no panic while held")),
             voters: config.voters.iter().map(|voter| voter.name.to_string()).collect(),
         };
-        let made = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-            .block_on(aether_replica::restore(
-                &replica_config(&config),
-                &backup,
-                at,
-                rows.into_iter(),
-            ));
-        made.map_err(cannot)?;
         global.plain_output().show(&restored, |made| {
             format!(
                 "{} is voter {} of cluster {} at log index {}, incarnation {}, state hash {}",
