@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{ErasedMachine, Row, RowChange};
@@ -65,7 +66,7 @@ struct Pending {
     /// All rows at some position: replaces the image.
     base: Option<Box<dyn Iterator<Item = Row> + Send>>,
     /// What changed since, by key.
-    changes: BTreeMap<String, Option<Vec<u8>>>,
+    changes: BTreeMap<Arc<str>, Option<Bytes>>,
     /// Where `base` and `changes` lead to.
     target: Option<(Position, u128)>,
     closing: bool,
@@ -274,7 +275,7 @@ fn row_key(key: &str) -> Vec<u8> {
 /// What the writer takes at once.
 struct Work {
     base: Option<Box<dyn Iterator<Item = Row> + Send>>,
-    changes: BTreeMap<String, Option<Vec<u8>>>,
+    changes: BTreeMap<Arc<str>, Option<Bytes>>,
     target: (Position, u128),
 }
 
@@ -360,7 +361,7 @@ fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
     let mut batch = sled::Batch::default();
     for (key, value) in work.changes {
         match value {
-            Some(value) => batch.insert(row_key(&key), value),
+            Some(value) => batch.insert(row_key(&key), &*value),
             None => batch.remove(row_key(&key)),
         }
     }
