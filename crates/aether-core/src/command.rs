@@ -49,6 +49,7 @@ pub struct Observation {
 
 /// What should become true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
 pub enum Command {
     /// Makes a pushed archive known. Repeating it with the same digest is fine.
     RegisterArtifact {

@@ -437,7 +437,8 @@ impl State {
         slice: &'a SliceName,
     ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
         let first: (SliceName, InstanceId) = (slice.clone(), InstanceId::lowest());
-        self.derived.by_slice
+        self.derived
+            .by_slice
             .range(first..)
             .take_while(move |(name, _)| name == slice)
             .filter_map(|(_, id)| self.instances.get(id))
@@ -449,7 +450,8 @@ impl State {
         node: &'a NodeName,
     ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
         let first: (NodeName, InstanceId) = (node.clone(), InstanceId::lowest());
-        self.derived.by_node
+        self.derived
+            .by_node
             .range(first..)
             .take_while(move |(name, _)| name == node)
             .filter_map(|(_, id)| self.instances.get(id))

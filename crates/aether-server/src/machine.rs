@@ -286,7 +286,8 @@ mod tests {
         let rows: Vec<_> = machine.image().collect();
         let changes = machine.drain_changes().into_iter();
         let followed: BTreeMap<_, _> = changes.map(|row| (row.key, row.value.unwrap())).collect();
-        let followed: Vec<_> = followed.into_iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect();
+        let followed: Vec<_> =
+            followed.into_iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect();
         assert_eq!(followed, rows);
         assert!(machine.drain_changes().is_empty());
 

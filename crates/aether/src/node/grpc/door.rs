@@ -60,10 +60,7 @@ impl Bounds {
 }
 
 /// The connections of a listener, one after the other.
-pub(super) fn guests(
-    listener: TcpListener,
-    bounds: Bounds,
-) -> impl Stream<Item = Guest> {
+pub(super) fn guests(listener: TcpListener, bounds: Bounds) -> impl Stream<Item = Guest> {
     let free = Arc::new(Semaphore::new(bounds.connections));
     let door = Arc::new(Door { free, preface: bounds.preface, silent: Mutex::default() });
     futures::stream::unfold((listener, door), |(listener, door)| async move {

@@ -114,7 +114,8 @@ impl Front {
         B::Error: Into<BoxError> + Send,
     {
         let is_cluster = |path: &str| {
-            let rest = path.strip_prefix('/').and_then(|p| p.strip_prefix(cluster_server::SERVICE_NAME));
+            let rest =
+                path.strip_prefix('/').and_then(|p| p.strip_prefix(cluster_server::SERVICE_NAME));
             rest.is_some_and(|rest| rest.starts_with('/'))
         };
         let answered: Result<_, Infallible> = match &self.cluster {
