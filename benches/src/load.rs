@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::member::{Member, Store};
+use crate::wire::Wire;
 
 /// Keys that are written and read.
 pub const KEYS: usize = 1_000;
@@ -56,14 +57,15 @@ pub async fn run(
     let mut connections = Vec::new();
     for _ in 0..per_member {
         for address in addresses {
-            connections.push(Member::connect(store, *address)?);
+            connections.push(Wire::connect(store, *address, PATIENCE).await?);
         }
     }
     let value: Arc<str> = "x".repeat(VALUE_BYTES).into();
     let begun = Instant::now();
     let until = begun + time;
     let loops = (0..clients).map(|client| {
-        let (member, value) = (connections[client % connections.len()].clone(), value.clone());
+        let mut member = connections[client % connections.len()].clone();
+        let value = value.clone();
         tokio::spawn(async move {
             let mut times = Vec::new();
             let mut number = client * 7_919;
@@ -71,13 +73,13 @@ pub async fn run(
                 let key = key(number);
                 let called = Instant::now();
                 match call {
-                    Call::Write => member.put(&key, &value, PATIENCE).await?,
-                    Call::Read => member.get(&key, PATIENCE).await?,
+                    Call::Write => member.put(&key, &value).await?,
+                    Call::Read => member.get(&key).await?,
                 }
                 times.push(called.elapsed());
                 number += 1;
             }
-            Ok::<_, tonic::Status>(times)
+            anyhow::Ok(times)
         })
     });
     let loops: Vec<_> = loops.collect();

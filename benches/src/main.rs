@@ -10,6 +10,7 @@ mod fan_out;
 mod load;
 mod member;
 mod stores;
+mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;

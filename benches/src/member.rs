@@ -69,30 +69,6 @@ impl Member {
         }
     }
 
-    /// A linearizable read of a key that is there.
-    ///
-    /// # Errors
-    /// It was not answered, with a value, and linearizably, within `patience`.
-    pub async fn get(&self, key: &str, patience: Duration) -> Result<(), Status> {
-        let channel = self.channel.clone();
-        let fresh = match self.store {
-            Store::Aether => {
-                let get = v1::KvGetRequest { key: key.to_owned(), stale: false };
-                let mut request = Request::new(get);
-                request.set_timeout(patience);
-                let entry = ClusterClient::new(channel).kv_get(request).await?.into_inner();
-                entry.as_of.is_some_and(|as_of| !as_of.stale)
-            }
-            Store::Etcd => {
-                let key = key.as_bytes().to_vec();
-                let mut request = Request::new(pb::RangeRequest { key, serializable: false });
-                request.set_timeout(patience);
-                !KvClient::new(channel).range(request).await?.into_inner().kvs.is_empty()
-            }
-        };
-        fresh.then_some(()).ok_or_else(|| Status::unavailable("no linearizable answer"))
-    }
-
     /// Watches one key; returns once the watch stands, and tells of each put from
     /// then on until the task is dropped.
     ///

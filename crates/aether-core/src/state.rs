@@ -1,8 +1,8 @@
 //! The whole replicated state, and its view as rows of a KV store.
 //!
 //! The tables are persistent maps: a clone costs a few pointers, which makes
-//! snapshots, planner views and the undoing of a refused command free. Only
-//! [`State::apply`] (in `apply/`) changes them.
+//! snapshots and planner views free. Only [`State::apply`] (in `apply/`) changes
+//! them, and they note what it does to them.
 
 use std::sync::Arc;
 
@@ -104,41 +104,53 @@ pub struct State {
     /// Where it stands.
     pub meta: Meta,
     /// Pushed artifacts.
-    pub artifacts: OrdMap<Artifact, Arc<ArtifactRecord>>,
+    pub artifacts: Table<Artifact, ArtifactRecord>,
     /// What is deployed.
-    pub slices: OrdMap<SliceName, Arc<SliceRecord>>,
+    pub slices: Table<SliceName, SliceRecord>,
     /// Revisions in use.
-    pub revisions: OrdMap<RevisionKey, Arc<RevisionRecord>>,
+    pub revisions: Table<RevisionKey, RevisionRecord>,
     /// Routes.
-    pub routes: OrdMap<SliceName, Arc<RouteRecord>>,
+    pub routes: Table<SliceName, RouteRecord>,
     /// Instance targets.
-    pub targets: OrdMap<RevisionKey, Arc<TargetRecord>>,
+    pub targets: Table<RevisionKey, TargetRecord>,
     /// Old sets kept warm.
-    pub retained: OrdMap<SliceName, Arc<RetainedRecord>>,
+    pub retained: Table<SliceName, RetainedRecord>,
     /// Instances.
-    pub instances: OrdMap<InstanceId, Arc<InstanceRecord>>,
+    pub instances: Table<InstanceId, InstanceRecord>,
     /// Nodes that run instances.
-    pub nodes: OrdMap<NodeName, Arc<NodeRecord>>,
+    pub nodes: Table<NodeName, NodeRecord>,
     /// Voters that are to come or to go.
-    pub voter_changes: OrdMap<NodeName, Arc<VoterChange>>,
+    pub voter_changes: Table<NodeName, VoterChange>,
     /// Holders of routing tables.
-    pub sessions: OrdMap<SessionId, Arc<SessionRecord>>,
+    pub sessions: Table<SessionId, SessionRecord>,
     /// Updates, live ones and the latest ended ones.
-    pub updates: OrdMap<UpdateId, Arc<UpdateRecord>>,
+    pub updates: Table<UpdateId, UpdateRecord>,
     /// Values of others, by name.
-    pub config: OrdMap<ConfigName, Arc<ConfigRecord>>,
+    pub config: Table<ConfigName, ConfigRecord>,
     /// Who did what, latest entries.
-    pub audit: OrdMap<AuditPosition, Arc<AuditRecord>>,
+    pub audit: Table<AuditPosition, AuditRecord>,
     /// Answers to the latest requests with an id.
-    pub requests: OrdMap<String, Arc<RequestRecord>>,
-    /// Derived: instances by slice.
+    pub requests: Table<String, RequestRecord>,
+    derived: Derived,
+}
+
+/// What follows from the tables, kept so that nobody has to look through them.
+#[derive(Debug, Clone, Default)]
+struct Derived {
+    /// Instances by slice.
     by_slice: OrdSet<(SliceName, InstanceId)>,
-    /// Derived: instances by node.
+    /// Instances by node.
     by_node: OrdSet<(NodeName, InstanceId)>,
-    /// Derived: what `config` counts towards its bound.
+    /// What `config` counts towards its bound.
     config_bytes: u64,
-    /// Derived: request ids by age.
+    /// Request ids by age.
     request_order: OrdMap<u64, String>,
+}
+
+/// What [`State::undo`] goes back to, beside what the tables know themselves.
+pub(crate) struct Mark {
+    meta: Meta,
+    derived: Derived,
 }
 
 /// A row that cannot be part of a state.
@@ -251,9 +263,11 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
 
 mod pages;
 mod stream;
+mod table;
 
 pub use pages::Page;
 pub use stream::{RowStream, value_hash};
+pub use table::Table;
 
 impl State {
     /// Every row, ordered by key.
@@ -267,6 +281,50 @@ impl State {
         tables!(each);
         rows.sort_unstable();
         rows
+    }
+
+    /// The rows that changed since this was last asked, other than
+    /// `meta/cluster`, which every entry changes; all of them after the last
+    /// entry, as each entry forgets what was not asked for.
+    pub fn take_changes(&mut self) -> Vec<RowDiff> {
+        let mut rows = Vec::new();
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                rows.extend(self.$field.take_changes().filter_map(|(before, after)| {
+                    let key = ($key)(after.as_deref().or(before.as_deref())?);
+                    let encoded = |r: Option<Arc<_>>| r.map(|r| encode(&*r));
+                    Some(RowDiff { key, before: encoded(before), after: encoded(after) })
+                }));
+            };
+        }
+        tables!(each);
+        rows
+    }
+
+    /// Forgets what changed: it stays.
+    pub(crate) fn settle(&mut self) {
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                self.$field.settle();
+            };
+        }
+        tables!(each);
+    }
+
+    /// A way back to the state as it is now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { meta: self.meta.clone(), derived: self.derived.clone() }
+    }
+
+    /// Takes back everything since `mark`, after which nothing was settled.
+    pub(crate) fn undo(&mut self, mark: Mark) {
+        macro_rules! each {
+            ($field:ident, $key:expr) => {
+                self.$field.undo();
+            };
+        }
+        tables!(each);
+        (self.meta, self.derived) = (mark.meta, mark.derived);
     }
 
     /// The rows in which two states differ, other than `meta/cluster`, which
@@ -307,6 +365,7 @@ impl State {
         let mut state = Self::default();
         for (key, value) in rows {
             state.insert_row(&key, &value)?;
+            state.settle();
         }
         Ok(state)
     }
@@ -380,7 +439,8 @@ impl State {
         slice: &'a SliceName,
     ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
         let first: (SliceName, InstanceId) = (slice.clone(), InstanceId::lowest());
-        self.by_slice
+        self.derived
+            .by_slice
             .range(first..)
             .take_while(move |(name, _)| name == slice)
             .filter_map(|(_, id)| self.instances.get(id))
@@ -392,7 +452,8 @@ impl State {
         node: &'a NodeName,
     ) -> impl Iterator<Item = &'a Arc<InstanceRecord>> + 'a {
         let first: (NodeName, InstanceId) = (node.clone(), InstanceId::lowest());
-        self.by_node
+        self.derived
+            .by_node
             .range(first..)
             .take_while(move |(name, _)| name == node)
             .filter_map(|(_, id)| self.instances.get(id))
@@ -498,40 +559,40 @@ impl State {
             if before == keys {
                 return;
             }
-            self.by_slice.remove(&before.0);
-            self.by_node.remove(&before.1);
+            self.derived.by_slice.remove(&before.0);
+            self.derived.by_node.remove(&before.1);
         }
-        self.by_slice.insert(keys.0);
-        self.by_node.insert(keys.1);
+        self.derived.by_slice.insert(keys.0);
+        self.derived.by_node.insert(keys.1);
     }
 
     /// Removes an instance, and keeps the derived indices true.
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
         if let Some(record) = self.instances.remove(id) {
             let (by_slice, by_node) = index_keys(&record);
-            self.by_slice.remove(&by_slice);
-            self.by_node.remove(&by_node);
+            self.derived.by_slice.remove(&by_slice);
+            self.derived.by_node.remove(&by_node);
         }
     }
 
     /// Bytes of all names and values under `config/`.
     pub fn config_bytes(&self) -> u64 {
-        self.config_bytes
+        self.derived.config_bytes
     }
 
     /// Inserts or replaces a value, and keeps their sum true.
     pub(crate) fn put_config(&mut self, record: impl Into<Arc<ConfigRecord>>) {
         let record = record.into();
-        self.config_bytes += record.bytes();
+        self.derived.config_bytes += record.bytes();
         if let Some(replaced) = self.config.insert(record.name.clone(), record) {
-            self.config_bytes -= replaced.bytes();
+            self.derived.config_bytes -= replaced.bytes();
         }
     }
 
     /// Removes a value, and keeps their sum true.
     pub(crate) fn remove_config(&mut self, name: &ConfigName) {
         if let Some(removed) = self.config.remove(name) {
-            self.config_bytes -= removed.bytes();
+            self.derived.config_bytes -= removed.bytes();
         }
     }
 
@@ -548,13 +609,13 @@ impl State {
 
     /// Remembers an answer; forgets the oldest beyond `REQUESTS_MAX`.
     pub(crate) fn put_request(&mut self, record: RequestRecord) {
-        self.request_order.insert(record.index, record.id.clone());
+        self.derived.request_order.insert(record.index, record.id.clone());
         self.requests.insert(record.id.clone(), Arc::new(record));
         while self.requests.len() > REQUESTS_MAX {
-            let Some((index, oldest)) = self.request_order.get_min().cloned() else {
+            let Some((index, oldest)) = self.derived.request_order.get_min().cloned() else {
                 break;
             };
-            self.request_order.remove(&index);
+            self.derived.request_order.remove(&index);
             self.requests.remove(&oldest);
         }
     }

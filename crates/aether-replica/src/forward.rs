@@ -4,7 +4,7 @@
 //! provably not done; from then on only the leader's answer tells. The two
 //! sides agree on that moment through [`Ticket`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::leadership::LeaderInfo;
 use crate::node::{Applied, Attempt, Node, Submitted};
 use crate::peers::{Client, Lane, Peers};
 use crate::types::Member;
@@ -50,58 +51,64 @@ impl Ticket {
     }
 }
 
-struct Job {
+pub(crate) struct Job {
     body: Bytes,
     ticket: Arc<Ticket>,
     reply: oneshot::Sender<Result<Applied, Attempt>>,
 }
 
+/// Where proposals line up for the stream to one leader.
+pub(crate) type Link = mpsc::Sender<Job>;
+
 /// The streams to the leaders that this node has forwarded to.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<BTreeMap<(u64, String), mpsc::Sender<Job>>>);
+pub(crate) struct Links(Mutex<HashMap<LeaderInfo, Link>>);
 
 impl Links {
-    /// Proposes through the leader `id`, and waits for it until `given_up`.
-    pub async fn propose(
+    /// The stream to this leader. A new one is opened if `reach` knows it.
+    pub fn to(
         &self,
-        peers: &Arc<Peers>,
-        (id, member): (u64, &Member),
-        body: Bytes,
-        given_up: impl Future<Output = ()>,
-    ) -> Result<Applied, Attempt> {
-        let ticket = Arc::new(Ticket::default());
-        let (reply, answer) = oneshot::channel();
-        let job = Job { body, ticket: ticket.clone(), reply };
-        let link = self.link(peers, id, member);
-        if link.try_send(job).is_err() {
-            return Err(Attempt::NotDone("too many proposals wait for the leader".into()));
-        }
-        let why = tokio::select! {
-            answer = answer => match answer {
-                Ok(result) => return result,
-                Err(_) => "the connection to the leader was lost".to_owned(),
-            },
-            () = given_up => "the leader did not answer in time".to_owned(),
-        };
-        Err(if ticket.settle(WITHDRAWN) { Attempt::NotDone(why) } else { Attempt::Unknown(why) })
-    }
-
-    fn link(&self, peers: &Arc<Peers>, id: u64, member: &Member) -> mpsc::Sender<Job> {
+        leader: &LeaderInfo,
+        reach: impl FnOnce() -> Option<(Arc<Peers>, Member)>,
+    ) -> Option<Link> {
         let mut links = self.0.lock().expect("no panic while held");
-        let key = (id, peers.address(member).to_owned());
-        if let Some(link) = links.get(&key).filter(|l| !l.is_closed()) {
-            return link.clone();
+        if let Some(link) = links.get(leader).filter(|link| !link.is_closed()) {
+            return Some(link.clone());
         }
+        let (peers, member) = reach()?;
         let (tx, rx) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run_link(peers.clone(), id, member.clone(), rx));
-        links.insert(key, tx.clone());
-        tx
+        tokio::spawn(run_link(peers, leader.raft_id, member, rx));
+        links.insert(leader.clone(), tx.clone());
+        Some(tx)
     }
 
     /// Closes all streams; what is under way becomes unknown.
     pub fn close(&self) {
         self.0.lock().expect("no panic while held").clear();
     }
+}
+
+/// Proposes through a leader, and waits for it until `given_up`.
+pub(crate) async fn propose(
+    link: &Link,
+    body: Bytes,
+    given_up: impl Future<Output = ()>,
+) -> Result<Applied, Attempt> {
+    let ticket = Arc::new(Ticket::default());
+    let (reply, answer) = oneshot::channel();
+    let job = Job { body, ticket: ticket.clone(), reply };
+    if link.try_send(job).is_err() {
+        return Err(Attempt::NotDone("too many proposals wait for the leader".into()));
+    }
+    let why = tokio::select! {
+        biased;
+        answer = answer => match answer {
+            Ok(result) => return result,
+            Err(_) => "the connection to the leader was lost".to_owned(),
+        },
+        () = given_up => "the leader did not answer in time".to_owned(),
+    };
+    Err(if ticket.settle(WITHDRAWN) { Attempt::NotDone(why) } else { Attempt::Unknown(why) })
 }
 
 /// Serves one leader: connects when there is something to send.
@@ -240,11 +247,14 @@ pub(crate) fn serve(
 }
 
 async fn submit(node: &Node, body: Bytes) -> Result<Submitted, Attempt> {
-    let leadership = node.leader();
-    if !leadership.ready {
-        return Err(Attempt::NotDone(format!("{} is not the leader", node.identity.node)));
+    let term = {
+        let leadership = node.leadership.borrow();
+        leadership.ready.then_some(leadership.term)
+    };
+    match term {
+        Some(term) => node.submit_here(term, body).await,
+        None => Err(Attempt::NotDone(format!("{} is not the leader", node.identity.node))),
     }
-    node.submit_here(leadership.term, body).await
 }
 
 fn outcome(id: u64, result: Result<Applied, Attempt>) -> pb::Outcome {

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 
 use crate::clock::Readings;
 use crate::error::{ProposeError, ReadError, TransferError};
+use crate::forward;
 use crate::leadership::{LeaderInfo, Leadership};
 use crate::node::{Applied, Attempt, Node};
 use crate::peers::Lane;
@@ -111,11 +112,12 @@ impl Handle {
         if !node.hears_leader() {
             return Err(Attempt::NotDone(format!("the leader, {}, is silent", leader.name)));
         }
-        let member = node
-            .member(leader.raft_id)
-            .ok_or_else(|| Attempt::NotDone("the leader is no member".to_owned()))?;
-        let given_up = self.given_up(leader.raft_id, deadline);
-        node.links.propose(&node.peers, (leader.raft_id, &member), body, given_up).await
+        let link = node.links.to(leader, || {
+            let member = node.member(leader.raft_id);
+            Some((Arc::clone(&node.peers), member?))
+        });
+        let link = link.ok_or_else(|| Attempt::NotDone("the leader is no member".to_owned()))?;
+        forward::propose(&link, body, self.given_up(leader.raft_id, deadline)).await
     }
 
     /// Waits until nothing more is to be expected of `leader`: until the
@@ -196,6 +198,9 @@ impl Handle {
 
     /// Whether `index` was applied before the deadline.
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        if *self.node.progress.index.borrow() >= index {
+            return true;
+        }
         let mut applied = self.node.progress.index.subscribe();
         let reached = timeout_at(deadline, applied.wait_for(|at| *at >= index)).await;
         matches!(reached, Ok(Ok(_)))
@@ -307,7 +312,7 @@ impl Handle {
         }
         let moved = leadership.wait_for(|l| !l.is_leader && l.leader.is_some());
         match timeout(HAND_OVER_TIMEOUT, moved).await {
-            Ok(Ok(now)) => Ok(now.leader.clone().expect("it was waited for")),
+            Ok(Ok(now)) => Ok((**now.leader.as_ref().expect("it was waited for")).clone()),
             _ => failed("the leadership was not taken over in time".to_owned()),
         }
     }

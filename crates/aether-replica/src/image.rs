@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{ErasedMachine, Row, RowChange};
@@ -76,7 +77,7 @@ struct Pending {
     /// All rows at some position: replaces the image.
     base: Option<Box<dyn Iterator<Item = Row> + Send>>,
     /// What changed since, by key.
-    changes: BTreeMap<String, Option<Vec<u8>>>,
+    changes: BTreeMap<Arc<str>, Option<Bytes>>,
     /// Where `base` and `changes` lead to.
     target: Option<(Position, u128)>,
     closing: bool,
@@ -313,7 +314,7 @@ fn row_key(key: &str) -> Vec<u8> {
 /// What the writer takes at once.
 struct Work {
     base: Option<Box<dyn Iterator<Item = Row> + Send>>,
-    changes: BTreeMap<String, Option<Vec<u8>>>,
+    changes: BTreeMap<Arc<str>, Option<Bytes>>,
     target: (Position, u128),
 }
 
@@ -440,7 +441,7 @@ fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
     let mut batch = sled::Batch::default();
     for (key, value) in work.changes {
         match value {
-            Some(value) => batch.insert(row_key(&key), value),
+            Some(value) => batch.insert(row_key(&key), &*value),
             None => batch.remove(row_key(&key)),
         }
     }

@@ -10,7 +10,7 @@ use crate::node::Node;
 use crate::state::Progress;
 
 /// The leader and how to reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LeaderInfo {
     /// Its Raft id.
     pub raft_id: u64,
@@ -24,7 +24,7 @@ pub struct LeaderInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// The leader, if one is known.
-    pub leader: Option<LeaderInfo>,
+    pub leader: Option<Arc<LeaderInfo>>,
     /// The present term.
     pub term: u64,
     /// Whether this node is the leader.
@@ -94,7 +94,7 @@ fn update(node: &Node, seen: &Seen, ready: bool, progress: Progress) {
     }
     let leader = seen.leader.and_then(|id| {
         let member = node.member(id)?;
-        Some(node.leader_info(id, &member))
+        Some(Arc::new(node.leader_info(id, &member)))
     });
     if leader.is_some() {
         node.elections.saw(seen.term);

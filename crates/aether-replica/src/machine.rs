@@ -3,6 +3,8 @@
 //! The machine sees bytes and positions only. It knows nothing of terms of
 //! office, files or peers, and this crate knows nothing of what the bytes mean.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 /// Where and when an entry was committed.
@@ -22,9 +24,9 @@ pub struct Stamp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowChange {
     /// Key of the row.
-    pub key: String,
+    pub key: Arc<str>,
     /// Its new value; `None` if the row is gone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
 }
 
 /// One row of the machine's state.
@@ -47,7 +49,8 @@ pub trait Machine: Send + Sync + 'static {
     /// only the position moves. `at` repeats the last log time.
     fn skip(&mut self, at: Stamp);
 
-    /// The rows that changed since the last call, each key at most once.
+    /// The rows that changed since the last call, as they changed: of several
+    /// changes of one row the last one holds.
     fn drain_changes(&mut self) -> Vec<RowChange>;
 
     /// A hash over all rows, independent of the way they came about.

@@ -1,5 +1,7 @@
 //! What a replica says about itself.
 
+use std::sync::Arc;
+
 use openraft::async_runtime::watch::WatchReceiver;
 
 pub use crate::image::ImageStatus;
@@ -36,7 +38,7 @@ pub struct Status {
     /// The present term.
     pub term: u64,
     /// The leader, if one is known.
-    pub leader: Option<LeaderInfo>,
+    pub leader: Option<Arc<LeaderInfo>>,
     /// Whether this node leads.
     pub is_leader: bool,
     /// Last index that this node applied.

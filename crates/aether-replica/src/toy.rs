@@ -105,7 +105,10 @@ impl Machine for Toy {
 
     fn drain_changes(&mut self) -> Vec<RowChange> {
         let changes = std::mem::take(&mut self.changes);
-        changes.into_iter().map(|(key, value)| RowChange { key, value }).collect()
+        changes
+            .into_iter()
+            .map(|(key, value)| RowChange { key: key.into(), value: value.map(Into::into) })
+            .collect()
     }
 
     fn hash(&self) -> u128 {

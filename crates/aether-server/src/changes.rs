@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use aether_replica::RowChange;
+use bytes::Bytes;
 use tokio::sync::watch;
 
 /// Bytes of changes that are kept: some 16,000 rows of the usual size, which is
@@ -21,15 +23,14 @@ const ROW_BYTES: usize = 64;
 pub struct EntryChanges {
     /// Its log index.
     pub index: u64,
-    /// Keys in order, with their values; none for a row that is gone. At least
-    /// one.
-    pub rows: Vec<(String, Option<Vec<u8>>)>,
+    /// In the order of their keys. At least one.
+    pub rows: Vec<RowChange>,
 }
 
 impl EntryChanges {
     fn bytes(&self) -> usize {
-        let row = |(key, value): &(String, Option<Vec<u8>>)| {
-            ROW_BYTES + key.len() + value.as_ref().map_or(0, Vec::len)
+        let row = |RowChange { key, value }: &RowChange| {
+            ROW_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len)
         };
         self.rows.iter().map(row).sum()
     }
@@ -120,7 +121,8 @@ mod tests {
     use super::*;
 
     fn entry(index: u64) -> EntryChanges {
-        let rows = vec![(format!("nodes/n{index:02}"), Some(b"{}".to_vec()))];
+        let key = format!("nodes/n{index:02}").into();
+        let rows = vec![RowChange { key, value: Some("{}".into()) }];
         EntryChanges { index, rows }
     }
 

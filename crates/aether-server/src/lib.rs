@@ -173,14 +173,18 @@ impl Server {
         routes = routes.add_service(slices.max_decoding_message_size(REQUEST_BYTES_MAX));
         let artifacts = ArtifactsServer::new(self.artifacts.clone());
         routes = routes.add_service(artifacts.max_decoding_message_size(REQUEST_BYTES_MAX));
-        let cluster = ClusterServer::new(self.cluster.clone());
-        routes = routes.add_service(cluster.max_decoding_message_size(REQUEST_BYTES_MAX));
+        routes = routes.add_service(self.cluster_service());
         let voters = VotersServer::new(self.voters.clone());
         routes = routes.add_service(voters.max_decoding_message_size(REQUEST_BYTES_MAX));
         let routing = RoutingServer::new(routing);
         routes = routes.add_service(routing.max_decoding_message_size(MESSAGE_BYTES_MAX));
         let agents = AgentsServer::new(agents);
         routes.add_service(agents.max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// The one of them that is called most.
+    pub fn cluster_service(&self) -> ClusterServer<ClusterService> {
+        ClusterServer::new(self.cluster.clone()).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
     /// The services of the peer listener, beside the replica's own.

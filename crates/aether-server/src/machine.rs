@@ -1,6 +1,5 @@
 //! Puts the pure core behind the replicated log: bytes in, bytes out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,8 +63,8 @@ pub struct StateMachine {
     hashed_meta: Meta,
     /// What the entries of the present batch changed.
     unpublished: Vec<EntryChanges>,
-    /// Rows for the image, as they are now.
-    changes: BTreeMap<String, Option<Vec<u8>>>,
+    /// Rows for the image, as they became.
+    changes: Vec<RowChange>,
     watched: Arc<Changes>,
     published: watch::Sender<Arc<Published>>,
     coordinated: watch::Sender<Arc<Published>>,
@@ -90,7 +89,7 @@ impl StateMachine {
             hashed_meta: state.meta.clone(),
             state,
             unpublished: Vec::new(),
-            changes: BTreeMap::new(),
+            changes: Vec::new(),
             watched: Arc::default(),
             published,
             coordinated,
@@ -119,9 +118,9 @@ impl StateMachine {
     }
 
     /// Notes what the last entry changed.
-    fn note_changes(&mut self, before: &State) {
+    fn note_changes(&mut self, before: &Meta) {
         let mut rows = Vec::new();
-        for RowDiff { key, before, after } in State::diff(before, &self.state) {
+        for RowDiff { key, before, after } in self.state.take_changes() {
             if let Some(value) = before {
                 self.hash = self.hash.wrapping_sub(state::row_hash(&key, &value));
             }
@@ -129,16 +128,17 @@ impl StateMachine {
                 self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
             }
             self.is_coordinated |= !key.starts_with(CONFIG_PREFIX);
-            self.changes.insert(key.clone(), after.clone());
-            rows.push((key, after));
+            let change = RowChange { key: key.into(), value: after.map(Bytes::from) };
+            self.changes.push(change.clone());
+            rows.push(change);
         }
         // Where the log is by now is news to nobody.
-        if !self.state.meta.differs_in_position_only(&before.meta) {
+        if !self.state.meta.differs_in_position_only(before) {
             self.is_coordinated = true;
-            rows.push((Meta::KEY.to_owned(), Some(self.state.meta.encoded())));
+            rows.push(meta_row(&self.state.meta));
         }
         if !rows.is_empty() {
-            rows.sort_unstable();
+            rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
             self.unpublished.push(EntryChanges { index: self.state.meta.index, rows });
         }
     }
@@ -151,9 +151,13 @@ impl StateMachine {
         let (before, after) = (self.hashed_meta.encoded(), self.state.meta.encoded());
         self.hash = self.hash.wrapping_sub(state::row_hash(Meta::KEY, &before));
         self.hash = self.hash.wrapping_add(state::row_hash(Meta::KEY, &after));
-        self.changes.insert(Meta::KEY.to_owned(), Some(after));
+        self.changes.push(meta_row(&self.state.meta));
         self.hashed_meta = self.state.meta.clone();
     }
+}
+
+fn meta_row(meta: &Meta) -> RowChange {
+    RowChange { key: Meta::KEY.into(), value: Some(meta.encoded().into()) }
 }
 
 fn position(at: Stamp) -> Position {
@@ -175,7 +179,7 @@ impl Machine for StateMachine {
     type Image = RowStream;
 
     fn apply(&mut self, at: Stamp, payload: &[u8]) -> Bytes {
-        let before = self.state.clone();
+        let before = self.state.meta.clone();
         let outcome = match serde_json::from_slice::<Request>(payload) {
             Ok(request) => {
                 let checked = self.state.check_raise(position(at), &request, self.supports);
@@ -200,8 +204,7 @@ impl Machine for StateMachine {
     }
 
     fn drain_changes(&mut self) -> Vec<RowChange> {
-        let changes = std::mem::take(&mut self.changes).into_iter();
-        changes.map(|(key, value)| RowChange { key, value }).collect()
+        std::mem::take(&mut self.changes)
     }
 
     fn hash(&self) -> u128 {
@@ -257,6 +260,8 @@ impl Machine for StateMachine {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use aether_core::command::Command;
 
@@ -284,7 +289,11 @@ mod tests {
         assert_eq!(states.newest.borrow().state.meta.index, 21);
         let rows: Vec<_> = machine.image().collect();
         assert_eq!(rows, machine.state.rows());
-        assert_eq!(machine.drain_changes().len(), rows.len());
+        let changes = machine.drain_changes().into_iter();
+        let followed: BTreeMap<_, _> = changes.map(|row| (row.key, row.value.unwrap())).collect();
+        let followed: Vec<_> =
+            followed.into_iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect();
+        assert_eq!(followed, rows);
         assert!(machine.drain_changes().is_empty());
 
         let (mut copy, _receiver) = StateMachine::new();

@@ -16,7 +16,8 @@ mod undo;
 mod updates;
 mod voters;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -24,7 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::audit::{AuditPosition, Subject};
 use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
-use crate::ids::{Fence, RevisionNo, UpdateId};
+use crate::ids::{Fence, InstanceId, RevisionNo, UpdateId};
 use crate::records::{
     AuditRecord, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord, SliceRecord,
     TargetRecord, UpdateRecord, UpdateState,
@@ -66,10 +67,10 @@ impl State {
     /// A [`Refusal`] says why the request changed nothing.
     pub fn apply(&mut self, at: Position, request: &Request) -> Outcome {
         self.skip(at);
-        let before = self.clone();
-        let outcome = self.apply_once(&before, request, at.term);
+        let mark = self.mark();
+        let outcome = self.apply_once(request, at.term);
         if outcome.is_err() {
-            *self = before;
+            self.undo(mark);
         }
         outcome
     }
@@ -77,12 +78,13 @@ impl State {
     /// Moves to a position without a request: a blank or membership entry, or
     /// one that cannot be read.
     pub fn skip(&mut self, at: Position) {
+        self.settle();
         self.meta.index = at.index;
         self.meta.log_time_ms = self.meta.log_time_ms.max(at.log_time_ms);
         self.meta.wall_ms = at.wall_ms;
     }
 
-    fn apply_once(&mut self, before: &Self, request: &Request, term: u64) -> Outcome {
+    fn apply_once(&mut self, request: &Request, term: u64) -> Outcome {
         // First of all: a build that cannot read it remembers no request id.
         crate::level::check(&request.command, self.meta.feature_level)?;
         let remembered = request.request_id.as_ref().map(|id| (id, command_hash(&request.command)));
@@ -101,9 +103,9 @@ impl State {
                 return Err(Refusal::RequestReused { request_id: id.to_string() });
             }
         }
-        let mut tx = Tx { state: self, term, actor: &request.actor, touched: BTreeSet::new() };
+        let mut tx = Tx { state: self, term, actor: &request.actor, touched: BTreeMap::new() };
         let mut answer = tx.carry_out(&request.command)?;
-        tx.refresh_tables(before);
+        tx.refresh_tables();
         answer.index = self.meta.index;
         if let Some((id, hash)) = remembered {
             self.put_request(RequestRecord {
@@ -136,8 +138,18 @@ struct Tx<'a> {
     state: &'a mut State,
     term: u64,
     actor: &'a str,
-    /// Slices whose route or instances were written.
-    touched: BTreeSet<SliceName>,
+    /// Slices whose route or instances were written, and the endpoints that
+    /// their tables had before.
+    touched: BTreeMap<SliceName, Endpoints>,
+}
+
+/// Which instances a routing table has, and where they listen.
+type Endpoints = BTreeSet<(InstanceId, SocketAddr)>;
+
+fn endpoints(state: &State, slice: &SliceName) -> Endpoints {
+    let table = state.slice_table(slice);
+    let sides = table.iter().flat_map(|table| [&table.new, &table.old]).flatten();
+    sides.flat_map(|set| &set.endpoints).map(|e| (e.instance.clone(), e.address)).collect()
 }
 
 impl Tx<'_> {
@@ -276,13 +288,20 @@ impl Tx<'_> {
         self.state.slices.insert(record.slice.clone(), Arc::new(record));
     }
 
+    /// To be said before a slice's route or one of its instances is written.
+    fn touch(&mut self, slice: &SliceName) {
+        if !self.touched.contains_key(slice) {
+            self.touched.insert(slice.clone(), endpoints(self.state, slice));
+        }
+    }
+
     fn put_instance(&mut self, record: InstanceRecord) {
-        self.touched.insert(record.slice.clone());
+        self.touch(&record.slice);
         self.state.put_instance(record);
     }
 
     fn remove_instance(&mut self, record: &InstanceRecord) {
-        self.touched.insert(record.slice.clone());
+        self.touch(&record.slice);
         self.state.remove_instance(&record.id);
     }
 
@@ -290,12 +309,12 @@ impl Tx<'_> {
         record.route_revision = self.index();
         record.table_revision = self.index();
         record.ingress = self.claims(&record);
-        self.touched.insert(record.slice.clone());
+        self.touch(&record.slice);
         self.state.routes.insert(record.slice.clone(), Arc::new(record));
     }
 
     fn remove_route(&mut self, slice: &SliceName) {
-        self.touched.insert(slice.clone());
+        self.touch(slice);
         self.state.routes.remove(slice);
     }
 
@@ -415,18 +434,10 @@ impl Tx<'_> {
     /// Brings the table revision of every touched slice up to date, and notes
     /// on each instance that left a table when it did. The removal fence is
     /// built on these two numbers.
-    fn refresh_tables(&mut self, before: &State) {
+    fn refresh_tables(&mut self) {
         let index = self.index();
-        for slice in std::mem::take(&mut self.touched) {
-            let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
-            let endpoints = |table: &Option<crate::table::SliceTable>| -> BTreeSet<_> {
-                let sides = table.iter().flat_map(|t| [&t.new, &t.old]).flatten();
-                sides
-                    .flat_map(|set| &set.endpoints)
-                    .map(|e| (e.instance.clone(), e.address))
-                    .collect()
-            };
-            let (before_set, after_set) = (endpoints(&old), endpoints(&new));
+        for (slice, before_set) in std::mem::take(&mut self.touched) {
+            let after_set = endpoints(self.state, &slice);
             for (id, _) in before_set.difference(&after_set) {
                 if let Some(record) = self.state.instances.get(id) {
                     let record = InstanceRecord { left_table: index, ..(**record).clone() };

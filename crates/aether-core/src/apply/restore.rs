@@ -9,7 +9,7 @@
 //! which of them hold archives. Log time goes on from where it stood, so that
 //! no deadline passes because the backup lay in a drawer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Position, Tx};
@@ -68,7 +68,8 @@ impl State {
             "restored from a backup of log index {} as incarnation {incarnation}{changes}",
             backup.0
         );
-        let mut tx = Tx { state: self, term: at.term, actor: "restore", touched: BTreeSet::new() };
+        let mut tx = Tx { state: self, term: at.term, actor: "restore", touched: BTreeMap::new() };
         tx.audit(Subject::cluster(), event);
+        self.settle();
     }
 }

@@ -103,10 +103,13 @@ impl State {
         value: &[u8],
     ) -> Result<Option<Arc<ConfigRecord>>, RowError> {
         if !key.starts_with(CONFIG_PREFIX) {
-            return self.insert_row(key, value).map(|()| None);
+            let added = self.insert_row(key, value);
+            self.settle();
+            return added.map(|()| None);
         }
         let record = decode::<ConfigRecord>(key, value)?;
         self.put_config(record.clone());
+        self.config.settle();
         Ok(Some(record))
     }
 

@@ -64,8 +64,10 @@ fn position(state: &State, now_ms: u64) -> Position {
 fn apply(state: &mut State, at: Position, request: &Request) -> Outcome {
     let before = state.clone();
     let outcome = state.apply(at, request);
+    let rows = State::diff(&before, state);
+    assert_eq!(state.take_changes(), rows, "what {request:?} changed is not what it noted");
+    assert_eq!(state.take_changes(), [], "changes are told once");
     if outcome.is_err() {
-        let rows = State::diff(&before, state);
         assert_eq!(rows, [], "a refused {request:?} changed something");
         assert!(state.meta.differs_in_position_only(&before.meta));
     }

@@ -172,8 +172,8 @@ impl Kv {
                 ))
             })?;
             for entry in entries {
-                for (key, value) in entry.rows.iter().filter(|(key, _)| key.starts_with(prefix)) {
-                    deliver(&to, change(entry.index, key, value.as_deref())).await?;
+                for row in entry.rows.iter().filter(|row| row.key.starts_with(prefix)) {
+                    deliver(&to, change(entry.index, &row.key, row.value.as_deref())).await?;
                 }
             }
             at = up_to;

@@ -322,7 +322,7 @@ impl Voters for VotersService {
         }
         let replica = self.control().replica();
         let leadership = replica.leadership().borrow().clone();
-        let leads = leadership.leader.map(|leader| leader.name);
+        let leads = leadership.leader.map(|leader| leader.name.clone());
         if let (Some(to), Some(leader)) = (&to, &leads)
             && to == leader
         {

@@ -104,8 +104,9 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     };
     let voters = Voters::new(config.join.clone());
     let routes = client_routes(voter.as_ref(), agent.as_ref(), &voters);
+    let cluster = voter.as_ref().map(|voter| voter.server.cluster_service());
     let health = Health::new(agent.is_some()).await;
-    tasks.spawn(grpc::serve(listeners.grpc, grpc::public(routes, &health)?));
+    tasks.spawn(grpc::serve(listeners.grpc, grpc::public(routes, cluster, &health)?));
     let invoker = start_invoker(&config)?;
     let ingress = match (listeners.ingress, &invoker) {
         (Some(listener), Some(invoker)) => {

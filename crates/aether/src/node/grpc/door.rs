@@ -19,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Sleep, sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::warn;
 
 /// Bytes of the HTTP/2 connection preface (RFC 9113, section 3.4).
@@ -61,15 +60,12 @@ impl Bounds {
 }
 
 /// The connections of a listener, one after the other.
-pub(super) fn guests(
-    listener: TcpListener,
-    bounds: Bounds,
-) -> impl Stream<Item = io::Result<Guest>> {
+pub(super) fn guests(listener: TcpListener, bounds: Bounds) -> impl Stream<Item = Guest> {
     let free = Arc::new(Semaphore::new(bounds.connections));
     let door = Arc::new(Door { free, preface: bounds.preface, silent: Mutex::default() });
     futures::stream::unfold((listener, door), |(listener, door)| async move {
         let guest = door.next(&listener).await;
-        Some((Ok(guest), (listener, door)))
+        Some((guest, (listener, door)))
     })
 }
 
@@ -218,13 +214,5 @@ impl AsyncWrite for Guest {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Connected for Guest {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
     }
 }

@@ -1,7 +1,6 @@
 //! A public listener over the loopback device, and what a client of any kind
 //! gets of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -55,7 +54,7 @@ fn services() -> Routes {
 async fn serve_with(health: &Health) -> Channel {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, public(services(), health).unwrap()));
+    tokio::spawn(serve(listener, public(services(), None, health).unwrap()));
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
@@ -65,7 +64,7 @@ async fn who_does_not_begin_makes_way_or_is_closed_and_who_did_stays() {
     let served = async |connections, preface| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = public(services(), &health).unwrap();
+        let routes = public(services(), None, &health).unwrap();
         tokio::spawn(serve_within(Bounds { connections, preface }, listener, routes));
         address
     };
@@ -110,15 +109,14 @@ async fn who_does_not_begin_makes_way_or_is_closed_and_who_did_stays() {
 
 /// Sends these bytes to a method, and gives the status that comes back. Without
 /// a client, which would keep deadlines itself and send no nonsense.
-async fn send(to: &Router, path: &str, timeout: Option<&str>, body: Vec<u8>) -> Status {
-    use tower::ServiceExt;
+async fn send(to: &Front, path: &str, timeout: Option<&str>, body: Vec<u8>) -> Status {
     let mut request = Request::post(path).header(CONTENT_TYPE, "application/grpc");
     if let Some(timeout) = timeout {
         request = request.header("grpc-timeout", timeout);
     }
     let request = request.body(Body::from(body)).unwrap();
-    let answer = tokio::time::timeout(LIMIT, to.clone().oneshot(request)).await;
-    let (parts, body) = answer.expect("it answers").unwrap().into_parts();
+    let answer = tokio::time::timeout(LIMIT, to.answer(request)).await;
+    let (parts, body) = answer.expect("it answers").into_parts();
     if let Some(status) = Status::from_header_map(&parts.headers) {
         return status;
     }
@@ -136,7 +134,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_error_says_what_it_is_whoever_made_it() {
-    let node = public(services(), &Health::new(true).await).unwrap().into_axum_router();
+    let node = public(services(), None, &Health::new(true).await).unwrap();
     let too_large = {
         let mut bytes = framed(&[]);
         bytes[1..5].copy_from_slice(&(5_u32 << 20).to_be_bytes());
@@ -176,7 +174,7 @@ async fn every_error_says_what_it_is_whoever_made_it() {
 
 #[tokio::test]
 async fn other_voters_get_errors_that_say_what_they_are_too() {
-    let node = peer(services()).into_axum_router();
+    let node = peer(services());
     for (path, code, reason) in [
         ("/test/BreaksOff", Code::Internal, "internal"),
         ("/no.Such/Service", Code::Unimplemented, "unimplemented"),
@@ -193,7 +191,7 @@ async fn an_error_that_says_what_it_is_stays_as_it_is() {
         problem.status().into_http::<Body>()
     };
     let services = Routes::from(Router::new().route("/test/Refuses", any(refuses)));
-    let node = public(services, &Health::new(true).await).unwrap().into_axum_router();
+    let node = public(services, None, &Health::new(true).await).unwrap();
     let status = send(&node, "/test/Refuses", None, framed(&[])).await;
     assert_eq!((status.code(), status.message()), (Code::Aborted, "it changed"));
     let info = status.get_details_error_info().unwrap();

@@ -5,16 +5,16 @@
 //! bytes that are no message or to a method that does not exist, is said here in
 //! the same way, and so is an error of another library's service.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aether_proto::errors::{EXPIRED_DEADLINE, Problem};
 use aether_server::parse_timeout;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -23,42 +23,75 @@ use tonic_types::StatusExt;
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Answers one call.
-pub async fn typed(request: Request, next: Next) -> Response {
-    let method = request.uri().path().to_owned();
+pub async fn typed<B, F>(
+    request: Request<B>,
+    answer: impl FnOnce(Request<B>) -> F,
+) -> Response<Explained>
+where
+    F: Future<Output = Response<Body>>,
+{
+    let method = request.uri().clone();
     let timeout = match timeout_of(request.headers()) {
         Ok(timeout) => timeout,
-        Err(status) => return status.into_http::<Body>().into_response(),
+        Err(status) => return explained_in(status.into_http(), method),
     };
-    // The transport keeps deadlines too, but calls one that has passed a
-    // cancellation. This one is over first.
     let answer = match timeout {
-        Some(timeout) => tokio::time::timeout(timeout, next.run(request)).await,
-        None => Ok(next.run(request).await),
+        Some(timeout) => tokio::time::timeout(timeout, answer(request)).await,
+        None => Ok(answer(request).await),
     };
-    match answer {
-        Ok(response) => explained_in(response, method),
-        Err(_) => too_late().into_http::<Body>().into_response(),
-    }
+    explained_in(answer.unwrap_or_else(|_| too_late().into_http()), method)
 }
 
 /// Answers one call of another voter, which keeps its own deadlines.
-pub async fn explain(request: Request, next: Next) -> Response {
-    let method = request.uri().path().to_owned();
-    explained_in(next.run(request).await, method)
+pub async fn explain<B, F>(
+    request: Request<B>,
+    answer: impl FnOnce(Request<B>) -> F,
+) -> Response<Explained>
+where
+    F: Future<Output = Response<Body>>,
+{
+    let method = request.uri().clone();
+    explained_in(answer(request).await, method)
 }
 
 /// Gives the error with which an answer ends its details.
-fn explained_in(response: Response, method: String) -> Response {
+fn explained_in(response: Response<Body>, method: Uri) -> Response<Explained> {
     let (mut parts, body) = response.into_parts();
-    type_error(&mut parts.headers, &method);
-    let body = body.map_frame(move |frame| match frame.into_trailers() {
-        Ok(mut trailers) => {
-            type_error(&mut trailers, &method);
-            http_body::Frame::trailers(trailers)
-        }
-        Err(data) => data,
-    });
-    Response::from_parts(parts, Body::new(body))
+    type_error(&mut parts.headers, method.path());
+    Response::from_parts(parts, Explained { body, method })
+}
+
+/// The body of an answer, whose error, if it ends with one, says what it is.
+pub struct Explained {
+    body: Body,
+    method: Uri,
+}
+
+impl http_body::Body for Explained {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        polled.map_ok(|frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                type_error(&mut trailers, self.method.path());
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// How long the caller waits, if it says so.
