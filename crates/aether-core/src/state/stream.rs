@@ -136,6 +136,7 @@ mod tests {
     #[test]
     fn the_stream_has_every_row_in_order() {
         let mut state = State::default();
+        state.meta.feature_level = crate::level::FEATURE_LEVEL_MAX;
         assert!(RowStream::new(state.clone()).eq(state.rows()));
         let node = Command::RegisterNode {
             node: "n1".parse().unwrap(),
