@@ -44,8 +44,9 @@ const ENTRY_BYTES: u64 = 400;
 const LOG_FILES: u64 = 2 * 8 * MIB;
 /// Two snapshots that are kept, and one that is being written.
 const SNAPSHOTS: u64 = 3;
-/// The image is rebuilt when it exceeds so many times the rows it is of.
-const IMAGE_TIMES: u64 = 4;
+/// The image is written anew when it takes twice what it took when it was new,
+/// which is up to four times the rows.
+const IMAGE_TIMES: u64 = 2 * 4;
 /// And yet not below this; half as much again may come until that is noticed.
 const IMAGE_MIN: u64 = 64 * MIB;
 const MIB: u64 = 1024 * 1024;
@@ -309,7 +310,7 @@ impl Looks {
         let bounds = Size {
             log: LOG_ENTRIES * (VALUE_BYTES.iter().sum::<u64>() / 2 + ENTRY_BYTES) + LOG_FILES,
             snapshots: SNAPSHOTS * (all.rows + MIB),
-            image: (IMAGE_TIMES * all.rows).max(IMAGE_MIN) * 3 / 2,
+            image: (IMAGE_TIMES * all.rows).max(IMAGE_MIN * 3 / 2),
             ..Size::default()
         };
         let mut wrong = Vec::new();

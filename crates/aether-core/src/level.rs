@@ -157,8 +157,7 @@ impl State {
     /// # Errors
     /// The committed level is above that.
     pub fn check_level(&self, supports: u32) -> Result<(), Unsupported> {
-        let committed = self.meta.feature_level;
-        if committed > supports { Err(Unsupported { committed, supports }) } else { Ok(()) }
+        Gate { supports, committed: self.meta.feature_level }.check()
     }
 
     /// Whether such a node can apply this request. Cheap for all but the raise.
@@ -181,24 +180,26 @@ impl State {
             _ => Ok(()),
         }
     }
+}
 
-    /// Rebuilds a state from its rows, for such a node.
-    ///
-    /// # Errors
-    /// As [`from_rows`](State::from_rows), and where the committed level is above
-    /// that, whatever else of a newer release is in the rows.
-    pub fn from_rows_up_to(
-        supports: u32,
-        rows: impl Iterator<Item = (String, Vec<u8>)>,
-    ) -> Result<Self, RowsError> {
-        let mut gate = Gate::new(supports);
-        let mut rows = rows.inspect(|(key, value)| gate.see(key, value));
-        let state = Self::from_rows(&mut rows);
-        // A row that cannot be read may come before the one that says why.
-        rows.for_each(drop);
-        gate.check()?;
-        Ok(state?)
-    }
+/// Makes a state of rows by `make`, for a node that supports levels up to
+/// `supports`.
+///
+/// # Errors
+/// As `make`, and where the committed level is above that, whatever else of a
+/// newer release is in the rows.
+pub fn up_to<T>(
+    supports: u32,
+    rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
+    make: impl FnOnce(&mut dyn Iterator<Item = (String, Vec<u8>)>) -> Result<T, RowError>,
+) -> Result<T, RowsError> {
+    let mut gate = Gate::new(supports);
+    let mut rows = rows.inspect(|(key, value)| gate.see(key, value));
+    let made = make(&mut rows);
+    // A row that cannot be read may come before the one that says why.
+    rows.for_each(drop);
+    gate.check()?;
+    Ok(made?)
 }
 
 /// Looks in rows for the level that they are of.
@@ -226,12 +227,8 @@ impl Gate {
     /// # Errors
     /// The level is above what the node supports.
     pub fn check(self) -> Result<(), Unsupported> {
-        match self {
-            Self { supports, committed } if committed > supports => {
-                Err(Unsupported { committed, supports })
-            }
-            _ => Ok(()),
-        }
+        let Self { supports, committed } = self;
+        if committed > supports { Err(Unsupported { committed, supports }) } else { Ok(()) }
     }
 }
 
@@ -328,13 +325,16 @@ mod tests {
             rows.push((key.to_owned(), b"{}".to_vec()));
         }
         rows.sort();
-        let refused = State::from_rows_up_to(2, rows.clone().into_iter()).unwrap_err();
+        let made = |supports, rows: Vec<_>| {
+            up_to(supports, &mut rows.into_iter(), |rows| State::from_rows(rows))
+        };
+        let refused = made(2, rows.clone()).unwrap_err();
         let RowsError::Unsupported(why) = refused else { panic!("{refused}") };
         assert_eq!(why, Unsupported { committed: 9, supports: 2 });
         // Of this level they are damaged.
-        let refused = State::from_rows_up_to(9, rows.into_iter()).unwrap_err();
+        let refused = made(9, rows).unwrap_err();
         assert!(matches!(refused, RowsError::Row(_)), "{refused}");
-        let taken = State::from_rows_up_to(2, State::default().rows().into_iter()).unwrap();
+        let taken = made(2, State::default().rows()).unwrap();
         assert_eq!(taken.rows(), State::default().rows());
     }
 

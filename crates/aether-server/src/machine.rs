@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
-use aether_core::level::{FEATURE_LEVEL_MAX, Gate, Unsupported};
+use aether_core::level::{self, FEATURE_LEVEL_MAX, RowsError, Unsupported};
 use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, RowStream, State};
 use aether_replica::{Machine, RowChange, Stamp};
 use bytes::Bytes;
@@ -220,15 +220,11 @@ impl Machine for StateMachine {
         at: Stamp,
         rows: &mut dyn Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<(), String> {
-        let mut gate = Gate::new(self.supports);
-        let mut rows = rows.inspect(|(key, value)| gate.see(key, value));
-        let restored = restore::from_rows(&mut rows);
-        // A row that cannot be read may come before the one that says why.
-        rows.for_each(drop);
-        self.unsupported = gate.check().err();
-        if let Some(why) = self.unsupported {
-            return Err(why.to_string());
-        }
+        let restored = level::up_to(self.supports, rows, restore::from_rows);
+        self.unsupported = match &restored {
+            Err(RowsError::Unsupported(why)) => Some(*why),
+            _ => None,
+        };
         let (restored, hash) = restored.map_err(|e| e.to_string())?;
         (self.hash, self.hashed_meta) = (hash, restored.meta.clone());
         self.state = restored;
