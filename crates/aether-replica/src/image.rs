@@ -423,6 +423,7 @@ fn write_all(db: &sled::Db, mut rows: Box<dyn Iterator<Item = Row> + Send>) -> R
             n += 1;
         }
         db.apply_batch(batch).map_err(|e| e.to_string())?;
+        collect(db, n)?;
         if n < REWRITE_ROWS {
             return Ok(bytes);
         }
@@ -439,6 +440,7 @@ fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
         hash: format!("{hash:032x}"),
     };
     let mut batch = sled::Batch::default();
+    let rows = work.changes.len();
     for (key, value) in work.changes {
         match value {
             Some(value) => batch.insert(row_key(&key), &*value),
@@ -447,7 +449,17 @@ fn write(db: &sled::Db, cluster: &str, work: Work) -> Result<(), String> {
     }
     batch.insert(META_KEY, serde_json::to_vec(&meta).map_err(|e| e.to_string())?);
     db.apply_batch(batch).map_err(text)?;
+    collect(db, rows)?;
     db.flush().map(drop).map_err(text)
+}
+
+/// Has sled free what so many written rows made obsolete, in memory and in its
+/// files. It frees a bounded part of that at every 128th call (of crossbeam-epoch:
+/// `PINNINGS_BETWEEN_COLLECT`, and 8 bags of 64 objects then), and a batch is one
+/// call, however many rows it has: with nothing but batches both grow without end.
+/// So there is a read for each row.
+fn collect(db: &sled::Db, rows: usize) -> Result<(), String> {
+    (0..rows).try_for_each(|_| db.get(META_KEY).map(drop)).map_err(|e| e.to_string())
 }
 
 /// Where the image is inside a data directory.

@@ -167,3 +167,34 @@ fn an_image_that_is_far_larger_than_its_rows_is_written_anew() {
     assert_eq!(open(&dir, &mut toy).1, Some(position(index + 1)));
     assert_eq!(keys(&toy), ["k", "last"]);
 }
+
+/// What this process has in memory. A test has a process of its own.
+fn resident_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    resident.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn rows_that_are_written_again_and_again_take_no_more_memory_and_files() {
+    const ROWS: u32 = 4_000;
+    const BATCHES: u32 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("image");
+    let db = create_anew(&dir).unwrap();
+    let before = resident_mib();
+    for batch in 0..BATCHES {
+        // Each batch is of other rows, ten times as many in all.
+        let row = |k: u32| {
+            let key = format!("{:06}", k * 10 + batch % 10).into();
+            (key, Some(vec![batch as u8; 400].into()))
+        };
+        let changes = (0..ROWS).map(row).collect();
+        let target = (position(u64::from(batch) + 1), 0);
+        guarded(|| write(&db, "test", Work { base: None, changes, target })).unwrap();
+    }
+    let (memory, files) = (resident_mib() - before, size(&dir) / (1024 * 1024));
+    println!("{memory} MiB of memory and {files} MiB of files");
+    // 64 MB were written, of 16 MB of rows.
+    assert!(memory < 128 && files < 60, "{memory} MiB of memory and {files} MiB of files");
+}
