@@ -9,6 +9,7 @@ mod failover;
 mod fan_out;
 mod load;
 mod member;
+mod steady;
 mod stores;
 mod wire;
 
@@ -27,18 +28,20 @@ struct Options {
     seconds: u64,
     kills: usize,
     watchers: usize,
+    minutes: usize,
     clients: Vec<usize>,
     per_connection: usize,
     parts: Vec<String>,
 }
 
-const USAGE: &str = "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N]
+const USAGE: &str = "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--minutes N]
 
-parts: writes reads watch failover (all without any)
+parts: writes reads watch failover (all without any); steady
   --rounds N    runs of each store and kind of call (3)
   --seconds N   length of a run (5)
   --kills N     kills of the leader of each store (30)
   --watchers N  watchers of one key (1000)
+  --minutes N   length of the steady load, which has the most clients (60)
   --clients N   only this many clients (1, 64 and 256)
   --per-connection N
                 clients that share one HTTP/2 connection (16)";
@@ -57,6 +60,7 @@ fn options() -> Result<Options> {
         seconds: 5,
         kills: 30,
         watchers: 1_000,
+        minutes: 60,
         clients: CLIENTS.into(),
         per_connection: 16,
         parts: Vec::new(),
@@ -72,9 +76,10 @@ fn options() -> Result<Options> {
             "--seconds" => options.seconds = number()? as u64,
             "--kills" => options.kills = number()?,
             "--watchers" => options.watchers = number()?,
+            "--minutes" => options.minutes = number()?,
             "--per-connection" => options.per_connection = number()?,
             "--clients" => options.clients = vec![number()?],
-            "writes" | "reads" | "failover" | "watch" => options.parts.push(argument),
+            "writes" | "reads" | "failover" | "watch" | "steady" => options.parts.push(argument),
             _ => anyhow::bail!("{USAGE}"),
         }
     }
@@ -103,6 +108,12 @@ async fn main() -> Result<()> {
     }
     if wanted("failover") {
         bench.failover().await?;
+    }
+    if bench.options.parts.iter().any(|part| part == "steady") {
+        let running = bench.start(Store::Aether, None).await?;
+        let clients = bench.options.clients.iter().copied().max().unwrap_or_default();
+        let clients = (clients, bench.options.per_connection);
+        steady::run(&running, clients, bench.options.minutes).await?;
     }
     Ok(())
 }

@@ -34,6 +34,10 @@ type Failure = RPCError<TypeConfig>;
 /// is found sooner by its keep-alive.
 const UNANSWERED_MAX: Duration = Duration::from_secs(5);
 const UNANSWERED_CHECK: Duration = Duration::from_millis(500);
+/// How long a commit waits for entries to travel with. A client that writes one
+/// value after the other is back with the next in less, on a disk that syncs in
+/// less; the timer of tokio has no finer grain.
+const COMMIT_HELD: Duration = Duration::from_millis(2);
 
 /// Makes the connections that openraft asks for.
 pub(crate) struct Network {
@@ -187,7 +191,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let mut client = self.client(Lane::Log)?;
             let requests = {
                 let unanswered = unanswered.clone();
-                futures::stream::iter([first]).chain(input).map(move |request| {
+                let all = futures::stream::iter([first]).chain(input);
+                with_commits_held(all, COMMIT_HELD).map(move |request| {
                     unanswered.sent();
                     wire::append_out(request)
                 })
@@ -301,6 +306,59 @@ fn appended(
     })
 }
 
+/// Keeps back, for `held_max` at most, requests that bring no entries while
+/// entries come in quick succession.
+///
+/// Openraft tells every follower of every commit. With the next entries it goes
+/// along for nothing; by itself it takes two messages and four threads to wake,
+/// in the way of the answer to whoever waits for that commit. A follower applies
+/// as much later, and so do its watchers; no write waits for it.
+fn with_commits_held<S>(
+    input: S,
+    held_max: Duration,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin,
+{
+    let start = (input.fuse(), Pace::default());
+    futures::stream::unfold(start, move |(mut input, mut pace)| async move {
+        let mut request = input.next().await?;
+        if request.entries.is_empty() && pace.gap.is_some_and(|gap| gap <= held_max) {
+            let held = tokio::time::sleep(held_max);
+            tokio::pin!(held);
+            while request.entries.is_empty() {
+                tokio::select! {
+                    biased;
+                    next = input.next() => match next {
+                        // It says all that the one before said.
+                        Some(next) => request = next,
+                        None => break,
+                    },
+                    () = &mut held => break,
+                }
+            }
+        }
+        if !request.entries.is_empty() {
+            pace.sent(Instant::now());
+        }
+        Some((request, (input, pace)))
+    })
+}
+
+/// How quickly requests with entries follow each other.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    gap: Option<Duration>,
+}
+
+impl Pace {
+    fn sent(&mut self, now: Instant) {
+        self.gap = self.last.map(|last| now.duration_since(last));
+        self.last = Some(now);
+    }
+}
+
 /// When the requests of a stream were sent that have no answer yet.
 #[derive(Default)]
 struct Unanswered(Mutex<VecDeque<Instant>>);
@@ -349,4 +407,55 @@ fn answers(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::types::{Command, Entry, log_id, vote};
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// A request with the entry at `index`, or with none, that tells of a commit.
+    fn request(index: Option<u64>, committed: u64) -> AppendEntriesRequest<TypeConfig> {
+        let entry = |index| Entry {
+            log_id: log_id(1, index),
+            payload: EntryPayload::Normal(Command::default()),
+        };
+        AppendEntriesRequest {
+            vote: vote(1, 1, true),
+            prev_log_id: None,
+            entries: index.map(entry).into_iter().collect(),
+            leader_commit: Some(log_id(1, committed)),
+        }
+    }
+
+    async fn commits(requests: Vec<AppendEntriesRequest<TypeConfig>>) -> Vec<u64> {
+        let sent = with_commits_held(futures::stream::iter(requests), LONG);
+        sent.map(|r| r.leader_commit.unwrap().index).collect().await
+    }
+
+    #[tokio::test]
+    async fn a_commit_travels_with_the_entries_that_come_soon() {
+        let quick = [(Some(1), 0), (Some(2), 1), (None, 2), (None, 3), (Some(3), 4), (None, 5)];
+        let requests = quick.map(|(index, committed)| request(index, committed));
+        assert_eq!(commits(requests.to_vec()).await, [0, 1, 4, 5], "and the last is not lost");
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_told_at_once_where_entries_are_rare() {
+        let requests = [request(Some(1), 0), request(None, 1), request(Some(2), 2)];
+        assert_eq!(commits(requests.to_vec()).await, [0, 1, 2], "none came soon after another");
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_not_held_for_ever() {
+        let first = [request(Some(1), 0), request(Some(2), 1), request(None, 2)];
+        let open = futures::stream::iter(first).chain(futures::stream::pending());
+        let sent = with_commits_held(open, Duration::from_millis(50));
+        let told: Vec<u64> = sent.take(3).map(|r| r.leader_commit.unwrap().index).collect().await;
+        assert_eq!(told, [0, 1, 2]);
+    }
 }

@@ -5,6 +5,7 @@
 //! errors that are typed whoever made them.
 
 mod door;
+mod gather;
 mod health;
 mod typed;
 
@@ -31,6 +32,7 @@ use tower::Service;
 use tracing::debug;
 
 use door::Bounds;
+use gather::Gather;
 pub use health::Health;
 use typed::Explained;
 
@@ -152,7 +154,7 @@ async fn serve_within(bounds: Bounds, listener: TcpListener, front: Front) {
             let front = Arc::clone(&front);
             async move { Ok::<_, Infallible>(front.answer(request).await) }
         });
-        let connection = http2.serve_connection(TokioIo::new(guest), service);
+        let connection = http2.serve_connection(TokioIo::new(Gather::new(guest)), service);
         tokio::spawn(async move {
             if let Err(problem) = connection.await {
                 debug!(%problem, "a gRPC connection ended");
