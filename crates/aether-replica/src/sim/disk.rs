@@ -141,7 +141,7 @@ impl Sync {
         if self.early {
             tokio::spawn(async move {
                 tokio::time::sleep(EARLY).await;
-                self.is_durable();
+                self.note_durable();
             });
             return Ok(());
         }
@@ -151,11 +151,11 @@ impl Sync {
         if self.fails {
             return Err((io::ErrorKind::Other, "a simulated sync failed".to_owned()));
         }
-        self.is_durable();
+        self.note_durable();
         Ok(())
     }
 
-    fn is_durable(self) {
+    fn note_durable(self) {
         in_world(|world| world.disks[self.node].durable = self.lengths);
     }
 }

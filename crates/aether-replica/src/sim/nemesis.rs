@@ -281,7 +281,7 @@ impl Nemesis {
     /// of the leader's at a time, over and over until it is made.
     pub fn replace(&mut self, cluster: &mut Cluster, now_ms: u64) -> Result<(), String> {
         let Some(replacement) = &mut self.replacement else { return Ok(()) };
-        if now_ms < replacement.begins_ms || now_ms % REPLACE_EVERY_MS != 0 {
+        if now_ms < replacement.begins_ms || !now_ms.is_multiple_of(REPLACE_EVERY_MS) {
             return Ok(());
         }
         let Some(leader) = cluster.leader() else { return Ok(()) };

@@ -136,7 +136,7 @@ impl Scene {
         }
         self.clients.step(&self.cluster, may_begin);
         self.cluster.step()?;
-        if now_ms % LOOK_EVERY_MS == 0 {
+        if now_ms.is_multiple_of(LOOK_EVERY_MS) {
             self.cluster.look()?;
             self.watchers.iter_mut().for_each(|watcher| watcher.look(&self.cluster));
         }
@@ -270,8 +270,8 @@ pub(super) fn faults(settings: Settings) -> Result<Report, String> {
     }))
 }
 
-/// The leader hears nobody and is heard by all: another one has to lead long before
-/// the connections are given up, which end nothing but what was heard.
+/// The leader hears nobody and is heard by all: another one has to lead, long before
+/// its connections are given up and nobody hears it any more.
 pub(super) fn deaf_leader(settings: Settings) -> Result<(), String> {
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut scene = Scene::new(3, settings.seed, &mut random)?;

@@ -15,7 +15,7 @@ pub(crate) struct Runtime(TokioRuntime);
 
 /// Numbers of the simulation of this thread, or of the system.
 pub(crate) enum Random {
-    Simulated(StdRng),
+    Simulated(Box<StdRng>),
     System(rand::rngs::ThreadRng),
 }
 
@@ -96,7 +96,7 @@ impl AsyncRuntime for Runtime {
 
     fn thread_rng() -> Random {
         match super::world(|world| world.random.random::<u64>()) {
-            Some(seed) => Random::Simulated(StdRng::seed_from_u64(seed)),
+            Some(seed) => Random::Simulated(Box::new(StdRng::seed_from_u64(seed))),
             None => Random::System(rand::rng()),
         }
     }

@@ -1,5 +1,6 @@
 //! `AETHER_SIM_SEEDS` runs, from `AETHER_SIM_SEED` on; `cargo xtask faults sim` is
-//! the long run.
+//! the long run. Into the folder `AETHER_SIM_TRACE`, if it is set, each run writes
+//! all that happens in it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
