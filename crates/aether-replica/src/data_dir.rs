@@ -193,6 +193,10 @@ fn new_identity(config: &Config) -> Result<Identity, OpenError> {
 }
 
 fn new_dir_id() -> String {
+    #[cfg(test)]
+    if let Some(id) = crate::sim::random_id() {
+        return id;
+    }
     format!("{:032x}", rand::random::<u128>())
 }
 

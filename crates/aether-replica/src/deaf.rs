@@ -84,6 +84,8 @@ pub(crate) async fn watch(node: Arc<Node>) {
                 false
             }
         };
+        #[cfg(test)]
+        let silent = silent && !crate::sim::planted(crate::sim::Bug::NeverSilent);
         node.peers.fall_silent(silent);
         if silent && !was_silent {
             tracing::warn!(

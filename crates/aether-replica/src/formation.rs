@@ -9,10 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aether_proto::raft as pb;
 use aether_proto::raft::raft_client::RaftClient;
+use tokio::time::Instant;
 use tonic::Request;
 
 use crate::config::Voter;

@@ -4,7 +4,7 @@
 //! provably not done; from then on only the leader's answer tells. The two
 //! sides agree on that moment through [`Ticket`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -62,7 +62,7 @@ pub(crate) type Link = mpsc::Sender<Job>;
 
 /// The streams to the leaders that this node has forwarded to.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<HashMap<LeaderInfo, Link>>);
+pub(crate) struct Links(Mutex<BTreeMap<LeaderInfo, Link>>);
 
 impl Links {
     /// The stream to this leader. A new one is opened if `reach` knows it.
@@ -134,7 +134,7 @@ async fn run_link(peers: Arc<Peers>, id: u64, member: Member, mut jobs: mpsc::Re
     }
 }
 
-type Waiting = HashMap<u64, oneshot::Sender<Result<Applied, Attempt>>>;
+type Waiting = BTreeMap<u64, oneshot::Sender<Result<Applied, Attempt>>>;
 
 /// One stream, until it is lost or idle. An error means that it was never
 /// there; `queued` holds what was not sent.
@@ -154,6 +154,7 @@ async fn run_session(
     let lost = loop {
         let idle = tokio::time::sleep(IDLE_MAX);
         tokio::select! {
+            biased;
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => deliver(answer, &mut waiting),
                 Ok(None) => break "the leader closed the connection".to_owned(),

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
+use crate::blocking;
 use crate::clock::Readings;
 use crate::error::{ProposeError, ReadError, TransferError};
 use crate::forward;
@@ -17,6 +17,7 @@ use crate::leadership::{LeaderInfo, Leadership};
 use crate::node::{Applied, Attempt, Node};
 use crate::peers::Lane;
 use crate::status::{self, Status};
+use crate::watch;
 
 /// Largest command. Keep in mind that every voter syncs it to disk.
 pub const COMMAND_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -271,7 +272,7 @@ impl Handle {
         self.node.proposals.close();
         let image = self.node.image.clone();
         // A panic of sled is in the image's status.
-        let _ = tokio::task::spawn_blocking(move || image.close()).await;
+        let _ = blocking::run(move || image.close()).await;
         let stores = self.node.stores.lock().expect("no panic while held").take();
         if let Some(stores) = stores {
             let deadline = Instant::now() + CLOSE_TIMEOUT;
@@ -279,7 +280,7 @@ impl Handle {
                 tokio::time::sleep(CLOSE_POLL).await;
             }
             // Closing the log waits for its last write.
-            let _ = tokio::task::spawn_blocking(move || {
+            let _ = blocking::run(move || {
                 drop(stores.log);
                 drop(stores.data);
             })

@@ -10,7 +10,7 @@ use crate::node::Node;
 use crate::state::Progress;
 
 /// The leader and how to reach it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaderInfo {
     /// Its Raft id.
     pub raft_id: u64,
@@ -62,6 +62,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
         let waiting_to_be_ready = seen.is_leader && !ready;
         let term_start_unknown = at.at.term != seen.term;
         tokio::select! {
+            biased;
             changed = WatchReceiver::changed(&mut server) => if changed.is_err() { return },
             changed = progress.changed(), if waiting_to_be_ready || term_start_unknown => {
                 if changed.is_err() { return }

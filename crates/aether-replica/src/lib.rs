@@ -19,8 +19,18 @@
 //! should be a member, and any clock inside what the machine sees other than
 //! the log time of [`Stamp`].
 
+// By this name parts of other crates know this one in its simulation.
+#[cfg(test)]
+extern crate self as aether_replica;
+
+#[cfg(test)]
+use sim::watch;
+#[cfg(not(test))]
+use tokio::sync::watch;
+
 mod ahead;
 mod backup;
+mod blocking;
 mod clock;
 mod codec;
 mod config;
@@ -49,6 +59,8 @@ mod report;
 mod restore;
 mod service;
 mod silence;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod space;
 mod state;

@@ -230,12 +230,34 @@ impl Shared {
     fn start_flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         state.in_flight = std::mem::take(&mut state.waiting);
         state.sync_began = Instant::now();
+        #[cfg(test)]
+        if crate::sim::is_on() {
+            return self.start_simulated_flush(state);
+        }
         let done = FlushDone { log: Arc::downgrade(self), reported: false };
         // On an error the callback is dropped, and the finisher tells everybody.
         let flushed = state.writable()?.flush(true, Some(done));
         flushed.inspect_err(|error| {
             state.failed.get_or_insert_with(|| error.to_string());
         })
+    }
+
+    /// Writes now, and is durable when the simulated disk says so: the flush
+    /// worker would say it at a moment that no seed decides.
+    #[cfg(test)]
+    fn start_simulated_flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let wal = state.writable()?;
+        wal.flush(true, Some(FlushDone { log: Weak::new(), reported: false }))?;
+        wal.wait_worker_idle()?;
+        let sync = crate::sim::begin_sync();
+        let log = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let outcome = sync.ended().await;
+            if let Some(log) = log.upgrade() {
+                log.handle(Event::FinishFlush(outcome));
+            }
+        });
+        Ok(())
     }
 
     /// What a callback on the flush worker must not do itself.
@@ -271,11 +293,16 @@ pub(crate) struct LogStore {
 impl LogStore {
     /// Opens the log in `dir`, which exists.
     pub fn open(dir: &Path) -> Result<Self, DamagedLog> {
+        #[cfg(test)]
+        if crate::sim::is_on() {
+            return Self::open_in_files_of(dir, crate::sim::LOG_FILE_BYTES);
+        }
         Self::open_in_files_of(dir, CHUNK_BYTES)
     }
 
     fn open_in_files_of(dir: &Path, chunk_bytes: usize) -> Result<Self, DamagedLog> {
         let wal = open_wal(&wal_config(dir, chunk_bytes))?;
+        sync_found(dir)?;
         let state = State {
             wal: Some(wal),
             in_flight: Vec::new(),
@@ -416,6 +443,32 @@ fn open_wal(config: &raft_log::Config) -> Result<RaftLog<WalTypes>, DamagedLog> 
     }
 }
 
+/// Makes durable what is found: a process that was killed may have written it and
+/// not synced it. From now on votes and entries are answered for with it, and
+/// nothing of it is written, and synced, again.
+fn sync_found(dir: &Path) -> Result<(), DamagedLog> {
+    #[cfg(test)]
+    if crate::sim::planted(crate::sim::Bug::FoundIsNotSynced) {
+        return Ok(());
+    }
+    for path in files_of(dir) {
+        let synced = fs::File::open(&path).and_then(|file| file.sync_data());
+        synced.map_err(|error| DamagedLog { file: path.display().to_string(), error })?;
+    }
+    #[cfg(test)]
+    crate::sim::log_synced();
+    Ok(())
+}
+
+/// The files of the log in their order: names are numbers of equal length.
+fn files_of(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).into_iter().flatten();
+    let files = files.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "wal")).collect();
+    files.sort();
+    files
+}
+
 /// What is wrong if the log does not begin right after what was purged: its
 /// first file is gone, and each file alone is whole.
 fn missing_at_the_start(wal: &RaftLog<WalTypes>) -> Option<String> {
@@ -432,11 +485,9 @@ fn missing_at_the_start(wal: &RaftLog<WalTypes>) -> Option<String> {
 }
 
 /// The first file of the log without a single record, if others follow: each
-/// begins with one. Names are numbers of equal length.
+/// begins with one.
 fn empty_file_before_the_last(dir: &Path) -> Option<String> {
-    let files = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "wal")).collect();
-    files.sort();
+    let mut files = files_of(dir);
     files.pop();
     let is_empty = |file: &&PathBuf| fs::metadata(file).is_ok_and(|meta| meta.len() == 0);
     files.iter().find(is_empty).map(|file| file.display().to_string())

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aether_proto::raft as pb;
 use futures::{FutureExt, Stream, StreamExt};
@@ -19,6 +19,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapshot};
+use tokio::time::Instant;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::peers::{Client, Lane, Peers};
@@ -261,8 +262,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let mut client = self.client(Lane::Bulk)?;
         let sending = self.outgoing.send(&mut client, &vote, snapshot.snapshot, timeout);
         let answered = tokio::select! {
-            answered = sending => answered,
+            biased;
             closed = cancel => return Err(StreamingError::Closed(closed)),
+            answered = sending => answered,
         };
         match answered {
             Ok(answered) => Ok(SnapshotResponse::new(self.foreign(answered, vote.leader_id.term))),
@@ -374,7 +376,7 @@ impl Unanswered {
 
     fn oldest(&self) -> Duration {
         let sent = self.0.lock().expect("no panic while held");
-        sent.front().map_or(Duration::ZERO, Instant::elapsed)
+        sent.front().map_or(Duration::ZERO, |sent| sent.elapsed())
     }
 }
 

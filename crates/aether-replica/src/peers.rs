@@ -78,6 +78,15 @@ pub(crate) fn check_route(metadata: &MetadataMap, me: &Identity) -> Result<(), S
     )))
 }
 
+/// Over TCP, or what stands in its place in a simulation.
+fn connect_lazy(endpoint: &Endpoint) -> Channel {
+    #[cfg(test)]
+    if let Some(connector) = crate::sim::connector() {
+        return endpoint.connect_with_connector_lazy(connector);
+    }
+    endpoint.connect_lazy()
+}
+
 /// Addresses of and connections to all peers.
 pub(crate) struct Peers {
     cluster: String,
@@ -123,15 +132,15 @@ impl Peers {
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| format!("{address:?} is no address: {e}"))?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .connect_lazy();
+            .initial_connection_window_size(WINDOW_BYTES);
+        let channel = connect_lazy(&endpoint);
         channels.insert((address.to_owned(), lane), channel.clone());
         Ok(channel)
     }

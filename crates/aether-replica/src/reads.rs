@@ -55,6 +55,7 @@ pub(crate) async fn run(node: Arc<Node>, mut line: mpsc::Receiver<Reply>) {
         tokio::spawn(async move {
             let mut leadership = node.leadership.subscribe();
             let index = tokio::select! {
+                biased;
                 index = node.read_index(ROUND_TIMEOUT) => index,
                 // A leader that hangs is not waited for once there is another.
                 _ = leadership.changed() => Err("the leadership moved".to_owned()),

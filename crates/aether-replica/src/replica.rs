@@ -8,7 +8,7 @@ use std::time::Duration;
 use aether_proto::raft::raft_server::RaftServer;
 use openraft::SnapshotPolicy;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
@@ -35,8 +35,9 @@ use crate::space::{self, Refusal};
 use crate::state::{Progresses, StateMachine};
 use crate::transfer::{CHUNK_BYTES, Incoming};
 use crate::types::Raft;
+use crate::watch;
 use crate::wire::MESSAGE_BYTES_MAX;
-use crate::{deaf, formation, silence, transfer, types};
+use crate::{blocking, deaf, formation, silence, transfer, types};
 
 /// An idle peer connection is probed this often.
 const PEER_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ impl Replica {
             Ok((config, machine, recovered))
         };
         // Reading a large state takes seconds.
-        let (config, machine, recovered) = tokio::task::spawn_blocking(recover)
+        let (config, machine, recovered) = blocking::run(recover)
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         start(config, machine, recovered).await

@@ -24,6 +24,7 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::blocking;
 use crate::handle::Handle;
 use crate::node::{Attempt, Node};
 
@@ -151,6 +152,10 @@ impl Refusal {
 
 /// Bytes that may still be written into a folder.
 pub(crate) fn free(path: &Path) -> io::Result<u64> {
+    #[cfg(test)]
+    if let Some(bytes) = crate::sim::free_bytes() {
+        return Ok(bytes);
+    }
     let found = statvfs(path)?;
     // Types differ between platforms.
     #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
@@ -183,7 +188,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
         ticks.tick().await;
         let folders = folders.clone();
         // A network file system may let it hang.
-        let looked = tokio::task::spawn_blocking(move || least(&folders)).await;
+        let looked = blocking::run(move || least(&folders)).await;
         match looked.map_err(io::Error::other).flatten() {
             Ok((path, free_bytes)) => {
                 failed = false;

@@ -12,14 +12,15 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use tokio::sync::watch;
 
 use crate::ahead::ahead;
+use crate::blocking;
 use crate::image::Image;
 use crate::machine::{ErasedMachine, Row, Stamp};
 use crate::position::Position;
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, term_of};
+use crate::watch;
 
 type OpenraftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
@@ -222,7 +223,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Ok::<_, io::Error>((machine, restored.and_then(|()| rows.finish()), installed.position))
         };
         let (machine, restored, position) =
-            tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+            blocking::run(install).await.map_err(io::Error::other)??;
         self.check_supported(machine.as_ref())?;
         restored?;
         let (rows, hash) = (machine.image(), machine.hash());
@@ -254,7 +255,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let rows = self.rows.get_mut().ok().and_then(Option::take);
         let rows = rows.ok_or_else(|| io::Error::other("already built"))?;
         let (snapshots, position) = (self.snapshots.clone(), self.position.clone());
-        let written = tokio::task::spawn_blocking(move || snapshots.write(&position, rows))
+        let written = blocking::run(move || snapshots.write(&position, rows))
             .await
             .map_err(io::Error::other)??;
         Ok(Snapshot { meta: written.position.meta(), snapshot: written })

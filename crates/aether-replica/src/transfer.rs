@@ -23,17 +23,19 @@ use std::time::Duration;
 use aether_proto::raft as pb;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
+use crate::blocking;
 use crate::files::TMP_SUFFIX;
 use crate::node::Node;
 use crate::peers::Client;
 use crate::snapshot::{Checksum, SnapshotDir, SnapshotFile};
 use crate::space;
 use crate::types::Vote;
+use crate::watch;
 use crate::wire;
 
 /// Large enough that a message costs little beside its bytes, and small enough
@@ -203,10 +205,10 @@ fn disk(error: io::Error) -> Status {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = blocking::run(work).await;
     done.map_err(|panic| Status::internal(panic.to_string()))?
 }
 
@@ -262,7 +264,7 @@ impl Incoming {
     /// How many bytes of this snapshot are here. Whoever was sending one stops.
     pub async fn kept(self: &Arc<Self>, term: u64, name: Name) -> Result<u64, Status> {
         let turn = self.turn(term).await?;
-        blocking(move || {
+        off_the_runtime(move || {
             if turn.incoming.in_place(&name).is_some() {
                 return Ok(name.bytes);
             }
@@ -306,7 +308,7 @@ impl Incoming {
         }
         let unnamed = RemoveUnlessKept(announced.name.is_none().then(|| path.clone()));
         let (incoming, at) = (self.clone(), path.clone());
-        let mut file = blocking(move || incoming.open_at(&at, announced)).await?;
+        let mut file = off_the_runtime(move || incoming.open_at(&at, announced)).await?;
         let mut received = announced.offset;
         while received < announced.bytes || announced.name.is_none() {
             let chunk = tokio::select! {
@@ -333,7 +335,7 @@ impl Incoming {
                     Err(disk(error))
                 }
             };
-            file = blocking(write).await?;
+            file = off_the_runtime(write).await?;
         }
         if received != announced.bytes {
             let text = format!("the snapshot ended after {received} of {} bytes", announced.bytes);
@@ -395,7 +397,7 @@ impl Received {
     /// Holds it against its checksum and the announcement. What fails is gone.
     pub async fn verify(self) -> Result<(SnapshotFile, Turn), Status> {
         let Received { turn, path, announced, file } = self;
-        blocking(move || {
+        off_the_runtime(move || {
             let incoming = &turn.incoming;
             if let Some(found) = announced.name.and_then(|name| incoming.in_place(&name)) {
                 return Ok((found, turn));
@@ -453,7 +455,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
     while !node.is_closed() {
         ticks.tick().await;
         let incoming = node.incoming.clone();
-        let swept = tokio::task::spawn_blocking(move || incoming.expire(Instant::now())).await;
+        let swept = blocking::run(move || incoming.expire(Instant::now())).await;
         if let Err(error) = swept.map_err(io::Error::other).flatten() {
             tracing::warn!(node = node.identity.node, %error, "parts of snapshots can't be removed");
         }
@@ -560,7 +562,7 @@ impl Outgoing {
 /// Says whose file it is that is damaged.
 async fn complain(sent: SnapshotFile, status: &Status) {
     let path = sent.path.clone();
-    let whole = tokio::task::spawn_blocking(move || SnapshotFile::read(&sent.path).map(drop)).await;
+    let whole = blocking::run(move || SnapshotFile::read(&sent.path).map(drop)).await;
     let own = match whole {
         Ok(Ok(())) => "it is whole here".to_owned(),
         Ok(Err(error)) => format!("{error}; restart this node, so that it uses another"),
@@ -575,20 +577,29 @@ async fn complain(sent: SnapshotFile, status: &Status) {
 /// Reads a snapshot file ahead of the connection, off the runtime.
 fn chunks(start: pb::SnapshotStart, file: SnapshotFile) -> ReceiverStream<pb::SnapshotChunk> {
     let (tx, rx) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let mut offset = start.offset;
         let first = pb::SnapshotChunk { start: Some(start), data: Bytes::new() };
-        let mut sent = tx.blocking_send(first);
+        let mut sent = tx.send(first).await;
         while sent.is_ok() && offset < file.bytes {
             let part = (file.bytes - offset).min(CHUNK_BYTES as u64) as usize;
-            let mut data = vec![0u8; part];
-            if let Err(error) = file.read_at(offset, &mut data) {
-                // The receiver sees a short file and refuses it.
-                tracing::error!(snapshot = %file.path.display(), %error, "can't be read");
-                return;
+            let read = file.clone();
+            let read = blocking::run(move || {
+                let mut data = vec![0u8; part];
+                read.read_at(offset, &mut data).map(|()| data)
+            });
+            match read.await.map_err(io::Error::other).flatten() {
+                Ok(data) => {
+                    offset += part as u64;
+                    let chunk = pb::SnapshotChunk { start: None, data: data.into() };
+                    sent = tx.send(chunk).await;
+                }
+                Err(error) => {
+                    // The receiver sees a short file and refuses it.
+                    tracing::error!(snapshot = %file.path.display(), %error, "can't be read");
+                    return;
+                }
             }
-            offset += part as u64;
-            sent = tx.blocking_send(pb::SnapshotChunk { start: None, data: data.into() });
         }
     });
     ReceiverStream::new(rx)

@@ -36,6 +36,12 @@ pub(crate) struct Member {
     pub dir_id: String,
 }
 
+/// What openraft runs on. Tests may decide its random numbers.
+#[cfg(not(test))]
+type Runtime = openraft_rt_tokio::TokioRuntime;
+#[cfg(test)]
+type Runtime = crate::sim::Runtime;
+
 openraft::declare_raft_types!(
     /// Openraft's type parameters. Terms have one leader each (standard Raft).
     pub(crate) TypeConfig:
@@ -43,7 +49,7 @@ openraft::declare_raft_types!(
         R = Bytes,
         Node = Member,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;

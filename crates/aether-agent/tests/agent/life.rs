@@ -101,9 +101,8 @@ async fn a_port_rests(first: u16) -> bool {
     let slice = world.fixture(&[], "");
     let assign = |name, desired| slice.assign(name, desired, world.plane.address);
     let start = async |name| {
-        let started = |seen: &InstanceObservation| {
-            seen.observed == "READY" || seen.reason_code == "no_port"
-        };
+        let started =
+            |seen: &InstanceObservation| seen.observed == "READY" || seen.reason_code == "no_port";
         let seen = world.plane.instance(name, "READY, or without a port", started).await;
         (seen.observed == "READY").then_some(seen.endpoint)
     };

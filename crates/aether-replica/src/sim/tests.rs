@@ -1,0 +1,131 @@
+//! `AETHER_SIM_SEEDS` runs, from `AETHER_SIM_SEED` on; `cargo xtask faults sim` is
+//! the long run. Into the folder `AETHER_SIM_TRACE`, if it is set, each run writes
+//! all that happens in it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Bug;
+use super::run::{
+    Failure, Report, Settings, deaf_leader, faults, found_by_the_next_life, in_new_world,
+};
+
+/// Runs of the normal suite.
+const SEEDS: u64 = 24;
+/// Seeds that are run twice.
+const SAME: u64 = 6;
+/// Runs within which a planted bug has to be found.
+const SEEDS_OF_BUG_MAX: u64 = 40;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn report(seed: u64, failure: &Failure) -> String {
+    format!(
+        "{}\n\n{}\n\nseed {seed}: {}\nTo repeat it: cargo xtask faults sim --seed {seed} --seeds 1",
+        failure.what, failure.events, failure.what
+    )
+}
+
+#[test]
+fn whatever_goes_wrong_answers_and_states_fit_together() {
+    let first = setting("AETHER_SIM_SEED").unwrap_or(1);
+    let count = setting("AETHER_SIM_SEEDS").unwrap_or(SEEDS);
+    // The normal suite has other tests beside this one.
+    let threads = match count > SEEDS {
+        true => std::thread::available_parallelism().map_or(1, usize::from),
+        false => 1,
+    };
+    let next = AtomicU64::new(first);
+    let failed = Mutex::new(Vec::new());
+    let all = Mutex::new(Report::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                return;
+            }
+            match in_new_world(Settings { seed, bug: None }, faults) {
+                Ok(done) => all.lock().unwrap().add(&done),
+                Err(failure) => {
+                    println!("{}\n", report(seed, &failure));
+                    failed.lock().unwrap().push(seed);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
+    println!("seeds {first} to {}: {:?}", first + count - 1, all.lock().unwrap());
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "of {count} seeds these failed: {failed:?}; see above");
+}
+
+#[test]
+fn a_seed_always_does_the_same() {
+    for seed in 1..=SAME {
+        let run = || match in_new_world(Settings { seed, bug: None }, faults) {
+            Ok(done) => done,
+            Err(failure) => panic!("{}", report(seed, &failure)),
+        };
+        assert_eq!(run(), run(), "seed {seed}");
+    }
+}
+
+/// The first seed at which a planted bug is found, and what it looks like.
+fn found(bug: Bug) -> String {
+    for seed in 1..=SEEDS_OF_BUG_MAX {
+        if let Err(failure) = in_new_world(Settings { seed, bug: Some(bug) }, faults) {
+            println!("{bug:?} is found at seed {seed}: {}", failure.what);
+            return failure.what;
+        }
+    }
+    panic!("{bug:?} is not found within {SEEDS_OF_BUG_MAX} seeds");
+}
+
+#[test]
+fn reads_without_a_confirmed_leader_are_found() {
+    let what = found(Bug::UnconfirmedReads);
+    assert!(what.contains("linearizable") || what.contains("order of the log"), "{what}");
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_found() {
+    found(Bug::EarlyAcknowledgement);
+}
+
+#[test]
+fn a_log_that_is_not_synced_when_it_is_opened_is_found() {
+    for seed in 1..=3 {
+        let done = in_new_world(Settings { seed, bug: None }, found_by_the_next_life);
+        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
+    }
+    let bug = Some(Bug::FoundIsNotSynced);
+    let failure = in_new_world(Settings { seed: 1, bug }, found_by_the_next_life).unwrap_err();
+    assert!(failure.what.contains("applies another entry"), "{}", failure.what);
+}
+
+#[test]
+fn repetitions_that_are_done_again_are_found() {
+    let what = found(Bug::NoDeduplication);
+    assert!(what.contains("was done at"), "{what}");
+}
+
+#[test]
+fn a_not_done_that_is_not_sure_is_found() {
+    let what = found(Bug::UnknownIsNotDone);
+    assert!(what.contains("and not done"), "{what}");
+}
+
+#[test]
+fn a_leader_that_hears_nobody_makes_room_and_the_simulation_would_know() {
+    for seed in 1..=5 {
+        let done = in_new_world(Settings { seed, bug: None }, deaf_leader);
+        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
+    }
+    let bug = Some(Bug::NeverSilent);
+    assert!(in_new_world(Settings { seed: 1, bug }, deaf_leader).is_err());
+}
