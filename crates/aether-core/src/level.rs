@@ -96,7 +96,7 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::EndVoterChange { .. }
         // Whatever it raises to: that is for those who apply it to support.
         | Command::RaiseFeatureLevel { .. }
-        | Command::Tick => 1,
+        | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
     }
 }
