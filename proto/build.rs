@@ -1,6 +1,6 @@
-//! Compiles every .proto file with protox (no system protoc) and writes the
-//! file descriptor set of the public ones beside the generated code, for
-//! reflection.
+//! Compiles every .proto file with protox (no system protoc) and writes two file
+//! descriptor sets beside the generated code: of the public ones, for reflection,
+//! and of all, for the test of what is frozen.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = vec![PathBuf::from("raft.proto"), PathBuf::from("peer.proto")];
     files.extend(public);
     let descriptors = protox::compile(&files, [ROOT])?;
+    fs::write(out.join("all.bin"), descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
         .build_client(true)

@@ -4,6 +4,8 @@
 pub mod convert;
 pub mod errors;
 #[cfg(test)]
+mod frozen;
+#[cfg(test)]
 mod fuzz;
 pub mod json;
 

@@ -451,8 +451,9 @@ pub enum Command {
         /// The level, above the committed one.
         to: u32,
     },
-    /// Log time moves on past a deadline though nothing else happens.
-    Tick,
+    /// Log time moves on past a deadline though nothing else happens. With braces:
+    /// serde reads past unknown fields of a variant that has none.
+    Tick {},
 }
 
 /// What a command that was carried out answers.

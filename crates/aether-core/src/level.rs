@@ -22,6 +22,10 @@
 //!   must not read the command without it: what travels in commands only denies
 //!   unknown fields, and what records have too (options, reasons) gets a new
 //!   variant of the command instead. [`level_of`] looks at the field.
+//! - What a level brought is frozen with its release: entries of each command, the
+//!   rows that they make and the hashes, in `tests/frozen` (see `state/frozen.rs`,
+//!   whose tests fail for all of the above). Entries with what is new go into
+//!   `level-N.log` of the new level, with every field filled at least once.
 //! - The planner and the services propose what is above the committed level to
 //!   no avail: each asks for the level first, or takes the refusal.
 
@@ -96,7 +100,7 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::EndVoterChange { .. }
         // Whatever it raises to: that is for those who apply it to support.
         | Command::RaiseFeatureLevel { .. }
-        | Command::Tick => 1,
+        | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
     }
 }

@@ -261,6 +261,8 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
     }
 }
 
+#[cfg(test)]
+mod frozen;
 mod pages;
 mod stream;
 mod table;

@@ -41,6 +41,8 @@ mod files;
 mod formation;
 mod forward;
 #[cfg(test)]
+mod frozen;
+#[cfg(test)]
 mod fuzz;
 mod handle;
 mod image;

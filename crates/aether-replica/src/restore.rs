@@ -231,6 +231,8 @@ mod tests {
         };
         let id = of(&config, &backup.checksum());
         assert_eq!(id, of(&config, &backup.checksum()));
+        let frozen = "079a7719130428a2b74db8eb0a317cc2";
+        assert_eq!(of(&config, "b1"), frozen, "founders of two releases make the same of it");
         assert_ne!(id, of(&config, "another"));
         let mut longer = config.clone();
         longer.voters.push(Voter { name: "d".into(), peer_addr: "d:1".into() });

@@ -111,7 +111,7 @@ async fn pass(
         .map_or(LOOK_EVERY, |at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)));
     let unmarked_ms = now_ms.saturating_sub(state.meta.log_time_ms);
     let commands = match plan.commands.is_empty() {
-        true if plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS => vec![Command::Tick],
+        true if plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS => vec![Command::Tick {}],
         _ => plan.commands,
     };
     refused |= propose_all(control, term, commands).await;

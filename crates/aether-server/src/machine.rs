@@ -327,7 +327,7 @@ mod tests {
         let (mut held, _receiver) = StateMachine::new();
         held = held.supporting(1);
         let (mut machine, _receiver) = StateMachine::new();
-        let tick = entry("tick", Command::Tick);
+        let tick = entry("tick", Command::Tick {});
         let raise = entry("raise", Command::RaiseFeatureLevel { to: 2 });
         for machine in [&mut held, &mut machine] {
             machine.apply(stamp(1), &tick);

@@ -253,7 +253,7 @@ impl Tx<'_> {
             }
             Command::RemoveConfig { name, if_modified } => self.remove_config(name, *if_modified),
             Command::RaiseFeatureLevel { to } => self.raise_feature_level(*to),
-            Command::Tick => Ok(Answer::default()),
+            Command::Tick {} => Ok(Answer::default()),
         }
     }
 

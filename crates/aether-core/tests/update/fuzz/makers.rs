@@ -439,5 +439,5 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         }
     }),
     ("RaiseFeatureLevel", 1, |dice| Command::RaiseFeatureLevel { to: dice.level() }),
-    ("Tick", 1, |_| Command::Tick),
+    ("Tick", 1, |_| Command::Tick {}),
 ];
