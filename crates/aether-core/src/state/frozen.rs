@@ -3,8 +3,8 @@
 //! `tests/frozen` has two files for each level. `level-N.log` has one entry per
 //! line: its term, index, log time and wall clock, then the bytes of the request.
 //! It goes on where that of the level before ends. `level-N.rows` has for each of
-//! them a line with its index, the hash over all rows, and what became of it; then
-//! each row as it became (`+`) or that it is gone (`-`). `more.rows` has what a log
+//! them each row as it became (`+`) or that it is gone (`-`); then a line with the
+//! index of the entry, the hash over all rows, and what became of it. `more.rows` has what a log
 //! comes to only after thousands of entries.
 //!
 //! So a command of a released level is read, written and carried out as it was
@@ -103,7 +103,7 @@ fn transcript(state: &mut State, at: Position, request: &Request) -> String {
         // In which words is no matter of the state.
         Err(_) => "refused".to_owned(),
     };
-    let mut said = format!("{} {:032x} {became}\n", at.index, hash_of(&state.rows()));
+    let mut said = String::new();
     for RowDiff { key, after, .. } in changes {
         let row = match &after {
             Some(value) => format!("+ {key}\t{}", text(value)),
@@ -111,7 +111,8 @@ fn transcript(state: &mut State, at: Position, request: &Request) -> String {
         };
         writeln!(said, "{row}").expect("a text takes it");
     }
-    said
+    // After the rows: of what differs, they say more.
+    said + &format!("{} {:032x} {became}\n", at.index, hash_of(&state.rows()))
 }
 
 /// The states that the frozen logs lead to, one after the other, and what
@@ -180,22 +181,17 @@ fn rows_and_their_hash_are_read_and_written_as_they_were() {
     let mut rows = BTreeMap::new();
     for level in 1..=FEATURE_LEVEL_MAX {
         let name = format!("level-{level}.rows");
-        let mut entry: Option<(String, String)> = None;
         for line in file(&name).text().lines() {
             if let Some(line) = line.strip_prefix("+ ") {
                 rows.extend([row(line)]);
             } else if let Some(key) = line.strip_prefix("- ") {
                 assert!(rows.remove(key).is_some(), "{key} is there before it is not");
             } else {
-                if let Some((at, hash)) = &entry {
-                    same(&name, at, &rows, Some(hash));
-                }
-                let mut parts = line.split(' ').map(str::to_owned);
-                entry = parts.next().zip(parts.next());
+                let mut parts = line.split(' ');
+                let (at, hash) = parts.next().zip(parts.next()).expect("an index and a hash");
+                same(&name, at, &rows, Some(hash));
             }
         }
-        let (at, hash) = entry.expect("there are entries");
-        same(&name, &at, &rows, Some(&hash));
     }
     same("more.rows", "the end", &more_rows().into_iter().collect(), None);
 }
