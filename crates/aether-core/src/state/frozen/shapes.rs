@@ -92,7 +92,9 @@ impl<'a> Serializer for Look<'a> {
     );
 
     fn serialize_str(self, value: &str) -> Result<bool, Error> {
-        self.text.map(|text| value.clone_into(text));
+        if let Some(text) = self.text {
+            value.clone_into(text);
+        }
         Ok(true)
     }
 
