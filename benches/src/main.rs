@@ -34,7 +34,8 @@ struct Options {
     parts: Vec<String>,
 }
 
-const USAGE: &str = "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--minutes N]
+const USAGE: &str =
+    "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--minutes N]
 
 parts: writes reads watch failover (all without any); steady
   --rounds N    runs of each store and kind of call (3)
