@@ -19,7 +19,7 @@ use crate::{Config, Handle, Joined, Joining, Replica, Voter};
 
 use super::machine::{Kv, Shown};
 use super::net::{self, address};
-use super::{in_world, watch, world};
+use super::{clock, in_world, watch, world};
 
 /// Raft ids of nodes that come later: beyond those of founders, as the core does.
 const LATER: u64 = 1_000;
@@ -245,6 +245,7 @@ impl Cluster {
     pub fn step(&mut self) -> Result<(), String> {
         let (now_ms, wakers) = in_world(|world| {
             world.now_ms += 1;
+            clock::show(world.now_ms);
             (world.now_ms, world.arrivals())
         });
         wakers.into_iter().for_each(|waker| waker.wake());

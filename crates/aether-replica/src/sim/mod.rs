@@ -5,9 +5,9 @@
 //! own with one thread and paused time; [`cluster`] steps them by a millisecond
 //! each, all on one thread. What a seed has to decide stands in the place of the
 //! system's: the network ([`net`]), when a sync ends and what a power cut leaves
-//! ([`disk`]), clocks and free space, the random numbers of openraft ([`runtime`]),
-//! and who is woken first ([`watch`]). The state is the core's, with its request
-//! ids ([`machine`]).
+//! ([`disk`]), clocks ([`clock`]), free space, the random numbers of openraft
+//! ([`runtime`]), and who is woken first ([`watch`]). The state is the core's, with
+//! its request ids ([`machine`]).
 //!
 //! [`nemesis`] breaks things, [`clients`] and [`watchers`] use the cluster
 //! meanwhile, then all is healed, and [`check`] looks at what was answered, told
@@ -21,6 +21,7 @@
 
 mod check;
 mod clients;
+mod clock;
 mod cluster;
 mod disk;
 mod machine;

@@ -16,7 +16,7 @@ use super::clients::{Clients, encode, write};
 use super::cluster::Cluster;
 use super::nemesis::Nemesis;
 use super::watchers::Watcher;
-use super::{Bug, WORLD, World, in_world};
+use super::{Bug, WORLD, World, clock, in_world};
 
 /// A cluster that nothing is wrong with leads and answers within this time.
 pub(super) const REST_MS_MAX: u64 = 10_000;
@@ -83,6 +83,7 @@ pub(super) fn in_new_world<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let running = std::thread::spawn(move || {
         WORLD.set(Some(World::new(settings.seed, settings.bug)));
+        clock::show(0);
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| scene(settings))).unwrap_or_else(
             |panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -90,6 +91,7 @@ pub(super) fn in_new_world<T: Send + 'static>(
                 Err(format!("a panic: {}", text.unwrap_or("without a text")))
             },
         );
+        clock::end();
         let world = WORLD.take().expect("it was set above");
         done.map_err(|what| Failure { what, events: world.trace.tail() })
     });
