@@ -101,9 +101,15 @@ struct Given {
 }
 
 fn long(run: &Run, given: &Given) -> Result<()> {
+    // End-to-end tests spawn the binary, which is another package's.
+    let scope: &[&str] = match run.package {
+        "aether-tests" => &["--workspace"],
+        package => &["--package", package],
+    };
     let mut command = Command::new("cargo");
     command
-        .args(["nextest", "run", "--workspace", "--profile", "faults"])
+        .args(["nextest", "run", "--profile", "faults"])
+        .args(scope)
         .args(["--success-output", "immediate"])
         .args(["--filterset", &format!("package({}) and test(/^{}/)", run.package, run.test)])
         .current_dir(root());
