@@ -65,6 +65,12 @@ impl Meta {
         encode(self)
     }
 
+    /// How its row came to be what it is from what it was with `before`.
+    pub fn change_from(&self, before: &Self) -> RowDiff {
+        let (before, after) = (Some(before.encoded()), Some(self.encoded()));
+        RowDiff { key: Self::KEY.to_owned(), before, after }
+    }
+
     /// Whether nothing but the position in the log and its times differs.
     pub fn differs_in_position_only(&self, other: &Self) -> bool {
         let Self { index, log_time_ms, wall_ms, .. } = *other;
@@ -172,6 +178,14 @@ pub struct RowDiff {
     pub before: Option<Vec<u8>>,
     /// Its value after.
     pub after: Option<Vec<u8>>,
+}
+
+impl RowDiff {
+    /// The hash over all rows after this change, from the one before it.
+    pub fn rehashed(&self, hash: u128) -> u128 {
+        let of = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |v| row_hash(&self.key, v));
+        hash.wrapping_sub(of(&self.before)).wrapping_add(of(&self.after))
+    }
 }
 
 fn base_path(base: &ArtifactBase) -> String {
@@ -644,4 +658,9 @@ pub fn row_hash(key: &str, value: &[u8]) -> u128 {
     let mut low = [0u8; 16];
     low.copy_from_slice(&digest[..16]);
     u128::from_le_bytes(low)
+}
+
+/// Hash over rows: the sum of theirs.
+pub fn rows_hash(rows: &[(String, Vec<u8>)]) -> u128 {
+    rows.iter().fold(0, |sum, (key, value)| sum.wrapping_add(row_hash(key, value)))
 }

@@ -19,10 +19,6 @@
 //! should be a member, and any clock inside what the machine sees other than
 //! the log time of [`Stamp`].
 
-// By this name parts of other crates know this one in its simulation.
-#[cfg(test)]
-extern crate self as aether_replica;
-
 #[cfg(test)]
 use sim::watch;
 #[cfg(not(test))]
@@ -31,6 +27,7 @@ use tokio::sync::watch;
 mod ahead;
 mod backup;
 mod blocking;
+mod changes;
 mod clock;
 mod codec;
 mod config;
@@ -74,6 +71,7 @@ mod types;
 mod wire;
 
 pub use backup::{BackedUpMember, Backup, StateCopy};
+pub use changes::{Changes, EntryChanges, Gone};
 pub use config::{Config, DISK_FREE_MIN_BYTES, Joined, Voter};
 pub use data_dir::Joining;
 pub use error::{ChangeError, OpenError, ProposeError, ReadError, TransferError};

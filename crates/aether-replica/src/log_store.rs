@@ -30,6 +30,7 @@ use raft_log::{Callback, RaftLog, RaftWalTypes, Types};
 use tokio::sync::oneshot;
 
 use crate::codec::{WalLogId, WalNote, WalPayload, WalVote};
+use crate::files::sync_dir;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Size of one file of the log. Purging frees whole files, so this is also the
@@ -451,22 +452,25 @@ fn sync_found(dir: &Path) -> Result<(), DamagedLog> {
     if crate::sim::planted(crate::sim::Bug::FoundIsNotSynced) {
         return Ok(());
     }
-    for path in files_of(dir) {
+    let cannot = |path: &Path, error| DamagedLog { file: path.display().to_string(), error };
+    for path in files_of(dir).map_err(|error| cannot(dir, error))? {
         let synced = fs::File::open(&path).and_then(|file| file.sync_data());
-        synced.map_err(|error| DamagedLog { file: path.display().to_string(), error })?;
+        synced.map_err(|error| cannot(&path, error))?;
     }
+    // A new file may not have its name yet.
+    sync_dir(dir).map_err(|error| cannot(dir, error))?;
     #[cfg(test)]
     crate::sim::log_synced();
     Ok(())
 }
 
 /// The files of the log in their order: names are numbers of equal length.
-fn files_of(dir: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(dir).into_iter().flatten();
-    let files = files.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "wal")).collect();
+fn files_of(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let files: io::Result<Vec<_>> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect();
+    let mut files = files?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
     files.sort();
-    files
+    Ok(files)
 }
 
 /// What is wrong if the log does not begin right after what was purged: its
@@ -487,7 +491,7 @@ fn missing_at_the_start(wal: &RaftLog<WalTypes>) -> Option<String> {
 /// The first file of the log without a single record, if others follow: each
 /// begins with one.
 fn empty_file_before_the_last(dir: &Path) -> Option<String> {
-    let mut files = files_of(dir);
+    let mut files = files_of(dir).ok()?;
     files.pop();
     let is_empty = |file: &&PathBuf| fs::metadata(file).is_ok_and(|meta| meta.len() == 0);
     files.iter().find(is_empty).map(|file| file.display().to_string())

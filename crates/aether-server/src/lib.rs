@@ -13,7 +13,6 @@
 //! Deliberately absent: listeners and configuration (the binary has them), and
 //! decisions (`aether_core::planner` has them).
 
-mod changes;
 mod control;
 mod coordinator;
 mod deadline;
@@ -51,11 +50,10 @@ use aether_proto::v1::slices_server::SlicesServer;
 use aether_proto::v1::updates_server::UpdatesServer;
 use aether_proto::v1::voters_server::VotersServer;
 use aether_proto::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
-use aether_replica::Handle;
+use aether_replica::{Changes, Handle};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
-pub use changes::Changes;
 pub use deadline::parse as parse_timeout;
 pub use machine::{Published, StateMachine, States};
 pub use services::artifacts::ArtifactsService;

@@ -6,12 +6,11 @@ use std::time::Instant;
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Refusal, Request};
 use aether_core::level::{self, FEATURE_LEVEL_MAX, RowsError, Unsupported};
-use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, RowStream, State};
-use aether_replica::{Machine, RowChange, Stamp};
+use aether_core::state::{CONFIG_PREFIX, Meta, RowDiff, RowStream, State, rows_hash};
+use aether_replica::{Changes, EntryChanges, Machine, RowChange, Stamp};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::changes::{Changes, EntryChanges};
 use crate::restore;
 
 /// A state as watchers see it: whole batches of entries, never half of one.
@@ -85,7 +84,7 @@ impl StateMachine {
         let states = States { newest, coordinated: receiver };
         let state = State::default();
         let machine = Self {
-            hash: restore::hash_of(state.rows()),
+            hash: rows_hash(&state.rows()),
             hashed_meta: state.meta.clone(),
             state,
             unpublished: Vec::new(),
@@ -120,13 +119,9 @@ impl StateMachine {
     /// Notes what the last entry changed.
     fn note_changes(&mut self, before: &Meta) {
         let mut rows = Vec::new();
-        for RowDiff { key, before, after } in self.state.take_changes() {
-            if let Some(value) = before {
-                self.hash = self.hash.wrapping_sub(state::row_hash(&key, &value));
-            }
-            if let Some(value) = &after {
-                self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
-            }
+        for change in self.state.take_changes() {
+            self.hash = change.rehashed(self.hash);
+            let RowDiff { key, after, .. } = change;
             self.is_coordinated |= !key.starts_with(CONFIG_PREFIX);
             let change = RowChange { key: key.into(), value: after.map(Bytes::from) };
             self.changes.push(change.clone());
@@ -148,9 +143,8 @@ impl StateMachine {
         if self.hashed_meta == self.state.meta {
             return;
         }
-        let (before, after) = (self.hashed_meta.encoded(), self.state.meta.encoded());
-        self.hash = self.hash.wrapping_sub(state::row_hash(Meta::KEY, &before));
-        self.hash = self.hash.wrapping_add(state::row_hash(Meta::KEY, &after));
+        let change = self.state.meta.change_from(&self.hashed_meta);
+        self.hash = change.rehashed(self.hash);
         self.changes.push(meta_row(&self.state.meta));
         self.hashed_meta = self.state.meta.clone();
     }
@@ -281,7 +275,7 @@ mod tests {
         }
         assert!(decode_outcome(&machine.apply(stamp(21), b"no")).is_err());
         machine.publish();
-        assert_eq!(machine.hash(), restore::hash_of(machine.state.rows()));
+        assert_eq!(machine.hash(), rows_hash(&machine.state.rows()));
         assert_eq!(states.newest.borrow().state.meta.index, 21);
         let rows: Vec<_> = machine.image().collect();
         assert_eq!(rows, machine.state.rows());

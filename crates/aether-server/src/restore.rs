@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use aether_core::records::ConfigRecord;
-use aether_core::state::{RowError, State, row_hash, value_hash};
+use aether_core::state::{RowError, State, rows_hash, value_hash};
 
 /// Values that are handed over at once.
 const BATCH: usize = 512;
@@ -45,17 +45,11 @@ pub fn from_rows(
         let (values, count) = hashing.join().expect("hashing does not panic");
         // A row that came twice was hashed twice.
         let hash = match count == state.config.len() {
-            true => values.wrapping_add(hash_of(state.rows_but_values())),
-            false => hash_of(state.rows()),
+            true => values.wrapping_add(rows_hash(&state.rows_but_values())),
+            false => rows_hash(&state.rows()),
         };
         Ok((state, hash))
     })
-}
-
-/// Hash over rows.
-pub fn hash_of(rows: Vec<(String, Vec<u8>)>) -> u128 {
-    let hashes = rows.iter().map(|(key, value)| row_hash(key, value));
-    hashes.fold(0, u128::wrapping_add)
 }
 
 #[cfg(test)]
@@ -83,7 +77,7 @@ mod tests {
         let mut rows: Vec<_> = (0..3_000).map(|k| row(&format!("k{k:04}"), "x\n\u{1}")).collect();
         let (state, hash) = restored(rows.clone());
         assert_eq!(state.config.len(), 3_000);
-        assert_eq!(hash, hash_of(state.rows()));
+        assert_eq!(hash, rows_hash(&state.rows()));
 
         // In another order, one of them twice, one spelled in another way.
         rows.reverse();
@@ -91,7 +85,7 @@ mod tests {
         rows[5].1.splice(1..1, *b" ");
         let (state, hash) = restored(rows);
         assert_eq!(&*state.config["k0007"].value, "later");
-        assert_eq!(hash, hash_of(state.rows()));
+        assert_eq!(hash, rows_hash(&state.rows()));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! line: its term, index, log time and wall clock, then the bytes of the request.
 //! It goes on where that of the level before ends. `level-N.rows` has for each of
 //! them each row as it became (`+`) or that it is gone (`-`); then a line with the
-//! index of the entry, the hash over all rows, and what became of it. `more.rows` has what a log
-//! comes to only after thousands of entries.
+//! index of the entry, the hash over all rows, and what became of it. `more.rows`
+//! has what a log comes to only after thousands of entries.
 //!
 //! So a command of a released level is read, written and carried out as it was
 //! by the release that brought it, or a test here fails.
@@ -83,10 +83,6 @@ fn all_logs() -> impl Iterator<Item = (u32, Position, Request)> {
     (1..=FEATURE_LEVEL_MAX).flat_map(of)
 }
 
-fn hash_of(rows: &[(String, Vec<u8>)]) -> u128 {
-    rows.iter().fold(0, |sum, (key, value)| sum.wrapping_add(row_hash(key, value)))
-}
-
 fn text(value: &[u8]) -> &str {
     std::str::from_utf8(value).expect("JSON is text")
 }
@@ -112,7 +108,7 @@ fn transcript(state: &mut State, at: Position, request: &Request) -> String {
         writeln!(said, "{row}").expect("a text takes it");
     }
     // After the rows: of what differs, they say more.
-    said + &format!("{} {:032x} {became}\n", at.index, hash_of(&state.rows()))
+    said + &format!("{} {:032x} {became}\n", at.index, rows_hash(&state.rows()))
 }
 
 /// The states that the frozen logs lead to, one after the other, and what
@@ -174,7 +170,7 @@ fn rows_and_their_hash_are_read_and_written_as_they_were() {
             file(name).broken(&format!("at {at} has\n  {was}\nwhich is now written as\n  {is}"));
         }
         assert_eq!(now.len(), rows.len(), "{name} at {at}");
-        if hash.is_some_and(|hash| format!("{:032x}", hash_of(&now)) != hash) {
+        if hash.is_some_and(|hash| format!("{:032x}", rows_hash(&now)) != hash) {
             file(name).broken(&format!("at {at} has another hash over the same rows"));
         }
     };

@@ -7,17 +7,13 @@ use std::sync::{Arc, Mutex};
 use aether_core::apply::Position;
 use aether_core::command::{Outcome, Request};
 use aether_core::ids::ConfigName;
-use aether_core::state::{self, CONFIG_PREFIX, Meta, RowDiff, RowStream, State};
+use aether_core::state::{CONFIG_PREFIX, Meta, RowDiff, RowStream, State, rows_hash};
 use bytes::Bytes;
 
+use crate::changes::{Changes, EntryChanges};
 use crate::machine::{Machine, Row, RowChange, Stamp};
 
 use super::{Bug, in_world, planted};
-use changes::{Changes, EntryChanges};
-
-// The server's own, which stands on nothing but this crate.
-#[path = "../../../aether-server/src/changes.rs"]
-pub(super) mod changes;
 
 /// What readers on a node see.
 #[derive(Default)]
@@ -60,17 +56,12 @@ fn position(at: Stamp) -> Position {
     Position { term: at.term, index: at.index, log_time_ms: at.log_time_ms, wall_ms: at.wall_ms }
 }
 
-fn hash_of(state: &State) -> u128 {
-    let rows = state.rows();
-    rows.iter().map(|(key, value)| state::row_hash(key, value)).fold(0, u128::wrapping_add)
-}
-
 impl Kv {
     pub fn new(node: usize, shown: Arc<Shown>) -> Self {
         let state = State::default();
         Kv {
             node,
-            hash: hash_of(&state),
+            hash: rows_hash(&state.rows()),
             hashed_meta: state.meta.clone(),
             state,
             unpublished: Vec::new(),
@@ -82,13 +73,9 @@ impl Kv {
     /// Whether the last entry changed a value.
     fn note_changes(&mut self) -> bool {
         let mut rows = Vec::new();
-        for RowDiff { key, before, after } in self.state.take_changes() {
-            if let Some(value) = before {
-                self.hash = self.hash.wrapping_sub(state::row_hash(&key, &value));
-            }
-            if let Some(value) = &after {
-                self.hash = self.hash.wrapping_add(state::row_hash(&key, value));
-            }
+        for change in self.state.take_changes() {
+            self.hash = change.rehashed(self.hash);
+            let RowDiff { key, after, .. } = change;
             let change = RowChange { key: key.into(), value: after.map(Bytes::from) };
             self.changes.push(change.clone());
             rows.push(change);
@@ -102,9 +89,7 @@ impl Kv {
     }
 
     fn hash_meta(&mut self) {
-        let (before, after) = (self.hashed_meta.encoded(), self.state.meta.encoded());
-        self.hash = self.hash.wrapping_sub(state::row_hash(Meta::KEY, &before));
-        self.hash = self.hash.wrapping_add(state::row_hash(Meta::KEY, &after));
+        self.hash = self.state.meta.change_from(&self.hashed_meta).rehashed(self.hash);
         self.hashed_meta = self.state.meta.clone();
     }
 }
@@ -143,7 +128,7 @@ impl Machine for Kv {
 
     fn restore(&mut self, at: Stamp, rows: &mut dyn Iterator<Item = Row>) -> Result<(), String> {
         self.state = State::from_rows(rows).map_err(|e| e.to_string())?;
-        (self.hash, self.hashed_meta) = (hash_of(&self.state), self.state.meta.clone());
+        (self.hash, self.hashed_meta) = (rows_hash(&self.state.rows()), self.state.meta.clone());
         if at.index > self.state.meta.index {
             self.state.skip(position(at));
             self.hash_meta();

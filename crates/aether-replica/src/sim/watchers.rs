@@ -6,9 +6,10 @@ use aether_tests::linearizability::watch::{Change, Watched};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::changes::Gone;
+
 use super::clients::{key_of, value_of};
 use super::cluster::Cluster;
-use super::machine::changes::Gone;
 
 pub(super) struct Watcher {
     pub watched: Watched,

@@ -8,6 +8,7 @@ use aether_core::planner;
 use aether_core::records::NodeSchedule;
 use aether_proto::v1;
 use aether_proto::v1::cluster_server::Cluster;
+use aether_replica::Changes;
 use tonic::{Request, Response, Status};
 
 use super::Streamed;
@@ -17,7 +18,6 @@ use super::kv::Kv;
 use super::snapshots::Snapshots;
 use super::standing::Standing;
 use super::voters::VotersService;
-use crate::changes::Changes;
 use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::page::Page;

@@ -6,13 +6,13 @@ use aether_core::command::Command;
 use aether_core::ids::ConfigName;
 use aether_core::state::{CONFIG_PREFIX, State};
 use aether_proto::v1;
+use aether_replica::{Changes, Gone};
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use super::Streamed;
 use super::following::{self, End, Places, Pulse, deliver, ended};
 use super::streams::{self, Down};
-use crate::changes::{Changes, Gone};
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::status;

@@ -2,10 +2,10 @@
 
 use aether_core::audit::AuditPosition;
 use aether_core::ids::NodeName;
+use aether_replica::Changes;
 use tonic::Status;
 
 use super::*;
-use crate::changes::Changes;
 use crate::services::Streamed;
 use crate::services::following::{Places, Pulse};
 use crate::services::kv::Kv;

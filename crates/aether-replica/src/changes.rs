@@ -1,13 +1,14 @@
 //! The latest changes of the replicated state, row by row, for those who watch
-//! rows. The state machine adds to them entry by entry, so every node tells the
+//! rows. A machine adds to them entry by entry, so every node tells the
 //! same changes, in the same order and with the same indices.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use aether_replica::RowChange;
 use bytes::Bytes;
 use tokio::sync::watch;
+
+use crate::machine::RowChange;
 
 /// Bytes of changes that are kept: some 16,000 rows of the usual size, which is
 /// several updates of a large cluster. A reader that goes on after a broken
