@@ -102,7 +102,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 struct Held {
     pick: Pick,
-    sender: Sender,
+    /// None if the connection has ended already.
+    sender: Option<Sender>,
     /// How long the connection may be kept afterwards.
     keep_for: Duration,
 }
@@ -116,7 +117,12 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(incoming: Incoming, pick: Pick, sender: Sender, keep_for: Duration) -> Self {
+    pub(crate) fn new(
+        incoming: Incoming,
+        pick: Pick,
+        sender: Option<Sender>,
+        keep_for: Duration,
+    ) -> Self {
         let mut body = Self { incoming, held: Some(Held { pick, sender, keep_for }) };
         body.release_at_end();
         body
@@ -130,7 +136,7 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
-        if let Some(Held { pick, sender, keep_for }) = self.held.take() {
+        if let Some(Held { pick, sender: Some(sender), keep_for }) = self.held.take() {
             give_back(pick.endpoint(), sender, keep_for);
         }
     }

@@ -260,7 +260,7 @@ fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBod
 fn finish(
     mut pick: Pick,
     mut response: Response<Incoming>,
-    sender: Sender,
+    sender: Option<Sender>,
     options: CallOptions,
     idle_timeout: Duration,
 ) -> Response<ResponseBody> {
@@ -279,12 +279,12 @@ async fn attempt(
     mut request: Request<RequestBody>,
     replay: Replay,
     connect_timeout: Duration,
-) -> Result<(Response<Incoming>, Sender), Failure> {
+) -> Result<(Response<Incoming>, Option<Sender>), Failure> {
     for _ in 0..POOLED_TRIES_MAX {
-        let Some(mut sender) = endpoint.pool.take() else { break };
+        let Some(sender) = endpoint.pool.take() else { break };
         let spare = (replay != Replay::Never).then(|| copy(&request));
-        let mut error = match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, sender)),
+        let mut error = match sender.send(request).await {
+            Ok(answered) => return Ok(answered),
             Err(error) => error,
         };
         match (error.take_message(), spare) {
@@ -300,7 +300,7 @@ async fn attempt(
             }
         }
     }
-    let mut sender = match connect(endpoint.address, connect_timeout).await {
+    let sender = match connect(endpoint.address, connect_timeout).await {
         Ok(sender) => sender,
         Err(error) => {
             return Err(Failure::Unsent { request, refused: true, error: error.into() });
@@ -308,15 +308,12 @@ async fn attempt(
     };
     endpoint.forgive();
     let spare = (replay == Replay::Always).then(|| copy(&request));
-    match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, sender)),
-        Err(mut error) => Err(match error.take_message() {
-            Some(request) => {
-                Failure::Unsent { request, refused: false, error: error.into_error().into() }
-            }
-            None => lost(error.into_error(), spare),
-        }),
-    }
+    sender.send(request).await.map_err(|mut error| match error.take_message() {
+        Some(request) => {
+            Failure::Unsent { request, refused: false, error: error.into_error().into() }
+        }
+        None => lost(error.into_error(), spare),
+    })
 }
 
 /// What a request came to that was at least partly sent.

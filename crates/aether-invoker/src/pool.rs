@@ -5,20 +5,92 @@
 //! when they are idle. A pool of our own because `try_send_request` gives an
 //! unsent request back, body and all, so that it can go to another instance.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use crate::body::RequestBody;
 
 /// Sends requests on one connection.
-pub(crate) type Sender = SendRequest<RequestBody>;
+#[derive(Debug)]
+pub(crate) struct Sender {
+    requests: SendRequest<RequestBody>,
+    /// Resolves when the task that drives the connection has let go of it.
+    ended: oneshot::Receiver<Infallible>,
+}
+
+impl Sender {
+    /// Opens the HTTP side of a connection. It is driven by a task of its own
+    /// and ends with its sender.
+    async fn open<T>(stream: T) -> hyper::Result<Self>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (driven, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            // A call in flight learns of the error itself; an idle connection
+            // that the instance closes is nothing unusual.
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "connection ended");
+            }
+            drop(driven);
+        });
+        Ok(Self { requests, ended })
+    }
+
+    /// Sends a request and waits for the head of the response. The sender
+    /// comes back with it, unless the connection has ended.
+    ///
+    /// hyper alone may never answer here: a request that is handed over just
+    /// while the connection ends can stay in the channel between the two,
+    /// unsent, for as long as this side of the channel lives
+    /// (<https://github.com/hyperium/hyper/issues/4122>). So this side does not
+    /// outlive the connection; then the request comes back as unsent.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Option<Self>), TrySendError<Request<RequestBody>>> {
+        let mut answer = pin!(self.requests.try_send_request(request));
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => return answer.map(|response| (response, Some(self))),
+            _ = &mut self.ended => {}
+        }
+        drop(self.requests);
+        answer.await.map(|response| (response, None))
+    }
+
+    /// Whether the next request may be sent now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.requests.is_ready()
+    }
+
+    /// Whether the connection has ended, or is about to.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// Waits until the next request may be sent.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
+        self.requests.ready().await
+    }
+}
 
 /// Why no connection could be opened. No request has been sent.
 #[derive(Debug, Error)]
@@ -121,8 +193,7 @@ pub(crate) fn keep_for(headers: &HeaderMap, idle_timeout: Duration) -> Duration 
     announced.map_or(idle_timeout, |seconds| safe(seconds).min(idle_timeout))
 }
 
-/// Opens a connection. It is driven by a task of its own and ends with its
-/// sender.
+/// Opens a connection.
 pub(crate) async fn connect(
     address: SocketAddr,
     timeout: Duration,
@@ -133,21 +204,18 @@ pub(crate) async fn connect(
         .map_err(|source| ConnectError::Tcp { address, source })?;
     // A failure only costs latency.
     let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| ConnectError::Http { address, source })?;
-    tokio::spawn(async move {
-        // A call in flight learns of the error itself; an idle connection that
-        // the instance closes is nothing unusual.
-        if let Err(error) = connection.await {
-            tracing::trace!(%address, %error, "connection ended");
-        }
-    });
-    Ok(sender)
+    Sender::open(stream).await.map_err(|source| ConnectError::Http { address, source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
     use super::*;
 
     #[test]
@@ -163,5 +231,81 @@ mod tests {
         assert_eq!(keep("timeout=600"), 30_000);
         assert_eq!(keep("max=5"), 30_000);
         assert_eq!(keep_for(&HeaderMap::new(), Duration::from_secs(30)).as_secs(), 30);
+    }
+
+    /// A connection that the other side has closed, which this side notices
+    /// when it is told to.
+    #[derive(Clone, Default)]
+    struct Closed {
+        reading: Arc<AtomicBool>,
+        notice: Arc<AtomicBool>,
+    }
+
+    fn spin_until(flag: &AtomicBool) {
+        while !flag.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A nanosecond for each step, or less.
+    fn spend(steps: u32) {
+        (0..steps).for_each(|step| _ = std::hint::black_box(step));
+    }
+
+    impl AsyncRead for Closed {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            self.reading.store(true, Ordering::Release);
+            spin_until(&self.notice);
+            spend(1_000);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Closed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A request that is handed over while its connection ends is answered,
+    /// wherever it was caught.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_on_a_connection_that_just_ends_is_not_forgotten() {
+        const STEP: u32 = 4;
+        let (mut delay, mut early, mut late) = (0_u32, 0, 0);
+        for _ in 0..100_000 {
+            let closed = Closed::default();
+            let sender = Sender::open(closed.clone()).await.unwrap();
+            let request = Request::get("/").body(RequestBody::empty()).unwrap();
+            spin_until(&closed.reading);
+            closed.notice.store(true, Ordering::Release);
+            spend(delay);
+            let answer = tokio::time::timeout(Duration::from_secs(30), sender.send(request));
+            let mut error = answer.await.expect("an answer").expect_err("nobody serves");
+            assert!(error.take_message().is_some());
+            // Comes closer and closer to the instant at which hyper refuses it.
+            if format!("{:?}", error.error()).contains("not ready") {
+                (delay, late) = (delay.saturating_sub(STEP), late + 1);
+            } else {
+                (delay, early) = (delay + STEP, early + 1);
+            }
+        }
+        assert!(early > 0 && late > 0, "{early} were early enough, {late} too late");
     }
 }
