@@ -67,8 +67,7 @@ impl Meta {
 
     /// How its row came to be what it is from what it was with `before`.
     pub fn change_from(&self, before: &Self) -> RowDiff {
-        let (before, after) = (Some(before.encoded()), Some(self.encoded()));
-        RowDiff { key: Self::KEY.to_owned(), before, after }
+        RowDiff::new(Self::KEY.to_owned(), Some(before), Some(self), &mut Vec::new())
     }
 
     /// Whether nothing but the position in the log and its times differs.
@@ -174,17 +173,34 @@ pub struct RowError {
 pub struct RowDiff {
     /// Its key.
     pub key: String,
-    /// Its value before.
-    pub before: Option<Vec<u8>>,
-    /// Its value after.
+    /// Its value, if it is still there.
     pub after: Option<Vec<u8>>,
+    /// What it adds to the hash over all rows, wrapping.
+    hash_change: u128,
 }
 
 impl RowDiff {
+    /// Between a record before and after. `buffer` is for reuse.
+    fn new<T: Serialize>(
+        key: String,
+        before: Option<&T>,
+        after: Option<&T>,
+        buffer: &mut Vec<u8>,
+    ) -> Self {
+        let mut hash_of = |record: &T| {
+            buffer.clear();
+            encode_into(record, buffer);
+            row_hash(&key, buffer)
+        };
+        let hash_before = before.map_or(0, &mut hash_of);
+        let hash_after = after.map_or(0, hash_of);
+        let after = after.map(|_| buffer.clone());
+        Self { key, after, hash_change: hash_after.wrapping_sub(hash_before) }
+    }
+
     /// The hash over all rows after this change, from the one before it.
     pub fn rehashed(&self, hash: u128) -> u128 {
-        let of = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |v| row_hash(&self.key, v));
-        hash.wrapping_sub(of(&self.before)).wrapping_add(of(&self.after))
+        hash.wrapping_add(self.hash_change)
     }
 }
 
@@ -239,7 +255,13 @@ macro_rules! small_tables {
 }
 
 fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    serde_json::to_vec(record).expect("records have text keys only")
+    let mut value = Vec::new();
+    encode_into(record, &mut value);
+    value
+}
+
+fn encode_into<T: Serialize>(record: &T, buffer: &mut Vec<u8>) {
+    serde_json::to_writer(buffer, record).expect("records have text keys only");
 }
 
 /// What a row holds, which knows its key.
@@ -304,12 +326,13 @@ impl State {
     /// entry, as each entry forgets what was not asked for.
     pub fn take_changes(&mut self) -> Vec<RowDiff> {
         let mut rows = Vec::new();
+        // Longer than most rows, and made once for all.
+        let mut buffer = Vec::with_capacity(1_024);
         macro_rules! each {
             ($field:ident, $key:expr) => {
                 rows.extend(self.$field.take_changes().filter_map(|(before, after)| {
                     let key = ($key)(after.as_deref().or(before.as_deref())?);
-                    let encoded = |r: Option<Arc<_>>| r.map(|r| encode(&*r));
-                    Some(RowDiff { key, before: encoded(before), after: encoded(after) })
+                    Some(RowDiff::new(key, before.as_deref(), after.as_deref(), &mut buffer))
                 }));
             };
         }
@@ -348,22 +371,19 @@ impl State {
     /// came from `before`.
     pub fn diff(before: &Self, after: &Self) -> Vec<RowDiff> {
         let mut rows = Vec::new();
+        let mut buffer = Vec::new();
         macro_rules! each {
             ($field:ident, $key:expr) => {
                 // Most entries change one table or two.
                 if !before.$field.ptr_eq(&after.$field) {
-                    rows.extend(before.$field.diff(&after.$field).map(|item| match item {
-                        DiffItem::Add(_, r) => {
-                            RowDiff { key: ($key)(r), before: None, after: Some(encode(&**r)) }
-                        }
-                        DiffItem::Remove(_, r) => {
-                            RowDiff { key: ($key)(r), before: Some(encode(&**r)), after: None }
-                        }
-                        DiffItem::Update { old: (_, old), new: (_, new) } => RowDiff {
-                            key: ($key)(new),
-                            before: Some(encode(&**old)),
-                            after: Some(encode(&**new)),
-                        },
+                    rows.extend(before.$field.diff(&after.$field).map(|item| {
+                        let (before, after) = match item {
+                            DiffItem::Add(_, new) => (None, Some(&**new)),
+                            DiffItem::Remove(_, old) => (Some(&**old), None),
+                            DiffItem::Update { old, new } => (Some(&**old.1), Some(&**new.1)),
+                        };
+                        let key = after.or(before).map($key).expect("one of them is there");
+                        RowDiff::new(key, before, after, &mut buffer)
                     }));
                 }
             };

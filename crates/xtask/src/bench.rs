@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: measurements beside others, in the release profile.
+//! `cargo xtask bench`: measurements beside others, of what is deployed: the
+//! profile `dist`.
 
 use anyhow::{Result, bail};
 
@@ -19,8 +20,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("etcd is not installed; Debian's package is etcd-server");
     }
     let packages = ["--package", "aether", "--package", "aether-benches"];
-    crate::run("cargo", &[&["build", "--release"], &packages[..]].concat())?;
-    let program = root().join("target/release").join(first);
+    crate::run("cargo", &[&["build", "--profile", "dist"], &packages[..]].concat())?;
+    let program = root().join("target/dist").join(first);
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     crate::run(program.to_str().unwrap_or(first), &rest)
 }

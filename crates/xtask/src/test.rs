@@ -39,10 +39,11 @@ pub fn soak() -> Result<()> {
     crate::run(binary, &["demo", "--requests", "200000"])
 }
 
-/// Figures of the main job on this machine, in the release profile.
+/// Figures of the main job on this machine, of what is deployed.
 pub fn figures() -> Result<()> {
-    run_cargo(&["build", "--release", "--package", "aether", "--package", "aether-tests"])?;
-    let programs = root().join("target/release");
+    let packages = ["--package", "aether", "--package", "aether-tests"];
+    run_cargo(&[&["build", "--profile", "dist"], &packages[..]].concat())?;
+    let programs = root().join("target/dist");
     crate::run(programs.join("figures").to_str().unwrap_or("figures"), &[])
 }
 

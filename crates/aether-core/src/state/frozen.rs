@@ -91,8 +91,7 @@ fn text(value: &[u8]) -> &str {
 fn transcript(state: &mut State, at: Position, request: &Request) -> String {
     let outcome = state.apply(at, request);
     let mut changes = state.take_changes();
-    let meta = Some(state.meta.encoded());
-    changes.push(RowDiff { key: Meta::KEY.to_owned(), before: None, after: meta });
+    changes.push(state.meta.change_from(&Meta::default()));
     changes.sort_by(|a, b| a.key.cmp(&b.key));
     let became = match outcome {
         Ok(answer) => format!("done {}", text(&encode(&answer))),

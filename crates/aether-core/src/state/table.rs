@@ -12,8 +12,16 @@ use imbl::OrdMap;
 #[derive(Clone)]
 pub struct Table<K, V> {
     rows: OrdMap<K, Arc<V>>,
-    /// One for each write, the latest last.
-    journal: Vec<(K, Option<Arc<V>>)>,
+    /// The latest last.
+    journal: Vec<Write<K, V>>,
+}
+
+/// One write of one record.
+#[derive(Clone)]
+struct Write<K, V> {
+    key: K,
+    before: Option<Arc<V>>,
+    after: Option<Arc<V>>,
 }
 
 /// A record before and after some writes. Absent is what was not, or is no more.
@@ -52,22 +60,27 @@ impl<'a, K: Ord, V> IntoIterator for &'a Table<K, V> {
 impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
     /// Inserts or replaces a record; gives the one that was replaced.
     pub fn insert(&mut self, key: K, record: Arc<V>) -> Option<Arc<V>> {
-        let replaced = self.rows.insert(key.clone(), record);
-        self.journal.push((key, replaced.clone()));
+        let replaced = self.rows.insert(key.clone(), record.clone());
+        self.journal.push(Write { key, before: replaced.clone(), after: Some(record) });
         replaced
     }
 
     /// Removes a record, if it is there.
     pub fn remove(&mut self, key: &K) -> Option<Arc<V>> {
         let removed = self.rows.remove(key)?;
-        self.journal.push((key.clone(), Some(removed.clone())));
+        let before = Some(removed.clone());
+        self.journal.push(Write { key: key.clone(), before, after: None });
         Some(removed)
     }
 
     /// Removes every record.
     pub fn clear(&mut self) {
-        let rows = std::mem::take(&mut self.rows);
-        self.journal.extend(rows.into_iter().map(|(key, record)| (key, Some(record))));
+        let rows = std::mem::take(&mut self.rows).into_iter();
+        self.journal.extend(rows.map(|(key, record)| Write {
+            key,
+            before: Some(record),
+            after: None,
+        }));
     }
 
     /// Forgets what was done: it stays.
@@ -77,7 +90,7 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
 
     /// Takes back everything that was done since the changes were last taken.
     pub(super) fn undo(&mut self) {
-        for (key, before) in self.journal.drain(..).rev() {
+        for Write { key, before, .. } in self.journal.drain(..).rev() {
             match before {
                 Some(record) => drop(self.rows.insert(key, record)),
                 None => drop(self.rows.remove(&key)),
@@ -88,16 +101,19 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
     /// What changed since this was last asked, in the order of the keys. Not
     /// what was written as it was.
     pub(super) fn take_changes(&mut self) -> impl Iterator<Item = Change<V>> + '_ {
-        let mut journal = std::mem::take(&mut self.journal);
-        if journal.len() > 1 {
-            // Of several writes of one record, the first knows what was there.
-            journal.sort_by(|a, b| a.0.cmp(&b.0));
-            journal.dedup_by(|later, first| later.0 == first.0);
+        if self.journal.len() > 1 {
+            // Of several writes of one record, the first knows what was there,
+            // and the last what is.
+            self.journal.sort_by(|a, b| a.key.cmp(&b.key));
+            self.journal.dedup_by(|later, first| {
+                let same = later.key == first.key;
+                if same {
+                    first.after = later.after.take();
+                }
+                same
+            });
         }
-        let changes = journal.into_iter().map(|(key, before)| {
-            let after = self.rows.get(&key).cloned();
-            (before, after)
-        });
+        let changes = self.journal.drain(..).map(|write| (write.before, write.after));
         changes.filter(|(before, after)| before != after)
     }
 }
