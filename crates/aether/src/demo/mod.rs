@@ -92,6 +92,8 @@ async fn story(
 
     let mut failover = Duration::ZERO;
     for ratio in ["1:3", "1:1", "1:0"] {
+        // What starts meanwhile goes by either route.
+        load.phase(&format!("to {ratio}"));
         if ratio == "1:1" {
             failover = stage::kill_leader_and_route(stage, ratio, tell).await?;
         } else {
