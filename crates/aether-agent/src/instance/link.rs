@@ -3,12 +3,17 @@
 use std::io;
 use std::path::Path;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::shim::spec::ShimState;
 use crate::shim::{Restart, STOP, socket_address};
+
+/// Whether an error of [`Link::next`] is that a state came and cannot be read.
+pub(super) fn is_unread(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
 
 /// A connection to a shim.
 #[derive(Debug)]
@@ -34,6 +39,13 @@ impl Link {
             Some(line) => Ok(Some(serde_json::from_str(&line)?)),
             None => Ok(None),
         }
+    }
+
+    /// Waits until the shim ends, whatever it says until then. May be dropped and
+    /// called again.
+    pub async fn ended(&mut self) {
+        let mut said = [0; 4096];
+        while matches!(self.lines.get_mut().read(&mut said).await, Ok(1..)) {}
     }
 
     /// Asks the shim to stop the slice's process and start it again.
