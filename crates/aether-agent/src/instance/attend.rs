@@ -343,3 +343,25 @@ pub(super) async fn at(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frozen::{kept, reads};
+
+    #[test]
+    fn what_is_remembered_of_readiness_is_written_and_read_as_it_was() {
+        let process = Process { pid: i32::MAX, start_ticks: u64::MAX };
+        for (name, ready, was_ready) in
+            [("readiness.json", true, true), ("readiness-lost.json", false, true)]
+        {
+            let remembered = Remembered { process, ready, was_ready };
+            kept(name).holds(&serde_json::to_vec(&remembered).unwrap());
+            reads(&kept(name), &remembered);
+        }
+        let newer = r#"{"process":{"pid":2147483647,"start_ticks":18446744073709551615,"of":1},
+            "ready":true,"was_ready":true,"newer":{}}"#;
+        let remembered = Remembered { process, ready: true, was_ready: true };
+        assert_eq!(serde_json::from_str::<Remembered>(newer).unwrap(), remembered);
+    }
+}

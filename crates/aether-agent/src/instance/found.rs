@@ -147,3 +147,28 @@ fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
     }
     remains.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frozen::{kept, said};
+
+    #[test]
+    fn what_was_stopped_never_runs_again_and_what_was_killed_is_cleaned_up_whatever_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let states = said("states.txt").text();
+        let (first, last) = (states.lines().next().unwrap(), states.lines().last().unwrap());
+        for spec in [kept("spec.json").bytes(), b"{".to_vec()] {
+            fs::write(layout.spec(), spec).unwrap();
+            fs::write(layout.state(), last).unwrap();
+            assert!(matches!(look_blocking(&layout), Found::Stopped(_)));
+            let newer = first.replace(r#"{"status":-2147483648}"#, r#""evicted""#);
+            fs::write(layout.state(), newer.replace("running", "frozen")).unwrap();
+            let Found::Gone(past) = look_blocking(&layout) else { panic!("nobody runs it") };
+            let state = past.state.expect("who is to be cleaned up");
+            assert_eq!((state.shim.pid, state.cgroups.len()), (i32::MAX, 2));
+            assert_eq!(past.restarts, u32::MAX);
+        }
+    }
+}

@@ -58,3 +58,49 @@ impl Link {
         self.writer.write_all(STOP.as_bytes()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::frozen::{restart, said, states};
+
+    #[tokio::test]
+    async fn an_agent_understands_and_asks_what_it_always_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = UnixListener::bind(dir.path().join("shim.sock")).unwrap();
+        let spoken = std::thread::spawn(move || {
+            let mut agent = shim.accept().unwrap().0;
+            agent.write_all(&said("states.txt").bytes()).unwrap();
+            let mut asked = Vec::new();
+            agent.read_to_end(&mut asked).unwrap();
+            asked
+        });
+        let mut link = Link::connect(dir.path()).await.unwrap();
+        for state in states() {
+            assert_eq!(link.next().await.unwrap(), Some(state));
+        }
+        link.restart(&restart()).await.unwrap();
+        link.stop().await.unwrap();
+        drop(link);
+        said("commands.txt").holds(&spoken.join().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_apart_from_a_shim_that_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = UnixListener::bind(dir.path().join("shim.sock")).unwrap();
+        for (said, unread) in
+            [("{}\n", true), ("{\"shim\n", true), ("\u{fffd}\n", true), ("", false)]
+        {
+            let mut link = Link::connect(dir.path()).await.unwrap();
+            let mut agent = shim.accept().unwrap().0;
+            agent.write_all(said.as_bytes()).unwrap();
+            drop(agent);
+            let next = link.next().await;
+            assert_eq!(next.as_ref().is_err_and(is_unread), unread, "{said}: {next:?}");
+        }
+    }
+}
