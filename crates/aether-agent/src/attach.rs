@@ -282,7 +282,40 @@ fn observed_text(observed: Observed) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::successors;
+
+    use aether_core::records::Reason;
+
     use super::*;
+    use crate::frozen::{attached, hex};
+
+    #[test]
+    fn what_is_reported_of_an_instance_is_written_as_it_was() {
+        let next = |observed: &Observed| match observed {
+            Observed::Assigned => Some(Observed::Fetching),
+            Observed::Fetching => Some(Observed::Starting),
+            Observed::Starting => Some(Observed::Ready),
+            Observed::Ready => Some(Observed::Unready),
+            Observed::Unready => Some(Observed::Crashed),
+            Observed::Crashed => Some(Observed::Stopping),
+            Observed::Stopping => Some(Observed::Stopped),
+            Observed::Stopped => Some(Observed::Unknown),
+            Observed::Unknown => None,
+        };
+        let seen = |observed, endpoint: Option<&str>, reason| Observation {
+            instance: "a-1-0".parse().unwrap(),
+            observed,
+            endpoint: endpoint.map(|endpoint| endpoint.parse().unwrap()),
+            restarts: u32::MAX,
+            reason,
+        };
+        let reason = || Some(Reason::new("crashed", "exited with status 3"));
+        let all = successors(Some(Observed::Assigned), next);
+        let all = all.map(|observed| seen(observed, Some("[::1]:10000"), reason()));
+        let all = all.chain([seen(Observed::Ready, None, None)]);
+        let lines: String = all.map(|seen| hex(&to_wire(seen)) + "\n").collect();
+        attached("reported.txt").holds(lines.as_bytes());
+    }
 
     #[test]
     fn the_first_retries_are_quick_and_later_ones_bounded() {

@@ -12,7 +12,7 @@ use aether_core::ids::{Fence, InstanceId};
 use aether_core::manifest::Manifest;
 use aether_core::records::Desired;
 use aether_proto::v1;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::artifact::Digest;
@@ -29,7 +29,22 @@ pub(crate) struct Assignment {
     pub desired: Desired,
     /// What to run, or why that cannot be read. Even then the instance can be
     /// stopped, and its state reported.
+    #[serde(deserialize_with = "work_or_why_not")]
     pub work: Result<Arc<Work>, String>,
+}
+
+/// What was kept by a newer release and cannot be read by this one costs no more
+/// than in a message: the one instance. The agent starts, and looks after the
+/// others.
+fn work_or_why_not<'de, D: Deserializer<'de>>(
+    kept: D,
+) -> Result<Result<Arc<Work>, String>, D::Error> {
+    let kept = Result::<serde_json::Value, String>::deserialize(kept)?;
+    Ok(kept.and_then(|kept| {
+        serde_json::from_value(kept)
+            .map(Arc::new)
+            .map_err(|error| format!("what was kept of it cannot be read: {error}"))
+    }))
 }
 
 /// What an instance runs.

@@ -45,6 +45,8 @@ mod config;
 mod decide;
 mod directive;
 mod fetch;
+#[cfg(test)]
+mod frozen;
 mod fsio;
 #[cfg(test)]
 mod fuzz;

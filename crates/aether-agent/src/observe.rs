@@ -92,6 +92,8 @@ fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reas
             None => (Observed::Starting, None),
             reason => (Observed::Crashed, reason),
         },
+        Phase::Unknown if tally.was_ready => (Observed::Unready, Some(newer_shim())),
+        Phase::Unknown => (Observed::Starting, Some(newer_shim())),
         Phase::Running if tally.ready => (Observed::Ready, limits_not_enforced(state)),
         Phase::Running if tally.was_ready => (Observed::Unready, probed()),
         Phase::Running => {
@@ -145,7 +147,16 @@ fn end_reason(state: &ShimState) -> Option<Reason> {
             format!("another process listens on {address}, the instance's port; stop it"),
         ),
         End::ShimLost => lost_reason(),
+        End::Unknown(said) => ended(format!("ended in a way that its newer shim calls {said}")),
     })
+}
+
+/// The shim does something that this release has no word for.
+fn newer_shim() -> Reason {
+    Reason::new(
+        "shim_failed",
+        "its shim is of a newer release, and does what this node's does not know; upgrade the node",
+    )
 }
 
 /// The shim of an instance was killed, or the machine restarted.
@@ -201,7 +212,7 @@ mod tests {
     #[test]
     fn every_stage_has_its_state_and_reason() {
         use Desired::{Drain, Run, Stop};
-        use Phase::{Restarting, Running, Stopped, Stopping, Waiting};
+        use Phase::{Restarting, Running, Stopped, Stopping, Unknown, Waiting};
         let shimmed = |phase, ends, end: Option<End>, results: &[Probed], up_ms| Shimmed {
             state: state(phase, ends, end),
             tally: tally(results),
@@ -262,6 +273,16 @@ mod tests {
         for (told, shimmed, expected) in cases {
             assert_eq!(say(told, Stage::Shimmed(&shimmed)), expected);
         }
+        let newer = "shim_failed: its shim is of a newer release, and does what this node's does not know; upgrade the node";
+        let said =
+            |results: &[Probed]| say(Run, Stage::Shimmed(&shimmed(Unknown, 0, None, results, 5)));
+        assert_eq!(said(&[]), format!("Starting {newer}"));
+        assert_eq!(said(std::slice::from_ref(&ok)), format!("Unready {newer}"));
+        let evicted = Some(End::Unknown("\"evicted\"".into()));
+        let crashed = say(Run, Stage::Shimmed(&shimmed(Waiting, 1, evicted, &[], 0)));
+        assert!(crashed.starts_with(
+            "Crashed crashed: ended in a way that its newer shim calls \"evicted\"; "
+        ));
         let mut free = shimmed(Running, 0, None, std::slice::from_ref(&ok), 5);
         free.state.unenforced = Some("cpu (no control groups)".to_owned());
         let expected =

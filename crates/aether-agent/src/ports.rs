@@ -201,7 +201,10 @@ fn note(lock: &mut File, text: &str) -> io::Result<()> {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
+    use aether_frozen::Frozen;
+
     use super::*;
+    use crate::frozen::kept;
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -252,5 +255,59 @@ mod tests {
         fs::remove_dir_all(dir.path().join("locks")).unwrap();
         assert!(ports(dir.path(), number..=number, hour).take("c", None).is_err(), "book alone");
         assert!(ports(dir.path(), number..=number, Duration::ZERO).take("c", None).is_ok());
+    }
+
+    #[test]
+    fn the_book_and_the_notes_in_locks_are_written_and_read_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, at) = (kept("ports.json"), 1_700_000_000_000_u64);
+        let ever = Duration::from_millis(u64::MAX);
+        let from_ms = fsio::wall_ms();
+        for number in [1, 65_535] {
+            ports(dir.path(), 1..=1, ever).release(number).unwrap();
+        }
+        let mut written = fs::read_to_string(dir.path().join("ports.json")).unwrap();
+        for used_ms in from_ms..=fsio::wall_ms() {
+            written = written.replace(&used_ms.to_string(), &at.to_string());
+        }
+        file.holds(written.as_bytes());
+
+        let book = [(1, at), (65_535, at)].into();
+        for newer in [file.text(), file.text().replacen('{', r#"{"newer":[1],"#, 1)] {
+            fs::write(dir.path().join("ports.json"), newer).unwrap();
+            match Ports::open(dir.path(), 1..=1, ever, LOCALHOST, 1) {
+                Ok(read) if read.book.lock().unwrap().0.last_used_ms == book => {}
+                other => file.broken(&format!("reads as {other:?}")),
+            }
+        }
+
+        // A port that nobody uses, with a lock file that says whose it was.
+        let number = TcpListener::bind((LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let lock = dir.path().join("locks").join(number.to_string());
+        let is_given = |owner: &str, wish, rest| {
+            let _ = fs::remove_file(dir.path().join("ports.json"));
+            ports(dir.path(), number..=number, rest).take(owner, wish).is_ok()
+        };
+        let means = |note: &Frozen, (owner, wish, rest), given: bool, what: &str| {
+            fs::write(&lock, note.bytes()).unwrap();
+            if is_given(owner, wish, rest) != given {
+                note.broken(&format!("does not mean any more: {what}"));
+            }
+        };
+        let since = |ms: u64| Duration::from_millis(fsio::wall_ms() - ms);
+        let hour = Duration::from_secs(3_600);
+        let (held, free) = (kept("port-held.txt"), kept("port-free.txt"));
+        let owner = "/data/instances/a-1-0";
+        fs::create_dir_all(dir.path().join("locks")).unwrap();
+        fs::write(&lock, "").unwrap();
+        assert!(is_given(owner, None, hour));
+        held.holds(&fs::read(&lock).unwrap());
+        means(&held, (owner, Some(number), ever), true, "its own is given again");
+        means(&held, (owner, None, hour), false, "it rests");
+        means(&held, ("b", Some(number), hour), false, "it is another's");
+        means(&free, ("b", None, since(at) - hour), true, "it has rested");
+        means(&free, ("b", None, since(at) + hour), false, "it rests");
+        // An agent notes the same as a shim that ends, but for the line's end.
+        free.holds(&[&fs::read(&lock).unwrap()[..], b"\n"].concat());
     }
 }

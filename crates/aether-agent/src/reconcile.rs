@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::artifact::Digest;
 use crate::decide::{Action, Known, decide};
 use crate::directive::{Directive, Keeper, Verdict};
 use crate::instance::{Instance, Shared, Told};
 use crate::logs::put_away;
-use crate::shim::spec::ShimSpec;
+use crate::shim::spec::Adopted;
 
 /// How long the instances of an earlier agent are looked for before the first
 /// report. Each takes milliseconds; one that hangs must not hold up the rest.
@@ -65,13 +66,20 @@ impl Reconciler {
     /// Until it is told otherwise, an instance that is found keeps running, and
     /// is not started.
     fn find_again(&mut self, id: InstanceId) {
-        let spec = fs::read(self.shared.layout(&id).spec()).ok();
-        let spec = spec.and_then(|bytes| serde_json::from_slice::<ShimSpec>(&bytes).ok());
-        if let Some(digest) = spec.and_then(|spec| spec.digest.parse().ok()) {
+        // It runs on from its unpacked tree also when its specification cannot
+        // be read, and what nobody claims is removed.
+        let digest = Adopted::digest(&self.shared.layout(&id));
+        if let Some(digest) = digest.or_else(|| self.assigned_digest(&id)) {
             self.shared.preparer.claim(&id, digest);
         }
         let told = Told { desired: Desired::Drain, work: None };
         self.create(id, told);
+    }
+
+    fn assigned_digest(&self, id: &InstanceId) -> Option<Digest> {
+        let accepted = lock(&self.keeper).accepted().cloned()?;
+        let work = accepted.assignments.get(id)?.work.as_ref().ok()?;
+        work.digest().ok()
     }
 
     fn create(&mut self, id: InstanceId, told: Told) {

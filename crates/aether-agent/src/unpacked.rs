@@ -251,4 +251,48 @@ mod tests {
         assert!(!mark.exists() && !place.tree().exists());
         remove(&place.tree()).unwrap();
     }
+
+    /// What the file system says of an entry, in the places of the note.
+    fn told(text: &str, about: &fs::Metadata) -> String {
+        let times = [(about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec())];
+        let [modified, changed] = times.map(|(seconds, rest)| format!("{seconds}.{rest}"));
+        text.replace("INODE", &about.ino().to_string())
+            .replace("MODIFIED", &modified)
+            .replace("CHANGED", &changed)
+    }
+
+    #[test]
+    fn the_mark_of_a_whole_tree_is_written_and_read_as_it_was() {
+        let place = Place::new();
+        let inode = place.unpacked();
+        let file = crate::frozen::kept("unpacked.whole");
+        let mark = mark_of(&place.tree());
+        assert_eq!(mark.file_name().unwrap(), "tree.whole");
+        let lines = fs::read_to_string(&mark).unwrap();
+        let mut general = lines.replacen(&fsio::boot_id(), "BOOT", 1);
+        for name in ["bin/a", "bin/b", "slice.toml"] {
+            let about = fs::symlink_metadata(place.tree().join(name)).unwrap();
+            let said = told("INODE SIZE MODIFIED CHANGED", &about);
+            let said = said.replace("SIZE", &about.size().to_string());
+            general = general.replace(&said, &format!("INODE {} MODIFIED CHANGED", about.size()));
+        }
+        let bin = fs::metadata(place.tree().join("bin")).unwrap();
+        let mode = |text: &str| text.replace("\"bin\" MODE", &format!("\"bin\" {:o}", bin.mode()));
+        general = general.replace(&mode("\"bin\" MODE"), "\"bin\" MODE");
+        file.holds(general.as_bytes());
+
+        // One of the first release: the tree is taken for what it is.
+        let mut written = Vec::new();
+        for line in mode(&file.text()).replacen("BOOT", &fsio::boot_id(), 1).lines() {
+            let name = line.split('"').nth(1);
+            written.push(match name {
+                Some(name) => told(line, &place.tree().join(name).symlink_metadata().unwrap()),
+                None => line.to_owned(),
+            });
+        }
+        fs::write(&mark, written.join("\n")).unwrap();
+        if place.unpacked() != inode {
+            file.broken("is not taken for the mark of a whole tree any more");
+        }
+    }
 }

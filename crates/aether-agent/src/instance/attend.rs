@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::link::{self, Link};
 use super::live::{self, Due, Live};
 use super::{Instance, reachable};
 use crate::fsio::{Survives, write_atomic};
@@ -20,7 +20,7 @@ use crate::observe::{Shimmed, Stage};
 use crate::probe::{Probed, Tally, Target, ask};
 use crate::procfs::Process;
 use crate::shim::Restart;
-use crate::shim::spec::{Phase, ShimSpec, ShimState};
+use crate::shim::spec::{Adopted, Phase, ShimState};
 
 /// How long a shim may take to open its socket before the instance is looked
 /// at anew.
@@ -33,6 +33,10 @@ const CONNECT_INTERVAL: Duration = Duration::from_millis(5);
 /// as hung and is killed with its slice.
 const STOP_SLACK: Duration = Duration::from_secs(15);
 
+/// How often a shim that lives and cannot be understood is looked at anew: what
+/// cannot be read may be written again, and a disk may recover.
+const UNREAD_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Whether a process was ready when it was last looked at, for the next agent.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
@@ -44,9 +48,19 @@ struct Remembered {
 /// A probe under way, or none.
 pub(super) type Probing = Option<Pin<Box<dyn Future<Output = Probed> + Send>>>;
 
+/// What came of the first words with a shim.
+enum Met {
+    /// All that is needed to watch it is known.
+    Known(Link, Box<Attended>),
+    /// It lives, but what it or its specification says cannot be read.
+    Unread(Link, std::io::Error),
+    /// It is gone, or says nothing.
+    Mute,
+}
+
 /// What is known while attending.
 struct Attended {
-    spec: ShimSpec,
+    spec: Adopted,
     state: ShimState,
     probe: Probe,
     target: Target,
@@ -63,9 +77,10 @@ struct Attended {
 impl Instance {
     /// Watches until the shim ends or its socket breaks.
     pub(super) async fn attend(&mut self) {
-        let Some((mut link, mut now)) = self.meet().await else {
-            self.kill_mute_shim();
-            return;
+        let (mut link, mut now) = match self.meet().await {
+            Met::Known(link, now) => (link, now),
+            Met::Unread(link, error) => return self.attend_unread(link, &error).await,
+            Met::Mute => return self.kill_mute_shim(),
         };
         self.mute_since = None;
         self.told.mark_changed(); // So that an order to stop is seen at once.
@@ -137,8 +152,35 @@ impl Instance {
         }
     }
 
+    /// Watches a shim that lives and cannot be understood, for a while: that it
+    /// is there is reported, and it can be told to stop, which it does by itself.
+    /// It is never killed: nobody knows how long its slice may take to end.
+    async fn attend_unread(&mut self, mut link: Link, error: &std::io::Error) {
+        let problem = format!(
+            "it runs, but what its shim keeps cannot be read by this release ({error}); it was \
+             started by another one, or its files are damaged"
+        );
+        tracing::warn!(instance = %self.id, %error, "its shim cannot be understood");
+        self.note(Stage::Launching(Some(&Reason::new("shim_failed", problem))));
+        self.mute_since = None;
+        self.told.mark_changed(); // So that an order to stop is seen at once.
+        let until = Instant::now() + UNREAD_INTERVAL;
+        loop {
+            tokio::select! {
+                () = link.ended() => return,
+                () = tokio::time::sleep_until(until) => return,
+                () = self.told_anew() => {
+                    let stop = self.told.borrow_and_update().desired == Desired::Stop;
+                    if stop && link.stop().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     /// Connects to the shim and learns what it sees.
-    async fn meet(&mut self) -> Option<(Link, Attended)> {
+    async fn meet(&mut self) -> Met {
         let until = Instant::now() + CONNECT_MAX;
         let dir = self.layout.dir().to_owned();
         let mut link = loop {
@@ -149,19 +191,26 @@ impl Instance {
                     let reason =
                         Reason::new("shim_failed", format!("its shim does not answer: {error}"));
                     self.note(Stage::Launching(Some(&reason)));
-                    return None;
+                    return Met::Mute;
                 }
                 Err(_) => {
                     tokio::time::sleep(CONNECT_INTERVAL).await;
                     if matches!(super::found::look(&self.layout).await, super::Found::Alive) {
                         continue;
                     }
-                    return None;
+                    return Met::Mute;
                 }
             }
         };
-        let state = tokio::time::timeout(CONNECT_MAX, link.next()).await.ok()?.ok()??;
-        let spec: ShimSpec = serde_json::from_slice(&fs::read(self.layout.spec()).ok()?).ok()?;
+        let state = match tokio::time::timeout(CONNECT_MAX, link.next()).await {
+            Ok(Ok(Some(state))) => state,
+            Ok(Err(error)) if link::is_unread(&error) => return Met::Unread(link, error),
+            Ok(Ok(None) | Err(_)) | Err(_) => return Met::Mute,
+        };
+        let spec = match Adopted::read(&self.layout) {
+            Ok(spec) => spec,
+            Err(error) => return Met::Unread(link, error),
+        };
         self.listen = Some(spec.listen);
         self.restarts = state.restarts;
         let tally = self.recall(state.child);
@@ -183,7 +232,7 @@ impl Instance {
             probing: None,
             hung_at: None,
         };
-        Some((link, attended))
+        Met::Known(link, Box::new(attended))
     }
 
     fn take_state(&mut self, now: &mut Attended, state: ShimState) {
@@ -252,7 +301,7 @@ impl Instance {
 
 impl Attended {
     fn readiness(&self) -> &Readiness {
-        &self.spec.manifest.ready
+        self.spec.readiness()
     }
 
     fn is_to_probe(&self) -> bool {
@@ -292,5 +341,27 @@ pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frozen::{kept, reads};
+
+    #[test]
+    fn what_is_remembered_of_readiness_is_written_and_read_as_it_was() {
+        let process = Process { pid: i32::MAX, start_ticks: u64::MAX };
+        for (name, ready, was_ready) in
+            [("readiness.json", true, true), ("readiness-lost.json", false, true)]
+        {
+            let remembered = Remembered { process, ready, was_ready };
+            kept(name).holds(&serde_json::to_vec(&remembered).unwrap());
+            reads(&kept(name), &remembered);
+        }
+        let newer = r#"{"process":{"pid":2147483647,"start_ticks":18446744073709551615,"of":1},
+            "ready":true,"was_ready":true,"newer":{}}"#;
+        let remembered = Remembered { process, ready: true, was_ready: true };
+        assert_eq!(serde_json::from_str::<Remembered>(newer).unwrap(), remembered);
     }
 }

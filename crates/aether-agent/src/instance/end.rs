@@ -43,7 +43,7 @@ pub(crate) async fn end(id: &InstanceId, layout: &Layout) -> Ended {
             Found::Alive => match Link::connect(layout.dir()).await {
                 Ok(mut link) => {
                     asked = link.stop().await.is_ok();
-                    while let Ok(Some(_)) = link.next().await {}
+                    link.ended().await;
                 }
                 Err(error) if Instant::now() >= until => {
                     tracing::warn!(instance = %id, %error, "left running");

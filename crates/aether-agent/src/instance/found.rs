@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::shim::cgroup;
-use crate::shim::spec::{Layout, Phase, ShimSpec, ShimState};
+use crate::shim::spec::{Adopted, Layout, Phase, ShimState};
 use crate::{fsio, procfs};
 
 /// Longest part of the shim's own error text that is shown, in bytes.
@@ -65,26 +65,24 @@ fn look_blocking(layout: &Layout) -> Found {
             return Found::Alive;
         }
     }
-    let spec: Option<ShimSpec> = read(&layout.spec());
+    let spec = Adopted::read(layout).ok();
     let state: Option<ShimState> = read(&layout.state());
-    let Some(spec) = spec else {
-        return Found::Gone(Past { state, ..Past::default() });
-    };
-    let listen = Some(spec.listen);
-    match state {
-        Some(state) if state.phase == Phase::Stopped => {
-            let ShimState { restarts, killed, .. } = state;
+    let listen = spec.as_ref().map(|spec| spec.listen);
+    match (state, spec) {
+        // Whatever became of its specification: it never runs again.
+        (Some(ShimState { phase: Phase::Stopped, restarts, killed, .. }), _) => {
             Found::Stopped(Past { restarts, listen, killed, ..Past::default() })
         }
-        Some(state) => Found::Gone(Past {
+        (Some(state), _) => Found::Gone(Past {
             restarts: state.restarts.saturating_add(1),
             ends_in_a_row: state.ends_in_a_row.saturating_add(1),
             listen,
             state: Some(state),
             ..Past::default()
         }),
+        (None, None) => Found::Gone(Past::default()),
         // Launched, but it never came as far as to show a state.
-        None => {
+        (None, Some(spec)) => {
             let error = fs::read(layout.shim_errors()).unwrap_or_default();
             let error = &error[..error.len().min(SHIM_ERROR_BYTES_MAX)];
             let error = String::from_utf8_lossy(error);
@@ -148,4 +146,29 @@ fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
         let _ = kill(Pid::from_raw(stat.process.pid), Signal::SIGKILL);
     }
     remains.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frozen::{kept, said};
+
+    #[test]
+    fn what_was_stopped_never_runs_again_and_what_was_killed_is_cleaned_up_whatever_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let states = said("states.txt").text();
+        let (first, last) = (states.lines().next().unwrap(), states.lines().last().unwrap());
+        for spec in [kept("spec.json").bytes(), b"{".to_vec()] {
+            fs::write(layout.spec(), spec).unwrap();
+            fs::write(layout.state(), last).unwrap();
+            assert!(matches!(look_blocking(&layout), Found::Stopped(_)));
+            let newer = first.replace(r#"{"status":-2147483648}"#, r#""evicted""#);
+            fs::write(layout.state(), newer.replace("running", "frozen")).unwrap();
+            let Found::Gone(past) = look_blocking(&layout) else { panic!("nobody runs it") };
+            let state = past.state.expect("who is to be cleaned up");
+            assert_eq!((state.shim.pid, state.cgroups.len()), (i32::MAX, 2));
+            assert_eq!(past.restarts, u32::MAX);
+        }
+    }
 }

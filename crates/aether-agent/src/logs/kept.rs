@@ -306,4 +306,26 @@ mod tests {
         put_away(dir.path(), &id("a-1-0")).unwrap();
         assert_eq!(find(dir.path(), &id("a-1-0")), None);
     }
+
+    #[test]
+    fn whose_logs_they_are_is_written_and_read_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = About {
+            slice: "org.example:a@blue".parse().unwrap(),
+            artifact: "org.example:a:1.2.3-rc.1".parse().unwrap(),
+            gone_wall_ms: None,
+        };
+        let gone = About { gone_wall_ms: Some(u64::MAX), ..here.clone() };
+        for (name, about) in [("instance.json", &here), ("instance-gone.json", &gone)] {
+            let file = crate::frozen::kept(name);
+            about.write(dir.path()).unwrap();
+            file.holds(&fs::read(dir.path().join("instance.json")).unwrap());
+            crate::frozen::reads(&file, about);
+            fs::write(dir.path().join("instance.json"), file.bytes()).unwrap();
+            assert_eq!(About::read(dir.path()).as_ref(), Some(about));
+        }
+        let newer =
+            r#"{"slice":"org.example:a@blue","artifact":"org.example:a:1.2.3-rc.1","by":1}"#;
+        assert_eq!(serde_json::from_str::<About>(newer).unwrap(), here);
+    }
 }

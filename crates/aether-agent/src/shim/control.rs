@@ -144,3 +144,45 @@ fn take_commands(client: UnixStream, events: &SyncSender<Event>) {
         line.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::frozen::{restart, said, states};
+
+    #[test]
+    fn a_shim_shows_and_takes_what_it_always_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, events) = sync_channel(4);
+        let board = Board::open(&Layout::new(dir.path().to_owned()), sender).unwrap();
+        let mut agent = UnixStream::connect(dir.path().join("shim.sock")).unwrap();
+        let mut reader = BufReader::new(agent.try_clone().unwrap());
+        let mut shown = String::new();
+        for state in states() {
+            let from = shown.len();
+            board.show(&state);
+            reader.read_line(&mut shown).unwrap();
+            let file = fs::read_to_string(dir.path().join("state.json")).unwrap();
+            assert_eq!(file + "\n", shown[from..], "the file says the same");
+        }
+        said("states.txt").holds(shown.as_bytes());
+
+        // Of a newer agent, or damaged: passed over.
+        agent.write_all(b"pause\nrestart\nrestart {}\nstop now\n").unwrap();
+        agent.write_all(&said("commands.txt").bytes()).unwrap();
+        let next = || events.recv_timeout(Duration::from_secs(10)).expect("a command");
+        match next() {
+            Event::Restart(asked) if asked == restart() => {}
+            other => said("commands.txt").broken(&format!("begins with {other:?}")),
+        }
+        assert!(matches!(next(), Event::Stop));
+        let newer =
+            r#"restart {"process":{"pid":1,"start_ticks":2,"of":3},"problem":"x","newer":4}"#;
+        agent.write_all(format!("{newer}\n").as_bytes()).unwrap();
+        let expected =
+            Restart { process: Process { pid: 1, start_ticks: 2 }, problem: "x".to_owned() };
+        assert!(matches!(next(), Event::Restart(asked) if asked == expected));
+    }
+}

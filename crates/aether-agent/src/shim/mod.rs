@@ -79,9 +79,27 @@ fn run(dir: PathBuf) -> io::Result<()> {
 /// Notes in the port's lock file, our standard input, when the port was last
 /// used, so that no agent of this machine gives it out again too early.
 fn release_port() -> io::Result<()> {
-    let mut lock = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let lock = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    note_free(lock, fsio::wall_ms())
+}
+
+fn note_free(mut lock: fs::File, at_wall_ms: u64) -> io::Result<()> {
     lock.rewind()?;
-    let text = format!("free {}\n", fsio::wall_ms());
+    let text = format!("free {at_wall_ms}\n");
     lock.write_all(text.as_bytes())?;
     lock.set_len(text.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_that_a_port_is_free_is_written_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10000");
+        fs::write(&path, "held by an instance with a long path").unwrap();
+        note_free(fs::File::options().write(true).open(&path).unwrap(), 1_700_000_000_000).unwrap();
+        crate::frozen::kept("port-free.txt").holds(&fs::read(path).unwrap());
+    }
 }

@@ -1,18 +1,26 @@
 //! What agent and shim tell each other: the specification of an instance, and
-//! the state that the shim keeps of it. Both are JSON files; a newer agent
-//! reads what an older shim writes, so fields are only ever added.
+//! the state that the shim keeps of it. Both are JSON files.
+//!
+//! A shim lives longer than the agent that started it, so the two may be of
+//! different releases, either of them the newer one: a node is upgraded, or set
+//! back, while its instances run. Hence fields are only ever added, each with a
+//! default; what is written is frozen (`tests/frozen`); and the agent reads past
+//! what only a newer release knows.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
+use aether_core::duration::Millis;
 use aether_core::ids::InstanceId;
-use aether_core::manifest::{Liveness, Manifest, Probe, StopSignal};
+use aether_core::manifest::{Liveness, Manifest, Probe, Readiness, StopSignal};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::LogLimits;
+use crate::artifact::Digest;
 use crate::procfs::Process;
 use crate::restart::RestartPolicy;
 
@@ -63,7 +71,8 @@ impl Layout {
     }
 }
 
-/// Everything the shim needs, and what an agent needs to take it over.
+/// Everything the shim needs, and what an agent needs to take it over, which
+/// reads it as [`Adopted`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ShimSpec {
     pub instance: InstanceId,
@@ -94,6 +103,76 @@ pub(crate) struct ShimSpec {
 }
 
 impl ShimSpec {
+    pub fn grace(&self) -> Duration {
+        self.manifest.run.grace.duration()
+    }
+
+    pub fn stop_signal(&self) -> Signal {
+        match self.manifest.run.stop_signal {
+            StopSignal::Term => Signal::SIGTERM,
+            StopSignal::Int => Signal::SIGINT,
+            StopSignal::Quit => Signal::SIGQUIT,
+            StopSignal::Hup => Signal::SIGHUP,
+            StopSignal::Usr1 => Signal::SIGUSR1,
+            StopSignal::Usr2 => Signal::SIGUSR2,
+        }
+    }
+}
+
+/// What an agent needs of a [`ShimSpec`] to watch the instance. The rest may be
+/// what it will: the manifest of a newer release may have parts that this one
+/// does not know, and would refuse to start, but the instance runs already.
+/// What it does not know of a probe it cannot ask, so that is an error.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Adopted {
+    manifest: AdoptedManifest,
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    ready_exec: Option<Vec<String>>,
+    #[serde(default)]
+    live_exec: Option<Vec<String>>,
+    pub work_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub restarts: u32,
+    pub ends_in_a_row: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct AdoptedManifest {
+    run: AdoptedRun,
+    #[serde(default)]
+    ready: Readiness,
+    #[serde(default)]
+    live: Option<Liveness>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct AdoptedRun {
+    grace: Millis,
+}
+
+impl Adopted {
+    /// Reads the specification of an instance.
+    pub fn read(layout: &Layout) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(layout.spec())?)?)
+    }
+
+    /// Which archive the instance runs from, if that can be read, whatever else
+    /// can.
+    pub fn digest(layout: &Layout) -> Option<Digest> {
+        #[derive(Deserialize)]
+        struct Runs {
+            digest: String,
+        }
+        let runs: Runs = serde_json::from_slice(&fs::read(layout.spec()).ok()?).ok()?;
+        runs.digest.parse().ok()
+    }
+
+    /// When the instance counts as ready.
+    pub fn readiness(&self) -> &Readiness {
+        &self.manifest.ready
+    }
+
     /// How readiness is asked.
     pub fn ready_probe(&self) -> Probe {
         match &self.ready_exec {
@@ -112,19 +191,9 @@ impl ShimSpec {
         Some((liveness, probe))
     }
 
+    /// How long the slice has to end after its stop signal.
     pub fn grace(&self) -> Duration {
         self.manifest.run.grace.duration()
-    }
-
-    pub fn stop_signal(&self) -> Signal {
-        match self.manifest.run.stop_signal {
-            StopSignal::Term => Signal::SIGTERM,
-            StopSignal::Int => Signal::SIGINT,
-            StopSignal::Quit => Signal::SIGQUIT,
-            StopSignal::Hup => Signal::SIGHUP,
-            StopSignal::Usr1 => Signal::SIGUSR1,
-            StopSignal::Usr2 => Signal::SIGUSR2,
-        }
     }
 }
 
@@ -143,6 +212,9 @@ pub(crate) enum Phase {
     Stopping,
     /// It and everything it started is gone; the shim ends. Final.
     Stopped,
+    /// What only the shim of a newer release does. Never written.
+    #[serde(other, skip_serializing)]
+    Unknown,
 }
 
 /// How the slice's process ended.
@@ -164,6 +236,16 @@ pub(crate) enum End {
     PortTaken(SocketAddr),
     /// Its shim was gone: killed, or the machine restarted.
     ShimLost,
+    /// What only the shim of a newer release can name, as it said it. Never
+    /// written.
+    #[serde(skip)]
+    Unknown(String),
+}
+
+/// An end that this release does not know must not cost the rest of a state.
+fn known_or_as_said<'de, D: Deserializer<'de>>(said: D) -> Result<Option<End>, D::Error> {
+    let said = Option::<serde_json::Value>::deserialize(said)?;
+    Ok(said.map(|said| End::deserialize(&said).unwrap_or_else(|_| End::Unknown(said.to_string()))))
 }
 
 /// What the shim sees; also sent on its socket, one line per change.
@@ -179,6 +261,7 @@ pub(crate) struct ShimState {
     /// How often it ended without having been up for long in between.
     pub ends_in_a_row: u32,
     /// How it ended last.
+    #[serde(default, deserialize_with = "known_or_as_said")]
     pub last_end: Option<End>,
     /// The last line it wrote to standard error before that, shortened.
     pub last_error_line: String,

@@ -7,5 +7,6 @@ mod limits;
 mod logs;
 mod plane;
 mod probes;
+mod release;
 mod takeover;
 mod world;

@@ -115,6 +115,11 @@ impl Drop for World {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
             }
+            // And what its slice started: with the shim nobody is left to do it.
+            let shim = pids(&entry.path()).map_or(0, |(shim, _)| shim);
+            for pid in in_session(shim) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
     }
 }
@@ -140,6 +145,18 @@ pub fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
     })
+}
+
+/// The processes of a session, which a shim's number names.
+fn in_session(leader: i32) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let session = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // proc(5): state, parent and group come before it.
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse::<i32>().ok()
+    };
+    pids.filter(|pid| leader > 1 && session(pid) == Some(leader)).collect()
 }
 
 /// Polls until it holds.
