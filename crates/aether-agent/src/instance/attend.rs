@@ -161,11 +161,12 @@ impl Instance {
              started by another one, or its files are damaged"
         );
         tracing::warn!(instance = %self.id, %error, "its shim cannot be understood");
-        self.note(Stage::Launching(Some(&Reason::new("shim_failed", problem))));
+        let reason = Reason::new("shim_failed", problem);
         self.mute_since = None;
         self.told.mark_changed(); // So that an order to stop is seen at once.
         let until = Instant::now() + UNREAD_INTERVAL;
         loop {
+            self.note(Stage::Launching(Some(&reason)));
             tokio::select! {
                 () = link.ended() => return,
                 () = tokio::time::sleep_until(until) => return,

@@ -54,16 +54,19 @@ pub(super) async fn look(layout: &Layout) -> Found {
 }
 
 fn look_blocking(layout: &Layout) -> Found {
+    // Whoever holds its lock lives, with or without a specification.
+    if layout.spec().exists() || layout.lock().exists() {
+        match fsio::try_lock(&layout.lock()) {
+            Ok(Some(_free)) => {}
+            Ok(None) => return Found::Alive,
+            Err(error) => {
+                tracing::warn!(lock = %layout.lock().display(), %error, "cannot look for the shim");
+                return Found::Alive;
+            }
+        }
+    }
     if !layout.spec().exists() {
         return Found::Gone(Past::default());
-    }
-    match fsio::try_lock(&layout.lock()) {
-        Ok(Some(_free)) => {}
-        Ok(None) => return Found::Alive,
-        Err(error) => {
-            tracing::warn!(lock = %layout.lock().display(), %error, "cannot look for the shim");
-            return Found::Alive;
-        }
     }
     let spec = Adopted::read(layout).ok();
     let state: Option<ShimState> = read(&layout.state());
@@ -152,6 +155,17 @@ fn kill_remains(state: &ShimState, instance: &InstanceId) -> usize {
 mod tests {
     use super::*;
     use crate::frozen::{kept, said};
+
+    #[test]
+    fn a_shim_without_a_specification_is_no_less_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        assert!(matches!(look_blocking(&layout), Found::Gone(_)));
+        let held = fsio::try_lock(&layout.lock()).unwrap().expect("nobody else has it");
+        assert!(matches!(look_blocking(&layout), Found::Alive));
+        drop(held);
+        assert!(matches!(look_blocking(&layout), Found::Gone(_)));
+    }
 
     #[test]
     fn what_was_stopped_never_runs_again_and_what_was_killed_is_cleaned_up_whatever_can_be_read() {

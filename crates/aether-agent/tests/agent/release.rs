@@ -10,13 +10,14 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::world::{FIXTURE, World, is_alive, until};
+use crate::plane::LIMIT;
+use crate::world::{FIXTURE, World, is_alive, kill_session, until};
 
 /// The process that `states.txt` and `readiness.json` tell of. It is nobody's.
 const NOBODY: &str = r#"{"pid":2147483647,"start_ticks":18446744073709551615}"#;
@@ -113,6 +114,20 @@ async fn an_agent_takes_over_what_the_first_release_left() {
     agent.shutdown().await;
 }
 
+/// A shim and its slice, which do not outlive their test.
+struct Shim(Child);
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let leader = i32::try_from(self.0.id()).unwrap();
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+            kill_session(leader);
+        }
+    }
+}
+
 /// Plays an agent of the first release.
 #[test]
 fn a_shim_serves_an_agent_of_the_first_release() {
@@ -129,7 +144,7 @@ fn a_shim_serves_an_agent_of_the_first_release() {
     fs::write(dir.join("spec.json"), spec.to_string()).unwrap();
     let note = data.path().join("port");
     fs::write(&note, frozen("port-held.txt")).unwrap();
-    let mut shim = Command::new(FIXTURE)
+    let shim = Command::new(FIXTURE)
         .arg("shim")
         .arg(&dir)
         .env_clear()
@@ -137,15 +152,16 @@ fn a_shim_serves_an_agent_of_the_first_release() {
         .stdin(Stdio::from(locked(&note)))
         .stdout(Stdio::from(locked(&dir.join("shim.lock"))))
         .stderr(Stdio::from(File::create(dir.join("shim.err")).unwrap()))
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut shim = Shim(shim.unwrap());
     let mut socket = loop {
         match UnixStream::connect(dir.join("shim.sock")) {
             Ok(socket) => break socket,
-            Err(error) => assert!(shim.try_wait().unwrap().is_none(), "it ended: {error}"),
+            Err(error) => assert!(shim.0.try_wait().unwrap().is_none(), "it ended: {error}"),
         }
         std::thread::sleep(Duration::from_millis(5));
     };
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
     let mut reader = BufReader::new(socket.try_clone().unwrap());
     let mut next = || {
         let mut line = String::new();
@@ -177,7 +193,7 @@ fn a_shim_serves_an_agent_of_the_first_release() {
     socket.write_all(b"stop\n").unwrap();
     until_it_is("stopping");
     assert_eq!(until_it_is("stopped")["child"], Value::Null);
-    assert!(shim.wait().unwrap().success());
+    assert!(shim.0.wait().unwrap().success());
     let kept: Value = serde_json::from_slice(&fs::read(dir.join("state.json")).unwrap()).unwrap();
     assert_eq!(kept["phase"], "stopped");
     assert!(fs::read_to_string(dir.join("logs/stdout.log")).unwrap().contains("up "));
@@ -220,37 +236,47 @@ async fn a_node_that_is_set_back_goes_on_with_the_instances_of_the_newer_release
 #[tokio::test]
 async fn an_instance_that_cannot_be_understood_is_reported_left_alone_and_stopped_when_told() {
     let mut world = World::new().await;
-    let (slice, other) = (world.fixture(&[], ""), world.fixture(&["--other"], ""));
+    let ids = ["a-1-0", "a-1-1", "a-1-2"];
+    let slices = [
+        world.fixture(&[], ""),
+        world.fixture(&["--ignore-term"], "grace='1s'"),
+        world.fixture(&["--other"], ""),
+    ];
     let address = world.plane.address;
     let assign = |desired| {
-        vec![slice.assign("a-1-0", desired, address), other.assign("a-1-1", desired, address)]
+        ids.iter().zip(&slices).map(|(id, slice)| slice.assign(id, desired, address)).collect()
     };
     world.plane.want(5, assign("RUN"));
-    world.plane.observed("a-1-0", "READY").await;
-    world.plane.observed("a-1-1", "READY").await;
-    let pids = ["a-1-0", "a-1-1"].map(|id| world.pids(id));
+    for id in ids {
+        world.plane.observed(id, "READY").await;
+    }
+    let pids = ids.map(|id| world.pids(id));
     world.stop_agent().await;
-    // One that is asked in a way that nobody here knows, and one that is damaged.
+    // One that is asked in a way that nobody here knows, one that is damaged, and
+    // one that is lost.
     add(&world.instance_dir("a-1-0").join("spec.json"), "/manifest/ready");
     let directive = world.data_dir().join("directive.json");
     add(&directive, "/assignments/a-1-0/work/Ok/manifest/ready");
     fs::write(world.instance_dir("a-1-1").join("spec.json"), "{").unwrap();
+    fs::remove_file(world.instance_dir("a-1-2").join("spec.json")).unwrap();
     world.agent = Some(world.start_agent(|_| {}).await);
     // In the first report: the node does not look as if they were gone.
     let report = world.plane.reports_after_now(1).await;
-    assert_eq!(report.instances.len(), 2);
+    assert_eq!(report.instances.len(), ids.len());
     for seen in &report.instances {
         assert_eq!((&*seen.observed, &*seen.reason_code), ("STARTING", "shim_failed"));
         assert!(seen.reason_message.contains("cannot be read by this release"), "{seen:?}");
     }
-    assert_eq!(["a-1-0", "a-1-1"].map(|id| world.pids(id)), pids);
+    assert_eq!(ids.map(|id| world.pids(id)), pids);
     assert!(pids.iter().all(|(shim, child)| is_alive(*shim) && is_alive(*child)));
-    for digest in [&slice.digest, &other.digest] {
-        let tree = world.data_dir().join("unpacked").join(digest);
+    for slice in &slices {
+        let tree = world.data_dir().join("unpacked").join(&slice.digest);
         assert!(tree.is_dir(), "it runs from there");
     }
     world.plane.want(6, assign("STOP"));
-    world.plane.observed("a-1-0", "STOPPED").await;
-    world.plane.observed("a-1-1", "STOPPED").await;
+    world.plane.observed("a-1-1", "STOPPING").await;
+    for id in ids {
+        world.plane.observed(id, "STOPPED").await;
+    }
     assert!(pids.iter().all(|(shim, child)| !is_alive(*shim) && !is_alive(*child)));
 }

@@ -116,10 +116,7 @@ impl Drop for World {
                 }
             }
             // And what its slice started: with the shim nobody is left to do it.
-            let shim = pids(&entry.path()).map_or(0, |(shim, _)| shim);
-            for pid in in_session(shim) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            kill_session(pids(&entry.path()).map_or(0, |(shim, _)| shim));
         }
     }
 }
@@ -147,7 +144,14 @@ pub fn is_alive(pid: i32) -> bool {
     })
 }
 
-/// The processes of a session, which a shim's number names.
+/// Kills what is left of a session, which a shim's number names.
+pub fn kill_session(leader: i32) {
+    for pid in in_session(leader) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// The processes of a session.
 fn in_session(leader: i32) -> Vec<i32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
