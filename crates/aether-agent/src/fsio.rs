@@ -80,6 +80,21 @@ pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// For tests: what is to be had at once, but for processes that other tests
+/// start meanwhile. Until such a one is its program, it has copies of our locks
+/// and listeners.
+#[cfg(test)]
+pub(crate) fn soon<T>(get: impl Fn() -> Option<T>) -> Option<T> {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let got = get();
+        if got.is_some() || std::time::Instant::now() >= until {
+            return got;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// Identifies this run of the kernel: process ids of another one mean nothing.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
