@@ -83,6 +83,7 @@ impl Instance {
             Met::Mute => return self.kill_mute_shim(),
         };
         self.mute_since = None;
+        self.is_unread_logged = false;
         self.told.mark_changed(); // So that an order to stop is seen at once.
         loop {
             self.note_attended(&now);
@@ -160,7 +161,9 @@ impl Instance {
             "it runs, but what its shim keeps cannot be read by this release ({error}); it was \
              started by another one, or its files are damaged"
         );
-        tracing::warn!(instance = %self.id, %error, "its shim cannot be understood");
+        if !std::mem::replace(&mut self.is_unread_logged, true) {
+            tracing::warn!(instance = %self.id, %error, "its shim cannot be understood");
+        }
         let reason = Reason::new("shim_failed", problem);
         self.mute_since = None;
         self.told.mark_changed(); // So that an order to stop is seen at once.

@@ -66,12 +66,24 @@ pub(crate) struct Instance {
     killed: Option<Reason>,
     /// Since when its living shim gives no answer.
     mute_since: Option<tokio::time::Instant>,
+    /// Whether it was logged that its living shim cannot be understood.
+    is_unread_logged: bool,
 }
 
 impl Instance {
     pub fn new(id: InstanceId, shared: Arc<Shared>, told: watch::Receiver<Told>) -> Self {
         let layout = shared.layout(&id);
-        Self { id, shared, layout, told, listen: None, restarts: 0, killed: None, mute_since: None }
+        Self {
+            id,
+            shared,
+            layout,
+            told,
+            listen: None,
+            restarts: 0,
+            killed: None,
+            mute_since: None,
+            is_unread_logged: false,
+        }
     }
 
     /// Looks, acts, and looks again, until the instance is stopped.

@@ -213,7 +213,7 @@ pub(crate) enum Phase {
     /// It and everything it started is gone; the shim ends. Final.
     Stopped,
     /// What only the shim of a newer release does. Never written.
-    #[serde(other, skip_serializing)]
+    #[serde(skip)]
     Unknown,
 }
 
@@ -242,7 +242,13 @@ pub(crate) enum End {
     Unknown(String),
 }
 
-/// An end that this release does not know must not cost the rest of a state.
+/// A phase that this release does not know must not cost the rest of a state.
+fn known_or_unknown<'de, D: Deserializer<'de>>(said: D) -> Result<Phase, D::Error> {
+    let said = serde_json::Value::deserialize(said)?;
+    Ok(Phase::deserialize(&said).unwrap_or(Phase::Unknown))
+}
+
+/// Neither must an end.
 fn known_or_as_said<'de, D: Deserializer<'de>>(said: D) -> Result<Option<End>, D::Error> {
     let said = Option::<serde_json::Value>::deserialize(said)?;
     Ok(said.map(|said| End::deserialize(&said).unwrap_or_else(|_| End::Unknown(said.to_string()))))
@@ -255,6 +261,7 @@ pub(crate) struct ShimState {
     pub boot_id: String,
     pub shim: Process,
     pub child: Option<Process>,
+    #[serde(deserialize_with = "known_or_unknown")]
     pub phase: Phase,
     /// How often the slice ended by itself and was started again.
     pub restarts: u32,
