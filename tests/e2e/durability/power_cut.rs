@@ -42,6 +42,10 @@ impl Powered {
             until("the voters to stand still", || nodes.iter().all(is_stopped)).await;
         }
         self.disks.iter().for_each(put_marks);
+        // Whoever has no power answers nobody. Here the voters go on for a moment,
+        // one disk goes after the other, and a sync that is under way while its
+        // file system is shut down may return as if it had been one.
+        writers.hear_no_more();
         cut(&self.disks);
         let nodes = &mut self.scene.cluster.nodes;
         nodes.iter().for_each(|node| node.signal(SIGKILL));

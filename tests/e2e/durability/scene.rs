@@ -76,15 +76,15 @@ impl Scene {
 
     /// Begins to write.
     pub fn write(&self) -> Writers {
-        let ended = Arc::new(AtomicBool::new(false));
+        let (ended, unheard) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let mut tasks = JoinSet::new();
         for number in 0..WRITERS {
             let nodes = (0..VOTERS).map(|node| ClusterClient::new(self.cluster.channel(node)));
             let nodes = nodes.collect();
-            let (ledger, ended) = (self.ledger.clone(), ended.clone());
-            tasks.spawn(Writer { number, nodes, ledger, ended }.run());
+            let (ledger, ended, unheard) = (self.ledger.clone(), ended.clone(), unheard.clone());
+            tasks.spawn(Writer { number, nodes, ledger, ended, unheard }.run());
         }
-        Writers { ledger: self.ledger.clone(), ended, tasks }
+        Writers { ledger: self.ledger.clone(), ended, unheard, tasks }
     }
 
     /// What the cluster has, and what of it contradicts what it said. The writers
@@ -171,6 +171,7 @@ fn record(json: &str) -> Record {
 pub struct Writers {
     ledger: Arc<Mutex<Ledger>>,
     ended: Arc<AtomicBool>,
+    unheard: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
 
@@ -180,6 +181,12 @@ impl Writers {
         let acknowledged = || self.ledger.lock().unwrap().acknowledged();
         let wanted = acknowledged() + count;
         eventually("writes to be acknowledged", async || acknowledged() >= wanted).await;
+    }
+
+    /// From now on nothing counts as acknowledged.
+    pub fn hear_no_more(&self) {
+        let _whole = self.ledger.lock().unwrap();
+        self.unheard.store(true, Ordering::Relaxed);
     }
 
     /// Waits until what is under way has ended.
@@ -197,6 +204,7 @@ struct Writer {
     nodes: Vec<ClusterClient<Channel>>,
     ledger: Arc<Mutex<Ledger>>,
     ended: Arc<AtomicBool>,
+    unheard: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -216,8 +224,14 @@ impl Writer {
             request.set_timeout(ANSWER_MAX);
             let asked = Instant::now();
             let answer = self.nodes[node].kv_put(request).await;
-            let outcome = outcome(answer.map(|answer| answer.into_inner().index));
-            self.ledger.lock().unwrap().ended(write, outcome, asked.elapsed());
+            let mut outcome = outcome(answer.map(|answer| answer.into_inner().index));
+            {
+                let mut ledger = self.ledger.lock().unwrap();
+                if self.unheard.load(Ordering::Relaxed) && matches!(outcome, Outcome::Done(_)) {
+                    outcome = Outcome::Open;
+                }
+                ledger.ended(write, outcome, asked.elapsed());
+            }
             if !matches!(outcome, Outcome::Done(_)) {
                 node = (node + 1) % self.nodes.len();
                 tokio::time::sleep(CALM).await;
