@@ -47,6 +47,11 @@ pub struct Config {
     pub election_ms_min: u64,
     /// See `election_ms_min`.
     pub election_ms_max: u64,
+    /// Whether this node, as the leader, answers linearizable reads without asking
+    /// the other voters while it holds a lease (see `lease`). Correct as long as
+    /// no clock of a voter's machine goes at half the speed of another's, or is
+    /// stopped and started again without a trace, as a hypervisor can do.
+    pub lease_reads: bool,
     /// A snapshot is built, and the log before the previous one purged, every
     /// so many entries.
     pub snapshot_every_entries: u64,
@@ -74,6 +79,7 @@ impl Default for Config {
             heartbeat_ms: 40,
             election_ms_min: 150,
             election_ms_max: 250,
+            lease_reads: false,
             snapshot_every_entries: 50_000,
             snapshot_ms_max: 10 * 60 * 1_000,
             proposals_in_flight_max: 4_096,

@@ -181,7 +181,7 @@ impl Handle {
         let mut leadership = self.node.leadership.subscribe();
         loop {
             leadership.borrow_and_update();
-            let reason = match timeout_at(deadline, self.node.reads.index()).await {
+            let reason = match timeout_at(deadline, self.node.read_index()).await {
                 Ok(Ok(index)) if self.wait_applied(index, deadline).await => return Ok(index),
                 Ok(Ok(index)) => {
                     return Err(failed(format!("this node has not applied {index} yet")));
@@ -308,6 +308,7 @@ impl Handle {
             return Err(TransferError::NoSuccessor { reason });
         };
         let mut leadership = self.node.leadership.subscribe();
+        self.node.lease.hand_over(self.node.leader().term);
         if let Err(fatal) = self.node.raft.trigger().transfer_leader(successor).await {
             return failed(fatal.to_string());
         }

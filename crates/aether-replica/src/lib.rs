@@ -44,6 +44,7 @@ mod fuzz;
 mod handle;
 mod image;
 mod leadership;
+mod lease;
 mod log_store;
 mod machine;
 mod membership;
@@ -56,6 +57,7 @@ mod refound;
 mod replica;
 mod report;
 mod restore;
+mod rounds;
 mod service;
 mod silence;
 #[cfg(test)]

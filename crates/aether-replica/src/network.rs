@@ -22,6 +22,7 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapsh
 use tokio::time::Instant;
 use tonic::{Code, Request, Status, Streaming};
 
+use crate::lease::Promise;
 use crate::peers::{Client, Lane, Peers};
 use crate::snapshot::SnapshotFile;
 use crate::transfer::Outgoing;
@@ -44,6 +45,7 @@ const COMMIT_HELD: Duration = Duration::from_millis(2);
 pub(crate) struct Network {
     pub peers: Arc<Peers>,
     pub my_id: u64,
+    pub promise: Arc<Promise>,
 }
 
 impl Network {
@@ -51,6 +53,7 @@ impl Network {
         PeerNetwork {
             peers: self.peers.clone(),
             my_id: self.my_id,
+            promise: self.promise.clone(),
             target,
             member: node.clone(),
             kind,
@@ -82,6 +85,7 @@ enum Kind {
 pub(crate) struct PeerNetwork {
     peers: Arc<Peers>,
     my_id: u64,
+    promise: Arc<Promise>,
     target: u64,
     member: Member,
     kind: Kind,
@@ -233,6 +237,10 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Failure> {
+        if self.promise.binds_until().is_some() {
+            let reason = "this node still owes its voice to the leader that it heard";
+            return Err(RPCError::Unreachable(Unreachable::from_string(reason)));
+        }
         let timeout = option.hard_ttl();
         // What is asked for is not cast yet.
         let sent = request.vote.leader_id.term.saturating_sub(1);

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal};
 use openraft::impls::ProgressResponder;
-use openraft::{LinearizerOption, ReadPolicy};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
@@ -19,11 +18,13 @@ use crate::data_dir::{DataDir, Identity};
 use crate::forward::Links;
 use crate::image::Image;
 use crate::leadership::{LeaderInfo, Leadership};
+use crate::lease::{Lease, Promise};
 use crate::log_store::LogStore;
 use crate::peers::{Lane, Peers};
 use crate::reads::ReadHub;
 use crate::refound::Restored;
 use crate::report::Elections;
+use crate::rounds::Rounds;
 use crate::snapshot::SnapshotDir;
 use crate::space::{DiskStatus, Refusal};
 use crate::state::Progresses;
@@ -70,8 +71,10 @@ pub(crate) struct Node {
     pub leadership: watch::Sender<Leadership>,
     /// The log clock of a leadership of this node, with its term.
     pub clock: Mutex<Option<(u64, LogClock)>>,
-    /// When a leader of the present term was last heard of.
-    pub leader_heard: Mutex<Option<Instant>>,
+    /// What it owes to the leader that it hears.
+    pub promise: Arc<Promise>,
+    /// What it may count on as the leader.
+    pub lease: Lease,
     pub fatal: watch::Sender<Option<String>>,
     /// Space left to this node's files.
     pub disk: Mutex<DiskStatus>,
@@ -83,7 +86,11 @@ pub(crate) struct Node {
     /// Places for proposals of this node's callers.
     pub proposals: Semaphore,
     pub links: Links,
+    /// Readers here, while somebody else leads.
     pub reads: ReadHub,
+    /// Readers here and at the others, while this node leads.
+    pub confirmations: ReadHub,
+    pub rounds: Rounds,
     /// Gone after the shutdown.
     pub stores: Mutex<Option<Stores>>,
 }
@@ -114,18 +121,12 @@ impl Node {
         self.leadership.borrow().clone()
     }
 
-    /// Notes that a message of the present leader was accepted.
-    pub fn heard_leader(&self) {
-        *self.leader_heard.lock().expect("no panic while held") = Some(Instant::now());
-    }
-
     /// Whether the leader, another node, was heard of within the time that a
     /// follower waits for it. Openraft goes on naming one that is gone until
     /// there is another.
     pub fn hears_leader(&self) -> bool {
         let silence_max = Duration::from_millis(2 * self.config.election_ms_max);
-        let heard = *self.leader_heard.lock().expect("no panic while held");
-        heard.is_some_and(|at| at.elapsed() < silence_max)
+        self.promise.heard().is_some_and(|at| at.elapsed() < silence_max)
     }
 
     /// A member of the present membership, by id.
@@ -191,31 +192,24 @@ impl Node {
     }
 
     /// One attempt at the index that a linearizable read has to wait for.
-    pub async fn read_index(&self, timeout: Duration) -> Result<u64, String> {
+    pub async fn read_index(&self) -> Result<u64, String> {
         #[cfg(test)]
         if crate::sim::planted(crate::sim::Bug::UnconfirmedReads) {
             return Ok(*self.progress.index.borrow());
         }
-        let leadership = self.leader();
-        if leadership.is_leader {
-            return self.read_index_here(timeout).await;
-        }
-        let leader = leadership.leader.ok_or("there is no leader")?;
+        let leads = self.leadership.borrow().is_leader;
+        if leads { self.confirmations.index().await } else { self.reads.index().await }
+    }
+
+    /// The same, from the leader, another node.
+    pub async fn index_of_leader(&self, timeout: Duration) -> Result<u64, String> {
+        let leader = self.leader().leader.ok_or("there is no leader")?;
         let member = self.member(leader.raft_id).ok_or("the leader is no member")?;
         let mut client = self.peers.client(leader.raft_id, &member, Lane::Shared)?;
         let mut request = Request::new(pb::ReadIndexRequest {});
         request.set_timeout(timeout);
         let response = client.read_index(request).await;
         response.map(|r| r.into_inner().index).map_err(|s| format!("leader: {}", s.message()))
-    }
-
-    /// As the leader: confirmed by a quorum after the call.
-    pub async fn read_index_here(&self, timeout: Duration) -> Result<u64, String> {
-        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
-        match self.raft.get_read_linearizer(option).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
-            Err(error) => Err(error.to_string()),
-        }
     }
 
     pub fn leader_info(&self, id: u64, member: &Member) -> LeaderInfo {

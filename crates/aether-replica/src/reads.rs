@@ -1,7 +1,8 @@
-//! Linearizable reads: many waiting readers share one round to the quorum.
+//! Linearizable reads: many waiting readers share one question.
 //!
-//! A reader may use any round that began after it arrived. So readers gather
-//! while a round is under way and all of them share the next one.
+//! A reader may use any answer to what was asked after it arrived. So readers
+//! gather while a question is under way and all of them share the next one. Those
+//! of a leader ask the voters ([`crate::rounds`]), those of another node its leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
+use crate::rounds;
 
-/// Readers waiting for a round; more of them wait for a place.
+/// Readers waiting for a question; more of them wait for a place.
 const WAITING_MAX: usize = 4_096;
-/// Rounds under way at once: a second one keeps a late reader from waiting for
+/// Questions under way at once: a second one keeps a late reader from waiting for
 /// almost two.
-const ROUNDS_MAX: usize = 2;
-/// A round that takes longer failed: the leader may be gone.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
+const QUESTIONS_MAX: usize = 2;
+/// A question that takes longer failed: the leader may be gone.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 type Reply = oneshot::Sender<Result<u64, String>>;
 
@@ -40,9 +42,18 @@ impl ReadHub {
     }
 }
 
+/// Who is asked for an index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked {
+    /// The voters, as their leader.
+    Voters,
+    /// The leader, another node.
+    Leader,
+}
+
 /// Serves readers until the hub is gone.
-pub(crate) async fn run(node: Arc<Node>, mut line: mpsc::Receiver<Reply>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(ROUNDS_MAX));
+pub(crate) async fn run(node: Arc<Node>, asked: Asked, mut line: mpsc::Receiver<Reply>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
@@ -54,9 +65,15 @@ pub(crate) async fn run(node: Arc<Node>, mut line: mpsc::Receiver<Reply>) {
         let node = node.clone();
         tokio::spawn(async move {
             let mut leadership = node.leadership.subscribe();
+            let index = async {
+                match asked {
+                    Asked::Voters => rounds::confirm(&node, TIMEOUT).await,
+                    Asked::Leader => node.index_of_leader(TIMEOUT).await,
+                }
+            };
             let index = tokio::select! {
                 biased;
-                index = node.read_index(ROUND_TIMEOUT) => index,
+                index = index => index,
                 // A leader that hangs is not waited for once there is another.
                 _ = leadership.changed() => Err("the leadership moved".to_owned()),
             };

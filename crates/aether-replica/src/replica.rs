@@ -10,6 +10,7 @@ use openraft::SnapshotPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
 
 use crate::ahead::ahead;
@@ -20,15 +21,17 @@ use crate::forward::Links;
 use crate::handle::Handle;
 use crate::image::{Image, image_dir};
 use crate::leadership::{self, Leadership};
+use crate::lease::{Lease, Promise};
 use crate::log_store::{DamagedLog, LogStore};
 use crate::machine::{ErasedMachine, Machine, Stamp};
 use crate::network::Network;
 use crate::node::{Node, Stores};
 use crate::peers::Peers;
 use crate::position::Position;
-use crate::reads::{self, ReadHub};
+use crate::reads::{self, Asked, ReadHub};
 use crate::refound::{self, Restored};
 use crate::report::Elections;
+use crate::rounds::Rounds;
 use crate::service::PeerService;
 use crate::snapshot::SnapshotDir;
 use crate::space::{self, Refusal};
@@ -75,6 +78,7 @@ impl Replica {
     /// in the directory is changed then.
     pub async fn open(config: Config, machine: impl Machine) -> Result<Replica, OpenError> {
         config.validate().map_err(OpenError::Config)?;
+        let opened = Instant::now();
         let mut machine: Box<dyn ErasedMachine> = Box::new(machine);
         let recover = move || {
             let recovered = Recovered::open(&config, machine.as_mut())?;
@@ -84,7 +88,7 @@ impl Replica {
         let (config, machine, recovered) = blocking::run(recover)
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        start(config, machine, recovered).await
+        start(opened, config, machine, recovered).await
     }
 
     /// The service that peers call. Mount it on the peer listener, which may
@@ -254,6 +258,7 @@ fn openraft_config(config: &Config, elects: bool) -> Result<openraft::Config, Op
 }
 
 async fn start(
+    opened: Instant,
     config: Config,
     machine: Box<dyn ErasedMachine>,
     recovered: Recovered,
@@ -265,11 +270,15 @@ async fn start(
     let peers = Arc::new(Peers::new(&config, &identity));
     let state =
         StateMachine::new(machine, position, snapshots.clone(), image.clone(), progress.clone());
-    let network = Network { peers: peers.clone(), my_id: identity.raft_id };
+    // One that has no log yet never promised anything.
+    let promise = Arc::new(Promise::new((!pristine).then_some(opened)));
+    let my_id = identity.raft_id;
+    let network = Network { peers: peers.clone(), my_id, promise: promise.clone() };
     // One that was restored first meets the other founders.
     let restored = data.restored.clone();
     let has_met = restored.as_ref().is_none_or(Restored::has_met);
-    let raft_config = Arc::new(openraft_config(&config, has_met)?);
+    let elects = has_met && promise.binds_until().is_none();
+    let raft_config = Arc::new(openraft_config(&config, elects)?);
     let raft: types::Raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), state)
         .await
         .map_err(|fatal| match progress.unsupported.get().cloned() {
@@ -277,6 +286,7 @@ async fn start(
             None => OpenError::Consensus { path: data.root.clone(), detail: fatal.to_string() },
         })?;
     let (reads, line) = ReadHub::new();
+    let (confirmations, leader_line) = ReadHub::new();
     let node = Arc::new(Node {
         proposals: Semaphore::new(config.proposals_in_flight_max),
         config,
@@ -289,7 +299,8 @@ async fn start(
         image,
         leadership: watch::Sender::new(Leadership::default()),
         clock: Mutex::new(None),
-        leader_heard: Mutex::new(None),
+        promise,
+        lease: Lease::default(),
         fatal: watch::Sender::new(None),
         disk: Mutex::default(),
         refusal: Refusal::default(),
@@ -297,12 +308,15 @@ async fn start(
         restored: Mutex::new(restored),
         links: Links::default(),
         reads,
+        confirmations,
+        rounds: Rounds::default(),
         stores: Mutex::new(Some(Stores { log, data })),
     });
     let mut tasks = vec![
         tokio::spawn(leadership::watch(node.clone())),
         tokio::spawn(leadership::watch_fatal(node.clone())),
-        tokio::spawn(reads::run(node.clone(), line)),
+        tokio::spawn(reads::run(node.clone(), Asked::Leader, line)),
+        tokio::spawn(reads::run(node.clone(), Asked::Voters, leader_line)),
         tokio::spawn(formation::compare(node.clone())),
         tokio::spawn(formation::watch_removal(node.clone())),
         tokio::spawn(silence::watch(node.clone())),
@@ -316,6 +330,12 @@ async fn start(
     }
     if !has_met {
         tasks.push(tokio::spawn(refound::run(node.clone())));
+    } else if let Some(free_at) = node.promise.binds_until() {
+        let node = node.clone();
+        tasks.push(tokio::spawn(async move {
+            tokio::time::sleep_until(free_at).await;
+            node.raft.runtime_config().elect(true);
+        }));
     }
     Ok(Replica { node, tasks })
 }

@@ -21,7 +21,7 @@ use crate::transfer::{Announced, Name, Received};
 use crate::types::{TypeConfig, Vote};
 use crate::wire;
 
-/// A round to the quorum for a follower's reads.
+/// For the reads of another node, which waits as long for its answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a sender of a snapshot may take to say which.
@@ -56,6 +56,12 @@ impl PeerService {
         wire::check_candidate(ballot, self.node.identity.raft_id)?;
         wire::check_step(ballot, self.node.raft.metrics().borrow_watched().current_term)
     }
+
+    /// To a candidate that is not to be helped: see [`crate::lease`].
+    fn refusal(&self) -> pb::VoteResponse {
+        let own = self.node.raft.metrics().borrow_watched().vote;
+        pb::VoteResponse { ballot: Some(wire::vote_out(&own)), granted: false, last: None }
+    }
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -65,7 +71,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 /// A leader that is not refused shows that it is there.
 fn note_leader(node: &Node, answer: &StreamAppendResult<TypeConfig>) {
     if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
-        node.heard_leader();
+        node.promise.heard_leader();
     }
 }
 
@@ -76,6 +82,9 @@ async fn install(node: Arc<Node>, vote: Vote, received: Received) -> Result<Vote
     let path = snapshot.path.clone();
     let snapshot = Snapshot { meta: snapshot.position.meta(), snapshot };
     let answer = node.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+    if answer.vote == vote {
+        node.promise.heard_leader();
+    }
     turn.end(&path);
     Ok(answer.vote)
 }
@@ -134,6 +143,9 @@ impl RaftRpc for PeerService {
         let request = self.checked(request)?;
         self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
+        if self.node.promise.binds_until().is_some() {
+            return Ok(Response::new(self.refusal()));
+        }
         let answer = self.node.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
     }
@@ -145,6 +157,10 @@ impl RaftRpc for PeerService {
         let request = self.checked(request)?;
         self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
+        // The leader itself wants this one.
+        if !request.leadership_transfer && self.node.promise.binds_until().is_some() {
+            return Ok(Response::new(self.refusal()));
+        }
         let answer = self.node.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(answer)))
     }
@@ -228,7 +244,9 @@ impl RaftRpc for PeerService {
             let me = &self.node.identity.node;
             return Err(Status::unavailable(format!("{me} is not the leader")));
         }
-        let index = self.node.read_index_here(READ_TIMEOUT).await.map_err(Status::unavailable)?;
+        let index = timeout(READ_TIMEOUT, self.node.confirmations.index()).await;
+        let index = index.map_err(|_| Status::deadline_exceeded("the voters did not answer"))?;
+        let index = index.map_err(Status::unavailable)?;
         Ok(Response::new(pb::ReadIndexResponse { index }))
     }
 

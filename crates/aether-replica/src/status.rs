@@ -53,6 +53,11 @@ pub struct Status {
     pub purged: Option<u64>,
     /// All members, by id.
     pub members: Vec<MemberStatus>,
+    /// Rounds to the voters by which it confirmed reads as the leader, since its
+    /// start.
+    pub read_rounds: u64,
+    /// How often a lease spared such a round, since its start.
+    pub read_leases: u64,
     /// Bytes of its log's files; 0 after the shutdown.
     pub wal_bytes: u64,
     /// Its KV image.
@@ -94,6 +99,8 @@ pub(crate) fn of(node: &Node) -> Status {
         snapshot: node.snapshots.current().map(|s| s.position.index()),
         purged: metrics.purged.map(|id| id.index),
         members: members.collect(),
+        read_rounds: node.rounds.confirmed(),
+        read_leases: node.rounds.leased(),
         wal_bytes: stores.as_ref().map_or(0, |s| s.log.bytes()),
         image: node.image.status(),
         fatal: node.fatal.borrow().clone(),

@@ -41,6 +41,16 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
         "Committed feature level, as applied here.",
         state.meta.feature_level.into(),
     );
+    gauge(
+        "aether_read_rounds",
+        "Rounds to the voters by which this leader confirmed reads, since the start.",
+        replica.read_rounds,
+    );
+    gauge(
+        "aether_read_leases",
+        "Times that a lease spared such a round, since the start.",
+        replica.read_leases,
+    );
     gauge("aether_wal_bytes", "Bytes of the log's files.", replica.wal_bytes);
     voter(&mut gauge, &control.replica().report());
     gauge("aether_sessions", "Committed sessions.", state.sessions.len() as u64);

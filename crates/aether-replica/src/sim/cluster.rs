@@ -33,6 +33,8 @@ pub(super) struct Life {
     /// In the node's own time: when it was started.
     base: Instant,
     began_ms: u64,
+    /// For how long its time stood still.
+    behind_ms: u64,
     runtime: Runtime,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct Node {
     joined: Option<Joined>,
     /// Stands still until then.
     pub paused_until_ms: Option<u64>,
+    /// Its time stands still too, all but the clock that counts from the boot.
+    pub suspended: bool,
     /// It may end by itself, because of what was done to it.
     pub may_fail: bool,
     /// It is to be no member any more, and ends when it hears of that.
@@ -62,6 +66,7 @@ impl Node {
             life: None,
             joined: None,
             paused_until_ms: None,
+            suspended: false,
             may_fail: false,
             leaving: false,
             gone: false,
@@ -74,6 +79,8 @@ pub(super) struct Cluster {
     pub nodes: Vec<Node>,
     founders: usize,
     snapshot_every: u64,
+    /// Its leaders count on leases.
+    pub lease_reads: bool,
     lives: u64,
 }
 
@@ -88,7 +95,7 @@ impl Cluster {
     /// Nothing runs yet.
     pub fn new(founders: usize, snapshot_every: u64) -> Self {
         let nodes = (0..founders).map(|_| Node::new()).collect();
-        Cluster { dir: temporary(), nodes, founders, snapshot_every, lives: 0 }
+        Cluster { dir: temporary(), nodes, founders, snapshot_every, lease_reads: false, lives: 0 }
     }
 
     fn data_dir(&self, node: usize) -> PathBuf {
@@ -104,6 +111,7 @@ impl Cluster {
             voters: (0..self.founders).map(voter).collect(),
             joined: self.nodes[node].joined.clone(),
             snapshot_every_entries: self.snapshot_every,
+            lease_reads: self.lease_reads,
             snapshot_ms_max: 20_000,
             ..Config::default()
         }
@@ -202,9 +210,10 @@ impl Cluster {
         self.lives += 1;
         let fatal = handle.fatal();
         let number = self.lives;
-        let life = Life { number, handle, shown, fatal, base, began_ms, runtime };
+        let life = Life { number, handle, shown, fatal, base, began_ms, behind_ms: 0, runtime };
         let it = &mut self.nodes[node];
         (it.life, it.paused_until_ms, it.may_fail) = (Some(life), None, false);
+        it.suspended = false;
         self.note(format_args!("n{node} starts"));
         Ok(())
     }
@@ -253,12 +262,14 @@ impl Cluster {
         in_world(|world| order.shuffle(&mut world.random));
         for node in order {
             let it = &mut self.nodes[node];
-            let Some(life) = &it.life else { continue };
+            let Some(life) = &mut it.life else { continue };
             if it.paused_until_ms.is_some_and(|until| until > now_ms) {
+                life.behind_ms += u64::from(it.suspended);
                 continue;
             }
             in_world(|world| world.node = node);
-            let now = life.base + Duration::from_millis(now_ms - life.began_ms);
+            let now = life.base + Duration::from_millis(now_ms - life.began_ms - life.behind_ms);
+            it.suspended = false;
             if it.paused_until_ms.take().is_some() {
                 // All of its timers are late at once.
                 life.runtime.block_on(async {

@@ -29,6 +29,7 @@ mod nemesis;
 mod net;
 mod run;
 mod runtime;
+mod scenes;
 mod tests;
 mod trace;
 pub(crate) mod watch;
@@ -73,6 +74,12 @@ pub(crate) enum Bug {
     UnknownIsNotDone,
     /// A leader that no majority answers goes on sending.
     NeverSilent,
+    /// A voter that starts again knows nothing of the leader that it has heard.
+    ForgottenPromise,
+    /// A leader counts on its lease when it has asked somebody else to stand.
+    LeaseAfterHandOver,
+    /// A leader takes the time for which it was suspended for none.
+    UnnoticedSuspension,
 }
 
 /// What is simulated for all nodes.

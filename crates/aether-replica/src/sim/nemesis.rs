@@ -26,6 +26,10 @@ enum Fault {
     PowerCutOfAll,
     KillOfAll,
     Pause,
+    /// The machine sleeps, and its clocks.
+    Suspend,
+    /// It is started again at once.
+    KillForAMoment,
     CutOneWay,
     Isolate,
     HearsNobody,
@@ -48,6 +52,8 @@ const FAULTS: &[Fault] = &[
     Fault::KillOfAll,
     Fault::Pause,
     Fault::Pause,
+    Fault::Suspend,
+    Fault::KillForAMoment,
     Fault::CutOneWay,
     Fault::Isolate,
     Fault::Isolate,
@@ -161,6 +167,10 @@ impl Nemesis {
                 cluster.kill(victim);
                 self.until(now_ms, lasts_ms, End::Start(victim));
             }
+            Fault::KillForAMoment => {
+                cluster.kill(victim);
+                self.until(now_ms, lasts_ms / 50, End::Start(victim));
+            }
             Fault::PowerCut => {
                 cluster.cut_power(victim);
                 self.until(now_ms, lasts_ms, End::Start(victim));
@@ -175,7 +185,11 @@ impl Nemesis {
                     self.until(now_ms, later, End::Start(node));
                 }
             }
-            Fault::Pause => cluster.nodes[victim].paused_until_ms = Some(now_ms + lasts_ms),
+            Fault::Pause | Fault::Suspend => {
+                let victim = &mut cluster.nodes[victim];
+                victim.paused_until_ms = Some(now_ms + lasts_ms);
+                victim.suspended = fault == Fault::Suspend;
+            }
             Fault::CutOneWay => {
                 let to = self.random.random_range(0..nodes);
                 self.cut(now_ms, lasts_ms, |a, b| (a, b) == (victim, to));

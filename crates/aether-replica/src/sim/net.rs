@@ -107,10 +107,24 @@ impl Net {
 
     /// Makes all links good, and sends again what waits at them.
     pub fn heal(&mut self, now_ms: u64, random: &mut impl Rng) {
-        for link in self.links.iter_mut().flatten() {
-            *link = Link::default();
+        self.mend(now_ms, random, |_, _| true);
+    }
+
+    /// The same of links from and to whom `those` holds for.
+    pub fn mend(
+        &mut self,
+        now_ms: u64,
+        random: &mut impl Rng,
+        those: impl Fn(usize, usize) -> bool,
+    ) {
+        for (from, links) in self.links.iter_mut().enumerate() {
+            for (to, link) in links.iter_mut().enumerate() {
+                if those(from, to) {
+                    *link = Link::default();
+                }
+            }
         }
-        for (id, pipe) in &mut self.pipes {
+        for (id, pipe) in self.pipes.iter_mut().filter(|(_, pipe)| those(pipe.from, pipe.to)) {
             let mut least = now_ms;
             for (at, _) in &mut pipe.queue {
                 if *at <= now_ms {

@@ -24,9 +24,6 @@ pub(super) const REST_MS_MAX: u64 = 10_000;
 const HEALED_MS: u64 = 500;
 /// How often it is looked at what nodes have, and what watchers are told.
 const LOOK_EVERY_MS: u64 = 5;
-/// Two of the longest elections of silence, four until nobody waits for the leader
-/// any more, and some for an election; connections are given up after four seconds.
-const DEAF_MS_MAX: u64 = 3_000;
 /// Longest wait of a probe for its answer.
 const PROBE: Duration = Duration::from_secs(2);
 
@@ -108,8 +105,14 @@ pub(super) struct Scene {
 
 impl Scene {
     /// A cluster that leads.
-    pub fn new(founders: usize, seed: u64, random: &mut StdRng) -> Result<Self, String> {
+    pub fn new(
+        founders: usize,
+        lease_reads: bool,
+        seed: u64,
+        random: &mut StdRng,
+    ) -> Result<Self, String> {
         let mut cluster = Cluster::new(founders, random.random_range(25..150));
+        cluster.lease_reads = lease_reads;
         (0..founders).try_for_each(|node| cluster.start(node))?;
         let large_keys = if random.random_ratio(1, 3) { 10 } else { 0 };
         let clients = Clients::new(seed, random.random_range(3..7), large_keys);
@@ -245,7 +248,8 @@ impl Scene {
 pub(super) fn faults(settings: Settings) -> Result<Report, String> {
     let mut random = StdRng::seed_from_u64(settings.seed);
     let founders = if random.random_ratio(1, 4) { 5 } else { 3 };
-    let mut scene = Scene::new(founders, settings.seed, &mut random)?;
+    let lease_reads = random.random_ratio(1, 2);
+    let mut scene = Scene::new(founders, lease_reads, settings.seed, &mut random)?;
     scene.nemesis = Some(Nemesis::new(settings.seed));
     for _ in 0..random.random_range(3_000..8_000) {
         scene.step(true)?;
@@ -270,61 +274,4 @@ pub(super) fn faults(settings: Settings) -> Result<Report, String> {
         virtual_ms: world.now_ms,
         rest_ms_max,
     }))
-}
-
-/// The leader hears nobody and is heard by all: another one has to lead, long before
-/// its connections are given up and nobody hears it any more.
-pub(super) fn deaf_leader(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, settings.seed, &mut random)?;
-    let deaf = scene.cluster.leader().expect("a new scene has one");
-    in_world(|world| {
-        for from in (0..3).filter(|from| *from != deaf) {
-            world.net.link(from, deaf).cut = true;
-        }
-    });
-    scene.cluster.note(format_args!("n{deaf} hears nobody any more"));
-    let others: Vec<usize> = (0..3).filter(|node| *node != deaf).collect();
-    let probed = scene.probe_all(&others);
-    scene.within(DEAF_MS_MAX, "write beside a deaf leader", |_| {
-        probed.load(Ordering::Relaxed) == others.len()
-    })
-}
-
-/// A follower is killed before it has synced an entry, starts again, and answers
-/// for it, so that it is acknowledged. Then it loses its power, and is one of the
-/// two that go on.
-pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, settings.seed, &mut random)?;
-    let leader = scene.cluster.leader().expect("a new scene has one");
-    let (killed, away) = ((leader + 1) % 3, (leader + 2) % 3);
-    scene.until("equal state", |scene| scene.cluster.agrees())?;
-    in_world(|world| {
-        for other in [leader, killed] {
-            world.net.link(other, away).cut = true;
-            world.net.link(away, other).cut = true;
-        }
-        world.disks[killed].sync_ms = (200, 200);
-        world.disks[killed].keeps_nothing = true;
-    });
-    let before = scene.cluster.last_in_log(killed);
-    let probed = scene.probe_all(&[leader]);
-    scene.until("entry", |scene| scene.cluster.last_in_log(killed) > before)?;
-    scene.cluster.kill(killed);
-    in_world(|world| world.disks[killed].recover());
-    scene.cluster.start(killed)?;
-    scene.until("acknowledgement", |_| probed.load(Ordering::Relaxed) == 1)?;
-
-    scene.cluster.cut_power(killed);
-    scene.cluster.cut_power(leader);
-    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
-    scene.cluster.start(killed)?;
-    scene.until("another leader", |scene| scene.cluster.leader().is_some())?;
-    let probed = scene.probe_all(&[killed, away]);
-    scene.until("write", |_| probed.load(Ordering::Relaxed) == 2)?;
-    scene.cluster.start(leader)?;
-    scene.until("equal state", |scene| scene.cluster.agrees())?;
-    // Another entry in the place of one that was applied is noticed at once.
-    Ok(())
 }

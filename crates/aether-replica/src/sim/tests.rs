@@ -6,8 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Bug;
-use super::run::{
-    Failure, Report, Settings, deaf_leader, faults, found_by_the_next_life, in_new_world,
+use super::run::{Failure, Report, Settings, faults, in_new_world};
+use super::scenes::{
+    deaf_leader, found_by_the_next_life, hand_over_within_a_lease, late_answers,
+    restart_within_a_lease, suspended_within_a_lease,
 };
 
 /// Runs of the normal suite.
@@ -128,4 +130,39 @@ fn a_leader_that_hears_nobody_makes_room_and_the_simulation_would_know() {
     }
     let bug = Some(Bug::NeverSilent);
     assert!(in_new_world(Settings { seed: 1, bug }, deaf_leader).is_err());
+}
+
+/// Seeds of a scene that is set up to the last step.
+const SEEDS_OF_SCENE: u64 = 10;
+
+/// A scene goes well, and not with this bug.
+fn found_in_scene(bug: Bug, scene: fn(Settings) -> Result<(), String>) {
+    let run = |seed, bug| in_new_world(Settings { seed, bug }, scene);
+    for seed in 1..=SEEDS_OF_SCENE {
+        run(seed, None).unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
+    }
+    let failures: Vec<_> =
+        (1..=SEEDS_OF_SCENE).filter_map(|seed| run(seed, Some(bug)).err()).collect();
+    let stale = failures.iter().filter(|failure| failure.what.contains("was written elsewhere"));
+    assert!(stale.count() > 0, "{bug:?} is not found, but {failures:?}");
+}
+
+#[test]
+fn a_leader_that_was_replaced_confirms_no_read_by_answers_that_were_late() {
+    found_in_scene(Bug::UnconfirmedReads, late_answers);
+}
+
+#[test]
+fn a_voter_keeps_its_promise_when_it_starts_again() {
+    found_in_scene(Bug::ForgottenPromise, restart_within_a_lease);
+}
+
+#[test]
+fn a_leader_that_hands_over_has_no_lease() {
+    found_in_scene(Bug::LeaseAfterHandOver, hand_over_within_a_lease);
+}
+
+#[test]
+fn a_leader_that_was_suspended_has_no_lease() {
+    found_in_scene(Bug::UnnoticedSuspension, suspended_within_a_lease);
 }

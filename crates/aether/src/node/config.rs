@@ -110,6 +110,8 @@ pub struct NodeConfig {
     pub ingress: aether_ingress::Config,
     /// Space that a voter keeps free.
     pub storage: Storage,
+    /// How reads are confirmed.
+    pub reads: Reads,
     /// What this node supports beside other releases.
     pub compatibility: Compatibility,
     /// Leases and timeouts.
@@ -178,6 +180,16 @@ pub struct Storage {
     /// room for its next snapshot; 0 to let the disk run full. While no majority
     /// of voters has so much, no writes are taken.
     pub disk_free_min_bytes: u64,
+}
+
+/// How a leader makes sure that what it shows is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reads {
+    /// While it leads, this node answers reads for a tenth of a second after each
+    /// round to the voters without another one. Not for machines whose clocks a
+    /// hypervisor stops and starts again, as it does when it moves them: a leader
+    /// could then show what is old for as long. To be set on all voters alike.
+    pub leases: bool,
 }
 
 /// What a node supports beside other releases.

@@ -206,6 +206,7 @@ pub fn replica_config(config: &NodeConfig) -> aether_replica::Config {
         heartbeat_ms: timing.heartbeat.0,
         election_ms_min: timing.election_min.0,
         election_ms_max: timing.election_max.0,
+        lease_reads: config.reads.leases,
         disk_free_min_bytes: config.storage.disk_free_min_bytes,
         feature_level_max: config.compatibility.feature_level_max,
         ..aether_replica::Config::default()

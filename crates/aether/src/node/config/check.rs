@@ -7,8 +7,8 @@ use aether_core::duration::Millis;
 use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
 
 use super::{
-    Agent, Compatibility, ConfigError, Listen, Loaded, Log, NodeConfig, Roles, Storage, Timing,
-    Voter, file,
+    Agent, Compatibility, ConfigError, Listen, Loaded, Log, NodeConfig, Reads, Roles, Storage,
+    Timing, Voter, file,
 };
 
 /// What is logged unless set: the log speaks up only in trouble. Consensus warns
@@ -65,6 +65,7 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
                 .disk_free_min
                 .map_or(aether_replica::DISK_FREE_MIN_BYTES, |size| size.0),
         },
+        reads: Reads { leases: file.reads.leases },
         compatibility: compatibility(&file.compatibility)?,
         join: file.join,
         name,

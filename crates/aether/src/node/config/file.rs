@@ -34,6 +34,8 @@ pub struct File {
     #[serde(default)]
     pub storage: Storage,
     #[serde(default)]
+    pub reads: Reads,
+    #[serde(default)]
     pub compatibility: Compatibility,
     #[serde(default)]
     pub timing: Timing,
@@ -109,6 +111,13 @@ fn address_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ingres
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     pub disk_free_min: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reads {
+    #[serde(default)]
+    pub leases: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -46,6 +46,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.timing.max_table_age, Millis(600_000));
     assert_eq!(config.timing.stop_together, Millis(0));
     assert_eq!(config.storage.disk_free_min_bytes, 64 << 20);
+    assert!(!config.reads.leases);
     assert_eq!(config.compatibility.feature_level_max, FEATURE_LEVEL_MAX);
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
     assert!(config.log.level.starts_with("info"));
@@ -80,6 +81,8 @@ trust_forwarded = true
 debug = true
 [storage]
 disk_free_min = '2GiB'
+[reads]
+leases = true
 [compatibility]
 feature_level_max = 1
 [timing]
@@ -96,6 +99,7 @@ json = true
 ";
     let config = parse(text).unwrap().config;
     assert_eq!(config.storage.disk_free_min_bytes, 2 << 30);
+    assert!(config.reads.leases);
     assert_eq!(config.compatibility.feature_level_max, 1);
     assert!(!config.roles.voter && config.roles.agent && config.roles.ingress);
     let ingress = aether_ingress::Config {

@@ -1,0 +1,230 @@
+//! Scenes that are set up to the last step, for what chance would hardly bring about.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::ReadError;
+
+use super::in_world;
+use super::run::{Scene, Settings};
+
+/// Two of the longest elections of silence, four until nobody waits for the leader
+/// any more, and some for an election; connections are given up after four seconds.
+const DEAF_MS_MAX: u64 = 3_000;
+/// Between two reads of a leader that is to be caught.
+const READ_EVERY_MS: u64 = 3;
+/// How long one of them waits.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// The leader hears nobody and is heard by all: another one has to lead, long before
+/// its connections are given up and nobody hears it any more.
+pub(super) fn deaf_leader(settings: Settings) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
+    let deaf = scene.cluster.leader().expect("a new scene has one");
+    in_world(|world| {
+        for from in (0..3).filter(|from| *from != deaf) {
+            world.net.link(from, deaf).cut = true;
+        }
+    });
+    scene.cluster.note(format_args!("n{deaf} hears nobody any more"));
+    let others: Vec<usize> = (0..3).filter(|node| *node != deaf).collect();
+    let probed = scene.probe_all(&others);
+    scene.within(DEAF_MS_MAX, "write beside a deaf leader", |_| {
+        probed.load(Ordering::Relaxed) == others.len()
+    })
+}
+
+/// A follower is killed before it has synced an entry, starts again, and answers
+/// for it, so that it is acknowledged. Then it loses its power, and is one of the
+/// two that go on.
+pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
+    let leader = scene.cluster.leader().expect("a new scene has one");
+    let (killed, away) = ((leader + 1) % 3, (leader + 2) % 3);
+    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    in_world(|world| {
+        for other in [leader, killed] {
+            world.net.link(other, away).cut = true;
+            world.net.link(away, other).cut = true;
+        }
+        world.disks[killed].sync_ms = (200, 200);
+        world.disks[killed].keeps_nothing = true;
+    });
+    let before = scene.cluster.last_in_log(killed);
+    let probed = scene.probe_all(&[leader]);
+    scene.until("entry", |scene| scene.cluster.last_in_log(killed) > before)?;
+    scene.cluster.kill(killed);
+    in_world(|world| world.disks[killed].recover());
+    scene.cluster.start(killed)?;
+    scene.until("acknowledgement", |_| probed.load(Ordering::Relaxed) == 1)?;
+
+    scene.cluster.cut_power(killed);
+    scene.cluster.cut_power(leader);
+    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
+    scene.cluster.start(killed)?;
+    scene.until("another leader", |scene| scene.cluster.leader().is_some())?;
+    let probed = scene.probe_all(&[killed, away]);
+    scene.until("write", |_| probed.load(Ordering::Relaxed) == 2)?;
+    scene.cluster.start(leader)?;
+    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    // Another entry in the place of one that was applied is noticed at once.
+    Ok(())
+}
+
+/// What the others sent to a leader arrives when they have had another for long, and
+/// just then it is asked for what was written last.
+pub(super) fn late_answers(settings: Settings) -> Result<(), String> {
+    let (mut scene, old, others) = with_leader(settings, false)?;
+    others.iter().for_each(|other| cut(*other, old));
+    let before: Vec<_> = others.iter().map(|node| scene.cluster.last_in_log(*node)).collect();
+    scene.probe_all(&[old]);
+    scene.until("entry at the others", |scene| {
+        let now = others.iter().map(|node| scene.cluster.last_in_log(*node));
+        now.zip(&before).all(|(now, before)| now > *before)
+    })?;
+    others.iter().for_each(|other| cut(old, *other));
+    scene.until("another leader", |scene| scene.cluster.leader().is_some_and(|now| now != old))?;
+    let probed = scene.probe_all(&others);
+    scene.until("write", |_| probed.load(Ordering::Relaxed) == others.len())?;
+    in_world(|world| {
+        world.net.mend(world.now_ms, &mut world.random, |_, to| to == old);
+    });
+    scene.reads_at(old, &others, 1_000).map(drop)
+}
+
+/// A voter is killed and starts again at once, while the leader counts on it, which
+/// then hears nobody any more. The third waits for a chance to lead.
+pub(super) fn restart_within_a_lease(settings: Settings) -> Result<(), String> {
+    let (mut scene, old, others) = with_leader(settings, true)?;
+    let (voter, waiting) = (others[0], others[1]);
+    apart(old, waiting);
+    scene.rest(500)?;
+    scene.confirm(old)?;
+    apart(old, voter);
+    scene.cluster.kill(voter);
+    scene.cluster.start(voter)?;
+    match scene.reads_at(old, &others, 600)? {
+        0 => Err(format!("n{old} answers nobody, though it has a lease")),
+        _ => Ok(()),
+    }
+}
+
+/// A leader hands over and hears no more of it.
+pub(super) fn hand_over_within_a_lease(settings: Settings) -> Result<(), String> {
+    let (mut scene, old, others) = with_leader(settings, true)?;
+    scene.confirm(old)?;
+    others.iter().for_each(|other| cut(*other, old));
+    let life = scene.cluster.life(old).expect("it leads");
+    let handle = life.handle.clone();
+    life.spawn(async move {
+        // It does not hear of it.
+        let _ = handle.transfer_leadership(None).await;
+    });
+    scene.reads_at(old, &others, 600).map(drop)
+}
+
+/// The leader's machine is suspended for longer than an election takes, and then
+/// hears nothing of it.
+pub(super) fn suspended_within_a_lease(settings: Settings) -> Result<(), String> {
+    let (mut scene, old, others) = with_leader(settings, true)?;
+    scene.confirm(old)?;
+    others.iter().for_each(|other| cut(*other, old));
+    let until_ms = in_world(|world| world.now_ms) + 900;
+    let it = &mut scene.cluster.nodes[old];
+    (it.paused_until_ms, it.suspended) = (Some(until_ms), true);
+    scene.reads_at(old, &others, 1_200).map(drop)
+}
+
+/// A cluster of three in the same state, its leader, and the others.
+fn with_leader(
+    settings: Settings,
+    lease_reads: bool,
+) -> Result<(Scene, usize, Vec<usize>), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, lease_reads, settings.seed, &mut random)?;
+    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    let leader = scene.cluster.leader().ok_or("the leader is gone")?;
+    Ok((scene, leader, (0..3).filter(|node| *node != leader).collect()))
+}
+
+fn cut(from: usize, to: usize) {
+    in_world(|world| world.net.link(from, to).cut = true);
+}
+
+fn apart(one: usize, other: usize) {
+    cut(one, other);
+    cut(other, one);
+}
+
+type Seen = Arc<Mutex<Option<Result<u64, ReadError>>>>;
+
+/// A read that is under way, and what was written elsewhere before it.
+struct Read {
+    written: u64,
+    seen: Seen,
+}
+
+impl Scene {
+    fn rest(&mut self, ms: u64) -> Result<(), String> {
+        (0..ms).try_for_each(|_| self.step(false))
+    }
+
+    /// Asks a node for a linearizable read.
+    fn read_at(&self, node: usize, written: u64) -> Read {
+        let seen = Seen::default();
+        let life = self.cluster.life(node).expect("nobody killed it");
+        let (handle, shown, to) = (life.handle.clone(), life.shown.clone(), Arc::clone(&seen));
+        life.spawn(async move {
+            let read = handle.read_barrier(PATIENCE).await;
+            *to.lock().unwrap() = Some(read.map(|_| shown.at().0));
+        });
+        Read { written, seen }
+    }
+
+    /// The leader asks the others whether it still is one.
+    fn confirm(&mut self, leader: usize) -> Result<(), String> {
+        let read = self.read_at(leader, 0);
+        self.until("read", |_| matches!(*read.seen.lock().unwrap(), Some(Ok(_))))
+    }
+
+    /// Reads at `old` and writes at the others for a while. No read may show less
+    /// than was written before it. Gives how many were answered.
+    fn reads_at(&mut self, old: usize, others: &[usize], ms: u64) -> Result<usize, String> {
+        let (mut under_way, mut answered, mut writes) = (Vec::new(), 0, 0);
+        let mut probed = self.probe_all(others);
+        for at_ms in 0..ms {
+            let lives = others.iter().filter_map(|node| self.cluster.life(*node));
+            let written = lives.map(|life| life.shown.at().0).max().unwrap_or(0);
+            if at_ms.is_multiple_of(READ_EVERY_MS) {
+                under_way.push(self.read_at(old, written));
+            }
+            if probed.load(Ordering::Relaxed) == others.len() {
+                writes += 1;
+                probed = self.probe_all(others);
+            }
+            self.step(false)?;
+            let (ended, waiting) =
+                under_way.into_iter().partition(|read: &Read| read.seen.lock().unwrap().is_some());
+            under_way = waiting;
+            for Read { written, seen } in Vec::<Read>::from(ended) {
+                let Some(Ok(seen)) = seen.lock().unwrap().take() else { continue };
+                answered += 1;
+                if seen < written {
+                    return Err(format!(
+                        "n{old} shows {seen} to who asked after {written} was written elsewhere"
+                    ));
+                }
+            }
+        }
+        if writes == 0 {
+            return Err(format!("nothing was written at n{others:?}"));
+        }
+        Ok(answered)
+    }
+}
