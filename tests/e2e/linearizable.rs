@@ -53,6 +53,8 @@ struct Settings {
     faults: &'static [Fault],
     /// Clients read whatever the node that they ask has.
     own_copies: bool,
+    /// Leaders count on leases.
+    leases: bool,
 }
 
 impl Settings {
@@ -64,6 +66,7 @@ impl Settings {
             hold_max: Duration::from_millis(setting("AETHER_LINEARIZABLE_HOLD_MS", 1_000)),
             faults: &nemesis::FAULTS,
             own_copies: false,
+            leases: false,
         }
     }
 }
@@ -101,7 +104,8 @@ impl History {
     async fn make(settings: Settings) -> Self {
         println!("AETHER_LINEARIZABLE_SEED={}", settings.seed);
         let links = Links::between(VOTERS).await.unwrap();
-        let topology = Topology { peers: links.routes(), ..Topology::split(VOTERS, 0) };
+        let extra = format!("\n[reads]\nleases = {}\n", settings.leases);
+        let topology = Topology { peers: links.routes(), extra, ..Topology::split(VOTERS, 0) };
         let mut stage = Stage::set(&binary(), &topology, &[]).await.unwrap();
         let scene = Arc::new(Scene {
             settings,
@@ -168,7 +172,26 @@ impl History {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_under_faults_could_have_come_about_one_by_one() {
-    let settings = Settings::of_environment();
+    nothing_is_found(Settings::of_environment()).await.end().await;
+}
+
+/// The same of leaders that ask the others ten times a second, not for each read.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_under_faults_show_nothing_old() {
+    let stage = nothing_is_found(Settings { leases: true, ..Settings::of_environment() }).await;
+    let mut leased = 0;
+    for node in 0..VOTERS {
+        let metrics = stage.metrics(node).await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("aether_read_leases "));
+        leased += line.expect("every node has it").parse::<u64>().unwrap();
+    }
+    println!("{leased} times a lease spared a round, since the last starts");
+    assert!(leased > 0, "no lease was counted on");
+    stage.end().await;
+}
+
+/// Makes a history, and panics with what is wrong with it.
+async fn nothing_is_found(settings: Settings) -> Stage {
     let history = History::make(settings).await;
     report(&history);
     let findings = history.findings();
@@ -180,7 +203,7 @@ async fn every_answer_under_faults_could_have_come_about_one_by_one() {
             at.display()
         );
     }
-    history.stage.end().await;
+    history.stage
 }
 
 /// The checks can fail: what a node has by itself is old while it is cut off.

@@ -33,6 +33,17 @@ const RUNS: &[Run] = &[
         seed: "AETHER_LINEARIZABLE_SEED",
     },
     Run {
+        name: "leases",
+        test: "linearizable::leases_",
+        package: "aether-tests",
+        settings: &[
+            ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
+            ("AETHER_LINEARIZABLE_SECONDS", "180"),
+            ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
+        ],
+        seed: "AETHER_LINEARIZABLE_SEED",
+    },
+    Run {
         name: "power",
         test: "durability::power_cut::a_power_cut_loses_",
         package: "aether-tests",

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   lint             the rules of this repository only
   fuzz [--cases N] [--seed N] [FILTER…]
                    the fuzz targets alone, with many cases, and how often each was run
-  faults [linearizable|power|kills|syncs|sim] [--seed N] [--seeds N]
+  faults [linearizable|leases|power|kills|syncs|sim] [--seed N] [--seeds N]
                    clusters under faults for minutes; the environment chooses seed and
                    length (tests/e2e/linearizable.rs, durability.rs); sim is the simulation
                    of replicas, for a number of seeds
