@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Bug;
 use super::run::{
     Failure, Report, Settings, deaf_leader, faults, found_by_the_next_life, in_new_world,
+    newcomer_of_a_lost_leader, removal_that_is_lost, sync_under_way_when_all_is_healed,
 };
 
 /// Runs of the normal suite.
@@ -122,10 +123,30 @@ fn a_not_done_that_is_not_sure_is_found() {
 
 #[test]
 fn a_leader_that_hears_nobody_makes_room_and_the_simulation_would_know() {
-    for seed in 1..=5 {
-        let done = in_new_world(Settings { seed, bug: None }, deaf_leader);
-        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
-    }
+    goes_well(deaf_leader);
     let bug = Some(Bug::NeverSilent);
     assert!(in_new_world(Settings { seed: 1, bug }, deaf_leader).is_err());
+}
+
+/// Runs a scene that has to go well at some seeds.
+fn goes_well(scene: fn(Settings) -> Result<(), String>) {
+    for seed in 1..=5 {
+        let done = in_new_world(Settings { seed, bug: None }, scene);
+        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
+    }
+}
+
+#[test]
+fn a_replacement_that_a_lost_leader_began_is_begun_again() {
+    goes_well(newcomer_of_a_lost_leader);
+}
+
+#[test]
+fn a_removal_that_is_not_committed_ends_nobody() {
+    goes_well(removal_that_is_lost);
+}
+
+#[test]
+fn no_fault_goes_on_when_all_is_healed() {
+    goes_well(sync_under_way_when_all_is_healed);
 }
