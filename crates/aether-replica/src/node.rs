@@ -144,6 +144,17 @@ impl Node {
         nodes.map(|(id, member)| (*id, member.clone())).collect()
     }
 
+    /// All members, and the log index of the entry that says so, if that is known
+    /// to be committed. Until then another may take its place.
+    pub fn members_known(&self) -> (Vec<(u64, Member)>, Option<u64>) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let (now, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+        let members = now.membership().nodes().map(|(id, member)| (*id, member.clone()));
+        let at = now.log_id().filter(|_| now.log_id() == committed.log_id());
+        (members.collect(), at.map(|id| id.index))
+    }
+
     /// Log index of the membership entry that [`members`](Self::members) is from.
     pub fn members_at(&self) -> u64 {
         let metrics = self.raft.server_metrics();

@@ -270,7 +270,7 @@ impl RaftRpc for PeerService {
                 me.node, me.cluster, request.cluster
             )));
         }
-        let members = self.node.members();
+        let (members, members_at) = self.node.members_known();
         let members: Vec<_> = members
             .into_iter()
             .map(|(raft_id, m)| pb::Member {
@@ -286,7 +286,9 @@ impl RaftRpc for PeerService {
             dir_id: me.dir_id.clone(),
             formed: !members.is_empty(),
             members,
-            members_at: self.node.members_at(),
+            // Whoever is in no committed membership is removed; what this node
+            // only wished, or took from a leader that is gone, removes nobody.
+            members_at: members_at.unwrap_or(0),
             restored: self.node.restored().map(|restored| restored.to_wire()),
         }))
     }

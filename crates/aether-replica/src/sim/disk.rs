@@ -28,7 +28,7 @@ pub(super) struct Disk {
     pub sync_ms: (u64, u64),
     /// A power cut takes all that was not synced.
     pub keeps_nothing: bool,
-    /// The next sync fails.
+    /// The next sync to end fails.
     pub fails: bool,
     pub free_bytes: u64,
 }
@@ -115,7 +115,6 @@ pub(crate) struct Sync {
     node: usize,
     lengths: Lengths,
     takes: Duration,
-    fails: bool,
     early: bool,
 }
 
@@ -129,7 +128,6 @@ pub(crate) fn begin_sync() -> Sync {
             node,
             lengths: lengths(&disk.wal),
             takes: Duration::from_millis(world.random.random_range(least..=most)),
-            fails: std::mem::take(&mut disk.fails),
             early: world.bug == Some(Bug::EarlyAcknowledgement),
         }
     })
@@ -148,7 +146,8 @@ impl Sync {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        if self.fails {
+        // Not when it began: a disk that is well again by now fails nobody.
+        if in_world(|world| std::mem::take(&mut world.disks[self.node].fails)) {
             return Err((io::ErrorKind::Other, "a simulated sync failed".to_owned()));
         }
         self.note_durable();

@@ -96,6 +96,12 @@ impl Nemesis {
         Nemesis { random, next_ms, ends: BTreeMap::new(), faults: 0, replacement }
     }
 
+    /// One that breaks nothing, and may have a voter replaced at once.
+    pub fn that_breaks_nothing(seed: u64, replaces: bool) -> Self {
+        let replacement = replaces.then_some(Replacement { begins_ms: 0, stage: Stage::Waits });
+        Nemesis { next_ms: u64::MAX, replacement, ..Nemesis::new(seed) }
+    }
+
     /// Whether something is still to be gone on with, also when all is healed.
     pub fn is_replacing(&self) -> bool {
         self.replacement.as_ref().is_some_and(|replacement| replacement.stage != Stage::Done)
@@ -271,13 +277,8 @@ impl Nemesis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Waits,
-    /// Somebody new is to get the log.
-    Learns {
-        new: usize,
-        victim: usize,
-    },
-    /// It is to vote in the place of the victim.
-    Votes {
+    /// Somebody new is to get the log, and then to vote in the place of the victim.
+    Replaces {
         new: usize,
         victim: usize,
     },
@@ -292,7 +293,9 @@ struct Replacement {
 
 impl Nemesis {
     /// Goes on with the replacement of a voter, if there is to be one: one step
-    /// of the leader's at a time, over and over until it is made.
+    /// of the leader's at a time, over and over until it is made. Which one, the
+    /// leader's membership decides each time anew, as the core's planner does:
+    /// what one leader has done and not committed, the next may not have.
     pub fn replace(&mut self, cluster: &mut Cluster, now_ms: u64) -> Result<(), String> {
         let Some(replacement) = &mut self.replacement else { return Ok(()) };
         if now_ms < replacement.begins_ms || !now_ms.is_multiple_of(REPLACE_EVERY_MS) {
@@ -302,7 +305,6 @@ impl Nemesis {
         let life = cluster.life(leader).expect("it leads");
         let handle = life.handle.clone();
         let Some(membership) = handle.membership() else { return Ok(()) };
-        let term = handle.leadership().borrow().term;
         match replacement.stage {
             Stage::Done => return Ok(()),
             Stage::Waits => {
@@ -310,38 +312,29 @@ impl Nemesis {
                 let new = cluster.add();
                 cluster.note(format_args!("n{new} comes, for n{victim}"));
                 cluster.start(new)?;
-                replacement.stage = Stage::Learns { new, victim };
+                replacement.stage = Stage::Replaces { new, victim };
             }
-            Stage::Learns { new, victim } => {
-                let id = cluster.raft_id(new);
-                if membership.learners.contains(&id) && membership.caught_up.contains(&id) {
-                    replacement.stage = Stage::Votes { new, victim };
-                } else if !membership.learners.contains(&id) && !membership.is_joint {
-                    let change = MembershipChange::AddLearner {
-                        raft_id: id,
-                        name: format!("n{new}"),
-                        peer_addr: address(new),
-                        dir_id: cluster.dir_id(new),
-                    };
-                    change_by(cluster, leader, term, change);
-                }
-            }
-            Stage::Votes { new, victim } => {
+            Stage::Replaces { new, victim } => {
                 let (id, old) = (cluster.raft_id(new), cluster.raft_id(victim));
-                let is_made = membership.voters.contains(&id)
-                    && !membership.voters.contains(&old)
-                    && !membership.is_joint;
-                cluster.nodes[victim].leaving = true;
+                let votes = membership.voters.contains(&id);
+                let is_made = votes && !membership.voters.contains(&old) && !membership.is_joint;
                 if is_made {
-                    cluster.note(format_args!("n{new} votes, and n{victim} does not"));
-                    cluster.kill(victim);
-                    cluster.nodes[victim].gone = true;
-                    replacement.stage = Stage::Done;
-                } else {
+                    if handle.node().members_known().1.is_some() {
+                        cluster.note(format_args!("n{new} votes, and n{victim} does not"));
+                        cluster.kill(victim);
+                        cluster.nodes[victim].gone = true;
+                        replacement.stage = Stage::Done;
+                    }
+                } else if !votes && !membership.learners.contains(&id) {
+                    if !membership.is_joint {
+                        change_by(cluster, leader, joining(cluster, new));
+                    }
+                } else if votes || membership.caught_up.contains(&id) {
+                    cluster.nodes[victim].leaving = true;
                     let mut voters = membership.voters.clone();
                     voters.remove(&old);
                     voters.insert(id);
-                    change_by(cluster, leader, term, MembershipChange::SetVoters(voters));
+                    change_by(cluster, leader, MembershipChange::SetVoters(voters));
                 }
             }
         }
@@ -349,10 +342,21 @@ impl Nemesis {
     }
 }
 
+/// Somebody new is to get the log.
+pub(super) fn joining(cluster: &Cluster, new: usize) -> MembershipChange {
+    MembershipChange::AddLearner {
+        raft_id: cluster.raft_id(new),
+        name: format!("n{new}"),
+        peer_addr: address(new),
+        dir_id: cluster.dir_id(new),
+    }
+}
+
 /// The leader makes a change, or does not: it is looked at again.
-fn change_by(cluster: &Cluster, leader: usize, term: u64, change: MembershipChange) {
+pub(super) fn change_by(cluster: &Cluster, leader: usize, change: MembershipChange) {
     let Some(life) = cluster.life(leader) else { return };
     let handle = life.handle.clone();
+    let term = handle.leadership().borrow().term;
     life.spawn(async move {
         let _ = handle.change_membership(term, change).await;
     });

@@ -100,7 +100,7 @@ pub(super) struct Scene {
     pub cluster: Cluster,
     pub clients: Clients,
     watchers: Vec<Watcher>,
-    nemesis: Option<Nemesis>,
+    pub nemesis: Option<Nemesis>,
 }
 
 impl Scene {
@@ -217,7 +217,7 @@ impl Scene {
     }
 
     /// All faults are over: the cluster has to come to rest.
-    fn come_to_rest(&mut self) -> Result<u64, String> {
+    pub fn come_to_rest(&mut self) -> Result<u64, String> {
         let began_ms = in_world(|world| world.now_ms);
         if let Some(nemesis) = &mut self.nemesis {
             nemesis.heal(&mut self.cluster)?;
@@ -239,6 +239,11 @@ impl Scene {
         self.until("equal state", |scene| {
             let up_to = scene.watchers.iter().map(|watcher| watcher.watched.up_to).min();
             scene.cluster.agrees() && up_to >= scene.cluster.applied()
+        })?;
+        self.until("end of every change of the voters", |scene| {
+            let life = scene.cluster.leader().and_then(|leader| scene.cluster.life(leader));
+            let membership = life.and_then(|life| life.handle.membership());
+            membership.is_some_and(|membership| !membership.is_joint)
         })?;
         Ok(in_world(|world| world.now_ms) - began_ms)
     }

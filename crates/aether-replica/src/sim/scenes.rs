@@ -7,14 +7,17 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::ReadError;
+use crate::{MembershipChange, ReadError};
 
-use super::in_world;
+use super::nemesis::{Nemesis, change_by, joining};
 use super::run::{Scene, Settings};
+use super::{NODES_MAX, in_world};
 
 /// Two of the longest elections of silence, four until nobody waits for the leader
 /// any more, and some for an election; connections are given up after four seconds.
 const DEAF_MS_MAX: u64 = 3_000;
+/// After so long without a leader a member has asked, a few times, whether it is one.
+const UNHEARD_MS: u64 = 3_000;
 /// Between two reads of a leader that is to be caught.
 const READ_EVERY_MS: u64 = 3;
 /// How long one of them waits.
@@ -75,6 +78,94 @@ pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
     scene.until("equal state", |scene| scene.cluster.agrees())?;
     // Another entry in the place of one that was applied is noticed at once.
     Ok(())
+}
+
+/// Separates `ours` from all others, in both directions.
+fn part(ours: &[usize]) {
+    in_world(|world| {
+        for (a, b) in (0..NODES_MAX).flat_map(|a| (0..NODES_MAX).map(move |b| (a, b))) {
+            world.net.link(a, b).cut = ours.contains(&a) != ours.contains(&b);
+        }
+    });
+}
+
+fn mend() {
+    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
+}
+
+/// A leader that is alone gives the log to a newcomer, and loses the leadership
+/// before that is committed: the next one has never heard of the newcomer.
+pub(super) fn newcomer_of_a_lost_leader(settings: Settings) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
+    let alone = scene.cluster.leader().expect("a new scene has one");
+    let new = scene.cluster.nodes.len();
+    part(&[alone, new]);
+    scene.nemesis = Some(Nemesis::that_breaks_nothing(settings.seed, true));
+    scene.until("newcomer that has caught up", |scene| {
+        let leader = scene.cluster.life(alone).and_then(|life| life.handle.membership());
+        leader.is_some_and(|seen| seen.learners.iter().any(|id| seen.caught_up.contains(id)))
+    })?;
+    scene.until("another leader", |scene| {
+        scene.cluster.leader().is_some_and(|leader| leader != alone)
+    })?;
+    mend();
+    scene.until("end of the replacement", |scene| {
+        !scene.nemesis.as_ref().is_some_and(Nemesis::is_replacing)
+    })?;
+    scene.until("equal state", |scene| scene.cluster.agrees())
+}
+
+/// A leader that is alone removes a member, which asks it who the members are, and
+/// loses the leadership before that is committed: nobody was removed.
+pub(super) fn removal_that_is_lost(settings: Settings) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
+    let alone = scene.cluster.leader().expect("a new scene has one");
+    let member = scene.cluster.add();
+    scene.cluster.start(member)?;
+    change_by(&scene.cluster, alone, joining(&scene.cluster, member));
+    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    let knows = |scene: &Scene, of: usize| {
+        let life = scene.cluster.life(of).expect("nobody ends");
+        let id = scene.cluster.raft_id(member);
+        life.handle.node().members().iter().any(|(known, _)| *known == id)
+    };
+
+    part(&[alone, member]);
+    let id = scene.cluster.raft_id(member);
+    change_by(&scene.cluster, alone, MembershipChange::RemoveLearner(id));
+    scene.until("removal", |scene| !knows(scene, alone))?;
+    // It would end when it has heard of no leader for a while, and asked.
+    for _ in 0..UNHEARD_MS {
+        scene.step(false)?;
+    }
+    mend();
+    scene.until("return of the member", |scene| knows(scene, alone) && scene.cluster.agrees())
+}
+
+/// All is healed while a follower waits for a sync that was to fail: it does not,
+/// for nobody starts a node again that ends after that.
+pub(super) fn sync_under_way_when_all_is_healed(settings: Settings) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
+    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    // Until no earlier sync is under way.
+    for _ in 0..20 {
+        scene.step(false)?;
+    }
+    scene.nemesis = Some(Nemesis::that_breaks_nothing(settings.seed, false));
+    let leader = scene.cluster.leader().expect("a new scene has one");
+    let slow = (leader + 1) % 3;
+    scene.cluster.nodes[slow].may_fail = true;
+    in_world(|world| {
+        world.disks[slow].sync_ms = (200, 200);
+        world.disks[slow].fails = true;
+    });
+    let before = scene.cluster.last_in_log(slow);
+    scene.probe_all(&[leader]);
+    scene.until("entry", |scene| scene.cluster.last_in_log(slow) > before)?;
+    scene.come_to_rest().map(|_| ())
 }
 
 /// What the others sent to a leader arrives when they have had another for long, and

@@ -9,7 +9,8 @@ use super::Bug;
 use super::run::{Failure, Report, Settings, faults, in_new_world};
 use super::scenes::{
     deaf_leader, found_by_the_next_life, hand_over_within_a_lease, late_answers,
-    restart_within_a_lease, suspended_within_a_lease,
+    newcomer_of_a_lost_leader, removal_that_is_lost, restart_within_a_lease,
+    suspended_within_a_lease, sync_under_way_when_all_is_healed,
 };
 
 /// Runs of the normal suite.
@@ -101,10 +102,7 @@ fn an_acknowledgement_before_the_sync_is_found() {
 
 #[test]
 fn a_log_that_is_not_synced_when_it_is_opened_is_found() {
-    for seed in 1..=3 {
-        let done = in_new_world(Settings { seed, bug: None }, found_by_the_next_life);
-        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
-    }
+    goes_well(found_by_the_next_life);
     let bug = Some(Bug::FoundIsNotSynced);
     let failure = in_new_world(Settings { seed: 1, bug }, found_by_the_next_life).unwrap_err();
     assert!(failure.what.contains("applies another entry"), "{}", failure.what);
@@ -124,10 +122,7 @@ fn a_not_done_that_is_not_sure_is_found() {
 
 #[test]
 fn a_leader_that_hears_nobody_makes_room_and_the_simulation_would_know() {
-    for seed in 1..=5 {
-        let done = in_new_world(Settings { seed, bug: None }, deaf_leader);
-        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
-    }
+    goes_well(deaf_leader);
     let bug = Some(Bug::NeverSilent);
     assert!(in_new_world(Settings { seed: 1, bug }, deaf_leader).is_err());
 }
@@ -137,12 +132,10 @@ const SEEDS_OF_SCENE: u64 = 10;
 
 /// A scene goes well, and not with this bug.
 fn found_in_scene(bug: Bug, scene: fn(Settings) -> Result<(), String>) {
-    let run = |seed, bug| in_new_world(Settings { seed, bug }, scene);
-    for seed in 1..=SEEDS_OF_SCENE {
-        run(seed, None).unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
-    }
-    let failures: Vec<_> =
-        (1..=SEEDS_OF_SCENE).filter_map(|seed| run(seed, Some(bug)).err()).collect();
+    goes_well(scene);
+    let failures =
+        (1..=SEEDS_OF_SCENE).map(|seed| in_new_world(Settings { seed, bug: Some(bug) }, scene));
+    let failures: Vec<_> = failures.filter_map(Result::err).collect();
     let stale = failures.iter().filter(|failure| failure.what.contains("was written elsewhere"));
     assert!(stale.count() > 0, "{bug:?} is not found, but {failures:?}");
 }
@@ -165,4 +158,27 @@ fn a_leader_that_hands_over_has_no_lease() {
 #[test]
 fn a_leader_that_was_suspended_has_no_lease() {
     found_in_scene(Bug::UnnoticedSuspension, suspended_within_a_lease);
+}
+
+/// Runs a scene that has to go well at some seeds.
+fn goes_well(scene: fn(Settings) -> Result<(), String>) {
+    for seed in 1..=SEEDS_OF_SCENE {
+        let done = in_new_world(Settings { seed, bug: None }, scene);
+        done.unwrap_or_else(|failure| panic!("{}", report(seed, &failure)));
+    }
+}
+
+#[test]
+fn a_replacement_that_a_lost_leader_began_is_begun_again() {
+    goes_well(newcomer_of_a_lost_leader);
+}
+
+#[test]
+fn a_removal_that_is_not_committed_ends_nobody() {
+    goes_well(removal_that_is_lost);
+}
+
+#[test]
+fn no_fault_goes_on_when_all_is_healed() {
+    goes_well(sync_under_way_when_all_is_healed);
 }

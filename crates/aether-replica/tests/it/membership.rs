@@ -100,6 +100,8 @@ async fn three_become_five_and_three_others_while_writes_go_on() {
 async fn a_dead_voter_is_replaced_under_its_own_name_by_an_empty_directory() {
     let mut cluster = Cluster::start(&["a", "b", "c"], patient).await;
     cluster.write(0, "before", "1").await;
+    // One that has voted and has no log yet would wait for it, and not ask.
+    cluster.agree().await;
     let dead = cluster.follower().await;
     let name = cluster.names[dead];
     cluster.kill_member(dead);
