@@ -6,6 +6,10 @@ use std::path::PathBuf;
 /// writes come to their end, and little beside any disk that is bought today.
 pub const DISK_FREE_MIN_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Least value of [`Config::election_ms_max`]: for so long other nodes count on a
+/// voter that has heard a leader.
+pub const ELECTION_MS_MAX_MIN: u64 = 200;
+
 /// A founding voter: its position in the list is its Raft id, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Voter {
@@ -45,7 +49,7 @@ pub struct Config {
     /// time between both. A vote is given within the shortest, and synced to
     /// disk before, so that must be longer than a sync of the slowest disk.
     pub election_ms_min: u64,
-    /// See `election_ms_min`.
+    /// See `election_ms_min`. At least [`ELECTION_MS_MAX_MIN`].
     pub election_ms_max: u64,
     /// Whether this node, as the leader, answers linearizable reads without asking
     /// the other voters while it holds a lease (see `lease`). Correct as long as
@@ -99,6 +103,12 @@ impl Config {
             return Err(format!(
                 "heartbeat_ms ({}) < election_ms_min ({}) < election_ms_max ({}) must hold",
                 self.heartbeat_ms, self.election_ms_min, self.election_ms_max
+            ));
+        }
+        if self.election_ms_max < ELECTION_MS_MAX_MIN {
+            return Err(format!(
+                "election_ms_max ({}) must be at least {ELECTION_MS_MAX_MIN}",
+                self.election_ms_max
             ));
         }
         for (field, text) in [("node_name", &self.node_name), ("cluster_name", &self.cluster_name)]
@@ -155,5 +165,7 @@ mod tests {
         assert!(config(&[("b", "x:1"), ("b", "x:2")]).validate().is_err());
         let slow = Config { heartbeat_ms: 500, ..config(&[("b", "x:1")]) };
         assert!(slow.validate().unwrap_err().contains("heartbeat_ms (500)"));
+        let hasty = Config { election_ms_max: 199, ..config(&[("b", "x:1")]) };
+        assert!(hasty.validate().unwrap_err().contains("at least 200"));
     }
 }

@@ -308,7 +308,6 @@ impl Handle {
             return Err(TransferError::NoSuccessor { reason });
         };
         let mut leadership = self.node.leadership.subscribe();
-        self.node.lease.hand_over(self.node.leader().term);
         if let Err(fatal) = self.node.raft.trigger().transfer_leader(successor).await {
             return failed(fatal.to_string());
         }

@@ -3,15 +3,16 @@
 //!
 //! A round that a majority has answered, begun at `s` by the leader's clock, says
 //! that each of them heard this leader at `s` or later. Each of them helps nobody
-//! else into office for [`PROMISE`] after that, so until `s + PROMISE` there is no
-//! other leader, and what this one has committed is the newest. It counts on that
-//! for [`LEASE`] only, half as long: clocks may go at speeds that differ by a
-//! factor of two.
+//! else into office for [`PROMISE`] after that: openraft has it wait for the longest
+//! election timeout, which is no shorter. So until `s + PROMISE` there is no other
+//! leader, and what this one has committed is the newest. It counts on that for
+//! [`LEASE`] only, half as long: clocks may go at speeds that differ by a factor of
+//! two.
 //!
-//! What else could break the promise, and what is done about it:
+//! What could break the promise, and what is done about it:
 //!
 //! - A voter that starts again does not know what its last life has heard: it keeps
-//!   the promise from its start on.
+//!   the promise from its start on ([`bound_until`]).
 //! - A leader that hands over asks a voter to stand in spite of the promise: from
 //!   then on it does not count on it any more, for as long as its term lasts.
 //! - The membership changes: a round of another membership counts for nothing. A
@@ -29,50 +30,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Readings;
+use crate::config::ELECTION_MS_MAX_MIN;
 use crate::types::LogId;
 
-/// How long a leader counts on a round. Above the time between two rounds of a
-/// leader that is asked all the time, and far above that of one round.
+/// How long a leader counts on a round: many times as long as one takes.
 pub(crate) const LEASE: Duration = Duration::from_millis(100);
-/// How long a voter that heard a leader helps nobody else into office. At most the
-/// default of the longest election timeout, which openraft waits for anyway.
-pub(crate) const PROMISE: Duration = Duration::from_millis(200);
+/// How long a voter that heard a leader helps nobody else into office, at least.
+pub(crate) const PROMISE: Duration = Duration::from_millis(ELECTION_MS_MAX_MIN);
 /// By how much two clocks that are read one after the other may seem to have moved
 /// against each other.
 const APART_MS_MAX: u64 = 10;
 
-/// A voter's side.
-#[derive(Debug)]
-pub(crate) struct Promise {
-    /// When this node was opened, if there was a life before.
-    opened: Option<Instant>,
-    heard: Mutex<Option<Instant>>,
-}
-
-impl Promise {
-    /// Of a node that was opened at this time, and has had a life before.
-    pub fn new(opened: Option<Instant>) -> Self {
-        #[cfg(test)]
-        let opened = opened.filter(|_| !crate::sim::planted(crate::sim::Bug::ForgottenPromise));
-        Promise { opened, heard: Mutex::default() }
+/// Until when a voter that was opened at this time, and has had a life before, helps
+/// nobody into office.
+pub(crate) fn bound_until(opened: Instant) -> Instant {
+    #[cfg(test)]
+    if crate::sim::planted(crate::sim::Bug::ForgottenPromise) {
+        return opened;
     }
-
-    /// Notes that a message of the present leader was accepted. To be called before
-    /// the leader is answered.
-    pub fn heard_leader(&self) {
-        *self.heard.lock().expect("no panic while held") = Some(Instant::now());
-    }
-
-    /// When the leader, another node, was last heard in this life.
-    pub fn heard(&self) -> Option<Instant> {
-        *self.heard.lock().expect("no panic while held")
-    }
-
-    /// Until when this node helps nobody into office, if it is not that far.
-    pub fn binds_until(&self) -> Option<Instant> {
-        let until = self.heard().max(self.opened)? + PROMISE;
-        (until > Instant::now()).then_some(until)
-    }
+    opened + PROMISE
 }
 
 /// What a leader knows at the begin of a round or of a read.
@@ -138,23 +114,32 @@ impl Lease {
         }
     }
 
-    /// To be called before another voter is asked to stand.
+    /// To be called before another voter is asked to stand, in spite of its promise.
     pub fn hand_over(&self, term: u64) {
         #[cfg(test)]
-        if crate::sim::planted(crate::sim::Bug::LeaseAfterHandOver) {
+        if crate::sim::planted(crate::sim::Bug::UnnoticedHandOver) {
             return;
         }
         self.handed_over.fetch_max(term, Ordering::SeqCst);
     }
 
+    /// Whether this node began to hand this term's leadership over.
+    pub fn is_handed_over(&self, term: u64) -> bool {
+        self.handed_over.load(Ordering::SeqCst) == term
+    }
+
     /// Whether nobody else leads as yet, for sure. `office` was read before the call.
     pub fn holds(&self, office: Office) -> bool {
+        self.holds_at(Moment::now(), office)
+    }
+
+    fn holds_at(&self, now: Moment, office: Office) -> bool {
         let confirmed = *self.confirmed.lock().expect("no panic while held");
         let Some(Begun { office: of, at }) = confirmed else { return false };
         of == office
             && office.votes
-            && at.until(&Moment::now()).is_some_and(|elapsed| elapsed < LEASE)
-            && self.handed_over.load(Ordering::SeqCst) != office.term
+            && at.until(&now).is_some_and(|elapsed| elapsed < LEASE)
+            && !self.is_handed_over(office.term)
     }
 }
 
@@ -167,61 +152,53 @@ mod tests {
         Office { term, membership: Some(log_id(1, 1)), votes: true }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_promise_binds_from_the_start_and_from_each_word_of_a_leader() {
-        assert_eq!(Promise::new(None).binds_until(), None, "it was never a voter");
-        let promise = Promise::new(Some(Instant::now()));
-        assert_eq!(promise.binds_until(), Some(Instant::now() + PROMISE));
-        tokio::time::advance(PROMISE).await;
-        assert_eq!((promise.binds_until(), promise.heard()), (None, None));
-        promise.heard_leader();
-        tokio::time::advance(PROMISE / 2).await;
-        assert_eq!(promise.binds_until(), Some(Instant::now() + PROMISE / 2));
+    /// A round, and so many milliseconds after it by both clocks.
+    fn round_and(ms: u64) -> (Begun, Moment) {
+        let at = Moment { at: Instant::now(), boot_ms: 1_000 };
+        let later = Moment { at: at.at + Duration::from_millis(ms), boot_ms: at.boot_ms + ms };
+        (Begun { office: office(7), at }, later)
     }
 
     #[test]
     fn a_lease_is_of_one_term_one_membership_and_of_who_votes() {
-        let (lease, round) = (Lease::default(), Lease::begin(office(7)));
-        assert!(!lease.holds(office(7)), "nobody answered yet");
+        let (lease, (round, later)) = (Lease::default(), round_and(99));
+        assert!(!lease.holds_at(later, office(7)), "nobody answered yet");
         lease.confirm(round);
-        // Wherever this took no longer.
-        let holds = |office| round.at.at.elapsed() < LEASE && lease.holds(office);
-        assert!(holds(office(7)) || round.at.at.elapsed() >= LEASE);
-        assert!(!holds(office(8)));
-        assert!(!holds(Office { membership: Some(log_id(7, 9)), ..office(7) }));
-        lease.confirm(Lease::begin(Office { votes: false, ..office(7) }));
-        assert!(!holds(Office { votes: false, ..office(7) }));
+        assert!(lease.holds_at(later, office(7)));
+        assert!(!lease.holds_at(round_and(100).1, office(7)), "it is over");
+        assert!(!lease.holds_at(later, office(8)));
+        assert!(!lease.holds_at(later, Office { membership: Some(log_id(7, 9)), ..office(7) }));
+        let leaves = Office { votes: false, ..office(7) };
+        let lease = Lease::default();
+        lease.confirm(Begun { office: leaves, ..round });
+        assert!(!lease.holds_at(later, leaves));
     }
 
     #[test]
     fn a_lease_ends_for_good_when_the_leadership_is_handed_over() {
-        let lease = Lease::default();
+        let (lease, (round, later)) = (Lease::default(), round_and(1));
         lease.hand_over(7);
-        lease.confirm(Lease::begin(office(7)));
-        assert!(!lease.holds(office(7)));
         // An earlier call that was late.
         lease.hand_over(6);
-        lease.confirm(Lease::begin(office(7)));
-        assert!(!lease.holds(office(7)));
+        lease.confirm(round);
+        assert!(lease.is_handed_over(7) && !lease.holds_at(later, office(7)));
     }
 
     #[test]
     fn a_round_that_began_earlier_and_ended_later_shortens_nothing() {
-        let lease = Lease::default();
-        let (early, late) = (Lease::begin(office(7)), Lease::begin(office(8)));
-        let early = Begun { at: Moment { at: late.at.at - LEASE, ..early.at }, ..early };
-        lease.confirm(late);
+        let (lease, (early, later)) = (Lease::default(), round_and(50));
+        lease.confirm(Begun { at: later, ..early });
         lease.confirm(early);
-        assert_eq!(lease.confirmed.lock().unwrap().unwrap().office.term, 8);
+        assert!(lease.holds_at(round_and(120).1, office(7)));
     }
 
     #[test]
     fn clocks_that_do_not_agree_are_not_believed() {
-        let begun = Moment { at: Instant::now(), boot_ms: 1_000 };
-        let later = |ms, boot_ms| Moment { at: begun.at + Duration::from_millis(ms), boot_ms };
-        assert_eq!(begun.until(&later(50, 1_050)), Some(Duration::from_millis(50)));
-        assert!(begun.until(&later(50, 1_050 + APART_MS_MAX)).is_some());
-        assert_eq!(begun.until(&later(50, 1_051 + APART_MS_MAX)), None, "it was suspended");
-        assert_eq!(begun.until(&later(50, 900)), None);
+        let (Begun { at: begun, .. }, later) = round_and(50);
+        let later = |boot_ms| Moment { boot_ms, ..later };
+        assert_eq!(begun.until(&later(1_050)), Some(Duration::from_millis(50)));
+        assert!(begun.until(&later(1_050 + APART_MS_MAX)).is_some());
+        assert_eq!(begun.until(&later(1_051 + APART_MS_MAX)), None, "it was suspended");
+        assert_eq!(begun.until(&later(900)), None);
     }
 }

@@ -74,7 +74,7 @@ mod wire;
 
 pub use backup::{BackedUpMember, Backup, StateCopy};
 pub use changes::{Changes, EntryChanges, Gone};
-pub use config::{Config, DISK_FREE_MIN_BYTES, Joined, Voter};
+pub use config::{Config, DISK_FREE_MIN_BYTES, ELECTION_MS_MAX_MIN, Joined, Voter};
 pub use data_dir::Joining;
 pub use error::{ChangeError, OpenError, ProposeError, ReadError, TransferError};
 pub use handle::{COMMAND_BYTES_MAX, Handle};

@@ -22,7 +22,7 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, Snapsh
 use tokio::time::Instant;
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::lease::Promise;
+use crate::lease::Lease;
 use crate::peers::{Client, Lane, Peers};
 use crate::snapshot::SnapshotFile;
 use crate::transfer::Outgoing;
@@ -45,7 +45,7 @@ const COMMIT_HELD: Duration = Duration::from_millis(2);
 pub(crate) struct Network {
     pub peers: Arc<Peers>,
     pub my_id: u64,
-    pub promise: Arc<Promise>,
+    pub lease: Arc<Lease>,
 }
 
 impl Network {
@@ -53,7 +53,7 @@ impl Network {
         PeerNetwork {
             peers: self.peers.clone(),
             my_id: self.my_id,
-            promise: self.promise.clone(),
+            lease: self.lease.clone(),
             target,
             member: node.clone(),
             kind,
@@ -85,7 +85,7 @@ enum Kind {
 pub(crate) struct PeerNetwork {
     peers: Arc<Peers>,
     my_id: u64,
-    promise: Arc<Promise>,
+    lease: Arc<Lease>,
     target: u64,
     member: Member,
     kind: Kind,
@@ -237,10 +237,6 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Failure> {
-        if self.promise.binds_until().is_some() {
-            let reason = "this node still owes its voice to the leader that it heard";
-            return Err(RPCError::Unreachable(Unreachable::from_string(reason)));
-        }
         let timeout = option.hard_ttl();
         // What is asked for is not cast yet.
         let sent = request.vote.leader_id.term.saturating_sub(1);
@@ -285,6 +281,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Failure> {
+        self.lease.hand_over(request.from_leader().leader_id.term);
         let timeout = option.hard_ttl();
         let mut client = self.client(Lane::Control)?;
         let response = client

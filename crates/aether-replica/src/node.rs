@@ -18,7 +18,7 @@ use crate::data_dir::{DataDir, Identity};
 use crate::forward::Links;
 use crate::image::Image;
 use crate::leadership::{LeaderInfo, Leadership};
-use crate::lease::{Lease, Promise};
+use crate::lease::Lease;
 use crate::log_store::LogStore;
 use crate::peers::{Lane, Peers};
 use crate::reads::ReadHub;
@@ -71,10 +71,12 @@ pub(crate) struct Node {
     pub leadership: watch::Sender<Leadership>,
     /// The log clock of a leadership of this node, with its term.
     pub clock: Mutex<Option<(u64, LogClock)>>,
-    /// What it owes to the leader that it hears.
-    pub promise: Arc<Promise>,
+    /// When a leader of the present term was last heard of.
+    pub leader_heard: Mutex<Option<Instant>>,
+    /// Until when it helps nobody into office (see [`crate::lease`]).
+    pub bound_until: Option<Instant>,
     /// What it may count on as the leader.
-    pub lease: Lease,
+    pub lease: Arc<Lease>,
     pub fatal: watch::Sender<Option<String>>,
     /// Space left to this node's files.
     pub disk: Mutex<DiskStatus>,
@@ -121,12 +123,30 @@ impl Node {
         self.leadership.borrow().clone()
     }
 
+    /// Notes that a message of the present leader was accepted.
+    pub fn heard_leader(&self) {
+        *self.leader_heard.lock().expect("no panic while held") = Some(Instant::now());
+    }
+
+    pub fn is_only_voter(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids();
+        voters.eq([self.identity.raft_id])
+    }
+
+    /// Whether it has promised not to help anybody into office.
+    pub fn is_bound(&self) -> bool {
+        self.bound_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// Whether the leader, another node, was heard of within the time that a
     /// follower waits for it. Openraft goes on naming one that is gone until
     /// there is another.
     pub fn hears_leader(&self) -> bool {
         let silence_max = Duration::from_millis(2 * self.config.election_ms_max);
-        self.promise.heard().is_some_and(|at| at.elapsed() < silence_max)
+        let heard = *self.leader_heard.lock().expect("no panic while held");
+        heard.is_some_and(|at| at.elapsed() < silence_max)
     }
 
     /// A member of the present membership, by id.

@@ -21,7 +21,7 @@ use crate::forward::Links;
 use crate::handle::Handle;
 use crate::image::{Image, image_dir};
 use crate::leadership::{self, Leadership};
-use crate::lease::{Lease, Promise};
+use crate::lease::{self, Lease};
 use crate::log_store::{DamagedLog, LogStore};
 use crate::machine::{ErasedMachine, Machine, Stamp};
 use crate::network::Network;
@@ -270,14 +270,14 @@ async fn start(
     let peers = Arc::new(Peers::new(&config, &identity));
     let state =
         StateMachine::new(machine, position, snapshots.clone(), image.clone(), progress.clone());
-    // One that has no log yet never promised anything.
-    let promise = Arc::new(Promise::new((!pristine).then_some(opened)));
-    let my_id = identity.raft_id;
-    let network = Network { peers: peers.clone(), my_id, promise: promise.clone() };
+    let lease = Arc::new(Lease::default());
+    let network = Network { peers: peers.clone(), my_id: identity.raft_id, lease: lease.clone() };
     // One that was restored first meets the other founders.
     let restored = data.restored.clone();
     let has_met = restored.as_ref().is_none_or(Restored::has_met);
-    let elects = has_met && promise.binds_until().is_none();
+    // One that has no log yet never promised anything.
+    let bound_until = (!pristine).then(|| lease::bound_until(opened));
+    let elects = has_met && bound_until.is_none();
     let raft_config = Arc::new(openraft_config(&config, elects)?);
     let raft: types::Raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), state)
         .await
@@ -299,8 +299,9 @@ async fn start(
         image,
         leadership: watch::Sender::new(Leadership::default()),
         clock: Mutex::new(None),
-        promise,
-        lease: Lease::default(),
+        leader_heard: Mutex::new(None),
+        bound_until,
+        lease,
         fatal: watch::Sender::new(None),
         disk: Mutex::default(),
         refusal: Refusal::default(),
@@ -330,10 +331,13 @@ async fn start(
     }
     if !has_met {
         tasks.push(tokio::spawn(refound::run(node.clone())));
-    } else if let Some(free_at) = node.promise.binds_until() {
+    } else if let Some(until) = bound_until {
         let node = node.clone();
         tasks.push(tokio::spawn(async move {
-            tokio::time::sleep_until(free_at).await;
+            // The only voter asks nobody, and owes nothing to anybody.
+            if !node.is_only_voter() {
+                tokio::time::sleep_until(until).await;
+            }
             node.raft.runtime_config().elect(true);
         }));
     }

@@ -71,7 +71,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 /// A leader that is not refused shows that it is there.
 fn note_leader(node: &Node, answer: &StreamAppendResult<TypeConfig>) {
     if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
-        node.promise.heard_leader();
+        node.heard_leader();
     }
 }
 
@@ -82,9 +82,6 @@ async fn install(node: Arc<Node>, vote: Vote, received: Received) -> Result<Vote
     let path = snapshot.path.clone();
     let snapshot = Snapshot { meta: snapshot.position.meta(), snapshot };
     let answer = node.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-    if answer.vote == vote {
-        node.promise.heard_leader();
-    }
     turn.end(&path);
     Ok(answer.vote)
 }
@@ -143,7 +140,7 @@ impl RaftRpc for PeerService {
         let request = self.checked(request)?;
         self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
-        if self.node.promise.binds_until().is_some() {
+        if self.node.is_bound() {
             return Ok(Response::new(self.refusal()));
         }
         let answer = self.node.raft.pre_vote(request).await.map_err(stopped)?;
@@ -158,7 +155,7 @@ impl RaftRpc for PeerService {
         self.check_ballot(request.ballot.as_ref())?;
         let request = wire::vote_request_in(request)?;
         // The leader itself wants this one.
-        if !request.leadership_transfer && self.node.promise.binds_until().is_some() {
+        if !request.leadership_transfer && self.node.is_bound() {
             return Ok(Response::new(self.refusal()));
         }
         let answer = self.node.raft.vote(request).await.map_err(stopped)?;

@@ -76,8 +76,10 @@ pub(crate) enum Bug {
     NeverSilent,
     /// A voter that starts again knows nothing of the leader that it has heard.
     ForgottenPromise,
-    /// A leader counts on its lease when it has asked somebody else to stand.
-    LeaseAfterHandOver,
+    /// A leader that has asked somebody else to stand goes on as before.
+    UnnoticedHandOver,
+    /// Reads are confirmed by openraft's rounds, which count late answers.
+    RoundsOfOpenraft,
     /// A leader takes the time for which it was suspended for none.
     UnnoticedSuspension,
 }

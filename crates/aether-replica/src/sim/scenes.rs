@@ -18,6 +18,10 @@ use super::{NODES_MAX, in_world};
 const DEAF_MS_MAX: u64 = 3_000;
 /// After so long without a leader a member has asked, a few times, whether it is one.
 const UNHEARD_MS: u64 = 3_000;
+/// Until a leader has begun to hand over.
+const HAND_OVER_MS: u64 = 20;
+/// Lease, timeout, and an election. A leader that is not answered falls silent later.
+const FAILOVER_MS_MAX: u64 = 700;
 /// Between two reads of a leader that is to be caught.
 const READ_EVERY_MS: u64 = 3;
 /// How long one of them waits.
@@ -218,6 +222,30 @@ pub(super) fn hand_over_within_a_lease(settings: Settings) -> Result<(), String>
         let _ = handle.transfer_leadership(None).await;
     });
     scene.reads_at(old, &others, 600).map(drop)
+}
+
+/// A leader hands over to a voter whose disk hangs, and is asked for reads all the
+/// time: the third has to lead.
+pub(super) fn hand_over_that_is_lost(settings: Settings) -> Result<(), String> {
+    let (mut scene, old, others) = with_leader(settings, false)?;
+    let (heir, third) = (others[0], others[1]);
+    in_world(|world| world.disks[heir].sync_ms = (2_000, 2_000));
+    let before = scene.cluster.last_in_log(heir);
+    scene.probe_all(&[old]);
+    scene.until("entry", |scene| scene.cluster.last_in_log(heir) > before)?;
+    let life = scene.cluster.life(old).expect("it leads");
+    let handle = life.handle.clone();
+    life.spawn(async move {
+        // It does not come to that.
+        let _ = handle.transfer_leadership(Some(&format!("n{heir}"))).await;
+    });
+    for _ in 0..HAND_OVER_MS {
+        scene.step(false)?;
+    }
+    scene.within(FAILOVER_MS_MAX, "leader after a hand-over", |scene| {
+        scene.read_at(third, 0);
+        scene.cluster.leader().is_some_and(|leader| leader != old)
+    })
 }
 
 /// The leader's machine is suspended for longer than an election takes, and then

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Bug;
 use super::run::{Failure, Report, Settings, faults, in_new_world};
 use super::scenes::{
-    deaf_leader, found_by_the_next_life, hand_over_within_a_lease, late_answers,
-    newcomer_of_a_lost_leader, removal_that_is_lost, restart_within_a_lease,
+    deaf_leader, found_by_the_next_life, hand_over_that_is_lost, hand_over_within_a_lease,
+    late_answers, newcomer_of_a_lost_leader, removal_that_is_lost, restart_within_a_lease,
     suspended_within_a_lease, sync_under_way_when_all_is_healed,
 };
 
@@ -142,7 +142,7 @@ fn found_in_scene(bug: Bug, scene: fn(Settings) -> Result<(), String>) {
 
 #[test]
 fn a_leader_that_was_replaced_confirms_no_read_by_answers_that_were_late() {
-    found_in_scene(Bug::UnconfirmedReads, late_answers);
+    found_in_scene(Bug::RoundsOfOpenraft, late_answers);
 }
 
 #[test]
@@ -152,7 +152,15 @@ fn a_voter_keeps_its_promise_when_it_starts_again() {
 
 #[test]
 fn a_leader_that_hands_over_has_no_lease() {
-    found_in_scene(Bug::LeaseAfterHandOver, hand_over_within_a_lease);
+    found_in_scene(Bug::UnnoticedHandOver, hand_over_within_a_lease);
+}
+
+#[test]
+fn reads_do_not_keep_a_leader_in_office_that_has_handed_over() {
+    goes_well(hand_over_that_is_lost);
+    let bug = Some(Bug::UnnoticedHandOver);
+    let failure = in_new_world(Settings { seed: 1, bug }, hand_over_that_is_lost).unwrap_err();
+    assert!(failure.what.contains("leader after a hand-over"), "{}", failure.what);
 }
 
 #[test]

@@ -209,7 +209,7 @@ pub struct Timing {
     pub heartbeat: Millis,
     /// Shortest silence of a leader before an election.
     pub election_min: Millis,
-    /// Longest silence of a leader before an election.
+    /// Longest silence of a leader before an election; at least 200 ms.
     pub election_max: Millis,
     /// How long a session may be silent before it counts as unreachable.
     pub session_lease: Millis,

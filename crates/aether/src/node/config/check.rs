@@ -143,6 +143,16 @@ fn timing(file: &file::Timing) -> Result<Timing, ConfigError> {
             format!("({election_min}) must be below timing.election_max ({election_max})"),
         );
     }
+    let least = Millis(aether_replica::ELECTION_MS_MAX_MIN);
+    if election_max < least {
+        return bad(
+            "timing.election_max",
+            format!(
+                "({election_max}) must be at least {least}: for so long others count \
+                 on a voter that hears a leader"
+            ),
+        );
+    }
     for (field, lease) in
         [("timing.session_lease", timing.session_lease), ("timing.agent_lease", timing.agent_lease)]
     {

@@ -137,6 +137,11 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[timing]\nheartbeat = '150ms'", &["timing.heartbeat", "election_min"]),
         ("", "[timing]\nheartbeat = '0s'", &["timing.heartbeat", "above zero"]),
         ("", "[timing]\nelection_min = '1s'", &["timing.election_min", "election_max"]),
+        (
+            "",
+            "[timing]\nheartbeat = '20ms'\nelection_min = '100ms'\nelection_max = '199ms'",
+            &["timing.election_max", "at least 200ms"],
+        ),
         ("", "[timing]\nsession_lease = '100ms'", &["timing.session_lease", "election_max"]),
         ("", "[timing]\nagent_lease = '0s'", &["timing.agent_lease"]),
         ("", "[timing]\nnode_lost = '1s'", &["timing.node_lost", "timing.agent_lease"]),
