@@ -28,6 +28,7 @@ struct Options {
     seconds: u64,
     kills: usize,
     watchers: usize,
+    puts: usize,
     minutes: usize,
     clients: Vec<usize>,
     per_connection: usize,
@@ -35,13 +36,15 @@ struct Options {
 }
 
 const USAGE: &str =
-    "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--minutes N]
+    "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--puts N]
+             [--minutes N]
 
 parts: writes reads watch failover (all without any); steady
   --rounds N    runs of each store and kind of call (3)
   --seconds N   length of a run (5)
   --kills N     kills of the leader of each store (30)
   --watchers N  watchers of one key (1000)
+  --puts N      puts that all of them are waited for (30)
   --minutes N   length of the steady load, which has the most clients (60)
   --clients N   only this many clients (1, 64 and 256)
   --per-connection N
@@ -52,8 +55,6 @@ const STORES: [Store; 2] = [Store::Aether, Store::Etcd];
 /// Aether's own defaults, so that etcd is also seen with the same: etcd wants an
 /// election timeout of at least five heartbeats.
 const TUNED: Timeouts = Timeouts { heartbeat_ms: 40, election_ms: 250 };
-/// Puts that every watcher is waited for.
-const PUTS: usize = 30;
 
 fn options() -> Result<Options> {
     let mut options = Options {
@@ -61,6 +62,7 @@ fn options() -> Result<Options> {
         seconds: 5,
         kills: 30,
         watchers: 1_000,
+        puts: 30,
         minutes: 60,
         clients: CLIENTS.into(),
         per_connection: 16,
@@ -77,6 +79,7 @@ fn options() -> Result<Options> {
             "--seconds" => options.seconds = number()? as u64,
             "--kills" => options.kills = number()?,
             "--watchers" => options.watchers = number()?,
+            "--puts" => options.puts = number()?,
             "--minutes" => options.minutes = number()?,
             "--per-connection" => options.per_connection = number()?,
             "--clients" => options.clients = vec![number()?],
@@ -200,7 +203,7 @@ impl Bench {
             let (mut p50, mut p99) = (Vec::new(), Vec::new());
             for _ in 0..self.options.rounds {
                 let running = self.start(store, None).await?;
-                let times = fan_out::run(store, &running, watchers, PUTS).await?;
+                let times = fan_out::run(store, &running, watchers, self.options.puts).await?;
                 p50.push(ms(quantile(&times, 0.5)));
                 p99.push(ms(quantile(&times, 0.99)));
             }

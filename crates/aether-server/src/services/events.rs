@@ -11,8 +11,8 @@ use aether_proto::v1;
 use tonic::{Response, Status};
 
 use super::Streamed;
-use super::following::{self, End, Places, Pulse, deliver, ended};
-use super::streams::{self, Down};
+use super::following::{Places, Pulse};
+use super::reading::{self, Handover};
 use crate::control::{Control, Read};
 use crate::deadline::Deadline;
 use crate::status;
@@ -33,7 +33,7 @@ struct Reader {
     follow: bool,
     /// Everything that fits up to here was sent.
     at: AuditPosition,
-    to: Down<v1::EventsResponse>,
+    to: Handover<v1::EventsResponse>,
 }
 
 impl Events {
@@ -65,11 +65,11 @@ impl Events {
         };
         let place = self.places.take()?;
         let this = self.clone();
-        Ok(streams::answer(following::QUEUED_MAX, move |to| async move {
+        Ok(reading::answer(move |to| async move {
             let _place = place;
             let (records, at) = first;
             let reader = Reader { filter, follow, at, to };
-            ended(this.push(reader, read, records).await)
+            this.push(reader, read, records).await
         }))
     }
 
@@ -79,11 +79,11 @@ impl Events {
         mut reader: Reader,
         read: Read,
         records: Vec<Arc<AuditRecord>>,
-    ) -> Result<(), End> {
+    ) -> Result<(), Status> {
         let mut states = self.control.watch();
-        reader.send(&records).await?;
+        reader.send(&records).await;
         reader.pass_over(&read.published.state);
-        reader.mark(self.control.as_of(&read)).await?;
+        reader.mark(self.control.as_of(&read)).await;
         if !reader.follow {
             return Ok(());
         }
@@ -94,15 +94,14 @@ impl Events {
             let published = Arc::clone(&states.borrow_and_update());
             let state = &published.state;
             check_kept(state, reader.at)?;
-            reader.send(&later(state, reader.at, reader.filter.as_ref())).await?;
+            reader.send(&later(state, reader.at, reader.filter.as_ref())).await;
             reader.pass_over(state);
             drop(published);
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return Ok(()) },
-                () = reader.to.closed() => return Err(End::Left),
                 beat = pulse.beat() => {
                     let read = Read::own(self.control.local(), !beat?);
-                    reader.mark(self.control.as_of(&read)).await?;
+                    reader.mark(self.control.as_of(&read)).await;
                 }
             }
         }
@@ -110,14 +109,13 @@ impl Events {
 }
 
 impl Reader {
-    async fn send(&mut self, records: &[Arc<AuditRecord>]) -> Result<(), End> {
+    async fn send(&mut self, records: &[Arc<AuditRecord>]) {
         for record in records {
             let position = Some(position(record.position()));
             let event = Some(event(record));
-            deliver(&self.to, v1::EventsResponse { event, position, as_of: None }).await?;
+            self.to.tell(v1::EventsResponse { event, position, as_of: None }).await;
             self.at = record.position();
         }
-        Ok(())
     }
 
     /// What does not fit has been looked at, too.
@@ -127,10 +125,9 @@ impl Reader {
     }
 
     /// Tells that the stream lives, and how far it is.
-    async fn mark(&self, as_of: v1::AsOf) -> Result<(), End> {
+    async fn mark(&self, as_of: v1::AsOf) {
         let position = Some(position(self.at));
-        let mark = v1::EventsResponse { event: None, position, as_of: Some(as_of) };
-        deliver(&self.to, mark).await
+        self.to.tell(v1::EventsResponse { event: None, position, as_of: Some(as_of) }).await;
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use super::Streamed;
-use super::following::{self, End, Places, Pulse, deliver, ended};
-use super::streams::{self, Down};
+use super::following::{Places, Pulse, too_slow};
+use super::reading::{self, Handover};
 use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::status;
@@ -140,10 +140,10 @@ impl Kv {
         }
         let place = self.places.take()?;
         let this = self.clone();
-        Ok(streams::answer(following::QUEUED_MAX, move |to| async move {
+        Ok(reading::answer(move |to| async move {
             let _place = place;
             let pulse = Pulse::new(this.control.clone());
-            ended(this.push(&prefix, from_index, state, pulse, to).await)
+            this.push(&prefix, from_index, state, pulse, to).await
         }))
     }
 
@@ -153,12 +153,12 @@ impl Kv {
         from_index: Option<u64>,
         state: State,
         mut pulse: Pulse,
-        to: Down<v1::KvChange>,
-    ) -> Result<(), End> {
+        to: Handover<v1::KvChange>,
+    ) -> Result<(), Status> {
         let mut news = self.changes.index();
         let mut at = match from_index {
             Some(index) => index,
-            None => present(prefix, &state, &to).await?,
+            None => present(prefix, &state, &to).await,
         };
         drop(state);
         // Up to where the reader knows that it has everything, and since when. Not
@@ -167,13 +167,13 @@ impl Kv {
         loop {
             drop(news.borrow_and_update());
             let (entries, up_to) = self.changes.since(at).map_err(|Gone { kept_after }| {
-                following::too_slow(format!(
+                too_slow(format!(
                     "the reader is at index {at}, and only changes after {kept_after} are kept"
                 ))
             })?;
             for entry in entries {
                 for row in entry.rows.iter().filter(|row| row.key.starts_with(prefix)) {
-                    deliver(&to, change(entry.index, &row.key, row.value.as_deref())).await?;
+                    to.tell(change(entry.index, &row.key, row.value.as_deref())).await;
                 }
             }
             at = up_to;
@@ -181,12 +181,11 @@ impl Kv {
                 |(index, since): (u64, Instant)| index < at && since.elapsed() >= pulse.period();
             if synced.is_none_or(is_due) {
                 let kind = "SYNCED".to_owned();
-                deliver(&to, v1::KvChange { kind, index: at, ..Default::default() }).await?;
+                to.tell(v1::KvChange { kind, index: at, ..Default::default() }).await;
                 synced = Some((at, Instant::now()));
             }
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return Ok(()) },
-                () = to.closed() => return Err(End::Left),
                 beat = pulse.beat() => { beat?; }
             }
         }
@@ -194,16 +193,16 @@ impl Kv {
 }
 
 /// Sends every record that is there; gives the index as of which it is.
-async fn present(prefix: &str, state: &State, to: &Down<v1::KvChange>) -> Result<u64, End> {
+async fn present(prefix: &str, state: &State, to: &Handover<v1::KvChange>) -> u64 {
     let (index, mut after) = (state.meta.index, String::new());
     loop {
         let page = state.page(prefix, &after, PAGE_SIZE_MAX, PAGE_BYTES_MAX);
         for (key, value) in &page.rows {
-            deliver(to, change(index, key, Some(value))).await?;
+            to.tell(change(index, key, Some(value))).await;
         }
         match page.rows.into_iter().next_back() {
             Some((key, _)) if !page.is_last => after = key,
-            _ => return Ok(index),
+            _ => return index,
         }
     }
 }

@@ -12,6 +12,7 @@ mod kv;
 mod logs;
 mod options;
 pub mod peer;
+mod reading;
 mod resolve;
 pub mod routing;
 pub mod slices;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aether_proto::v1;
 use aether_replica::StateCopy;
@@ -10,7 +11,7 @@ use tokio::sync::Semaphore;
 use tonic::{Response, Status};
 
 use super::Streamed;
-use super::following::{End, deliver, ended};
+use super::following::too_slow;
 use super::streams::{self, Down};
 use crate::control::Control;
 use crate::deadline::Deadline;
@@ -20,6 +21,9 @@ use crate::status;
 /// made when one of them has gone.
 const PARTS_QUEUED_MAX: usize = 4;
 const PART_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a reader may leave its queue full before it counts as stuck.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// Sends snapshots, one at a time: each holds a copy of the state that further
 /// entries make differ from the present one.
@@ -66,7 +70,7 @@ impl Snapshots {
         let first = v1::SnapshotPart { position: Some(position), data: Vec::new() };
         Ok(streams::answer(PARTS_QUEUED_MAX, move |to| async move {
             let _place = place;
-            ended(send(first, copy, to).await)
+            send(first, copy, to).await
         }))
     }
 }
@@ -76,8 +80,8 @@ async fn send(
     first: v1::SnapshotPart,
     copy: StateCopy,
     to: Down<v1::SnapshotPart>,
-) -> Result<(), End> {
-    deliver(&to, first).await?;
+) -> Result<(), Status> {
+    deliver(&to, first, UNREAD_MAX).await?;
     let mut parts = Parts { to, runtime: Runtime::current(), end: None };
     // Rows are encoded on the way out, which takes seconds of a large state.
     let written = tokio::task::spawn_blocking(move || {
@@ -87,7 +91,18 @@ async fn send(
     match written.await.map_err(status::internal)? {
         (Ok(_), _) => Ok(()),
         (Err(_), Some(end)) => Err(end),
-        (Err(error), None) => Err(status::internal(error).into()),
+        (Err(error), None) => Err(status::internal(error)),
+    }
+}
+
+/// Brings a part to the reader.
+///
+/// # Errors
+/// It left, which nobody is told, or does not read.
+async fn deliver<T>(to: &Down<T>, part: T, unread_max: Duration) -> Result<(), Status> {
+    match tokio::time::timeout(unread_max, to.send(Ok(part))).await {
+        Ok(sent) => sent.map_err(|_| Status::cancelled("the reader left")),
+        Err(_) => Err(too_slow(format!("nothing was read for {unread_max:?}"))),
     }
 }
 
@@ -96,7 +111,7 @@ struct Parts {
     to: Down<v1::SnapshotPart>,
     runtime: Runtime,
     /// Why it goes no further.
-    end: Option<End>,
+    end: Option<Status>,
 }
 
 impl Write for Parts {
@@ -104,7 +119,7 @@ impl Write for Parts {
         let data = bytes[..bytes.len().min(PART_BYTES_MAX)].to_vec();
         let written = data.len();
         let part = v1::SnapshotPart { position: None, data };
-        match self.runtime.block_on(deliver(&self.to, part)) {
+        match self.runtime.block_on(deliver(&self.to, part, UNREAD_MAX)) {
             Ok(()) => Ok(written),
             Err(end) => {
                 self.end = Some(end);
@@ -122,6 +137,18 @@ impl Write for Parts {
 mod tests {
     use super::*;
     use tokio::sync::mpsc;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_is_let_go() {
+        let (to, from) = mpsc::channel(1);
+        let soon = Duration::from_millis(50);
+        assert!(deliver(&to, 1, soon).await.is_ok());
+        let status = deliver(&to, 2, soon).await.expect_err("there was no room");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        drop(from);
+        assert_eq!(deliver(&to, 3, soon).await.unwrap_err().code(), Code::Cancelled);
+    }
 
     #[tokio::test]
     async fn parts_are_bounded_and_wait_for_the_reader_who_may_leave() {
@@ -131,7 +158,7 @@ mod tests {
             let whole = vec![7u8; 3 * PART_BYTES_MAX + 1];
             let first = parts.write_all(&whole);
             let second = parts.write_all(&whole);
-            (first.is_ok(), second.is_err(), matches!(parts.end, Some(End::Left)))
+            (first.is_ok(), second.is_err(), parts.end.is_some())
         });
         let mut sizes = Vec::new();
         while sizes.len() < 4 {

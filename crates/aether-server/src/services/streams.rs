@@ -1,6 +1,6 @@
 //! What the long streams of agents and sessions have in common: both begin
 //! with a hello, both ways are open until one side ends them, and the node
-//! shows that it lives. Those of mere readers are in `following`.
+//! shows that it lives. Those of mere readers are in `following` and `reading`.
 
 use std::future::Future;
 use std::sync::Arc;

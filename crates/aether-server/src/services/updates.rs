@@ -12,10 +12,9 @@ use aether_core::records::UpdateRecord;
 use aether_core::weights::Weights;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::reading::{self, Handover};
 use super::resolve::{Current, resolve};
 use super::{Streamed, foresight, options};
 use crate::control::Read;
@@ -28,8 +27,6 @@ use crate::{render, status};
 /// Actual weight and waits change without a committed entry; a watcher looks
 /// this often.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// Updates queued towards one watcher.
-const QUEUED_MAX: usize = 4;
 
 /// The `Updates` service.
 #[derive(Clone)]
@@ -168,33 +165,29 @@ impl UpdatesService {
     }
 
     /// Sends the update whenever something about it changes.
-    async fn follow(self, id: UpdateId, to: mpsc::Sender<Result<v1::Update, Status>>) {
+    async fn follow(self, id: UpdateId, to: Handover<v1::Update>) -> Result<(), Status> {
         let mut states = self.views.control.watch();
         let mut last: Option<v1::Update> = None;
         loop {
             drop(states.borrow_and_update());
             let read = self.views.control.read(false, Deadline::default()).await;
             let Some(record) = read.published.state.updates.get(&id).cloned() else {
-                let gone = status::no_such("update", id.as_str(), format!("update {id} is gone"));
-                let _ = to.send(Err(gone)).await;
-                return;
+                let gone = format!("update {id} is gone");
+                return Err(status::no_such("update", id.as_str(), gone));
             };
             let once = std::iter::once(&id);
             let seen = self.views.seen(&read, once, Deadline::default()).await;
             let update = self.views.update(&read, &record, &seen);
             if last.as_ref().is_none_or(|last| differs(last, &update)) {
-                if to.send(Ok(update.clone())).await.is_err() {
-                    return;
-                }
+                to.tell(update.clone()).await;
                 last = Some(update);
             }
             if record.state.is_terminal() {
-                return;
+                return Ok(());
             }
             tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
                 () = tokio::time::sleep(WATCH_EVERY) => {}
-                () = to.closed() => return,
             }
         }
     }
@@ -469,8 +462,6 @@ impl Updates for UpdatesService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (deadline, request) = Deadline::split(request);
         let (_, record, _) = self.look(deadline, &request.update_id, false).await?;
-        let (to, stream) = mpsc::channel(QUEUED_MAX);
-        tokio::spawn(self.clone().follow(record.id.clone(), to));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(reading::answer(|to| self.clone().follow(record.id.clone(), to)))
     }
 }

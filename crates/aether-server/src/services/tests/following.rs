@@ -9,6 +9,7 @@ use super::*;
 use crate::services::Streamed;
 use crate::services::following::{Places, Pulse};
 use crate::services::kv::Kv;
+use crate::services::reading;
 
 type Told = Result<v1::EventsResponse, Status>;
 
@@ -263,19 +264,20 @@ async fn a_watch_says_how_far_it_is_while_nothing_that_fits_changes() {
     changes.begin_after(node.state().meta.index);
     let kv = Kv::new(node.control.clone(), Arc::clone(&changes), Places::default());
     let pulse = Pulse::every(Duration::from_millis(20), PATIENCE, node.control.clone());
-    let (state, (to, mut from)) = (node.state(), tokio::sync::mpsc::channel(1));
-    let (begun, pushed) = (state.meta.index, kv.clone());
-    tokio::spawn(async move { pushed.push("session/", None, state, pulse, to).await.is_ok() });
+    let state = node.state();
+    let begun = state.meta.index;
+    let push = |to| async move { kv.push("session/", None, state, pulse, to).await };
+    let mut told = reading::answer(push).into_inner();
     let synced = |told: Option<Result<v1::KvChange, Status>>| {
         let change = told.expect("it goes on").unwrap();
         assert_eq!((&*change.kind, &*change.key), ("SYNCED", ""));
         change.index
     };
-    assert_eq!(synced(within(from.recv()).await), begun);
+    assert_eq!(synced(within(told.next()).await), begun);
     node.silent(true).await;
     let silent = node.state();
     changes.extend([], silent.meta.index);
-    assert_eq!(synced(within(from.recv()).await), silent.meta.index, "and not twice before");
+    assert_eq!(synced(within(told.next()).await), silent.meta.index, "and not twice before");
 }
 
 #[tokio::test]

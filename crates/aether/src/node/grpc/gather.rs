@@ -3,12 +3,15 @@
 //! The answers of a connection's calls are made by tasks of their own, and HTTP/2
 //! writes to the socket as soon as it has the first of them: a system call for
 //! each, which costs more than most answers do. So what is to be sent waits until
-//! the tasks that are ready by then have had their turn, and goes out in one. On
-//! an idle machine that is at once.
+//! the tasks that are ready by then have had their turn, and longer while they add
+//! to it: a turn has room for some sixty tasks, and a change may be told to
+//! hundreds. On an idle machine that is at once.
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,19 +21,71 @@ const ENOUGH_BYTES: usize = 8 * 1024;
 /// Most bytes that are kept: one HTTP/2 frame of the usual size, and as much
 /// again in front of it.
 const KEPT_BYTES_MAX: usize = 32 * 1024;
+/// Most turns of others that are waited for: enough for a thousand watchers of one
+/// node to be told.
+const TURNS_MAX: u32 = 16;
 
 /// A connection whose writes are gathered until it is flushed.
 #[derive(Debug)]
 pub(super) struct Gather<T> {
     inner: T,
     kept: BytesMut,
-    /// Whether the others have had their turn since the last flush.
-    yielded: bool,
+    /// The turn of the others that is waited for, or was.
+    turn: Option<Arc<Turn>>,
+    /// How much was kept when it began, and how many came before it.
+    kept_before: usize,
+    turns: u32,
 }
 
 impl<T> Gather<T> {
     pub fn new(inner: T) -> Self {
-        Self { inner, kept: BytesMut::new(), yielded: false }
+        Self { inner, kept: BytesMut::new(), turn: None, kept_before: 0, turns: 0 }
+    }
+
+    /// Waits for the others while they add to what is kept.
+    fn poll_turns(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.kept.len() >= ENOUGH_BYTES {
+            return Poll::Ready(());
+        }
+        // A task that adds something wakes this one, too.
+        if self.turn.as_ref().is_some_and(|turn| turn.is_on_for(context.waker())) {
+            return Poll::Pending;
+        }
+        if self.kept.len() <= self.kept_before || self.turns == TURNS_MAX {
+            return Poll::Ready(());
+        }
+        self.kept_before = self.kept.len();
+        self.turns += 1;
+        self.turn = Some(Turn::begin(context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+/// A turn of the tasks that are ready, behind which a task has put itself.
+#[derive(Debug)]
+struct Turn {
+    is_over: AtomicBool,
+    task: Waker,
+}
+
+impl Turn {
+    fn begin(task: Waker) -> Arc<Self> {
+        let turn = Arc::new(Self { is_over: AtomicBool::new(false), task });
+        // It wakes behind those that are ready; the future has nothing more to do.
+        let behind = Waker::from(Arc::clone(&turn));
+        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&behind));
+        turn
+    }
+
+    fn is_on_for(&self, task: &Waker) -> bool {
+        !self.is_over.load(Ordering::Acquire) && self.task.will_wake(task)
+    }
+}
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.is_over.store(true, Ordering::Release);
+        self.task.wake_by_ref();
     }
 }
 
@@ -46,7 +101,7 @@ impl<T: AsyncWrite + Unpin> Gather<T> {
         }
         // An idle connection keeps no memory.
         self.kept = BytesMut::new();
-        self.yielded = false;
+        (self.turn, self.turns, self.kept_before) = (None, 0, 0);
         Poll::Ready(Ok(()))
     }
 }
@@ -81,13 +136,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gather<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.kept.is_empty() && self.kept.len() < ENOUGH_BYTES && !self.yielded {
-            self.yielded = true;
-            // It wakes this task behind those that are ready; the future has
-            // nothing more to do.
-            let turn = pin!(tokio::task::yield_now());
-            ready!(turn.poll(context));
-        }
+        ready!(self.poll_turns(context));
         ready!(self.poll_send(context))?;
         Pin::new(&mut self.inner).poll_flush(context)
     }
@@ -178,5 +227,38 @@ mod tests {
         connection.write_all(b"two").await.unwrap();
         connection.flush().await.unwrap();
         assert_eq!(connection.inner.1, 1);
+    }
+
+    /// A connection that many tasks of one worker write to, each of which wakes it.
+    #[tokio::test]
+    async fn what_more_tasks_add_than_have_room_in_a_turn_goes_out_in_one() {
+        const TASKS: usize = 500;
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let (told, mut tasks) = tokio::sync::mpsc::unbounded_channel();
+        let sending = tokio::spawn(async move {
+            let mut connection = Gather::new(Counted(ours, 0));
+            let mut left = TASKS;
+            std::future::poll_fn(move |context| {
+                while let Poll::Ready(Some(number)) = tasks.poll_recv(context) {
+                    let written = Pin::new(&mut connection).poll_write(context, &[number]);
+                    assert!(matches!(written, Poll::Ready(Ok(1))));
+                    left -= 1;
+                }
+                let flushed = Pin::new(&mut connection).poll_flush(context);
+                match left {
+                    0 => flushed.map(|flushed| flushed.map(|()| connection.inner.1)),
+                    _ => Poll::Pending,
+                }
+            })
+            .await
+        });
+        for number in 0..TASKS {
+            let told = told.clone();
+            tokio::spawn(async move { told.send(number as u8) });
+        }
+        let mut received = vec![0; TASKS];
+        theirs.read_exact(&mut received).await.unwrap();
+        let writes = sending.await.unwrap().unwrap();
+        assert!(writes <= 2, "{writes}");
     }
 }
