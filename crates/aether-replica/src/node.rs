@@ -30,7 +30,7 @@ use crate::space::{DiskStatus, Refusal};
 use crate::state::Progresses;
 use crate::transfer::Incoming;
 use crate::types::{Command, CommittedLeaderId, Member, Raft};
-use crate::watch;
+use crate::{watch, wire};
 
 /// A committed and applied proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,7 +237,11 @@ impl Node {
         let leader = self.leader().leader.ok_or("there is no leader")?;
         let member = self.member(leader.raft_id).ok_or("the leader is no member")?;
         let mut client = self.peers.client(leader.raft_id, &member, Lane::Shared)?;
-        let mut request = Request::new(pb::ReadIndexRequest {});
+        // After the readers have come, for it speaks for them.
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        let vote = vote.map_err(|fatal| format!("the replica has stopped: {fatal}"))?;
+        let (ballot, voter) = (Some(wire::vote_out(&vote)), self.identity.raft_id);
+        let mut request = Request::new(pb::ReadIndexRequest { ballot, voter });
         request.set_timeout(timeout);
         let response = client.read_index(request).await;
         response.map(|r| r.into_inner().index).map_err(|s| format!("leader: {}", s.message()))

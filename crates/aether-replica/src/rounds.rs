@@ -7,7 +7,8 @@
 //! long, and that a leader hears when there is another one already, seem to be new.
 //! So these rounds are apart from the log, and an answer counts for its own request
 //! only. What is asked is a heartbeat, which a voter accepts as long as it has not
-//! voted in a later term.
+//! voted in a later term. A voter that asks for its own readers says so unasked, and
+//! of three voters these two are enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub(crate) struct Rounds {
     /// Places for calls to each voter.
     places: Mutex<BTreeMap<u64, Arc<Semaphore>>>,
     confirmed: AtomicU64,
+    brought: AtomicU64,
     leased: AtomicU64,
 }
 
@@ -48,6 +50,11 @@ impl Rounds {
     /// Rounds that a majority has answered, since the start.
     pub fn confirmed(&self) -> u64 {
         self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Questions of others that brought the voice that was lacking, since the start.
+    pub fn brought(&self) -> u64 {
+        self.brought.load(Ordering::Relaxed)
     }
 
     /// Questions that were answered without a round, by a lease, since the start.
@@ -114,6 +121,24 @@ pub(crate) async fn confirm(node: &Node, timeout: Duration) -> Result<u64, Strin
     node.lease.confirm(round);
     node.rounds.confirmed.fetch_add(1, Ordering::Relaxed);
     Ok(standing.committed)
+}
+
+/// The same without a round, where this node and a voter that asks it are a majority:
+/// of three, any two. `vote` is that voter's last, looked at after its readers came;
+/// as long as it is the leader's, it has voted in no later term.
+pub(crate) async fn confirmed_by(
+    node: &Node,
+    voter: u64,
+    vote: Vote,
+) -> Result<Option<u64>, String> {
+    let standing = standing(node).await?;
+    let accepted = BTreeSet::from([node.identity.raft_id, voter]);
+    let is_confirmed =
+        vote == standing.vote && is_quorum(standing.membership.get_joint_config(), &accepted);
+    if is_confirmed {
+        node.rounds.brought.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(is_confirmed.then_some(standing.committed))
 }
 
 /// Whether `accepted` holds a majority of each of the configurations.

@@ -17,6 +17,7 @@ use crate::forward;
 use crate::node::Node;
 use crate::peers::check_route;
 use crate::report;
+use crate::rounds;
 use crate::transfer::{Announced, Name, Received};
 use crate::types::{TypeConfig, Vote};
 use crate::wire;
@@ -234,12 +235,19 @@ impl RaftRpc for PeerService {
         &self,
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
-        self.checked(request)?;
+        let pb::ReadIndexRequest { ballot, voter } = self.checked(request)?;
         // Never on to another node: two that take each other for the leader
         // would play ball.
         if !self.node.leader().is_leader {
             let me = &self.node.identity.node;
             return Err(Status::unavailable(format!("{me} is not the leader")));
+        }
+        if let Some(ballot) = ballot {
+            let vote = wire::vote_in(Some(ballot))?;
+            let index = rounds::confirmed_by(&self.node, voter, vote).await;
+            if let Some(index) = index.map_err(Status::unavailable)? {
+                return Ok(Response::new(pb::ReadIndexResponse { index }));
+            }
         }
         let index = timeout(READ_TIMEOUT, self.node.confirmations.index()).await;
         let index = index.map_err(|_| Status::deadline_exceeded("the voters did not answer"))?;

@@ -56,7 +56,9 @@ pub struct Status {
     /// Rounds to the voters by which it confirmed reads as the leader, since its
     /// start.
     pub read_rounds: u64,
-    /// How often a lease spared such a round, since its start.
+    /// How often another voter's question spared such a round, since its start.
+    pub read_voices: u64,
+    /// How often a lease spared it, since its start.
     pub read_leases: u64,
     /// Bytes of its log's files; 0 after the shutdown.
     pub wal_bytes: u64,
@@ -100,6 +102,7 @@ pub(crate) fn of(node: &Node) -> Status {
         purged: metrics.purged.map(|id| id.index),
         members: members.collect(),
         read_rounds: node.rounds.confirmed(),
+        read_voices: node.rounds.brought(),
         read_leases: node.rounds.leased(),
         wal_bytes: stores.as_ref().map_or(0, |s| s.log.bytes()),
         image: node.image.status(),

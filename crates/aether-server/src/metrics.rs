@@ -47,6 +47,11 @@ pub(crate) fn text(control: &Control, leader: &LeaderView) -> String {
         replica.read_rounds,
     );
     gauge(
+        "aether_read_voices",
+        "Times that the voter which asked made up the majority, since the start.",
+        replica.read_voices,
+    );
+    gauge(
         "aether_read_leases",
         "Times that a lease spared such a round, since the start.",
         replica.read_leases,

@@ -228,7 +228,7 @@ pub(super) fn hand_over_within_a_lease(settings: Settings) -> Result<(), String>
 /// time: the third has to lead.
 pub(super) fn hand_over_that_is_lost(settings: Settings) -> Result<(), String> {
     let (mut scene, old, others) = with_leader(settings, false)?;
-    let (heir, third) = (others[0], others[1]);
+    let heir = others[0];
     in_world(|world| world.disks[heir].sync_ms = (2_000, 2_000));
     let before = scene.cluster.last_in_log(heir);
     scene.probe_all(&[old]);
@@ -243,7 +243,7 @@ pub(super) fn hand_over_that_is_lost(settings: Settings) -> Result<(), String> {
         scene.step(false)?;
     }
     scene.within(FAILOVER_MS_MAX, "leader after a hand-over", |scene| {
-        scene.read_at(third, 0);
+        scene.read_at(old, 0);
         scene.cluster.leader().is_some_and(|leader| leader != old)
     })
 }
@@ -331,7 +331,7 @@ impl Scene {
             let (ended, waiting) =
                 under_way.into_iter().partition(|read: &Read| read.seen.lock().unwrap().is_some());
             under_way = waiting;
-            for Read { written, seen } in Vec::<Read>::from(ended) {
+            for Read { written, seen } in ended {
                 let Some(Ok(seen)) = seen.lock().unwrap().take() else { continue };
                 answered += 1;
                 if seen < written {
