@@ -20,27 +20,26 @@ struct Run {
     seed: &'static str,
 }
 
+/// With leases and without.
+const LINEARIZABLE: &[(&str, &str)] = &[
+    ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
+    ("AETHER_LINEARIZABLE_SECONDS", "180"),
+    ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
+];
+
 const RUNS: &[Run] = &[
     Run {
         name: "linearizable",
         test: "linearizable::every_answer_",
         package: "aether-tests",
-        settings: &[
-            ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
-            ("AETHER_LINEARIZABLE_SECONDS", "180"),
-            ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
-        ],
+        settings: LINEARIZABLE,
         seed: "AETHER_LINEARIZABLE_SEED",
     },
     Run {
         name: "leases",
         test: "linearizable::leases_",
         package: "aether-tests",
-        settings: &[
-            ("AETHER_LINEARIZABLE_OPERATIONS", "100000"),
-            ("AETHER_LINEARIZABLE_SECONDS", "180"),
-            ("AETHER_LINEARIZABLE_HOLD_MS", "5000"),
-        ],
+        settings: LINEARIZABLE,
         seed: "AETHER_LINEARIZABLE_SEED",
     },
     Run {

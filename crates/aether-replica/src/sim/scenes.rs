@@ -30,16 +30,9 @@ const PATIENCE: Duration = Duration::from_millis(1_500);
 /// The leader hears nobody and is heard by all: another one has to lead, long before
 /// its connections are given up and nobody hears it any more.
 pub(super) fn deaf_leader(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
-    let deaf = scene.cluster.leader().expect("a new scene has one");
-    in_world(|world| {
-        for from in (0..3).filter(|from| *from != deaf) {
-            world.net.link(from, deaf).cut = true;
-        }
-    });
+    let (mut scene, deaf, others) = with_leader(settings, false)?;
+    others.iter().for_each(|other| cut(*other, deaf));
     scene.cluster.note(format_args!("n{deaf} hears nobody any more"));
-    let others: Vec<usize> = (0..3).filter(|node| *node != deaf).collect();
     let probed = scene.probe_all(&others);
     scene.within(DEAF_MS_MAX, "write beside a deaf leader", |_| {
         probed.load(Ordering::Relaxed) == others.len()
@@ -50,16 +43,10 @@ pub(super) fn deaf_leader(settings: Settings) -> Result<(), String> {
 /// for it, so that it is acknowledged. Then it loses its power, and is one of the
 /// two that go on.
 pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
-    let leader = scene.cluster.leader().expect("a new scene has one");
-    let (killed, away) = ((leader + 1) % 3, (leader + 2) % 3);
-    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    let (mut scene, leader, others) = with_leader(settings, false)?;
+    let (killed, away) = (others[0], others[1]);
+    part(&[away]);
     in_world(|world| {
-        for other in [leader, killed] {
-            world.net.link(other, away).cut = true;
-            world.net.link(away, other).cut = true;
-        }
         world.disks[killed].sync_ms = (200, 200);
         world.disks[killed].keeps_nothing = true;
     });
@@ -73,7 +60,7 @@ pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
 
     scene.cluster.cut_power(killed);
     scene.cluster.cut_power(leader);
-    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
+    mend();
     scene.cluster.start(killed)?;
     scene.until("another leader", |scene| scene.cluster.leader().is_some())?;
     let probed = scene.probe_all(&[killed, away]);
@@ -84,25 +71,10 @@ pub(super) fn found_by_the_next_life(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Separates `ours` from all others, in both directions.
-fn part(ours: &[usize]) {
-    in_world(|world| {
-        for (a, b) in (0..NODES_MAX).flat_map(|a| (0..NODES_MAX).map(move |b| (a, b))) {
-            world.net.link(a, b).cut = ours.contains(&a) != ours.contains(&b);
-        }
-    });
-}
-
-fn mend() {
-    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
-}
-
 /// A leader that is alone gives the log to a newcomer, and loses the leadership
 /// before that is committed: the next one has never heard of the newcomer.
 pub(super) fn newcomer_of_a_lost_leader(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
-    let alone = scene.cluster.leader().expect("a new scene has one");
+    let (mut scene, alone, _) = with_leader(settings, false)?;
     let new = scene.cluster.nodes.len();
     part(&[alone, new]);
     scene.nemesis = Some(Nemesis::that_breaks_nothing(settings.seed, true));
@@ -123,9 +95,7 @@ pub(super) fn newcomer_of_a_lost_leader(settings: Settings) -> Result<(), String
 /// A leader that is alone removes a member, which asks it who the members are, and
 /// loses the leadership before that is committed: nobody was removed.
 pub(super) fn removal_that_is_lost(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
-    let alone = scene.cluster.leader().expect("a new scene has one");
+    let (mut scene, alone, _) = with_leader(settings, false)?;
     let member = scene.cluster.add();
     scene.cluster.start(member)?;
     change_by(&scene.cluster, alone, joining(&scene.cluster, member));
@@ -151,16 +121,13 @@ pub(super) fn removal_that_is_lost(settings: Settings) -> Result<(), String> {
 /// All is healed while a follower waits for a sync that was to fail: it does not,
 /// for nobody starts a node again that ends after that.
 pub(super) fn sync_under_way_when_all_is_healed(settings: Settings) -> Result<(), String> {
-    let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut scene = Scene::new(3, false, settings.seed, &mut random)?;
-    scene.until("equal state", |scene| scene.cluster.agrees())?;
+    let (mut scene, leader, others) = with_leader(settings, false)?;
     // Until no earlier sync is under way.
     for _ in 0..20 {
         scene.step(false)?;
     }
     scene.nemesis = Some(Nemesis::that_breaks_nothing(settings.seed, false));
-    let leader = scene.cluster.leader().expect("a new scene has one");
-    let slow = (leader + 1) % 3;
+    let slow = others[0];
     scene.cluster.nodes[slow].may_fail = true;
     in_world(|world| {
         world.disks[slow].sync_ms = (200, 200);
@@ -279,6 +246,19 @@ fn cut(from: usize, to: usize) {
 fn apart(one: usize, other: usize) {
     cut(one, other);
     cut(other, one);
+}
+
+/// Separates `ours` from all others, in both directions.
+fn part(ours: &[usize]) {
+    in_world(|world| {
+        for (a, b) in (0..NODES_MAX).flat_map(|a| (0..NODES_MAX).map(move |b| (a, b))) {
+            world.net.link(a, b).cut = ours.contains(&a) != ours.contains(&b);
+        }
+    });
+}
+
+fn mend() {
+    in_world(|world| world.net.heal(world.now_ms, &mut world.random));
 }
 
 type Seen = Arc<Mutex<Option<Result<u64, ReadError>>>>;
