@@ -128,6 +128,7 @@ impl Node {
         *self.leader_heard.lock().expect("no panic while held") = Some(Instant::now());
     }
 
+    /// Whether nobody else votes, as far as it knows.
     pub fn is_only_voter(&self) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -158,10 +159,7 @@ impl Node {
 
     /// All members: id, and who it is.
     pub fn members(&self) -> Vec<(u64, Member)> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let nodes = metrics.membership_config.membership().nodes();
-        nodes.map(|(id, member)| (*id, member.clone())).collect()
+        self.members_known().0
     }
 
     /// All members, and the log index of the entry that says so, if that is known

@@ -37,7 +37,7 @@ pub(crate) struct Rounds {
     /// Places for calls to each voter.
     places: Mutex<BTreeMap<u64, Arc<Semaphore>>>,
     confirmed: AtomicU64,
-    brought: AtomicU64,
+    voiced: AtomicU64,
     leased: AtomicU64,
 }
 
@@ -53,8 +53,8 @@ impl Rounds {
     }
 
     /// Questions of others that brought the voice that was lacking, since the start.
-    pub fn brought(&self) -> u64 {
-        self.brought.load(Ordering::Relaxed)
+    pub fn voiced(&self) -> u64 {
+        self.voiced.load(Ordering::Relaxed)
     }
 
     /// Questions that were answered without a round, by a lease, since the start.
@@ -136,7 +136,7 @@ pub(crate) async fn confirmed_by(
     let is_confirmed =
         vote == standing.vote && is_quorum(standing.membership.get_joint_config(), &accepted);
     if is_confirmed {
-        node.rounds.brought.fetch_add(1, Ordering::Relaxed);
+        node.rounds.voiced.fetch_add(1, Ordering::Relaxed);
     }
     Ok(is_confirmed.then_some(standing.committed))
 }

@@ -102,7 +102,7 @@ pub(crate) fn of(node: &Node) -> Status {
         purged: metrics.purged.map(|id| id.index),
         members: members.collect(),
         read_rounds: node.rounds.confirmed(),
-        read_voices: node.rounds.brought(),
+        read_voices: node.rounds.voiced(),
         read_leases: node.rounds.leased(),
         wal_bytes: stores.as_ref().map_or(0, |s| s.log.bytes()),
         image: node.image.status(),

@@ -11,7 +11,7 @@
 //!
 //! [`nemesis`] breaks things, [`clients`] and [`watchers`] use the cluster
 //! meanwhile, then all is healed, and [`check`] looks at what was answered, told
-//! and kept. [`trace`] shows that a seed always does the same. [`Bug`]s are
+//! and kept. What chance would hardly bring about is in [`scenes`]. [`trace`] shows that a seed always does the same. [`Bug`]s are
 //! planted to see that they are found.
 //!
 //! Not simulated: threads, so that the race between the log's flush worker and

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::{MembershipChange, ReadError};
+use crate::types::vote;
+use crate::{MembershipChange, ReadError, rounds};
 
 use super::nemesis::{Nemesis, change_by, joining};
 use super::run::{Scene, Settings};
@@ -160,6 +161,50 @@ pub(super) fn late_answers(settings: Settings) -> Result<(), String> {
     scene.reads_at(old, &others, 1_000).map(drop)
 }
 
+/// A voter that asks the leader makes up the majority with it, as long as its last
+/// ballot is the leader's; nobody else does.
+pub(super) fn voices(settings: Settings) -> Result<(), String> {
+    let (mut scene, leader, others) = with_leader(settings, false)?;
+    let figures = |scene: &Scene| {
+        let status = scene.cluster.life(leader).expect("it leads").handle.status();
+        (status.read_rounds, status.read_voices)
+    };
+    let before = figures(&scene);
+    scene.confirm(others[0])?;
+    let (rounds, voices) = figures(&scene);
+    if (rounds, voices > before.1) != (before.0, true) {
+        return Err(format!("{before:?} rounds and voices became {:?}", (rounds, voices)));
+    }
+
+    let life = scene.cluster.life(leader).expect("it leads");
+    let (handle, me) = (life.handle.clone(), scene.cluster.raft_id(leader));
+    let voter = scene.cluster.raft_id(others[0]);
+    let term = handle.leadership().borrow().term;
+    let cases = [
+        ("the leader's ballot", voter, vote(term, me, true), true),
+        ("before the leader was heard", voter, vote(term, me, false), false),
+        ("a ballot of before", voter, vote(term - 1, me, true), false),
+        ("a later one", voter, vote(term + 1, voter, false), false),
+        ("no voter", 99, vote(term, me, true), false),
+        ("the leader itself", me, vote(term, me, true), false),
+    ];
+    let wrong = Arc::new(Mutex::new(None));
+    let to = wrong.clone();
+    life.spawn(async move {
+        let mut found = Vec::new();
+        for (case, voter, vote, counts) in cases {
+            let confirmed = rounds::confirmed_by(handle.node(), voter, vote).await;
+            if confirmed.as_ref().map(Option::is_some) != Ok(counts) {
+                found.push(format!("{case}: {confirmed:?}"));
+            }
+        }
+        *to.lock().unwrap() = Some(found);
+    });
+    scene.until("answers", |_| wrong.lock().unwrap().is_some())?;
+    let wrong = wrong.lock().unwrap().take().unwrap_or_default();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
 /// A voter is killed and starts again at once, while the leader counts on it, which
 /// then hears nobody any more. The third waits for a chance to lead.
 pub(super) fn restart_within_a_lease(settings: Settings) -> Result<(), String> {
@@ -286,9 +331,9 @@ impl Scene {
         Read { written, seen }
     }
 
-    /// The leader asks the others whether it still is one.
-    fn confirm(&mut self, leader: usize) -> Result<(), String> {
-        let read = self.read_at(leader, 0);
+    /// A read that is answered: a leader asks the others whether it still is one.
+    fn confirm(&mut self, node: usize) -> Result<(), String> {
+        let read = self.read_at(node, 0);
         self.until("read", |_| matches!(*read.seen.lock().unwrap(), Some(Ok(_))))
     }
 

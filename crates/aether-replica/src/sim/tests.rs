@@ -10,7 +10,7 @@ use super::run::{Failure, Report, Settings, faults, in_new_world};
 use super::scenes::{
     deaf_leader, found_by_the_next_life, hand_over_that_is_lost, hand_over_within_a_lease,
     late_answers, newcomer_of_a_lost_leader, removal_that_is_lost, restart_within_a_lease,
-    suspended_within_a_lease, sync_under_way_when_all_is_healed,
+    suspended_within_a_lease, sync_under_way_when_all_is_healed, voices,
 };
 
 /// Runs of the normal suite.
@@ -143,6 +143,11 @@ fn found_in_scene(bug: Bug, scene: fn(Settings) -> Result<(), String>) {
 #[test]
 fn a_leader_that_was_replaced_confirms_no_read_by_answers_that_were_late() {
     found_in_scene(Bug::RoundsOfOpenraft, late_answers);
+}
+
+#[test]
+fn a_voter_that_asks_counts_for_the_leader_that_it_has_voted_for() {
+    goes_well(voices);
 }
 
 #[test]
