@@ -508,6 +508,18 @@ pub enum Command {
         /// Modification index of the update the decision was made on.
         if_modified: u64,
     },
+    /// Coordinator: how many instances each side is to have, where instances are
+    /// replaced where they are.
+    MoveInPlace {
+        /// The update.
+        update: UpdateId,
+        /// Of the new version.
+        new: u32,
+        /// Of the old version.
+        old: u32,
+        /// Modification index of the update the decision was made on.
+        if_modified: u64,
+    },
     /// Coordinator: every session has applied the switch of a blue-green update.
     MarkSwitched {
         /// The update.

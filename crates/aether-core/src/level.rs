@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
-//! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MarkSwitched`, `RecordEvidence` |
+//! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //!
 //! # Adding to it
 //!
@@ -108,6 +108,7 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::Suspend { .. }
         | Command::EnterStep { .. }
         | Command::ScaleNew { .. }
+        | Command::MoveInPlace { .. }
         | Command::MarkSwitched { .. }
         | Command::RecordEvidence { .. } => 3,
     }

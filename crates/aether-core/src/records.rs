@@ -6,6 +6,7 @@
 
 mod config;
 mod evidence;
+mod in_place;
 mod members;
 mod options;
 mod strategy;
@@ -27,6 +28,7 @@ use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use evidence::{Counts, EPOCHS_MAX, Epoch, EvidenceRecord, Sums};
+pub use in_place::{BATCHES_MAX, Bounds, Recreate, Rolling, Share};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{
@@ -532,15 +534,30 @@ impl UpdateRecord {
 
     /// Its way as steps; none where people set the ratio.
     pub fn way(&self) -> Option<Way<'_>> {
-        self.strategy.way(self.old.is_none())
+        self.strategy.way(self.base_instances, self.old.is_none())
     }
 
     /// Instances that the new side begins with.
     pub(crate) fn first_instances(&self) -> u32 {
-        let Some(way) = self.way().filter(|way| way.scale_with_weight) else {
-            return self.instances;
-        };
-        way.weights(1).map_or(self.instances, |weights| self.instances_for(weights))
+        match self.way() {
+            // The rest follows in the room that old ones leave.
+            Some(Way { in_place: Some(bounds), .. }) => {
+                (bounds.ceiling - self.base_instances).min(self.deploy_goal())
+            }
+            Some(way) if way.scale_with_weight => self.deploy_goal(),
+            _ => self.instances,
+        }
+    }
+
+    /// Instances of the new side that have to be ready for DEPLOYED.
+    pub(crate) fn deploy_goal(&self) -> u32 {
+        match self.way() {
+            Some(way) if way.in_place.is_some() => way.goal(1, self.base_instances),
+            Some(way) if way.scale_with_weight => {
+                way.weights(1).map_or(self.instances, |weights| self.instances_for(weights))
+            }
+            _ => self.instances,
+        }
     }
 
     /// Instances that the new side needs for its weight, never more than it is to

@@ -55,7 +55,7 @@ pub fn deadline_of_pause(now_ms: u64) -> Deadline {
 pub fn deadline_of(update: &UpdateRecord, now_ms: u64) -> Option<Deadline> {
     let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
     let hold = update.way().filter(|_| serves).map(|way| {
-        let Hold::For { ms } = way.hold(update.step()) else { return None };
+        let (Hold::For { ms } | Hold::Wait { ms }) = way.hold(update.step()) else { return None };
         let waits_for_approval = update.pending_weights.is_some();
         (!waits_for_approval).then(|| ms.saturating_add(way.analysis.patience_ms))
     });

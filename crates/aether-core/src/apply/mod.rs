@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod config;
+mod in_place;
 mod ingress;
 mod instances;
 mod level;
@@ -196,6 +197,9 @@ impl Tx<'_> {
             }
             Command::ScaleNew { update, instances, if_modified } => {
                 self.scale_new(update, *instances, *if_modified)
+            }
+            Command::MoveInPlace { update, new, old, if_modified } => {
+                self.move_in_place(update, *new, *old, *if_modified)
             }
             Command::MarkSwitched { update, mixed_ms, if_modified } => {
                 self.mark_switched(update, *mixed_ms, *if_modified)

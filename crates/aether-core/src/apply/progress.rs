@@ -50,7 +50,9 @@ impl Tx<'_> {
         if update.state != UpdateState::Pending || placements.len() != wanted as usize {
             return stale(&update);
         }
-        self.put_target(&update.slice, update.new.revision, wanted);
+        if wanted > 0 {
+            self.put_target(&update.slice, update.new.revision, wanted);
+        }
         let instances = self.make_instances(&update.slice, update.new.revision, placements)?;
         if update.old.is_some() {
             self.route_update(&update);
@@ -63,7 +65,7 @@ impl Tx<'_> {
     pub(super) fn mark_deployed(&mut self, id: &UpdateId) -> Outcome {
         let update = self.update(id)?;
         let ready = self.state.ready_count(&update.slice, update.new.revision);
-        if update.state != UpdateState::Deploying || ready < update.first_instances() {
+        if update.state != UpdateState::Deploying || ready < update.deploy_goal() {
             return stale(&update);
         }
         if update.old.is_none() {

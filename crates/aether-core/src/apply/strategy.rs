@@ -41,19 +41,21 @@ pub(super) fn check_strategy(strategy: &Strategy) -> Result<(), Refusal> {
             check_span("verification", switch.verify_ms)?;
             check_span("hold", switch.hold_ms)
         }
+        Strategy::Rolling(rolling) => super::in_place::check_rolling(rolling),
+        Strategy::Recreate(recreate) => check_analysis(&recreate.analysis),
     }
 }
 
-fn bad(what: &str, given: String, expected: &str) -> Result<(), Refusal> {
+pub(super) fn bad(what: &str, given: String, expected: &str) -> Result<(), Refusal> {
     let (what, expected) = (what.to_owned(), expected.to_owned());
     Err(Refusal::BadOption { what, given, expected })
 }
 
-fn check_span(what: &str, ms: u64) -> Result<(), Refusal> {
+pub(super) fn check_span(what: &str, ms: u64) -> Result<(), Refusal> {
     if ms <= SPAN_MS_MAX { Ok(()) } else { bad(what, format!("{ms} ms"), "at most 30 days") }
 }
 
-fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
+pub(super) fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
     if !matches!(analysis.on_failure, DeadlineAction::Pause | DeadlineAction::Rollback) {
         let given = analysis.on_failure.to_string();
         return bad("action on a failed step", given, "PAUSE or ROLLBACK");
@@ -73,7 +75,7 @@ fn check_steps(steps: &[Step]) -> Result<(), Refusal> {
         return bad("the last step", last.weights.to_string(), "1:0, all to the new version");
     }
     for step in steps {
-        if let Hold::For { ms } = step.hold {
+        if let Hold::For { ms } | Hold::Wait { ms } = step.hold {
             check_span("the hold of a step", ms)?;
         }
     }
@@ -209,7 +211,12 @@ impl Tx<'_> {
         let weights = way.weights(step).expect("it is a step");
         if !force {
             Self::check_not_paused(&update, true)?;
-            self.check_capacity(&update, weights)?;
+        }
+        match way.in_place {
+            // Instances that are not there yet can take no calls, whoever asks.
+            Some(_) => self.check_batch(&update, way.goal(step, update.base_instances))?,
+            None if force => {}
+            None => self.check_capacity(&update, weights)?,
         }
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.options.manual_approval {
@@ -234,7 +241,11 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
-        self.check_capacity(&update, weights)?;
+        match way.in_place {
+            // There is less of both while they are replaced.
+            Some(_) => self.check_batch(&update, way.goal(step, update.base_instances))?,
+            None => self.check_capacity(&update, weights)?,
+        }
         let why = format!("step {step} of {}: ", way.last());
         if update.options.manual_approval && weights != update.weights {
             self.ask_for_step(update, step, weights, false);
@@ -399,6 +410,6 @@ impl Tx<'_> {
     }
 }
 
-fn stale(update: &UpdateRecord) -> Refusal {
+pub(super) fn stale(update: &UpdateRecord) -> Refusal {
     Refusal::Stale { what: format!("update {} in state {}", update.id, update.state) }
 }

@@ -102,13 +102,16 @@ impl Tx<'_> {
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
+        let current_instances = if old.is_some() { record.instances } else { 0 };
         // First, so that the room of a retained set counts.
         let kept = self.state.retained.get(slice).map(|kept| kept.side.version.clone());
         if kept.is_some() {
             self.retire(slice)?;
         }
         let retired = kept.map(|kept| format!("version {kept}, which was kept warm, is removed"));
-        self.check_room(wanted, &known.manifest)?;
+        let deployed = (current_instances > 0).then_some(current_instances);
+        let extra = super::in_place::check_start(strategy, options, wanted, deployed)?;
+        self.check_room(extra, &known.manifest)?;
         let new = self.make_revision(&mut record, version)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
@@ -499,7 +502,11 @@ impl Tx<'_> {
             return;
         };
         self.revive_revision(&update.slice, old.revision);
-        self.put_target(&update.slice, old.revision, update.base_instances);
+        match update.strategy.is_in_place() {
+            // There may be no room for all at once.
+            true => self.keep_what_runs(update, old.revision),
+            false => self.put_target(&update.slice, old.revision, update.base_instances),
+        }
         let deployed = self.state.routes.get(&update.slice).is_some_and(|r| r.new.is_some());
         if !deployed || update.weights == Weights::ALL_OLD {
             update.weights = Weights::ALL_OLD;

@@ -179,8 +179,13 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
+    if let Some(bounds) = update.way().and_then(|way| way.in_place)
+        && !strategy::prepare(view, update, bounds, update.deploy_goal(), plan)
+    {
+        return;
+    }
     let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_routable()).collect();
-    let wanted = update.first_instances();
+    let wanted = update.deploy_goal();
     if ready.len() < wanted as usize {
         let mut message = format!("{} of {wanted} instances are ready", ready.len());
         if let Some(reason) = not_ready(view, update) {
@@ -223,7 +228,7 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 
 /// A version that ends over and over after it was deployed. Calls that find no
 /// instance of it are no evidence, so that no threshold would notice.
-pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Vec<Reason> {
     let loops = |i: &InstanceRecord| {
         let Reason { code, message } = i.reason.as_ref()?;
         // An agent that says `crashed` has counted fewer ends in a row; other
@@ -233,7 +238,7 @@ pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Re
         let message = format!("{} on {}: {code}: {message}", i.id, i.node);
         loops.then(|| Reason::new(Reason::CRASH_LOOP, message))
     };
-    new_side(view, update).find_map(loops)
+    new_side(view, update).filter_map(loops).collect()
 }
 
 /// Says which part of the new side is not there, if one is not.
@@ -336,7 +341,15 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 }
 
 fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    if update.weights == Weights::ALL_OLD {
+    let in_place = update.way().and_then(|way| way.in_place).filter(|_| update.old.is_some());
+    if let Some(bounds) = in_place
+        && (shift_back(view, update, plan) || strategy::restore(view, update, bounds, plan))
+    {
+        return;
+    }
+    // In place the new instances make room for the old ones, which end it.
+    let is_whole = in_place.is_none() || old_side_is_whole(view, update);
+    if update.weights == Weights::ALL_OLD && is_whole {
         if route_is_acked(view, update, plan) {
             remove_losing(view, update, &update.new, plan);
         }
@@ -344,9 +357,7 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     }
     let Some(old) = &update.old else { return };
     let ready = view.state.ready_count(&update.slice, old.revision);
-    let weights = back_as_far_as(ready, update.base_instances);
-    if weights.is_raised_by(update.weights) {
-        plan.commands.push(Command::ShiftBack { update: update.id.clone(), weights });
+    if shift_back(view, update, plan) {
         return;
     }
     let why = first_problem(side(view, update, old.revision));
@@ -369,6 +380,23 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
             ),
         },
     );
+}
+
+/// Gives the old side what its ready instances carry by now. Whether that is more.
+fn shift_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
+    let Some(old) = &update.old else { return false };
+    let ready = view.state.ready_count(&update.slice, old.revision);
+    let weights = back_as_far_as(ready, update.base_instances);
+    let is_more = weights.is_raised_by(update.weights);
+    if is_more {
+        plan.commands.push(Command::ShiftBack { update: update.id.clone(), weights });
+    }
+    is_more
+}
+
+fn old_side_is_whole(view: &View<'_>, update: &UpdateRecord) -> bool {
+    let ready = |old: &Side| view.state.ready_count(&update.slice, old.revision);
+    update.old.as_ref().is_none_or(|old| ready(old) >= update.base_instances)
 }
 
 /// Retires a retained set whose grace time is over.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::DeadlineAction;
+use super::{Bounds, DeadlineAction, Recreate, Rolling};
 use crate::duration::Millis;
 use crate::weights::Weights;
 
@@ -28,6 +28,10 @@ pub enum Strategy {
     Canary(Canary),
     /// The whole new set is verified at 0 %, then one switch takes every call.
     BlueGreen(BlueGreen),
+    /// Instances are replaced where they are, batch by batch.
+    Rolling(Rolling),
+    /// All instances are stopped, then all are started.
+    Recreate(Recreate),
 }
 
 impl Default for Strategy {
@@ -48,6 +52,8 @@ impl Strategy {
             Self::Manual {} => "MANUAL",
             Self::Canary(_) => "CANARY",
             Self::BlueGreen(_) => "BLUE_GREEN",
+            Self::Rolling(_) => "ROLLING",
+            Self::Recreate(_) => "RECREATE",
         }
     }
 }
@@ -132,6 +138,12 @@ pub struct Step {
 pub enum Hold {
     /// So much time, and then a healthy verdict over all of the step.
     For {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// So much time, whatever the calls show. What speaks against the version
+    /// fails the step all the same.
+    Wait {
         /// Milliseconds.
         ms: u64,
     },
@@ -224,7 +236,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.hold {
-            Hold::For { ms } => write!(f, "{} {}", self.weights, Millis(ms)),
+            Hold::For { ms } | Hold::Wait { ms } => write!(f, "{} {}", self.weights, Millis(ms)),
             Hold::Promotion {} => write!(f, "{} pause", self.weights),
         }
     }
@@ -261,13 +273,20 @@ pub struct Way<'a> {
     pub scale_with_weight: bool,
     /// Number of the step from which there is no way back.
     pub one_way_from: Option<u32>,
+    /// Instances are replaced where they are, within these bounds.
+    pub in_place: Option<Bounds>,
 }
 
 impl Strategy {
-    /// The way of an update by this strategy; none where people set the ratio.
-    /// Of a first deployment only the last step is left: there is nothing beside
-    /// it that could take calls.
-    pub fn way(&self, is_first_deployment: bool) -> Option<Way<'_>> {
+    /// Whether instances are replaced where they are.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self, Self::Rolling(_) | Self::Recreate(_))
+    }
+
+    /// The way of an update of `wanted` instances by this strategy; none where
+    /// people set the ratio. Of a first deployment only the last step is left: there
+    /// is nothing beside it that could take calls.
+    pub fn way(&self, wanted: u32, is_first_deployment: bool) -> Option<Way<'_>> {
         let mut way = match self {
             Self::Manual {} => return None,
             Self::Canary(canary) => Way {
@@ -276,6 +295,7 @@ impl Strategy {
                 analysis: &canary.analysis,
                 scale_with_weight: canary.scale_with_weight,
                 one_way_from: canary.one_way_from,
+                in_place: None,
             },
             Self::BlueGreen(switch) => Way {
                 before: match switch.auto_promote {
@@ -289,6 +309,23 @@ impl Strategy {
                 analysis: &switch.analysis,
                 scale_with_weight: false,
                 one_way_from: switch.one_way.then_some(1),
+                in_place: None,
+            },
+            Self::Rolling(rolling) => Way {
+                before: Hold::Wait { ms: 0 },
+                steps: rolling.steps(wanted),
+                analysis: &rolling.analysis,
+                scale_with_weight: false,
+                one_way_from: rolling.one_way_from,
+                in_place: Some(rolling.bounds(wanted)),
+            },
+            Self::Recreate(recreate) => Way {
+                before: Hold::Wait { ms: 0 },
+                steps: vec![Step { weights: Weights::ALL_NEW, hold: Hold::Wait { ms: 0 } }],
+                analysis: &recreate.analysis,
+                scale_with_weight: false,
+                one_way_from: None,
+                in_place: Some(Bounds { floor: 0, ceiling: wanted, failures_max: 0 }),
             },
         };
         if is_first_deployment {
@@ -311,6 +348,13 @@ impl Way<'_> {
     /// The weights of a step, counted from 1.
     pub fn weights(&self, step: u32) -> Option<Weights> {
         Some(self.steps.get(step.checked_sub(1)? as usize)?.weights)
+    }
+
+    /// How many of `wanted` instances are new once a step is entered.
+    pub fn goal(&self, step: u32, wanted: u32) -> u32 {
+        let Some(weights) = self.weights(step) else { return wanted };
+        let new = u64::from(weights.new_side()) * u64::from(wanted);
+        (new / u64::from(weights.total())) as u32
     }
 
     /// Number of the last step.
@@ -364,9 +408,9 @@ mod tests {
             scale_with_weight: false,
             one_way_from: Some(3),
         });
-        let way = canary.way(true).unwrap();
+        let way = canary.way(4, true).unwrap();
         assert_eq!((way.last(), way.weights(1)), (1, Some(Weights::ALL_NEW)));
         assert_eq!((way.hold(0), way.one_way_from), (Hold::For { ms: 0 }, Some(1)));
-        assert_eq!(canary.way(false).unwrap().last(), 5);
+        assert_eq!(canary.way(4, false).unwrap().last(), 5);
     }
 }

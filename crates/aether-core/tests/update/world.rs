@@ -16,8 +16,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, SessionKind, Step,
-    Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
+    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind,
+    Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -162,6 +162,11 @@ impl World {
             self.check_removed(&artifact.version.to_string());
         }
         let slice = SLICE.parse().unwrap();
+        let way = self.state.live_update(&slice).and_then(|update| update.way()?.in_place);
+        if way.is_some_and(|bounds| bounds.floor == 0) {
+            // That nothing serves for a while is what was asked for.
+            return;
+        }
         let (old, new) = (before.slice_table(&slice), self.state.slice_table(&slice));
         if let (Some(old), Some(new)) = (old, new)
             && old.effective_weights().is_some()
@@ -177,7 +182,11 @@ impl World {
                     | Command::ForgetNode { .. }
             )
         {
-            assert!(new.effective_weights().is_some(), "{command:?} left calls nowhere to go");
+            let update = self.state.live_update(&slice);
+            assert!(
+                new.effective_weights().is_some(),
+                "{command:?} left calls nowhere to go: {update:#?}"
+            );
         }
     }
 
@@ -453,6 +462,20 @@ pub fn canary(steps: &str) -> Canary {
         steps: Step::list(steps, 60_000).unwrap(),
         analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
         scale_with_weight: false,
+        one_way_from: None,
+    }
+}
+
+/// Batches of these sizes, with bounds.
+pub fn in_batches(batches: &str, max_unavailable: &str, max_surge: &str) -> Rolling {
+    Rolling {
+        max_unavailable: max_unavailable.parse().unwrap(),
+        max_surge: max_surge.parse().unwrap(),
+        batches: Share::list(batches).unwrap(),
+        stagger_ms: 0,
+        hold_ms: 0,
+        analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
+        failures_max: 0,
         one_way_from: None,
     }
 }

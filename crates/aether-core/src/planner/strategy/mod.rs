@@ -5,7 +5,10 @@
 
 mod blue_green;
 mod canary;
+mod in_place;
 mod manual;
+mod recreate;
+mod rolling;
 mod steps;
 
 use super::progress::{act, crash_looping, name_missing};
@@ -14,6 +17,7 @@ use crate::health::Verdict;
 use crate::records::{Reason, Strategy, UpdateRecord};
 use crate::weights::Weights;
 
+pub(super) use in_place::{prepare, restore};
 pub(super) use steps::why_undecided;
 
 /// One step of an update in DEPLOYED or ROUTING, if one can be taken; otherwise
@@ -23,6 +27,8 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         Strategy::Manual {} => manual::serving(view, update, plan),
         Strategy::Canary(_) => canary::serving(view, update, plan),
         Strategy::BlueGreen(_) => blue_green::serving(view, update, plan),
+        Strategy::Rolling(_) => rolling::serving(view, update, plan),
+        Strategy::Recreate(_) => recreate::serving(view, update, plan),
     }
 }
 
@@ -40,7 +46,12 @@ fn objection(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
         let message = format!("version {}: {detail}", update.new.version);
         return Some(Reason::new("threshold_exceeded", message));
     }
-    crash_looping(view, update)
+    let mut looping = crash_looping(view, update);
+    match update.way().and_then(|way| way.in_place) {
+        Some(bounds) => in_place::failures(view, update, bounds, &looping),
+        None if looping.is_empty() => None,
+        None => Some(looping.swap_remove(0)),
+    }
 }
 
 /// Says what a paused update waits for.

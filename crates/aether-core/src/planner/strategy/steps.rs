@@ -6,6 +6,7 @@ use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, w
 use crate::apply::instances_needed;
 use crate::command::Command;
 use crate::health::{self, Verdict};
+use crate::planner::progress::new_side;
 use crate::records::{DeadlineAction, Epoch, Hold, Reason, UpdateRecord, UpdateState, Way};
 use crate::weights::Weights;
 use crate::words::counted;
@@ -109,6 +110,16 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 unblock: format!("nothing to do, or 'aether update promote {id}'"),
             }
         }
+        Hold::Wait { ms } if view.now_ms < since_ms.saturating_add(ms) => {
+            plan.wake_at(since_ms.saturating_add(ms));
+            Wait {
+                code: "stagger",
+                message: format!("{ms} ms of {at}"),
+                since_ms,
+                unblock: format!("nothing to do, or 'aether update promote {id}'"),
+            }
+        }
+        Hold::Wait { .. } => return false,
         // Nothing reaches the new version before the first step.
         Hold::For { .. } if weights.new_side() == 0 => return false,
         Hold::For { .. } => {
@@ -140,6 +151,17 @@ fn enter(
     plan: &mut Plan,
 ) {
     let (id, slice) = (update.id.clone(), &update.slice);
+    if let Some(bounds) = way.in_place {
+        let goal = way.goal(step, update.base_instances);
+        if super::prepare(view, update, bounds, goal, plan) && is_steady(view, update, plan) {
+            plan.commands.push(Command::EnterStep {
+                update: id,
+                step,
+                if_modified: update.modified,
+            });
+        }
+        return;
+    }
     let wanted = if way.scale_with_weight { update.instances_for(weights) } else { 0 };
     let target = view.state.targets.get(&(slice.clone(), update.new.revision));
     if target.is_some_and(|target| target.instances < wanted) {
@@ -167,6 +189,28 @@ fn enter(
             unblock: format!("they become ready, or 'aether update promote {id} --force'"),
         },
     );
+}
+
+/// Whether every new instance has been ready for long enough.
+fn is_steady(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
+    let ready = new_side(view, update).filter(|i| i.is_routable()).map(|i| i.observed_since_ms);
+    let since_ms = ready.max().unwrap_or(view.now_ms);
+    let healthy_ms = update.options.healthy_ms;
+    let until_ms = since_ms.saturating_add(healthy_ms);
+    if view.now_ms >= until_ms {
+        return true;
+    }
+    plan.wake_at(until_ms);
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "healthy_time",
+            message: format!("every new instance to have been ready for {healthy_ms} ms"),
+            since_ms,
+            unblock: "nothing to do".to_owned(),
+        },
+    );
+    false
 }
 
 fn old_side_carries(view: &View<'_>, update: &UpdateRecord, weights: Weights) -> bool {

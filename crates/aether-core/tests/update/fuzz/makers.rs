@@ -12,8 +12,8 @@ use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::records::{
     Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
-    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind, Step, Strategy,
-    Sums, Thresholds, UpdateOptions,
+    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, SessionKind,
+    Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -198,6 +198,27 @@ impl<'a> Dice<'a> {
                 hold_ms,
                 analysis,
                 one_way: one_way.is_some(),
+            });
+        }
+        if self.one_in(4) {
+            return Strategy::Recreate(Recreate { analysis });
+        }
+        if self.one_in(2) {
+            let mut share = || match self.one_in(2) {
+                true => Share::Count { n: self.count32() },
+                false => Share::Percent { n: self.below(110) as u32 },
+            };
+            let (max_unavailable, max_surge) = (share(), share());
+            let batches = vec![share(), share()];
+            return Strategy::Rolling(Rolling {
+                max_unavailable,
+                max_surge,
+                batches,
+                stagger_ms: self.count(),
+                hold_ms: if self.flag() { hold_ms } else { 0 },
+                analysis,
+                failures_max: self.count32(),
+                one_way_from: one_way,
             });
         }
         let lists = ["1:9, 1:1, 1:0", "1:0", "1:3 pause, 1:0", "1:1, 1:9", "25%, 50%, 100% pause"];
@@ -396,6 +417,11 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let most = dice.state.updates.get(&update).map_or(0, |update| update.instances);
         let instances = if dice.one_in(3) { dice.count32() } else { most };
         Command::ScaleNew { update, instances, if_modified }
+    }),
+    ("MoveInPlace", 2, |dice| {
+        let update = dice.update();
+        let if_modified = dice.modified(&update);
+        Command::MoveInPlace { update, new: dice.count32(), old: dice.count32(), if_modified }
     }),
     ("MarkSwitched", 1, |dice| {
         let update = dice.update();

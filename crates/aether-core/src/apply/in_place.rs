@@ -1,0 +1,175 @@
+//! Replacing instances where they are: how many of each version there are to be,
+//! within the bounds of the strategy.
+
+use super::Tx;
+use super::strategy::{bad, check_analysis, check_span, stale};
+use crate::command::{Answer, Outcome, Refusal};
+use crate::ids::{RevisionNo, UpdateId};
+use crate::records::{
+    BATCHES_MAX, Bounds, CleanupPolicy, Desired, Rolling, Share, Strategy, UpdateOptions,
+    UpdateRecord, UpdateState,
+};
+use crate::weights::Weights;
+
+/// Whether a rolling strategy makes sense, whatever the slice.
+pub(super) fn check_rolling(rolling: &Rolling) -> Result<(), Refusal> {
+    check_analysis(&rolling.analysis)?;
+    check_span("stagger", rolling.stagger_ms)?;
+    check_span("hold", rolling.hold_ms)?;
+    if !(1..=BATCHES_MAX).contains(&rolling.batches.len()) {
+        let given = rolling.batches.len().to_string();
+        return bad("the number of batch sizes", given, &format!("1 to {BATCHES_MAX}"));
+    }
+    let shares = [&rolling.max_unavailable, &rolling.max_surge].into_iter();
+    for share in shares.chain(&rolling.batches) {
+        if let Share::Percent { n: 101.. } = share {
+            return bad("a share", share.to_string(), "at most 100%");
+        }
+    }
+    if rolling.one_way_from == Some(0) {
+        return bad("the one-way batch", "0".to_owned(), "1 or later");
+    }
+    Ok(())
+}
+
+/// Instances that a start needs room for, beyond those that are deployed.
+///
+/// # Errors
+/// The strategy cannot replace them where they are.
+pub(super) fn check_start(
+    strategy: &Strategy,
+    options: &UpdateOptions,
+    wanted: u32,
+    deployed: Option<u32>,
+) -> Result<u32, Refusal> {
+    if !strategy.is_in_place() {
+        return Ok(wanted);
+    }
+    if options.cleanup != CleanupPolicy::Immediate {
+        let given = options.cleanup.to_string();
+        bad("cleanup of a strategy in place", given, "IMMEDIATE: no old set is left to be kept")?;
+    }
+    let Some(deployed) = deployed else { return Ok(wanted) };
+    if wanted != deployed {
+        let expected = format!("the {deployed} that are deployed: scale before or after it");
+        bad("the number of instances in place", wanted.to_string(), &expected)?;
+    }
+    let Strategy::Rolling(rolling) = strategy else { return Ok(0) };
+    let Bounds { floor, ceiling, .. } = rolling.bounds(wanted);
+    if floor == wanted && ceiling == wanted {
+        let given = format!("{} and {}", rolling.max_unavailable, rolling.max_surge);
+        let expected = format!("together at least one of {wanted} instances");
+        bad("max unavailable and max surge", given, &expected)?;
+    }
+    Ok(ceiling - wanted)
+}
+
+impl Tx<'_> {
+    /// Refuses to give calls to more new instances than are ready.
+    pub(super) fn check_batch(&self, update: &UpdateRecord, goal: u32) -> Result<(), Refusal> {
+        let ready = self.state.ready_count(&update.slice, update.new.revision);
+        if ready >= goal {
+            return Ok(());
+        }
+        Err(Refusal::CapacityGuard {
+            weights: Weights::new(goal.into(), update.base_instances.saturating_sub(goal).into())
+                .unwrap_or(Weights::ALL_NEW),
+            side: "new".to_owned(),
+            version: update.new.version.clone(),
+            needed: goal,
+            ready,
+            way_out: "they become ready as the ones before them leave; wait for that".to_owned(),
+        })
+    }
+
+    /// In a rollback: of the old version stays what is there, and what was drained
+    /// and not told to stop. The rest comes back as there is room.
+    pub(super) fn keep_what_runs(&mut self, update: &UpdateRecord, old: RevisionNo) {
+        let runs = |i: &&std::sync::Arc<crate::records::InstanceRecord>| {
+            i.revision == old && i.desired == Desired::Run
+        };
+        let running = self.state.instances_of(&update.slice).filter(runs).count();
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        let target = self.wanted(update, old).max(running).min(update.base_instances);
+        self.want(update, old, target);
+    }
+
+    fn wanted(&self, update: &UpdateRecord, revision: RevisionNo) -> u32 {
+        let target = self.state.targets.get(&(update.slice.clone(), revision));
+        target.map_or(0, |target| target.instances)
+    }
+
+    /// Sets a target; none is left of a version that nothing is left of.
+    fn want(&mut self, update: &UpdateRecord, revision: RevisionNo, instances: u32) {
+        let is_left = self.state.instances_of(&update.slice).any(|i| i.revision == revision);
+        if instances == 0 && !is_left {
+            self.state.targets.remove(&(update.slice.clone(), revision));
+        } else if instances != self.wanted(update, revision) {
+            self.put_target(&update.slice, revision, instances);
+        }
+    }
+
+    pub(super) fn move_in_place(
+        &mut self,
+        id: &UpdateId,
+        new: u32,
+        old: u32,
+        if_modified: u64,
+    ) -> Outcome {
+        use UpdateState::{Deployed, Deploying, RollingBack, Routing};
+        let mut update = self.update(id)?;
+        let goes_back = update.state == RollingBack;
+        let moves = goes_back || matches!(update.state, Deploying | Deployed | Routing);
+        let bounds = update.way().and_then(|way| way.in_place);
+        let (Some(bounds), true) = (bounds, moves && update.modified == if_modified) else {
+            return Err(stale(&update));
+        };
+        let (new_no, old_no) = (update.new.revision, update.old.as_ref().map(|s| s.revision));
+        let (new_now, old_now) =
+            (self.wanted(&update, new_no), old_no.map_or(0, |no| self.wanted(&update, no)));
+        let forward = new >= new_now && old <= old_now && new <= update.instances;
+        let back = new <= new_now && old >= old_now && old <= update.base_instances;
+        let changes = (new, old) != (new_now, old_now);
+        let fits = u64::from(new) + u64::from(old) <= u64::from(bounds.ceiling)
+            || u64::from(new) + u64::from(old) <= u64::from(new_now) + u64::from(old_now);
+        let is_right = if goes_back { back } else { forward };
+        if !is_right || !changes || !fits || (old > 0 && old_no.is_none()) {
+            return Err(stale(&update));
+        }
+        // What is taken away is first what is not ready.
+        let ready =
+            |no: RevisionNo, target: u32| self.state.ready_count(&update.slice, no).min(target);
+        let ready_after = ready(new_no, new) + old_no.map_or(0, |no| ready(no, old));
+        let takes_away = new < new_now || old < old_now;
+        if takes_away && ready_after < bounds.floor {
+            return Err(stale(&update));
+        }
+        let (from, to) = (&update.old, &update.new.version);
+        let from = from.as_ref().map_or_else(|| "nothing".to_owned(), |s| s.version.to_string());
+        let mut event = format!("{new} instances of {to}, {old} of {from}");
+        let admitted = update.way().map_or(0, |way| match update.step() {
+            0 => 0,
+            step => way.goal(step, update.base_instances),
+        });
+        // Fewer of one version carry less, in the entry that takes them away.
+        let weights = match update.state {
+            Routing if old < old_now => Weights::new(admitted.into(), old.into()).ok(),
+            RollingBack if new < new_now => {
+                let ready = old_no.map_or(0, |no| ready(no, old));
+                Some(Weights::new(new.into(), ready.into()).unwrap_or(Weights::ALL_OLD))
+                    .filter(|weights| weights.is_raised_by(update.weights))
+            }
+            _ => None,
+        };
+        if let Some(weights) = weights.filter(|weights| *weights != update.weights) {
+            event += &format!("; routing {} -> {weights}", update.weights);
+            self.reweigh(&mut update, weights);
+        }
+        self.want(&update, new_no, new);
+        if let Some(old_no) = old_no {
+            self.want(&update, old_no, old);
+        }
+        self.put_update(update, event);
+        Ok(Answer::default())
+    }
+}

@@ -1,0 +1,239 @@
+//! Rolling, in place: ready instances never below the floor, never more than the
+//! ceiling, forward and back, whoever leads.
+
+use aether_core::command::{Command, Refusal};
+use aether_core::ids::UpdateId;
+use aether_core::records::{
+    CleanupPolicy, DeadlineAction, Observed, Reason, Rolling, Strategy, UpdateOptions, UpdateState,
+};
+
+use crate::world::{World, in_batches, rollback, start_with};
+
+/// Options of a world in which instances are ready at once.
+fn options() -> UpdateOptions {
+    UpdateOptions { healthy_ms: 0, ..UpdateOptions::default() }
+}
+
+fn begin(instances: u32, rolling: Rolling) -> (World, UpdateId) {
+    let mut world = World::deployed(instances);
+    let command = start_with("2.0.0", options(), Strategy::Rolling(rolling));
+    let id = world.ok(command).update.unwrap();
+    (world, id)
+}
+
+/// One round after the other until the update has ended; after each of them, and
+/// within each, the bounds hold.
+fn walk(world: &mut World, id: &UpdateId, floor: usize, ceiling: usize) -> Vec<(usize, usize)> {
+    let mut seen = Vec::new();
+    for round in 0..400 {
+        let now = (world.ready("1.0.0"), world.ready("2.0.0"));
+        let there = world.instances("1.0.0").len() + world.instances("2.0.0").len();
+        assert!(now.0 + now.1 >= floor, "round {round}: {now:?} ready, {:#?}", world.plan());
+        assert!(there <= ceiling, "round {round}: {there} exist");
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+        if world.update(id).state.is_terminal() {
+            return seen;
+        }
+        world.now_ms += 10;
+        world.round();
+    }
+    panic!("does not end: {:#?} {:#?}", world.update(id), world.plan());
+}
+
+#[test]
+fn instances_are_replaced_where_they_are_batch_by_batch() {
+    let (mut world, id) = begin(12, in_batches("2", "2", "0"));
+    let seen = walk(&mut world, &id, 10, 12);
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    assert_eq!(seen.last(), Some(&(0, 12)));
+    assert!(
+        seen.contains(&(10, 0)) && seen.contains(&(10, 2)) && seen.contains(&(8, 2)),
+        "{seen:?}"
+    );
+    // Each batch got its share of the calls, no more.
+    let routed: Vec<String> =
+        world.update(&id).history.iter().map(|entry| entry.weights.to_string()).collect();
+    for ratio in ["1:5", "1:4", "1:2", "2:3", "1:1", "2:1", "5:1", "1:0"] {
+        assert!(routed.contains(&ratio.to_owned()), "{ratio} in {routed:?}");
+    }
+}
+
+#[test]
+fn with_a_surge_nothing_is_ever_missing() {
+    let (mut world, id) = begin(4, in_batches("1", "0", "1"));
+    let seen = walk(&mut world, &id, 4, 5);
+    assert_eq!((world.state_of(&id), seen.last()), (UpdateState::Completed, Some(&(0, 4))));
+}
+
+#[test]
+fn bounds_hold_for_every_shape_of_batch() {
+    for (instances, batches, unavailable, surge) in [
+        (1, "1", "0", "1"),
+        (1, "100%", "100%", "0"),
+        (3, "1, 50%", "1", "1"),
+        (5, "2", "1", "0"),
+        (7, "100%", "25%", "25%"),
+        (10, "1, 2, 30%", "2", "3"),
+        (6, "6", "3", "6"),
+    ] {
+        let rolling = in_batches(batches, unavailable, surge);
+        let bounds = rolling.bounds(instances);
+        let (mut world, id) = begin(instances, rolling);
+        let (floor, ceiling) = (bounds.floor as usize, bounds.ceiling as usize);
+        let seen = walk(&mut world, &id, floor, ceiling);
+        assert_eq!(world.state_of(&id), UpdateState::Completed, "{batches}: {seen:?}");
+        assert_eq!(world.ready("2.0.0"), instances as usize);
+    }
+}
+
+#[test]
+fn a_rollback_keeps_the_bounds_from_wherever_it_begins() {
+    for (unavailable, surge) in [("2", "0"), ("0", "2"), ("1", "1")] {
+        for rounds in 0..70 {
+            let rolling = in_batches("2", unavailable, surge);
+            let bounds = rolling.bounds(6);
+            let (floor, ceiling) = (bounds.floor as usize, bounds.ceiling as usize);
+            let (mut world, id) = begin(6, rolling);
+            for _ in 0..rounds {
+                world.now_ms += 10;
+                world.round();
+            }
+            if world.update(&id).state.is_terminal() {
+                break;
+            }
+            if rounds % 3 == 1 {
+                world.fail_over();
+            }
+            if world.propose(rollback(&id)).is_err() {
+                break;
+            }
+            if rounds % 3 == 2 {
+                world.fail_over();
+            }
+            walk(&mut world, &id, floor, ceiling);
+            assert_eq!(world.state_of(&id), UpdateState::RolledBack, "after {rounds} rounds");
+            assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (6, 0));
+            assert_eq!(world.update(&id).weights.to_string(), "0:1");
+        }
+    }
+}
+
+#[test]
+fn a_leader_dies_after_every_round_and_the_bounds_hold() {
+    let (mut world, id) = begin(6, in_batches("2", "2", "0"));
+    for _ in 0..600 {
+        let ready = world.ready("1.0.0") + world.ready("2.0.0");
+        assert!(ready >= 4, "{ready} are ready");
+        world.fail_over();
+        world.sessions_ack();
+        world.now_ms += 10;
+        world.round();
+        if world.update(&id).state.is_terminal() {
+            break;
+        }
+    }
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+}
+
+#[test]
+fn a_batch_that_fails_stops_there_and_says_how_far_it_came() {
+    let (mut world, id) = begin(6, in_batches("2", "2", "0"));
+    while world.ready("2.0.0") < 4 {
+        world.now_ms += 10;
+        world.round();
+    }
+    let reason = Reason::new(Reason::CRASH_LOOP, "exit status 7");
+    world.broken.insert("2.0.0".into(), (Observed::Crashed, 5, reason));
+    // Only what is started from now on fails.
+    let sound = world.instances("2.0.0");
+    world.rounds(1);
+    world.broken.clear();
+    assert!(!sound.is_empty());
+    world.rounds(4);
+    let pause = world.update(&id).pause.clone().expect("it is paused");
+    assert_eq!(pause.reason.code, "crash_loop");
+    for part in ["failed", "updated", "not reached", "exit status 7"] {
+        assert!(pause.reason.message.contains(part), "{part}: {}", pause.reason.message);
+    }
+}
+
+#[test]
+fn a_first_batch_that_never_becomes_ready_goes_back_within_the_bounds() {
+    let (mut world, id) = begin(6, in_batches("2", "2", "0"));
+    let reason = Reason::new("probe_failed", "503");
+    world.broken.insert("2.0.0".into(), (Observed::Starting, 0, reason));
+    world.rounds(30);
+    assert_eq!(world.state_of(&id), UpdateState::Deploying);
+    world.now_ms += 5 * 60_000;
+    world.round();
+    assert_eq!(world.state_of(&id), UpdateState::RollingBack);
+    walk(&mut world, &id, 4, 6);
+    assert_eq!(world.state_of(&id), UpdateState::RolledBack);
+}
+
+#[test]
+fn batches_are_staggered_and_judged_where_that_is_asked_for() {
+    let rolling = Rolling { stagger_ms: 30_000, ..in_batches("2", "2", "0") };
+    let (mut world, id) = begin(4, rolling);
+    world.settle();
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["stagger"]));
+    world.pass(29_000);
+    assert_eq!(world.update(&id).step(), 1);
+    world.pass(1_000);
+    world.settle();
+    assert_eq!(world.update(&id).step(), 2);
+
+    let analysis = aether_core::records::Analysis {
+        on_failure: DeadlineAction::Rollback,
+        warm_up_ms: 0,
+        ..Default::default()
+    };
+    let rolling = Rolling { hold_ms: 10_000, analysis, ..in_batches("2", "2", "0") };
+    let (mut world, id) = begin(4, rolling);
+    world.settle();
+    world.pass(60_000);
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["evidence"]));
+    world.count(&id, 1_000, 500, 0);
+    walk(&mut world, &id, 2, 4);
+    assert_eq!(world.state_of(&id), UpdateState::RolledBack);
+}
+
+#[test]
+fn what_cannot_be_done_in_place_is_refused() {
+    let mut world = World::deployed(4);
+    let mut refused = |options: UpdateOptions, instances: Option<u32>, rolling: Rolling| {
+        let Command::StartWith { slice, version, strategy, supersede, .. } =
+            start_with("2.0.0", options.clone(), Strategy::Rolling(rolling))
+        else {
+            unreachable!()
+        };
+        let command =
+            Command::StartWith { slice, version, instances, options, strategy, supersede };
+        let refusal = world.propose(command).unwrap_err();
+        assert!(matches!(refusal, Refusal::BadOption { .. }), "{refusal}");
+        refusal.to_string()
+    };
+    let sound = || in_batches("1", "1", "0");
+    assert!(refused(options(), Some(5), sound()).contains("scale before"));
+    assert!(refused(options(), None, in_batches("1", "0", "0")).contains("at least one"));
+    assert!(refused(options(), None, in_batches("1", "10%", "0")).contains("at least one"));
+    let kept = UpdateOptions { cleanup: CleanupPolicy::GracePeriod, ..options() };
+    assert!(refused(kept, None, sound()).contains("IMMEDIATE"));
+    refused(options(), None, Rolling { batches: Vec::new(), ..sound() });
+    refused(options(), None, Rolling { one_way_from: Some(0), ..sound() });
+}
+
+#[test]
+fn it_needs_no_room_beyond_its_surge() {
+    let mut world = World::deployed(6);
+    (1..=3).for_each(|node| world.set_room(node, 2));
+    let command = start_with("2.0.0", options(), Strategy::Rolling(in_batches("2", "2", "0")));
+    let id = world.ok(command).update.unwrap();
+    walk(&mut world, &id, 4, 6);
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    let refused =
+        world.propose(start_with("3.0.0", options(), Strategy::Rolling(in_batches("2", "0", "1"))));
+    assert!(matches!(refused, Err(Refusal::NoCapacity { needed: 1, .. })), "{refused:?}");
+}
