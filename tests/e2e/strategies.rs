@@ -1,11 +1,17 @@
 //! Updates that go on by themselves, under load, while their leader dies.
 
+use std::time::Duration;
+
 use aether_cluster::artifacts::EXAMPLE;
-use aether_cluster::load::Load;
+use aether_cluster::load::{Load, Phase};
 use aether_invoker::Invoker;
+use aether_proto::v1;
+use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::equal_hashes;
 use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
 use serde_json::Value;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
 
 /// Requests per second over all ways.
 const RATE: u32 = 300;
@@ -57,8 +63,12 @@ impl Scene {
     }
 
     /// What the calls by one version's own fault count for is up to the test.
-    async fn end(self, current: &str) -> Vec<aether_cluster::load::Phase> {
-        until_alone(&self.stage, current, INSTANCES).await;
+    async fn end(self, current: &str) -> Vec<Phase> {
+        self.end_with(current, INSTANCES).await
+    }
+
+    async fn end_with(self, current: &str, instances: usize) -> Vec<Phase> {
+        until_alone(&self.stage, current, instances).await;
         self.load.phase("after");
         self.load.until_requests(ENOUGH).await;
         let phases = self.load.stop().await;
@@ -116,7 +126,7 @@ async fn a_canary_that_fails_goes_back_by_itself_and_its_step_is_named() {
     assert!(message.contains("error rate"), "{message}");
     assert_eq!(ended["progress"]["step"], 1, "{ended:#}");
     let phases = scene.end("1.0.0").await;
-    let failed: u64 = phases.iter().map(aether_cluster::load::Phase::nobodys_failures).sum();
+    let failed: u64 = phases.iter().map(Phase::nobodys_failures).sum();
     assert_eq!(failed, 0, "the new version's own errors aside");
 }
 
@@ -170,11 +180,117 @@ async fn a_blue_green_switch_is_one_entry_for_all_and_so_is_the_way_back() {
     assert_none_failed(&phases);
 }
 
+/// What a follower's own copy says of an update in place, every 10 ms until told to
+/// stop: ready instances, those that exist, and how far it has come.
+async fn sample(
+    channels: Vec<Channel>,
+    update: String,
+    mut stop: oneshot::Receiver<()>,
+) -> Vec<v1::InPlace> {
+    let mut samples = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let mut turn = 0;
+    while stop.try_recv().is_err() {
+        ticks.tick().await;
+        turn += 1;
+        let channel = channels[turn % channels.len()].clone();
+        let request = v1::GetUpdateRequest { update_id: update.clone(), stale: true };
+        // One of them is dead for a while.
+        let Ok(seen) = UpdatesClient::new(channel).get(request).await else { continue };
+        let seen = seen.into_inner();
+        let ended = matches!(seen.state.as_str(), "COMPLETED" | "ROLLED_BACK");
+        samples.extend(seen.progress.and_then(|p| p.in_place).filter(|_| !ended));
+    }
+    samples
+}
+
+fn channels(stage: &Stage) -> Vec<Channel> {
+    let nodes = stage.cluster.nodes.iter();
+    let endpoint = |grpc| Channel::from_shared(format!("http://{grpc}")).unwrap();
+    nodes.map(|node| endpoint(node.addresses.grpc).connect_lazy()).collect()
+}
+
+/// Twelve instances of 1.0.0 under load, and a rolling update of two at a time.
+async fn rolling(flags_of_new: &[&str], options: &[&str]) -> (Scene, String) {
+    let scene = Scene::set(flags_of_new).await;
+    let scale = ["scale", EXAMPLE, "-n", "12", "--wait"];
+    scene.stage.cli(&scale).await.unwrap();
+    let how = ["--strategy", "rolling", "--max-unavailable", "2", "--healthy-time", "200ms"];
+    let update = scene.start(&[&how[..], options].concat()).await;
+    (scene, update)
+}
+
+fn check_bounds(samples: &[v1::InPlace]) {
+    assert!(samples.len() > 20, "{} samples", samples.len());
+    let ready = samples.iter().map(|sample| sample.ready).min().unwrap();
+    let existing = samples.iter().map(|sample| sample.existing).max().unwrap();
+    println!("{} samples: at least {ready} ready, at most {existing} exist", samples.len());
+    assert!(ready >= 10, "{ready} were ready");
+    assert!(existing <= 12, "{existing} existed");
+}
+
+#[tokio::test]
+async fn of_twelve_instances_ten_are_ready_all_the_time_while_they_are_replaced() {
+    let (mut scene, update) = rolling(&[], &[]).await;
+    let (stop, stopped) = oneshot::channel();
+    let sampler = tokio::spawn(sample(channels(&scene.stage), update.clone(), stopped));
+    scene.until_step(&update, 1).await;
+    scene.load.phase("leader killed after the first batch");
+    scene.kill_leader().await;
+    let ended = scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    stop.send(()).unwrap();
+    check_bounds(&sampler.await.unwrap());
+    let said = events(&ended).join("\n");
+    assert!(said.contains("step 6 of 6: routing 5:1 -> 1:0"), "{said}");
+    assert_none_failed(&scene.end_with("2.0.0", 12).await);
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_stops_and_ten_are_ready_all_the_way_back() {
+    let (mut scene, update) =
+        rolling(&["--crash-after", "4s"], &["--stagger", "2s", "--on-step-failure", "pause"]).await;
+    let (stop, stopped) = oneshot::channel();
+    let sampler = tokio::spawn(sample(channels(&scene.stage), update.clone(), stopped));
+    scene.until_step(&update, 1).await;
+    scene.stage.cli(&["update", "pause", &update]).await.unwrap();
+    scene.load.phase("back");
+    scene.stage.cli(&["update", "rollback", &update]).await.unwrap();
+    scene.kill_leader().await;
+    scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    stop.send(()).unwrap();
+    let samples = sampler.await.unwrap();
+    // Those that crash meanwhile are nobody's doing but the new version's own.
+    let ready = samples.iter().map(|sample| sample.ready + sample.failed.len() as u32).min();
+    assert!(ready >= Some(10), "{ready:?}");
+    let existing = samples.iter().map(|sample| sample.existing).max();
+    assert!(existing <= Some(12), "{existing:?}");
+    let phases = scene.end_with("1.0.0", 12).await;
+    let failed: u64 = phases.iter().map(Phase::nobodys_failures).sum();
+    println!("{failed} calls ended with an instance that crashed");
+}
+
+#[tokio::test]
+async fn recreate_stops_all_before_it_starts_any() {
+    let scene = Scene::set(&[]).await;
+    scene.load.phase("nothing serves for a while, which was asked for by name");
+    let how = ["--strategy", "recreate", "--healthy-time", "100ms"];
+    let update = scene.start(&how).await;
+    let (stop, stopped) = oneshot::channel();
+    let sampler = tokio::spawn(sample(channels(&scene.stage), update.clone(), stopped));
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    stop.send(()).unwrap();
+    let samples = sampler.await.unwrap();
+    let mixed = |sample: &&v1::InPlace| sample.updated > 0 && sample.not_reached > 0;
+    assert_eq!(samples.iter().filter(mixed).count(), 0, "{samples:?}");
+    assert!(samples.iter().all(|sample| sample.existing <= 3), "{samples:?}");
+    drop(scene.end("2.0.0").await);
+}
+
 #[tokio::test]
 async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
     let scene = Scene::set(&[]).await;
     scene.stage.push("3.0.0", &[]).await.unwrap();
-    let first = scene.start(&[]).await;
+    let first = scene.stage.start("2.0.0", &["--max-latency-ms", LATENCY]).await.unwrap();
     scene.stage.until_state(&first, "DEPLOYED").await.unwrap();
     scene.stage.cli(&["update", "routing", &first, "-r", "1:1"]).await.unwrap();
     let slice = EXAMPLE;

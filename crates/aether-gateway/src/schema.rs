@@ -17,6 +17,9 @@ const DASHED: &str = r"[a-z0-9]+(-[a-z0-9]+)*";
 /// A part of a version. It fits into 64 bits.
 const NUMBER: &str = r"(0|[1-9][0-9]{0,17})";
 
+/// A number of instances, or a share.
+const SHARE: &str = "([0-9]{1,5}|[1-9]?[0-9]%|100%)";
+
 /// One step of a canary, with the spans of time that most are written in.
 const STEP: &str = "([0-9]{1,4}:[0-9]{1,4}|[1-9][0-9]?%|100%)( (pause|[1-9][0-9]{0,3}(ms|s|m|h)))?";
 
@@ -145,7 +148,8 @@ texts! {
     StrategyName: Text {
         says: "How an update goes; upper or lower case.",
         pattern: "([Mm][Aa][Nn][Uu][Aa][Ll]|[Cc][Aa][Nn][Aa][Rr][Yy]|\
-                  [Bb][Ll][Uu][Ee]_[Gg][Rr][Ee][Ee][Nn])"
+                  [Bb][Ll][Uu][Ee]_[Gg][Rr][Ee][Ee][Nn]|[Rr][Oo][Ll][Ll][Ii][Nn][Gg]|\
+                  [Rr][Ee][Cc][Rr][Ee][Aa][Tt][Ee])"
             .to_owned(),
         most: 10,
         example: "CANARY",
@@ -156,6 +160,18 @@ texts! {
         pattern: format!("{STEP}(, ?{STEP}){{0,99}}"),
         most: 2_000,
         example: "1:19 5m, 10% pause, 1:1, 1:0",
+    };
+    Share: Text {
+        says: "A number of instances, or a share of them in percent.",
+        pattern: SHARE.to_owned(),
+        most: 5,
+        example: "25%",
+    };
+    Shares: Text {
+        says: "Sizes of batches, separated by commas.",
+        pattern: format!("{SHARE}(, ?{SHARE}){{0,19}}"),
+        most: 200,
+        example: "1, 5%, 25%",
     };
     StepFailure: Text {
         says: "What follows when a step fails; upper or lower case.",

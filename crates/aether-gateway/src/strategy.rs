@@ -39,6 +39,8 @@ pub(crate) struct StrategyBody {
     step_percent: Option<u32>,
     /// How long a step holds that does not say so; of BLUE_GREEN how long the new
     /// version has to be healthy after the switch. Milliseconds; 300000 if absent.
+    /// Of ROLLING how long each batch has to be shown to be healthy by its calls; not
+    /// at all if absent or 0.
     #[schema(maximum = 2592000000u64)]
     hold_ms: Option<u64>,
     /// What follows when a threshold is exceeded or the new version does not stay
@@ -67,6 +69,28 @@ pub(crate) struct StrategyBody {
     /// The switch of BLUE_GREEN follows by itself then; otherwise it waits for a
     /// promotion.
     auto_promote: Option<bool>,
+    /// Most instances that may be missing at any time; shares are rounded down. 1 if
+    /// absent, 0 where `maxSurge` is given. Of ROLLING.
+    #[schema(inline, value_type = Option<schema::Share>)]
+    #[serde(default, deserialize_with = "named")]
+    max_unavailable: Option<String>,
+    /// Most instances that may be there beyond those wanted; shares are rounded up. 0
+    /// if absent. Of ROLLING.
+    #[schema(inline, value_type = Option<schema::Share>)]
+    #[serde(default, deserialize_with = "named")]
+    max_surge: Option<String>,
+    /// Sizes of the batches, the last of which repeats; as many as the bounds allow at
+    /// once if absent. Of ROLLING.
+    #[schema(inline, value_type = Option<schema::Shares>)]
+    #[serde(default, deserialize_with = "named")]
+    batches: Option<String>,
+    /// How long a batch serves before the next one begins, milliseconds; 0 if absent.
+    /// Of ROLLING.
+    #[schema(maximum = 2592000000u64)]
+    stagger_ms: Option<u64>,
+    /// New instances that may fail before the update stops; 0 if absent. Of ROLLING.
+    #[schema(maximum = 4294967295u32)]
+    max_failures: Option<u32>,
 }
 
 impl StrategyBody {
@@ -83,6 +107,11 @@ impl StrategyBody {
             one_way_from: self.one_way_from,
             verify_ms: self.verify_ms,
             auto_promote: self.auto_promote.unwrap_or_default(),
+            max_unavailable: self.max_unavailable.unwrap_or_default(),
+            max_surge: self.max_surge.unwrap_or_default(),
+            batches: self.batches.unwrap_or_default(),
+            stagger_ms: self.stagger_ms,
+            max_failures: self.max_failures.unwrap_or_default(),
         }
     }
 }

@@ -6,8 +6,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
-    Counts, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, RetainedRecord, Side,
-    Strategy, UpdateRecord,
+    Bounds, Counts, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Observed, Reason,
+    RetainedRecord, Side, Strategy, UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
@@ -136,7 +136,7 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
     };
     let verify_ms = match &record.strategy {
         Strategy::BlueGreen(switch) => Some(switch.verify_ms),
-        Strategy::Manual {} | Strategy::Canary(_) => None,
+        _ => None,
     };
     Some(v1::Progress {
         strategy: record.strategy.to_string(),
@@ -153,7 +153,33 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         verify_ms,
         new_counts: epoch.map(|epoch| counts(&epoch.new)),
         old_counts: epoch.map(|epoch| counts(&epoch.old)),
+        in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
     })
+}
+
+/// How far the replacement of instances has come.
+fn in_place(state: &State, record: &UpdateRecord, bounds: Bounds) -> v1::InPlace {
+    let live = |i: &&std::sync::Arc<InstanceRecord>| {
+        !record.state.is_terminal() && i.observed != Observed::Stopped
+    };
+    let all: Vec<_> = state.instances_of(&record.slice).filter(live).collect();
+    let is_new = |i: &InstanceRecord| i.revision == record.new.revision;
+    let count = |of: &dyn Fn(&InstanceRecord) -> bool| {
+        u32::try_from(all.iter().filter(|i| of(i)).count()).unwrap_or(u32::MAX)
+    };
+    let failed = all.iter().filter(|i| is_new(i) && i.desired == Desired::Run).filter_map(|i| {
+        let Reason { code, message } = i.reason.as_ref().filter(|_| !i.is_routable())?;
+        Some(format!("{} on {}: {code}: {message}", i.id, i.node))
+    });
+    v1::InPlace {
+        ready: count(&InstanceRecord::is_routable),
+        floor: bounds.floor,
+        existing: count(&|_| true),
+        ceiling: bounds.ceiling,
+        updated: count(&|i| is_new(i) && i.is_routable()),
+        failed: failed.collect(),
+        not_reached: count(&|i| !is_new(i) && i.desired == Desired::Run),
+    }
 }
 
 /// What happened to an update.

@@ -39,15 +39,13 @@ fn start() -> v1::StartUpdateRequest {
         strategy: Some(v1::Strategy {
             name: "CANARY".to_owned(),
             steps: "1:9 5m, 10% pause, 1:0".to_owned(),
-            step_percent: None,
             hold_ms: Some(1_000),
             on_failure: "ROLLBACK".to_owned(),
             patience_ms: Some(1_000),
             warm_up_ms: Some(0),
             scale_with_weight: true,
             one_way_from: Some(3),
-            verify_ms: None,
-            auto_promote: false,
+            ..Default::default()
         }),
         supersede: true,
     }

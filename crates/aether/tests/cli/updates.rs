@@ -45,7 +45,14 @@ async fn start_by_steps() {
         )
         .await;
     scene.run("update start org.example:my-slice 2.0.0 --steps 1:x").await;
-    scene.run("update start org.example:my-slice 2.0.0 --strategy rolling").await;
+    scene
+        .run(
+            "update start org.example:my-slice 2.0.0 --strategy rolling --max-unavailable 2 \
+             --batches 1,25% --stagger 30s --max-failures 1 -o json",
+        )
+        .await;
+    scene.run("update start org.example:my-slice 2.0.0 --strategy recreate").await;
+    scene.run("update start org.example:my-slice 2.0.0 --strategy shadow").await;
     scene.ends("update_start_by_steps");
 }
 

@@ -25,6 +25,7 @@ pub fn whole(update: &v1::Update) -> String {
         ("requested", requested(update)),
         ("pending", pending.unwrap_or_default()),
         ("actual", actual(update)),
+        ("in place", update.progress.as_ref().and_then(in_place).unwrap_or_default()),
         ("counted", update.progress.as_ref().map(counted_in_step).unwrap_or_default()),
         ("instances", instances(update)),
         ("paused", paused(update)),
@@ -100,6 +101,21 @@ fn strategy(progress: &v1::Progress) -> String {
         text += &format!("\nboth versions served for {} at the switch", span(mixed_ms));
     }
     text
+}
+
+/// How far the replacement of instances has come.
+fn in_place(progress: &v1::Progress) -> Option<String> {
+    let v1::InPlace { ready, floor, existing, ceiling, updated, failed, not_reached } =
+        progress.in_place.as_ref()?;
+    let mut text = format!(
+        "{ready} ready of at least {floor}, {existing} there of at most {ceiling}\n{updated} \
+         updated, {} failed, {not_reached} not reached",
+        failed.len()
+    );
+    for instance in failed {
+        text += &format!("\n{instance}");
+    }
+    Some(text)
 }
 
 /// What the calls of the step that holds showed.
@@ -392,6 +408,24 @@ INDEX  STATE    ROUTING  BY     EVENT
         };
         let text = strategy(&progress);
         assert!(text.contains("before the first step"), "{text}");
+        let in_place = v1::InPlace {
+            ready: 10,
+            floor: 10,
+            existing: 12,
+            ceiling: 12,
+            updated: 4,
+            failed: vec!["hello-9-0 on n1: crash_loop: status 7".into()],
+            not_reached: 6,
+        };
+        let progress = v1::Progress { in_place: Some(in_place), ..progress };
+        let text = whole(&v1::Update { progress: Some(progress.clone()), ..routing_update() });
+        for part in [
+            "in place    10 ready of at least 10, 12 there of at most 12\n",
+            "            4 updated, 1 failed, 6 not reached\n",
+            "            hello-9-0 on n1: crash_loop: status 7\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
         assert!(text.ends_with("both versions served for 12ms at the switch"), "{text}");
     }
 

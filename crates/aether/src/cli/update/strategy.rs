@@ -1,7 +1,7 @@
 //! How an update is to go, for `start` and `plan`.
 
 use aether_core::duration::Millis;
-use aether_core::records::Step;
+use aether_core::records::{Share, Step};
 use aether_proto::v1;
 use clap::{Args, ValueEnum};
 
@@ -48,6 +48,21 @@ pub struct How {
     /// Switch by itself after that; otherwise the switch of blue-green waits for 'promote'
     #[arg(long)]
     auto_promote: bool,
+    /// Most instances that may be missing at any time, while rolling [default: 1, 0 with --max-surge]
+    #[arg(long, value_name = "N|%", value_parser = share)]
+    max_unavailable: Option<Share>,
+    /// Most instances beyond those wanted, while rolling [default: 0]
+    #[arg(long, value_name = "N|%", value_parser = share)]
+    max_surge: Option<Share>,
+    /// Sizes of the batches of rolling such as '1, 5%, 25%'; the last one repeats
+    #[arg(long, alias = "batch", value_name = "SIZES", value_parser = batches)]
+    batches: Option<String>,
+    /// How long a batch of rolling serves before the next one begins [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    stagger: Option<Millis>,
+    /// New instances that may fail before rolling stops [default: 0]
+    #[arg(long, value_name = "N")]
+    max_failures: Option<u32>,
     /// End a live update of the slice in the same step, as rolled back
     #[arg(long)]
     supersede: bool,
@@ -62,6 +77,10 @@ pub enum StrategyName {
     Canary,
     /// The whole new set is verified at 0 %, then one switch takes every call
     BlueGreen,
+    /// Instances are replaced where they are, batch by batch
+    Rolling,
+    /// All are stopped, then all are started; nothing serves in between
+    Recreate,
 }
 
 /// What a failed step does.
@@ -76,6 +95,15 @@ pub enum StepFailure {
 /// Steps that can be read.
 fn steps(text: &str) -> Result<String, String> {
     Step::list(text, 0).map(|_| text.to_owned())
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    text.parse()
+}
+
+/// Sizes that can be read.
+fn batches(text: &str) -> Result<String, String> {
+    Share::list(text).map(|_| text.to_owned())
 }
 
 impl How {
@@ -100,6 +128,14 @@ impl How {
             one_way_from: self.one_way_from,
             verify_ms: ms(self.verify),
             auto_promote: self.auto_promote,
+            max_unavailable: self
+                .max_unavailable
+                .map(|share| share.to_string())
+                .unwrap_or_default(),
+            max_surge: self.max_surge.map(|share| share.to_string()).unwrap_or_default(),
+            batches: self.batches.clone().unwrap_or_default(),
+            stagger_ms: ms(self.stagger),
+            max_failures: self.max_failures.unwrap_or_default(),
         };
         (message != v1::Strategy::default()).then_some(message)
     }
@@ -147,6 +183,10 @@ mod tests {
         assert_eq!((steps.name.as_str(), steps.steps.as_str()), ("", "1:9 5m, 1:0"));
         let switch = message("--strategy blue-green --verify 1m --auto-promote").unwrap().unwrap();
         assert_eq!((switch.name.as_str(), switch.verify_ms), ("BLUE_GREEN", Some(60_000)));
+        let line = "--strategy rolling --max-unavailable 25% --batch '1, 10%' --stagger 30s";
+        let rolling = message(line).unwrap().unwrap();
+        assert_eq!((rolling.name.as_str(), rolling.max_unavailable.as_str()), ("ROLLING", "25%"));
+        assert_eq!((rolling.batches.as_str(), rolling.stagger_ms), ("1, 10%", Some(30_000)));
     }
 
     #[test]
@@ -155,6 +195,8 @@ mod tests {
             ("--steps '1:x'", "new:old"),
             ("--steps '1:9 5'", "5m"),
             ("--step-percent 0", "1..=100"),
+            ("--max-surge 101%", "25%"),
+            ("--batches '1,,2'", "number of instances"),
             ("--auto --steps '1:0'", "cannot be used with"),
             ("--steps '1:0' --step-percent 5", "cannot be used with"),
         ] {
