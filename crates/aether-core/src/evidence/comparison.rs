@@ -8,7 +8,7 @@ use super::bound;
 use super::epochs::{Epoch, Evidence};
 use super::mixture::Mixture;
 use super::ratio::{self, Stratum};
-use super::tallies::{Event, Side, Tallies};
+use super::tallies::{Counted, Event, Side, Tallies};
 use crate::weights::Weights;
 
 /// From which evidence of a regression on nothing is promoted, and an absolute
@@ -60,10 +60,10 @@ impl EValue {
 pub struct Comparison {
     /// What was compared.
     pub event: Event,
-    /// Requests of the new side that count, and how many of them were events.
-    pub new: (u64, u64),
-    /// The same of the old side.
-    pub old: (u64, u64),
+    /// What was counted of the new side.
+    pub new: Counted,
+    /// What was counted of the old side.
+    pub old: Counted,
     /// Evidence that new's rate is above what is tolerated of it.
     pub regression: EValue,
     /// Evidence that new's rate is below what would be harmful.
@@ -113,22 +113,22 @@ fn share_of(weights: Weights) -> f64 {
 /// weights or that of the requests, whichever speaks against a decision: a side
 /// may have got less than its weight for want of ready instances.
 fn stratum(epoch: &Epoch, event: Event, left_out: Side) -> Stratum {
-    let Tallies { new: whole, old } = epoch.tallies;
-    let new = whole.without(left_out);
-    let (requests, all) = (whole.requests as f64, whole.requests as f64 + old.requests as f64);
-    let seen = (all > 0.0).then(|| requests / all);
+    let Tallies { new, old } = epoch.tallies;
+    let whole = new.counted(event).requests as f64;
+    let (new, old) = (new.without(left_out).counted(event), old.counted(event));
+    let all = whole + old.requests as f64;
+    let seen = (all > 0.0).then(|| whole / all);
     // What is left of the new side's share without the instance.
-    let kept = if requests > 0.0 { new.requests as f64 / requests } else { 1.0 };
+    let kept = if whole > 0.0 { new.requests as f64 / whole } else { 1.0 };
     let without = |share: f64| match share * kept + (1.0 - share) {
         rest if rest > 0.0 => share * kept / rest,
         _ => 1.0,
     };
     let (least, most) = (share_of(epoch.weights_least), share_of(epoch.weights_most));
-    let events = new.events(event) as f64;
     Stratum {
         number: epoch.number,
-        new: events,
-        all: events + old.events(event) as f64,
+        new: new.events as f64,
+        all: new.events as f64 + old.events as f64,
         share_least: without(seen.map_or(least, |seen| seen.min(least))),
         share_most: without(seen.map_or(most, |seen| seen.max(most))),
     }
@@ -165,13 +165,12 @@ pub(super) fn compare(
     for side in left_out.into_iter().flat_map(BTreeMap::values) {
         total.new = total.new.without(*side);
     }
-    let counts = |side: Side| (side.requests, side.events(event));
-    let (new, old) = (counts(total.new), counts(total.old));
+    let (new, old) = (total.new.counted(event), total.old.counted(event));
 
     let above = ratio::above(&strata, bounds.tolerated);
     let regression = EValue { ln: above.ln(), needed_ln: bounds.regression_ln };
     let below = ratio::below(&strata, bounds.harmful);
-    let absolute = bound::below(new.1 as f64, new.0 as f64, bounds.rate_max);
+    let absolute = bound::below(new.events as f64, new.requests as f64, bounds.rate_max);
     let traffic = Traffic::new(per_second, new, old);
     let (clearance_ln, promote_if_alike_ms) =
         clearance(below, absolute, regression.ln >= SUSPICION_LN, bounds, &traffic);
@@ -233,14 +232,14 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn new((new, old): (f64, f64), counted_new: (u64, u64), counted_old: (u64, u64)) -> Self {
+    fn new((new, old): (f64, f64), counted_new: Counted, counted_old: Counted) -> Self {
         // An old side without events says little about its rate; together with
         // the new side's they are the rate of two versions that are alike.
-        let (requests, events) = match counted_old.1 {
-            0 => (counted_new.0 as f64 + counted_old.0 as f64, counted_new.1 as f64),
-            events => (counted_old.0 as f64, events as f64),
+        let (requests, events) = match counted_old.events {
+            0 => (counted_new.requests as f64 + counted_old.requests as f64, counted_new.events),
+            events => (counted_old.requests as f64, events),
         };
-        Self { new, old, rate: if requests > 0.0 { events / requests } else { 0.0 } }
+        Self { new, old, rate: if requests > 0.0 { events as f64 / requests } else { 0.0 } }
     }
 
     fn ratio_gain(&self, ratio: f64, bound: f64, rival: f64) -> f64 {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use super::comparison::{Bounds, ByEpoch, EValue, regression_ln};
 use super::epochs::Evidence;
 use super::ratio::{self, Stratum};
-use super::tallies::{Event, Side};
+use super::tallies::{Counted, Event, Side};
 use crate::ids::InstanceId;
 
 /// Fewest instances of the new side among which one can be the odd one.
@@ -37,10 +37,10 @@ pub struct Outlier {
     pub instance: InstanceId,
     /// In what.
     pub event: Event,
-    /// Its requests, and how many of them were events.
-    pub own: (u64, u64),
-    /// The same of all its peers together.
-    pub peers: (u64, u64),
+    /// What was counted of it.
+    pub own: Counted,
+    /// What was counted of all its peers together.
+    pub peers: Counted,
     /// Evidence that its rate is beyond three times theirs.
     pub evidence: EValue,
 }
@@ -76,8 +76,8 @@ pub(super) fn outlier(instances: &InstanceTallies, needed_ln: f64) -> Option<Out
             Outlier {
                 instance: (*instance).clone(),
                 event,
-                own: (own.requests, own.events(event)),
-                peers: (peers.requests, peers.events(event)),
+                own: own.counted(event),
+                peers: peers.counted(event),
                 evidence: EValue { ln: beside_peers_ln(by, totals, event), needed_ln },
             }
         })
@@ -93,10 +93,12 @@ fn beside_peers_ln(own: &ByEpoch, totals: &ByEpoch, event: Event) -> f64 {
     let strata: Vec<Stratum> = numbered
         .map(|((index, total), number)| {
             let side = own.get(index).copied().unwrap_or_default();
-            let new = side.events(event) as f64;
-            let peers = total.without(side).events(event) as f64;
-            let share = side.requests as f64 / (total.requests as f64).max(1.0);
-            Stratum { number, new, all: new + peers, share_least: share, share_most: share }
+            let peers = total.without(side).counted(event);
+            let own = side.counted(event);
+            let (new, all) = (own.events as f64, own.events as f64 + peers.events as f64);
+            let requests = own.requests as f64 + peers.requests as f64;
+            let share = own.requests as f64 / requests.max(1.0);
+            Stratum { number, new, all, share_least: share, share_most: share }
         })
         .collect();
     ratio::above(&strata, RATIO_MAX).ln()

@@ -3,7 +3,7 @@
 use super::comparison::{Bounds, Comparison, compare};
 use super::epochs::Evidence;
 use super::instances::{self, InstanceTallies, Outlier};
-use super::tallies::{Event, Tallies};
+use super::tallies::{Counted, Event, Tallies};
 use crate::ids::InstanceId;
 use crate::records::Thresholds;
 
@@ -268,17 +268,17 @@ impl Judge {
 
 /// "errors 1.20 % of 500 requests, beside 0.40 % of 9500".
 fn figures(compared: &Comparison) -> String {
-    let percent = |(requests, events): (u64, u64)| match requests {
+    let percent = |counted: Counted| match counted.requests {
         0 => "none".to_owned(),
-        _ => format!("{:.2} %", events as f64 * 100.0 / requests as f64),
+        requests => format!("{:.2} %", counted.events as f64 * 100.0 / requests as f64),
     };
     format!(
         "{} {} of {} requests, beside {} of the old version's {}",
         compared.event.as_str(),
         percent(compared.new),
-        compared.new.0,
+        compared.new.requests,
         percent(compared.old),
-        compared.old.0,
+        compared.old.requests,
     )
 }
 
@@ -304,11 +304,11 @@ fn reason(
             format!(
                 "instance {instance} has {} {} among {} requests, its peers together {} among {}: \
                  {} that it is to blame and not the version",
-                own.1,
+                own.events,
                 found.event.as_str(),
-                own.0,
-                peers.1,
-                peers.0,
+                own.requests,
+                peers.events,
+                peers.requests,
                 odds(found.evidence.value()),
             )
         }

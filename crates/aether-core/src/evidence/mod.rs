@@ -43,4 +43,4 @@ pub use epochs::{EPOCHS_MAX, Epoch, Evidence, WARM_UP_MS, is_warm};
 pub use instances::{INSTANCES_MIN, InstanceTallies, Outlier};
 pub use judge::{Decision, Judge, Limits, Present, Verdict};
 pub use reference::{QUANTILE_PPM, REFERENCE_REQUESTS_MIN, reference_bucket};
-pub use tallies::{Event, Side, Tallies};
+pub use tallies::{Counted, Event, Side, Tallies};

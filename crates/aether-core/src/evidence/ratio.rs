@@ -5,22 +5,24 @@
 //! of an event be `q` at the old and `ratio * q` at the new one. Then an event is
 //! new's with probability `s*ratio / (s*ratio + 1 - s)`, whatever `q` is, and `q`
 //! may change with every request: a burst that hits both sides says nothing. This
-//! is Lindon and Malek's test of inhomogeneous Bernoulli processes ("Anytime-Valid
-//! Inference for Multinomial Count Data", NeurIPS 2022, section 5). Of `all`
+//! is Lindon and Malek's test of Bernoulli processes whose rates change alike
+//! ("Anytime-Valid Inference for Multinomial Count Data", NeurIPS 2022). Of `all`
 //! events, `new` of them new's, a rival ratio `r` against a bound `b` has the
-//! likelihood ratio
+//! likelihood ratio, with `weight(x) = 1 - s + x*s`,
 //!
 //! ```text
-//! (r/b)^new * ((1 - s + b*s) / (1 - s + r*s))^all
+//! (r/b)^new * (weight(b) / weight(r))^all
 //! ```
 //!
-//! which is a supermartingale for every ratio on the bound's own side of `b`, be
-//! it another one for each event. Products of different splits `s` are too.
-//!
-//! A schedule that splits exactly instead of by chance makes it smaller in
-//! expectation: given the requests of both sides, the number of new's events is
-//! then hypergeometric, which is below the binomial in convex order (Hoeffding
-//! 1963), and the ratio is convex in it.
+//! Each event of new multiplies it by `g*w`, each of old by `w`, where `g = r/b`
+//! and `w = weight(b)/weight(r)`. One request changes its expectation by the
+//! factor `1 + s*p*(g*w - 1) + (1 - s)*q*(w - 1)` if new's chance of an event is
+//! `p`. For `p = b*q` this is `1 + q*(w*weight(r) - weight(b)) = 1`, and it is
+//! less for a `p` on the bound's side of it. So it is a supermartingale, with
+//! other chances at every request. A schedule that splits `n` requests exactly
+//! instead of by chance gives `(1 + p*(g*w - 1))^(s*n) * (1 + q*(w - 1))^((1-s)*n)`,
+//! which is at most the exponential of the same sum, 1 again. Products of
+//! different splits are supermartingales too.
 
 use super::mixture::{Mixture, Part, ln_sum};
 

@@ -26,6 +26,15 @@ impl Event {
     }
 }
 
+/// Requests that could have been an event, and those that were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// All of them.
+    pub requests: u64,
+    /// The events; never more than requests.
+    pub events: u64,
+}
+
 /// First attempts of one side. Part of a command of the log, so that a field
 /// which a release doesn't know is refused there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,21 +44,27 @@ pub struct Side {
     pub requests: u64,
     /// Those that failed.
     pub errors: u64,
-    /// Those in a bucket of [`crate::latency`] above the epoch's reference.
+    /// Those whose latency was held against the epoch's reference. Fewer than
+    /// the requests where the reference came later: what was not measured must
+    /// not pass for fast.
+    pub timed: u64,
+    /// Those of them in a bucket of [`crate::latency`] above the reference.
     pub slow: u64,
 }
 
 impl Side {
     /// What a tally adds, given the epoch's reference. Without one nothing is
-    /// known of slowness yet, and nothing counts as slow on either side.
+    /// known of slowness yet, on either side.
     pub fn of(tally: &Tally, reference: Option<u32>) -> Self {
-        let above = |bucket: usize| reference.is_some_and(|r| bucket as u64 > u64::from(r));
-        let slow = tally.buckets.iter().filter(|(bucket, _)| above(**bucket));
-        Self {
-            requests: tally.requests,
-            errors: tally.errors,
-            slow: slow.fold(0, |sum, (_, count)| sum.saturating_add(*count)),
-        }
+        let count = |above: Option<u64>| {
+            let counted = tally.buckets.iter().filter(|(bucket, _)| Some(**bucket as u64) > above);
+            counted.fold(0u64, |sum, (_, count)| sum.saturating_add(*count))
+        };
+        let (timed, slow) = match reference {
+            Some(reference) => (count(None), count(Some(u64::from(reference)))),
+            None => (0, 0),
+        };
+        Self { requests: tally.requests, errors: tally.errors, timed, slow }
     }
 
     /// Adds another; sums stop at the largest number, so that the order and the
@@ -57,17 +72,19 @@ impl Side {
     pub fn fold(&mut self, other: Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
+        self.timed = self.timed.saturating_add(other.timed);
         self.slow = self.slow.saturating_add(other.slow);
     }
 
-    /// Events of a kind. Who counted may have told more of them than requests;
-    /// a judge takes no more than there can be.
-    pub fn events(self, event: Event) -> u64 {
-        let told = match event {
-            Event::Error => self.errors,
-            Event::Slow => self.slow,
+    /// How many requests could have been an event of a kind, and how many were.
+    /// Who counted may have told more of these than of those; a judge takes no
+    /// more than there can be.
+    pub fn counted(self, event: Event) -> Counted {
+        let (requests, events) = match event {
+            Event::Error => (self.requests, self.errors),
+            Event::Slow => (self.timed, self.slow),
         };
-        told.min(self.requests)
+        Counted { requests, events: events.min(requests) }
     }
 
     /// What is left without `part`, of which there may be more than of the
@@ -76,6 +93,7 @@ impl Side {
         Self {
             requests: self.requests.saturating_sub(part.requests),
             errors: self.errors.saturating_sub(part.errors),
+            timed: self.timed.saturating_sub(part.timed),
             slow: self.slow.saturating_sub(part.slow),
         }
     }
@@ -106,22 +124,34 @@ mod tests {
     #[test]
     fn only_what_lies_above_the_reference_is_slow() {
         let tally = Tally {
-            requests: 10,
+            requests: 11,
             errors: 1,
-            buckets: [(3, 4), (7, 5), (8, 1)].into(),
+            buckets: [(0, 1), (7, 8), (8, 1)].into(),
             ..Tally::default()
         };
-        let slow = |reference| Side::of(&tally, reference).slow;
-        assert_eq!((slow(Some(2)), slow(Some(7)), slow(Some(8))), (10, 1, 0));
-        assert_eq!(Side::of(&tally, None), Side { requests: 10, errors: 1, slow: 0 });
+        let of = |reference| {
+            let side = Side::of(&tally, reference);
+            (side.timed, side.slow)
+        };
+        assert_eq!((of(Some(0)), of(Some(7)), of(Some(8))), ((10, 9), (10, 1), (10, 0)));
+        let unknown = Side { requests: 11, errors: 1, timed: 0, slow: 0 };
+        assert_eq!(Side::of(&tally, None), unknown, "what was not measured is not fast");
+    }
+
+    #[test]
+    fn there_are_no_more_events_than_requests() {
+        let side = Side { requests: 5, errors: 9, timed: 2, slow: 3 };
+        assert_eq!(side.counted(Event::Error), Counted { requests: 5, events: 5 });
+        assert_eq!(side.counted(Event::Slow), Counted { requests: 2, events: 2 });
     }
 
     #[test]
     fn a_command_with_an_unknown_count_is_refused() {
-        let known = r#"{"new":{"requests":1,"errors":0,"slow":0},"old":{"requests":2,"errors":0,"slow":1}}"#;
-        let read: Tallies = serde_json::from_str(known).unwrap();
-        assert_eq!((read.new.requests, read.old.slow), (1, 1));
-        let unknown = known.replace("\"slow\":1", "\"slow\":1,\"retried\":1");
+        let side = r#"{"requests":2,"errors":1,"timed":2,"slow":0}"#;
+        let known = format!(r#"{{"new":{side},"old":{side}}}"#);
+        let read: Tallies = serde_json::from_str(&known).unwrap();
+        assert_eq!((read.new.requests, read.old.errors), (2, 1));
+        let unknown = known.replacen("\"slow\":0", "\"slow\":0,\"retried\":1", 1);
         assert!(serde_json::from_str::<Tallies>(&unknown).is_err());
     }
 }
