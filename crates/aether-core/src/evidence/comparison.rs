@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::bound;
 use super::epochs::{Epoch, Evidence};
-use super::mixture::Mixture;
+use super::mixture::{Mixture, ln_add};
 use super::ratio::{self, Stratum};
 use super::tallies::{Counted, Event, Side, Tallies};
 use crate::weights::Weights;
@@ -214,7 +214,7 @@ fn clearance(
     let absolute = absolute.weighted(0.5);
     let by_bound = absolute
         .reaches_ms(bounds.clearance_ln, |rival| traffic.bound_gain(bounds.rate_max, rival));
-    let ln = super::mixture::ln_sum([below.ln(), absolute.ln()].into_iter());
+    let ln = ln_add(below.ln(), absolute.ln());
     let time = if ln >= bounds.clearance_ln {
         Some(0)
     } else {

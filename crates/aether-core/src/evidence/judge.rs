@@ -3,7 +3,7 @@
 use super::comparison::{Bounds, Comparison, compare};
 use super::epochs::Evidence;
 use super::instances::{self, InstanceTallies, Outlier};
-use super::tallies::{Counted, Event, Tallies};
+use super::tallies::{Event, Tallies};
 use crate::ids::InstanceId;
 use crate::records::Thresholds;
 
@@ -163,8 +163,10 @@ pub struct Decision {
     /// About how long until a rollback if errors or latency are harmful. `None`:
     /// at this traffic, or without any event so far, it can't be told.
     pub roll_back_if_harmful_ms: Option<u64>,
-    /// A sentence that says why.
-    pub reason: String,
+    /// Requests of the new side under the present weights, without the outlier's.
+    pub epoch_requests: u64,
+    /// How many of them a promotion takes.
+    pub epoch_requests_min: u64,
 }
 
 impl Judge {
@@ -206,7 +208,6 @@ impl Judge {
             }
             _ => version.clone(),
         };
-        let reason = reason(self, &verdict, [&errors, &slow], outlier.as_ref(), in_epoch);
         let promote_if_alike_ms = self.until_promotion(&errors, &slow, in_epoch, present);
         let harmful = [errors.roll_back_if_harmful_ms, slow.roll_back_if_harmful_ms];
         let roll_back_if_harmful_ms = harmful.into_iter().flatten().min();
@@ -218,7 +219,8 @@ impl Judge {
             outlier,
             promote_if_alike_ms,
             roll_back_if_harmful_ms,
-            reason,
+            epoch_requests: in_epoch,
+            epoch_requests_min: self.requests_min.max(1),
         }
     }
 
@@ -264,84 +266,4 @@ impl Judge {
         let cleared_ms = errors.promote_if_alike_ms?.max(slow.promote_if_alike_ms?);
         Some(cleared_ms.max(requests_ms))
     }
-}
-
-/// "errors 1.20 % of 500 requests, beside 0.40 % of 9500".
-fn figures(compared: &Comparison) -> String {
-    let percent = |counted: Counted| match counted.requests {
-        0 => "none".to_owned(),
-        requests => format!("{:.2} %", counted.events as f64 * 100.0 / requests as f64),
-    };
-    format!(
-        "{} {} of {} requests, beside {} of the old version's {}",
-        compared.event.as_str(),
-        percent(compared.new),
-        compared.new.requests,
-        percent(compared.old),
-        compared.old.requests,
-    )
-}
-
-/// Evidence as odds; whole numbers, and no more digits than anybody reads.
-fn odds(value: f64) -> String {
-    if value >= 1e6 {
-        return "over a million to 1".to_owned();
-    }
-    if value >= 10.0 { format!("{value:.0} to 1") } else { format!("{value:.1} to 1") }
-}
-
-fn reason(
-    judge: &Judge,
-    verdict: &Verdict,
-    both: [&Comparison; 2],
-    outlier: Option<&Outlier>,
-    in_epoch: u64,
-) -> String {
-    match verdict {
-        Verdict::InstanceOutlier { instance } => {
-            let Some(found) = outlier else { return String::new() };
-            let (own, peers) = (found.own, found.peers);
-            format!(
-                "instance {instance} has {} {} among {} requests, its peers together {} among {}: \
-                 {} that it is to blame and not the version",
-                own.events,
-                found.event.as_str(),
-                own.requests,
-                peers.events,
-                peers.requests,
-                odds(found.evidence.value()),
-            )
-        }
-        Verdict::RollBack => {
-            let found = both.into_iter().filter(|compared| compared.regression.is_reached());
-            let told: Vec<String> =
-                found.map(|c| format!("{}: {}", figures(c), odds(c.regression.value()))).collect();
-            format!("the new version is worse: {}", told.join("; "))
-        }
-        Verdict::Promote => {
-            let told = both.map(figures);
-            format!("the new version is not harmful: {}", told.join("; "))
-        }
-        Verdict::Continue | Verdict::Inconclusive => waits(judge, both, in_epoch),
-    }
-}
-
-/// What a promotion still waits for.
-fn waits(judge: &Judge, both: [&Comparison; 2], in_epoch: u64) -> String {
-    let needed = judge.requests_min.max(1);
-    if in_epoch < needed {
-        return format!("insufficient: {in_epoch} of {needed} requests under the present weights");
-    }
-    if let Some(compared) = both.into_iter().find(|compared| compared.is_suspicious()) {
-        let (value, needed) = (compared.regression.value(), compared.regression.needed());
-        return format!("suspicion: {}: {}, {needed:.0} roll back", figures(compared), odds(value));
-    }
-    let open = both.into_iter().filter(|compared| !compared.clearance.is_reached());
-    let told: Vec<String> = open
-        .map(|c| {
-            let (value, needed) = (c.clearance.value(), c.clearance.needed());
-            format!("{}: {} that it is not harmful, {needed:.0} needed", figures(c), odds(value))
-        })
-        .collect();
-    format!("insufficient: {}", told.join("; "))
 }

@@ -52,12 +52,19 @@ impl Mixture {
 
 /// Natural logarithm of the sum of what `values` are the logarithms of.
 /// Negative infinity for none.
-pub(super) fn ln_sum(values: impl Iterator<Item = f64> + Clone) -> f64 {
+fn ln_sum(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let largest = values.clone().fold(f64::NEG_INFINITY, f64::max);
     if !largest.is_finite() {
         return largest;
     }
     largest + values.map(|value| (value - largest).exp()).sum::<f64>().ln()
+}
+
+/// The same of two.
+pub(super) fn ln_add(a: f64, b: f64) -> f64 {
+    let (less, more) = if a < b { (a, b) } else { (b, a) };
+    // The first of a sum is added to nothing.
+    if less == f64::NEG_INFINITY { more } else { more + (less - more).exp().ln_1p() }
 }
 
 #[cfg(test)]
@@ -69,6 +76,8 @@ mod tests {
         assert_eq!(ln_sum(std::iter::empty()), f64::NEG_INFINITY);
         let sum = ln_sum([2f64.ln(), 3f64.ln(), f64::NEG_INFINITY].into_iter());
         assert!((sum - 5f64.ln()).abs() < 1e-12);
+        assert!((ln_add(3f64.ln(), 2f64.ln()) - 5f64.ln()).abs() < 1e-12);
+        assert_eq!(ln_add(f64::NEG_INFINITY, 7.0), 7.0);
         assert!((ln_sum([1e18, 1e18].into_iter()) - 1e18).abs() <= 1e3);
         assert!((ln_sum([-1e18, -1e18].into_iter()) + 1e18).abs() <= 1e3);
     }

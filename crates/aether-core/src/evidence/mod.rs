@@ -23,6 +23,7 @@
 //! | `comparison` | both of them over the epochs, and the time they still need |
 //! | `instances` | the one bad instance that is not the version's fault |
 //! | `judge` | the error levels, and the verdict |
+//! | `reason` | the verdict in words |
 //!
 //! It is not a judge of absolute thresholds over a window: that is
 //! [`crate::health`]. It does not compare where there is no old side: a first
@@ -35,6 +36,7 @@ mod instances;
 mod judge;
 mod mixture;
 mod ratio;
+mod reason;
 mod reference;
 mod tallies;
 

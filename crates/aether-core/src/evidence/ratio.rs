@@ -24,7 +24,7 @@
 //! which is at most the exponential of the same sum, 1 again. Products of
 //! different splits are supermartingales too.
 
-use super::mixture::{Mixture, Part, ln_sum};
+use super::mixture::{Mixture, Part, ln_add};
 
 /// Rivals of "at most the bound", as multiples of it, equally weighted: from the
 /// smallest regression worth finding to an outage. A true ratio between two of
@@ -69,15 +69,13 @@ pub(super) fn above(strata: &[Stratum], bound: f64) -> Mixture {
     let last = strata.iter().map(|s| s.number).max().unwrap_or(0);
     let parts = ABOVE.map(|multiple| {
         let rival = bound * multiple;
-        let mut since = 0.0;
-        let begins: Vec<f64> = (strata.iter().rev())
-            .map(|s| {
-                since += ln_ratio(s.new, s.all, s.share_most, bound, rival);
-                let number = f64::from(s.number);
-                since - (number * (number + 1.0)).ln()
-            })
-            .collect();
-        Part { rival, ln: ln_sum(begins.iter().copied()) - (ABOVE.len() as f64).ln() }
+        let (mut since, mut begins) = (0.0, f64::NEG_INFINITY);
+        for s in strata.iter().rev() {
+            since += ln_ratio(s.new, s.all, s.share_most, bound, rival);
+            let number = f64::from(s.number);
+            begins = ln_add(begins, since - (number * (number + 1.0)).ln());
+        }
+        Part { rival, ln: begins - (ABOVE.len() as f64).ln() }
     });
     Mixture { parts: parts.to_vec(), idle: 1.0 / (f64::from(last) + 1.0) }
 }

@@ -38,6 +38,10 @@ impl Threshold {
         }
         let sum = |of: fn(&(u64, u64, u64)) -> u64| self.window.iter().map(of).sum::<u64>();
         let (requests, late) = (sum(|s| s.0), sum(|s| s.2));
+        if requests < self.thresholds.requests_min {
+            // What the judge of thresholds calls insufficient.
+            return false;
+        }
         let beyond = latency::bucket_of(u64::from(P99_THRESHOLD_MS) * 1_500);
         let buckets = [(0, requests - late), (beyond, late)];
         let tally = Tally {
@@ -75,13 +79,19 @@ impl MannWhitney {
 }
 
 /// How often each value was seen: new, old. Values are not negative, so that
-/// their bits have their order.
+/// their bits have their order; most are zero, and those are counted apart.
 #[derive(Default)]
-struct Ranks(BTreeMap<u64, (u64, u64)>);
+struct Ranks {
+    zero: (u64, u64),
+    above: BTreeMap<u64, (u64, u64)>,
+}
 
 impl Ranks {
     fn add(&mut self, is_new: bool, value: f64) {
-        let seen = self.0.entry(value.to_bits()).or_default();
+        let seen = match value > 0.0 {
+            true => self.above.entry(value.to_bits()).or_default(),
+            false => &mut self.zero,
+        };
         if is_new { seen.0 += 1 } else { seen.1 += 1 }
     }
 
@@ -89,7 +99,7 @@ impl Ranks {
     /// by the normal approximation with its correction for ties.
     fn is_higher(&self) -> bool {
         let (mut new, mut old, mut wins, mut ties) = (0.0, 0.0, 0.0, 0.0);
-        for (of_new, of_old) in self.0.values() {
+        for (of_new, of_old) in std::iter::once(&self.zero).chain(self.above.values()) {
             let (of_new, of_old) = (*of_new as f64, *of_old as f64);
             wins += of_new * (old + of_old / 2.0);
             new += of_new;

@@ -129,11 +129,11 @@ fn of_two_instances_nobody_can_say_which_is_the_odd_one() {
     let decision = decide(&[bad, good, good], old);
     assert_eq!(decision.verdict, Verdict::InstanceOutlier { instance: id(0) });
     assert!(
-        decision.reason.starts_with(
+        decision.reason().starts_with(
             "instance shop-0 has 2000 errors among 4000 requests, its peers together 80 among 8000"
         ),
         "{}",
-        decision.reason
+        decision.reason()
     );
     assert_eq!(decision.version, Verdict::Promote, "judged without it");
     let outlier = decision.outlier.unwrap();

@@ -32,7 +32,7 @@ fn nothing_counted_is_insufficient_and_at_the_deadline_inconclusive() {
     let mut present = Present { remaining_ms: Some(1), ..Present::default() };
     let decision = Judge::default().decide(&empty, &present);
     assert_eq!(decision.verdict, Verdict::Continue);
-    assert_eq!(decision.reason, "insufficient: 0 of 100 requests under the present weights");
+    assert_eq!(decision.reason(), "insufficient: 0 of 100 requests under the present weights");
     assert_eq!((decision.promote_if_alike_ms, decision.roll_back_if_harmful_ms), (None, None));
     present.remaining_ms = Some(0);
     assert_eq!(Judge::default().decide(&empty, &present).verdict, Verdict::Inconclusive);
@@ -44,14 +44,18 @@ fn a_service_on_which_nothing_fails_is_promoted_by_the_absolute_bound() {
     assert_eq!(decision.verdict, Verdict::Promote);
     assert!(decision.errors.clearance.is_reached());
     assert_eq!(
-        decision.reason,
+        decision.reason(),
         "the new version is not harmful: errors 0.00 % of 1000 requests, beside 0.00 % of the old \
          version's 9000; slow requests 1.00 % of 1000 requests, beside 1.00 % of the old version's \
          9000"
     );
     let fewer = decide(&[("1:9", side(200, 0, 2), side(1_800, 0, 18))]);
     assert_eq!(fewer.verdict, Verdict::Continue);
-    assert!(fewer.reason.contains("that it is not harmful, 100 needed"), "{}", fewer.reason);
+    assert!(
+        fewer.reason().contains("that it is not harmful, 100 to 1 needed"),
+        "{}",
+        fewer.reason()
+    );
 }
 
 #[test]
@@ -60,7 +64,11 @@ fn latency_that_was_not_measured_is_not_fast() {
     let decision = decide(&[("1:9", unmeasured(1_000_000), unmeasured(9_000_000))]);
     assert!(decision.errors.clearance.is_reached());
     assert_eq!(decision.verdict, Verdict::Continue);
-    assert!(decision.reason.starts_with("insufficient: slow requests none"), "{}", decision.reason);
+    assert!(
+        decision.reason().starts_with("insufficient: slow requests none"),
+        "{}",
+        decision.reason()
+    );
 }
 
 #[test]
@@ -69,7 +77,7 @@ fn a_good_past_does_not_promote_weights_under_which_nothing_was_served() {
     assert_eq!(decide(&[past]).verdict, Verdict::Promote);
     let decision = decide(&[past, ("1:1", side(99, 1, 1), side(99, 1, 1))]);
     assert_eq!(decision.verdict, Verdict::Continue);
-    assert_eq!(decision.reason, "insufficient: 99 of 100 requests under the present weights");
+    assert_eq!(decision.reason(), "insufficient: 99 of 100 requests under the present weights");
 }
 
 #[test]
@@ -77,7 +85,11 @@ fn a_good_past_does_not_save_what_fails_under_a_larger_share() {
     let past = ("1:9", side(100_000, 1_000, 1_000), side(900_000, 9_000, 9_000));
     let decision = decide(&[past, ("1:1", side(2_000, 100, 20), side(2_000, 20, 20))]);
     assert_eq!(decision.verdict, Verdict::RollBack);
-    assert!(decision.reason.starts_with("the new version is worse: errors"), "{}", decision.reason);
+    assert!(
+        decision.reason().starts_with("the new version is worse: errors"),
+        "{}",
+        decision.reason()
+    );
 }
 
 #[test]
@@ -86,7 +98,7 @@ fn what_looks_worse_is_not_promoted_for_being_below_a_threshold() {
     let decision = decide(&[("1:9", side(2_000, 10, 20), old)]);
     assert_eq!(decision.verdict, Verdict::Continue);
     assert!(decision.errors.is_suspicious(), "{:?}", decision.errors);
-    assert!(decision.reason.starts_with("suspicion: errors 0.50 %"), "{}", decision.reason);
+    assert!(decision.reason().starts_with("suspicion: errors 0.50 %"), "{}", decision.reason());
     // The same new side is fine beside an old one that fails as often.
     let decision = decide(&[("1:9", side(2_000, 10, 20), side(18_000, 90, 180))]);
     assert!(!decision.errors.is_suspicious());
@@ -107,8 +119,8 @@ fn a_side_that_got_another_share_than_its_weight_is_neither_good_nor_bad() {
 fn slow_requests_alone_roll_back() {
     let decision = decide(&[("1:9", side(2_000, 20, 180), side(18_000, 180, 180))]);
     assert_eq!(decision.verdict, Verdict::RollBack);
-    assert!(decision.reason.contains("worse: slow requests 9.00 %"), "{}", decision.reason);
-    assert!(decision.reason.ends_with("over a million to 1"), "{}", decision.reason);
+    assert!(decision.reason().contains("worse: slow requests 9.00 %"), "{}", decision.reason());
+    assert!(decision.reason().ends_with("over a million to 1"), "{}", decision.reason());
 }
 
 /// Judges every ten seconds of counts that are exactly what is expected; gives

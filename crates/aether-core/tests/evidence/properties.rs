@@ -156,7 +156,7 @@ proptest! {
                 prop_assert!((0.0..=1.0).contains(&value.progress()), "{:?}", compared);
             }
         }
-        prop_assert!(!decision.reason.is_empty() && decision.reason.len() < 500);
+        prop_assert!(!decision.reason().is_empty() && decision.reason().len() < 500);
         if decision.verdict == Verdict::Inconclusive {
             prop_assert_eq!(present.remaining_ms, Some(0));
         }
@@ -172,8 +172,8 @@ proptest! {
             evidence.fold(20, Tallies { new: Side::default(), old });
         }
         let decision = judge.decide(&evidence, &Present::default());
-        prop_assert_eq!(decision.verdict, Verdict::Continue);
-        prop_assert!(decision.reason.starts_with("insufficient"), "{}", decision.reason);
+        prop_assert_eq!(&decision.verdict, &Verdict::Continue);
+        prop_assert!(decision.reason().starts_with("insufficient"), "{}", decision.reason());
     }
 
     #[test]

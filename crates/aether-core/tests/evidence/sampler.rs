@@ -4,9 +4,9 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// Trials drawn at once: few enough that the chance of no success stays far from
-/// underflow at every rate that is simulated.
-const TRIALS_AT_ONCE: u64 = 250;
+/// Largest mean of trials drawn at once: the chance of no success stays far from
+/// underflow.
+const MEAN_AT_ONCE: f64 = 300.0;
 
 /// A seeded source of draws.
 pub struct Sampler(SmallRng);
@@ -48,8 +48,9 @@ impl Sampler {
             return trials;
         }
         let (mut rest, mut sum) = (trials, 0);
+        let at_once = (MEAN_AT_ONCE * (1.0 - rate) / rate.max(1e-9)) as u64;
         while rest > 0 {
-            let some = rest.min(TRIALS_AT_ONCE);
+            let some = rest.min(at_once.max(1));
             sum += self.few(some, rate);
             rest -= some;
         }
