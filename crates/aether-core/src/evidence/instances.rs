@@ -26,8 +26,8 @@ const RATIO_MAX: f64 = 3.0;
 
 /// Counts of the new side by instance and by the log index of the split, of the
 /// same requests that are folded into [`Evidence`]: past the warm-up, slow by
-/// the same reference. Counts that are missing make the instance view blunter,
-/// and the version's no less valid.
+/// the same reference. Where counts are missing, a bad host may be taken for the
+/// version; the version's own evidence needs none of them.
 pub type InstanceTallies = BTreeMap<InstanceId, BTreeMap<u64, Side>>;
 
 /// An instance that does much worse than its peers of the same version.
@@ -105,7 +105,7 @@ fn beside_peers_ln(own: &ByEpoch, totals: &ByEpoch, event: Event) -> f64 {
 }
 
 /// The evidence of a regression that is left without the instance to which it
-/// owes most. For each instance, what is left is an e-process; so is the least.
+/// owes most; infinite where there are too few to leave one out.
 pub(super) fn without_the_worst_ln(
     evidence: &Evidence,
     instances: &InstanceTallies,

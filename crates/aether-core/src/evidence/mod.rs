@@ -25,6 +25,25 @@
 //! | `judge` | the error levels, and the verdict |
 //! | `reason` | the verdict in words |
 //!
+//! ```
+//! use aether_core::evidence::{Evidence, Judge, Present, Side, Tallies, Verdict};
+//!
+//! let mut evidence = Evidence::default();
+//! // The log entry 41 committed 1:9; above bucket 90 a request is slow.
+//! assert!(evidence.open(41, "1:9".parse().unwrap(), 0, Some(90)));
+//! let new = Side { requests: 2_000, errors: 100, timed: 2_000, slow: 20 };
+//! let old = Side { requests: 18_000, errors: 180, timed: 18_000, slow: 180 };
+//! assert!(evidence.fold(41, Tallies { new, old }));
+//!
+//! let decision = Judge::default().decide(&evidence, &Present::default());
+//! assert_eq!(decision.verdict, Verdict::RollBack);
+//! assert_eq!(
+//!     decision.reason(),
+//!     "the new version is worse: errors 5.00 % of 2000 requests, beside 1.00 % of the old \
+//!      version's 18000: over a million to 1"
+//! );
+//! ```
+//!
 //! It is not a judge of absolute thresholds over a window: that is
 //! [`crate::health`]. It does not compare where there is no old side: a first
 //! deployment has thresholds and probes, and nothing to be compared with.
