@@ -102,6 +102,7 @@ fn a_bad_version_is_not_blamed_on_a_host() {
 #[test]
 fn hosts_that_are_alike_are_not_blamed() {
     let (rolled_back, outliers, _, _) = blamed(&Hosts { errors: &[USUAL; 4], per_second: 5 });
+    println!("four that are alike: rolled back {rolled_back}, outliers {outliers}");
     assert!(rolled_back <= 0.01 && outliers <= 0.01, "{rolled_back}, {outliers}");
 }
 
