@@ -8,6 +8,7 @@ pub mod command;
 pub mod coordinates;
 pub mod diff;
 pub mod duration;
+pub mod evidence;
 #[cfg(test)]
 mod fuzz;
 pub mod health;
