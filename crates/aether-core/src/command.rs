@@ -16,8 +16,8 @@ use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
-    CleanupPolicy, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind,
-    Strategy, Sums, UpdateOptions,
+    CleanupPolicy, Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason,
+    SessionKind, Strategy, Sums, UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -533,8 +533,8 @@ pub enum Command {
     RecordEvidence {
         /// The update.
         update: UpdateId,
-        /// What `slow` was compared with, milliseconds.
-        p99_ms: u32,
+        /// How they are counted.
+        measure: Measure,
         /// Sums of those sessions that have new ones.
         sums: BTreeMap<SessionId, Sums>,
     },

@@ -1,8 +1,9 @@
 //! What the thresholds say of a version's traffic. Figures come from whoever
 //! counted; this module only judges.
 
+use crate::evidence::Side;
 use crate::latency;
-use crate::records::{Counts, Thresholds};
+use crate::records::Thresholds;
 
 /// Requests of one version over a span.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,8 +155,8 @@ pub fn judge(window: &Tally, thresholds: &Thresholds) -> Verdict {
 }
 
 /// Judges all that was counted, without a window. The p99 latency is beyond its
-/// threshold when more than one in a hundred took longer.
-pub fn judge_counts(counts: &Counts, thresholds: &Thresholds) -> Verdict {
+/// threshold when more than one in a hundred took longer, of which `late` did.
+pub fn judge_counts(counts: &Side, late: u64, thresholds: &Thresholds) -> Verdict {
     if counts.requests < thresholds.requests_min.max(1) {
         return Verdict::Insufficient;
     }
@@ -169,10 +170,10 @@ pub fn judge_counts(counts: &Counts, thresholds: &Thresholds) -> Verdict {
             f64::from(thresholds.error_rate_ppm) / 10_000.0
         ));
     }
-    if u128::from(counts.slow) * 100 > requests {
+    if u128::from(late) * 100 > requests {
         details.push(format!(
             "{:.2} % of {requests} requests took longer than {} ms, and at most 1 % may",
-            percent(counts.slow),
+            percent(late),
             thresholds.p99_ms
         ));
     }

@@ -14,6 +14,7 @@ use crate::apply::{Position, instances_needed};
 use crate::command::{Command, Observation, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::diff::{self, Change};
+use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
 use crate::planner::{self, NodeView, SessionView, View};
 use crate::records::{
@@ -356,10 +357,11 @@ impl<'a> World<'a> {
         let least = update.options.thresholds.requests_min;
         let Some(record) = self.state.evidence.get(&update.id) else { return false };
         let mut record = (**record).clone();
-        let Some(epoch) = record.epochs.last_mut().filter(|e| e.new.requests < least) else {
-            return false;
-        };
-        epoch.new.requests = least;
+        let missing = least.saturating_sub(record.present().new.requests);
+        let last = record.evidence.epochs().last_key_value().map(|(index, _)| *index);
+        let Some(last) = last.filter(|_| missing > 0) else { return false };
+        let new = evidence::Side { requests: missing, ..Default::default() };
+        record.evidence.fold(last, Tallies { new, ..Default::default() });
         self.state.evidence.insert(update.id.clone(), record.into());
         true
     }

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod config;
+mod evidence;
 mod in_place;
 mod ingress;
 mod instances;
@@ -204,8 +205,8 @@ impl Tx<'_> {
             Command::MarkSwitched { update, mixed_ms, if_modified } => {
                 self.mark_switched(update, *mixed_ms, *if_modified)
             }
-            Command::RecordEvidence { update, p99_ms, sums } => {
-                self.record_evidence(update, *p99_ms, sums)
+            Command::RecordEvidence { update, measure, sums } => {
+                self.record_evidence(update, *measure, sums)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)

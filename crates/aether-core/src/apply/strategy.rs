@@ -1,16 +1,14 @@
-//! What moves an update on along the way of its strategy: its steps, a person's
-//! word, and what its calls showed.
-
-use std::collections::BTreeMap;
+//! What moves an update on along the way of its strategy: its steps, and a
+//! person's word.
 
 use super::Tx;
 use super::updates::SPAN_MS_MAX;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
-use crate::ids::{SessionId, UpdateId};
+use crate::ids::UpdateId;
 use crate::records::{
-    Analysis, DeadlineAction, Epoch, EvidenceRecord, Hold, Pause, Reason, STEPS_MAX, Step,
-    Strategy, Sums, UpdateRecord, UpdateState,
+    Analysis, DeadlineAction, Hold, Pause, Reason, STEPS_MAX, Step, Strategy, UpdateRecord,
+    UpdateState,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -326,86 +324,6 @@ impl Tx<'_> {
         progress.mixed_ms = Some(mixed_ms);
         let event = format!("every session has switched; for {mixed_ms} ms both versions served");
         self.put_update(update, event);
-        Ok(Answer::default())
-    }
-}
-
-/// What the calls of an update showed.
-impl Tx<'_> {
-    /// Begins to count anew, for the weights that an update has now.
-    pub(super) fn begin_epoch(&mut self, update: &UpdateRecord) {
-        let Some(way) = update.way() else { return };
-        let mut record = match self.state.evidence.get(&update.id) {
-            Some(record) => (**record).clone(),
-            None => self.no_evidence(update),
-        };
-        record.begin(Epoch {
-            from_index: self.index(),
-            from_ms: self.now_ms().saturating_add(way.analysis.warm_up_ms),
-            weights: update.weights,
-            new: Default::default(),
-            old: Default::default(),
-        });
-        self.state.evidence.insert(update.id.clone(), record.into());
-    }
-
-    fn no_evidence(&self, update: &UpdateRecord) -> EvidenceRecord {
-        let p99_ms = update.options.thresholds.p99_ms;
-        let id = update.id.clone();
-        // A revision that the update made had no calls before it.
-        let key = (update.slice.clone(), update.new.revision);
-        let created = self.state.revisions.get(&key).map_or(0, |revision| revision.created);
-        EvidenceRecord::new(id, created, p99_ms)
-    }
-
-    /// After a change of options: where another latency counts as slow, what was
-    /// counted is of no use for it, and sums begin with a baseline.
-    pub(super) fn count_anew(&mut self, update: &UpdateRecord) {
-        let p99_ms = update.options.thresholds.p99_ms;
-        let Some(known) = self.state.evidence.get(&update.id) else { return };
-        if known.p99_ms != p99_ms {
-            let record = EvidenceRecord::new(update.id.clone(), self.index(), p99_ms);
-            self.state.evidence.insert(update.id.clone(), record.into());
-            self.begin_epoch(update);
-        }
-    }
-
-    /// An update has ended: what was counted stays, and nobody's sums are needed
-    /// any more.
-    pub(super) fn close_evidence(&mut self, id: &UpdateId) {
-        if let Some(record) = self.state.evidence.get(id) {
-            let mut record = (**record).clone();
-            record.marks.clear();
-            self.state.evidence.insert(id.clone(), record.into());
-        }
-    }
-
-    pub(super) fn record_evidence(
-        &mut self,
-        id: &UpdateId,
-        p99_ms: u32,
-        sums: &BTreeMap<SessionId, Sums>,
-    ) -> Outcome {
-        let update = self.update(id)?;
-        let known = self.state.evidence.get(id).filter(|record| record.p99_ms == p99_ms);
-        let (Some(known), UpdateState::Routing) = (known, update.state) else {
-            return Err(stale(&update));
-        };
-        let mut record = (**known).clone();
-        let key = (update.slice.clone(), update.new.revision);
-        let is_new = self.state.revisions.get(&key);
-        let is_new = is_new.is_some_and(|revision| revision.created >= record.since_index);
-        for (session, sums) in sums {
-            let Some(session) = self.state.sessions.get(session) else { continue };
-            // Opened since, or not yet: a life that this state does not know.
-            if sums.life > self.index() {
-                continue;
-            }
-            let opened_since = sums.life > record.since_index;
-            record.take(&session.id, *sums, (is_new || opened_since, opened_since), self.now_ms());
-        }
-        record.marks.retain(|session, _| self.state.sessions.contains_key(session));
-        self.state.evidence.insert(id.clone(), record.into());
         Ok(Answer::default())
     }
 }

@@ -26,6 +26,7 @@ use crate::state::State;
 pub use placement::Placer;
 pub use removal::verb as force_verb;
 pub use replicas::placement_waits;
+pub use strategy::comparison;
 pub use voters::{Membership, VoterStep, VoterWait, can_leave, next_voter_step, voter_wait};
 
 /// Code of the wait for sessions that cannot be reached, and of the pause over

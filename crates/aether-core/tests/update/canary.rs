@@ -57,7 +57,8 @@ fn a_healthy_canary_goes_through_its_steps_and_completes_by_itself() {
     assert_eq!(world.state_of(&id), UpdateState::Completed);
     assert_eq!((world.ready("2.0.0"), world.ready("1.0.0")), (4, 0));
     let record = &world.state.evidence[&id];
-    let requests: Vec<u64> = record.epochs.iter().map(|epoch| epoch.new.requests).collect();
+    let epochs = record.evidence.epochs().values();
+    let requests: Vec<u64> = epochs.map(|epoch| epoch.tallies.new.requests).collect();
     assert_eq!(requests, [200, 700, 1_100], "what each step showed is kept");
     assert!(record.marks.is_empty());
 }
@@ -72,7 +73,7 @@ fn the_next_leader_goes_on_with_what_was_counted() {
     assert_eq!(world.update(&id).step(), 2);
     world.fail_over();
     world.count(&id, 160, 0, 0);
-    assert_eq!(world.state.evidence[&id].epochs[1].new.requests, 10);
+    assert_eq!(world.state.evidence[&id].present().new.requests, 10);
     world.pass(MINUTE);
     assert_eq!(world.update(&id).step(), 2, "ten requests are too few");
 }
@@ -135,6 +136,24 @@ fn a_threshold_that_is_exceeded_pauses_or_rolls_back_as_was_asked() {
     world.verdicts.insert(id.clone(), Verdict::Exceeded { detail: "p99 900 ms".into() });
     world.rounds(2);
     assert_eq!(world.state_of(&id), UpdateState::RollingBack);
+}
+
+#[test]
+fn a_version_that_is_worse_than_the_old_one_fails_though_no_threshold_is_exceeded() {
+    use aether_core::evidence::{Side, Tallies};
+    let (mut world, id) = begin(rolls_back(canary(STEPS)));
+    // The old version's sums begin with a baseline.
+    let side = |requests, errors| Side { requests, errors, timed: 0, slow: 0 };
+    let told = |new, old| Tallies { new, old };
+    world.told(&id, told(side(0, 0), side(1, 0)), 0);
+    world.told(&id, told(side(20_000, 20), side(180_001, 180)), 0);
+    world.rounds(3);
+    assert_eq!(world.state_of(&id), UpdateState::Routing, "they are alike");
+    world.told(&id, told(side(60_000, 300), side(540_001, 540)), 0);
+    world.rounds(3);
+    assert_eq!(world.state_of(&id), UpdateState::RollingBack);
+    let outcome = world.update(&id).outcome.clone().unwrap();
+    assert_eq!(outcome.code, "worse_than_old", "{outcome:?}");
 }
 
 #[test]
@@ -310,8 +329,8 @@ fn another_latency_threshold_begins_the_count_anew() {
     // The first sums are a baseline: nobody knows what took longer than 100 ms before.
     world.count(&id, 1_200, 0, 700);
     world.count(&id, 1_300, 0, 701);
-    let epoch = world.state.evidence[&id].epochs.last().unwrap().clone();
-    assert_eq!((epoch.new.requests, epoch.new.slow), (100, 1));
+    let record = world.state.evidence[&id].clone();
+    assert_eq!((record.present().new.requests, record.late), (100, 1));
 }
 
 #[test]

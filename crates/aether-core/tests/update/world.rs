@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aether_core::apply::Position;
 use aether_core::command::{Answer, Command, Observation, Outcome, Refusal, Request};
+use aether_core::evidence::{Side, Tallies};
 use aether_core::health::Verdict;
 use aether_core::ids::{InstanceId, NodeName, SessionId, UpdateId};
 use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
@@ -16,8 +17,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind,
-    Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
+    Analysis, Canary, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind, Share, Step,
+    Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -372,16 +373,29 @@ impl World {
 
     /// Calls of an update that session s1 has counted, since it began: how many
     /// reached the new version, how many of them failed, and how many took too long.
-    pub fn count(&mut self, id: &UpdateId, requests: u64, errors: u64, slow: u64) {
+    pub fn count(&mut self, id: &UpdateId, requests: u64, errors: u64, late: u64) {
+        let new = Side { requests, errors, timed: 0, slow: 0 };
+        let tallies = Tallies { new, old: Side::default() };
+        self.told(id, tallies, late);
+    }
+
+    /// What session s1 has counted of both versions, since it began.
+    pub fn told(&mut self, id: &UpdateId, tallies: Tallies, late: u64) {
         let session: SessionId = "s1".parse().unwrap();
-        let new = Counts { requests, errors, slow };
         let life = self.state.sessions[&session].opened;
-        let sums = Sums { life, new, old: Counts::default() };
-        self.ok(Command::RecordEvidence {
-            update: id.clone(),
-            p99_ms: self.update(id).options.thresholds.p99_ms,
-            sums: [(session, sums)].into(),
-        });
+        let record = self.state.evidence[id].clone();
+        let revision = (SLICE.parse().unwrap(), self.update(id).new.revision);
+        let is_first = self.state.revisions[&revision].created == record.since_index;
+        let nothing = Sums { life, ..Sums::default() };
+        // It told the same a moment ago: what is new was counted since then.
+        let before = record.marks.get(&session).copied().or(is_first.then_some(nothing));
+        for sums in before.into_iter().chain([Sums { life, tallies, late }]) {
+            self.ok(Command::RecordEvidence {
+                update: id.clone(),
+                measure: record.measure,
+                sums: [(session.clone(), sums)].into(),
+            });
+        }
     }
 
     /// Time passes, and what follows from it happens.

@@ -18,6 +18,7 @@ use crate::records::{Reason, Strategy, UpdateRecord};
 use crate::weights::Weights;
 
 pub(super) use in_place::{prepare, restore};
+pub use steps::comparison;
 pub(super) use steps::why_undecided;
 
 /// One step of an update in DEPLOYED or ROUTING, if one can be taken; otherwise

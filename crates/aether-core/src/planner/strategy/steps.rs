@@ -5,9 +5,11 @@
 use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, wait_for_resume};
 use crate::apply::instances_needed;
 use crate::command::Command;
+use crate::evidence::{self, Decision, Judge, Present};
 use crate::health::{self, Verdict};
 use crate::planner::progress::new_side;
-use crate::records::{DeadlineAction, Epoch, Hold, Reason, UpdateRecord, UpdateState, Way};
+use crate::records::{DeadlineAction, Hold, Reason, UpdateRecord, UpdateState, Way};
+use crate::state::State;
 use crate::weights::Weights;
 use crate::words::counted;
 
@@ -42,24 +44,34 @@ fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
     if update.is_one_way() { DeadlineAction::Pause } else { way.analysis.on_failure }
 }
 
-/// The calls that count for the step that holds.
-fn epoch<'a>(view: &'a View<'_>, update: &UpdateRecord) -> Option<&'a Epoch> {
-    let record = view.state.evidence.get(&update.id)?;
-    record.epochs.last().filter(|epoch| epoch.weights == update.weights)
-}
-
 /// What the thresholds say of the new version over all of the step.
 fn verdict(view: &View<'_>, update: &UpdateRecord) -> Verdict {
-    match epoch(view, update) {
-        Some(epoch) => health::judge_counts(&epoch.new, &update.options.thresholds),
+    match view.state.evidence.get(&update.id) {
+        Some(record) => {
+            let thresholds = &update.options.thresholds;
+            health::judge_counts(&record.present().new, record.late, thresholds)
+        }
         None => Verdict::Insufficient,
     }
 }
 
 fn objection_of_step(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
-    let Verdict::Exceeded { detail } = verdict(view, update) else { return None };
-    let message = format!("version {} in step {}: {detail}", update.new.version, update.step());
-    Some(Reason::new("threshold_exceeded", message))
+    if let Verdict::Exceeded { detail } = verdict(view, update) {
+        let message = format!("version {} in step {}: {detail}", update.new.version, update.step());
+        return Some(Reason::new("threshold_exceeded", message));
+    }
+    let decision = comparison(view.state, update)?;
+    let is_worse = decision.version == evidence::Verdict::RollBack;
+    is_worse.then(|| Reason::new("worse_than_old", decision.reason()))
+}
+
+/// How the new version compares with the old one by all that is committed; none
+/// where there is no old one, or nothing was counted yet.
+pub fn comparison(state: &State, update: &UpdateRecord) -> Option<Decision> {
+    let record = state.evidence.get(&update.id)?;
+    update.old.as_ref()?;
+    let judge = Judge::new(&update.options.thresholds);
+    Some(judge.decide(&record.evidence, &Present::default()))
 }
 
 /// Why a step was not decided when its time was over.
@@ -78,7 +90,8 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
 }
 
 fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
-    let requests = epoch(view, update).map_or(0, |epoch| epoch.new.requests);
+    let record = view.state.evidence.get(&update.id);
+    let requests = record.map_or(0, |record| record.present().new.requests);
     let least = update.options.thresholds.requests_min;
     format!(
         "{requests} of at least {least} requests reached the new version, too few for a verdict"

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Observation};
 use aether_core::coordinates::{Artifact, SliceName};
+use aether_core::evidence::{Side, Tallies};
 use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::records::{
-    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
+    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, DeadlineAction, Measure,
     NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, SessionKind,
     Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
@@ -230,9 +231,9 @@ impl<'a> Dice<'a> {
         })
     }
 
-    fn counts(&mut self) -> Counts {
+    fn side(&mut self) -> Side {
         let (requests, errors) = (self.count().saturating_mul(100), self.count());
-        Counts { requests, errors, slow: self.count() }
+        Side { requests, errors, timed: requests, slow: self.count() }
     }
 
     /// When an update was last changed: mostly rightly.
@@ -430,16 +431,24 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     }),
     ("RecordEvidence", 3, |dice| {
         let update = dice.update();
-        let known = dice.state.evidence.get(&update).map_or(500, |record| record.p99_ms);
+        let known = dice.state.evidence.get(&update).map(|record| record.measure);
+        let known = known.unwrap_or(Measure { p99_ms: 500, reference: None });
         let sums = (0..dice.below(3)).map(|_| {
             let session = dice.session();
             let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
             let life = if dice.one_in(4) { dice.count() } else { known };
-            (session, Sums { life, new: dice.counts(), old: dice.counts() })
+            let tallies = Tallies { new: dice.side(), old: dice.side() };
+            (session, Sums { life, tallies, late: dice.count() })
         });
         let sums = sums.collect();
-        let p99_ms = if dice.one_in(8) { dice.count32() } else { known };
-        Command::RecordEvidence { update, p99_ms, sums }
+        let mut measure = known;
+        if dice.one_in(4) {
+            measure.reference = Some(dice.count32());
+        }
+        if dice.one_in(8) {
+            measure.p99_ms = dice.count32();
+        }
+        Command::RecordEvidence { update, measure, sums }
     }),
     ("SetNodeSchedule", 2, |dice| Command::SetNodeSchedule {
         node: dice.node(),

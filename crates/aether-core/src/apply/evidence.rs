@@ -1,0 +1,93 @@
+//! What the calls of updates showed, taken in as sums of sessions.
+
+use std::collections::BTreeMap;
+
+use super::Tx;
+use super::strategy::stale;
+use crate::command::{Answer, Outcome};
+use crate::ids::{SessionId, UpdateId};
+use crate::records::{EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
+
+impl Tx<'_> {
+    /// Begins an epoch, for the weights that an update has now.
+    pub(super) fn begin_epoch(&mut self, update: &UpdateRecord) {
+        if update.progress.is_none() {
+            return;
+        }
+        let mut record = match self.state.evidence.get(&update.id) {
+            Some(record) => (**record).clone(),
+            None => self.no_evidence(update),
+        };
+        record.begin(self.index(), update.weights, self.now_ms());
+        self.state.evidence.insert(update.id.clone(), record.into());
+    }
+
+    fn no_evidence(&self, update: &UpdateRecord) -> EvidenceRecord {
+        let measure = Measure { p99_ms: update.options.thresholds.p99_ms, reference: None };
+        // A revision that the update made had no calls before it.
+        let key = (update.slice.clone(), update.new.revision);
+        let created = self.state.revisions.get(&key).map_or(0, |revision| revision.created);
+        EvidenceRecord::new(update.id.clone(), created, measure)
+    }
+
+    /// After a change of options: where another latency is too long, sums mean
+    /// something else.
+    pub(super) fn count_anew(&mut self, update: &UpdateRecord) {
+        let p99_ms = update.options.thresholds.p99_ms;
+        let Some(known) = self.state.evidence.get(&update.id) else { return };
+        if known.measure.p99_ms != p99_ms {
+            let mut record = (**known).clone();
+            record.measure_anew(self.index(), Measure { p99_ms, ..record.measure });
+            record.begin(self.index(), update.weights, self.now_ms());
+            self.state.evidence.insert(update.id.clone(), record.into());
+        }
+    }
+
+    /// An update has ended: what was counted stays, and nobody's sums are needed
+    /// any more.
+    pub(super) fn close_evidence(&mut self, id: &UpdateId) {
+        if let Some(record) = self.state.evidence.get(id) {
+            let mut record = (**record).clone();
+            record.marks.clear();
+            self.state.evidence.insert(id.clone(), record.into());
+        }
+    }
+
+    pub(super) fn record_evidence(
+        &mut self,
+        id: &UpdateId,
+        measure: Measure,
+        sums: &BTreeMap<SessionId, Sums>,
+    ) -> Outcome {
+        let update = self.update(id)?;
+        let way = update.way();
+        let known = self.state.evidence.get(id).cloned();
+        let (Some(known), Some(way), UpdateState::Routing) = (known, way, update.state) else {
+            return Err(stale(&update));
+        };
+        let mut record = (*known).clone();
+        if record.measure != measure {
+            let is_first = record.measure.reference.is_none();
+            if !is_first || record.measure.p99_ms != measure.p99_ms {
+                return Err(stale(&update));
+            }
+            record.refer(self.index(), measure);
+        }
+        let key = (update.slice.clone(), update.new.revision);
+        let is_new = self.state.revisions.get(&key);
+        let is_new = is_new.is_some_and(|revision| revision.created >= record.since_index);
+        let (index, since_index) = (self.index(), record.since_index);
+        let sessions = &self.state.sessions;
+        // A life from beyond this entry is none.
+        let known =
+            sums.iter().filter(|(id, sums)| sums.life <= index && sessions.contains_key(*id));
+        let taken = known.map(|(id, sums)| {
+            let opened_since = sums.life > since_index;
+            (id, *sums, (is_new || opened_since, opened_since))
+        });
+        record.take(taken, way.analysis.warm_up_ms, self.now_ms());
+        record.marks.retain(|session, _| self.state.sessions.contains_key(session));
+        self.state.evidence.insert(id.clone(), record.into());
+        Ok(Answer::default())
+    }
+}
