@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
+use aether_core::evidence::{Present, Side, Tallies};
 use aether_core::health::{self, Figure, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
-use aether_core::planner::{NodeView, SessionView, Wait};
+use aether_core::planner::{self, NodeView, SessionView, Wait};
 use aether_core::records::{SessionRecord, UpdateRecord, UpdateState};
 use aether_core::state::State;
 use aether_proto::{peer, v1};
@@ -268,8 +269,13 @@ impl LeaderView {
     }
 
     /// What the leader knows of an update, but for the figures of each instance.
-    pub fn update_view(&self, update: &UpdateRecord, now_ms: u64) -> peer::UpdateView {
-        self.inner().describe(update, false, now_ms)
+    pub fn update_view(
+        &self,
+        state: &State,
+        update: &UpdateRecord,
+        now_ms: u64,
+    ) -> peer::UpdateView {
+        self.inner().describe(state, update, false, now_ms)
     }
 
     /// The leader's answer to a question.
@@ -300,7 +306,7 @@ impl LeaderView {
         // Many updates of many instances would be a large answer, which nobody reads.
         let by_instance = request.update_ids.len() == 1;
         response.updates =
-            known.map(|update| inner.describe(update, by_instance, now_ms)).collect();
+            known.map(|update| inner.describe(state, update, by_instance, now_ms)).collect();
         response
     }
 }
@@ -421,7 +427,13 @@ impl Inner {
         shown.collect()
     }
 
-    fn describe(&self, update: &UpdateRecord, by_instance: bool, now_ms: u64) -> peer::UpdateView {
+    fn describe(
+        &self,
+        state: &State,
+        update: &UpdateRecord,
+        by_instance: bool,
+        now_ms: u64,
+    ) -> peer::UpdateView {
         let window_of = |side: &aether_core::records::Side| {
             let version = (update.slice.clone(), side.revision);
             self.telemetry.window(&version, update.health_from_ms, now_ms)
@@ -451,7 +463,21 @@ impl Inner {
             Verdict::Healthy => ("healthy", String::new()),
             Verdict::Exceeded { detail } => ("exceeded", detail),
         };
+        let present = Present {
+            recent: Tallies {
+                new: Side::of(&window, None),
+                old: update
+                    .old
+                    .as_ref()
+                    .map(|old| Side::of(&window_of(old), None))
+                    .unwrap_or_default(),
+            },
+            recent_ms: now_ms.saturating_sub(update.health_from_ms).min(telemetry::WINDOW_MS),
+            remaining_ms: None,
+        };
+        let compared = planner::comparison(state, update, &present);
         let health = v1::UpdateHealth {
+            comparison: compared.as_ref().map(render::comparison),
             update_id: update.id.to_string(),
             old_version: update.old.as_ref().map(health_of),
             new_version: Some(health_of(&update.new)),

@@ -137,7 +137,7 @@ fn health(out: &mut String, control: &Control, leader: &LeaderView) {
     let live: Vec<_> = state.slices.values().filter_map(|s| state.live_update(&s.slice)).collect();
     let views: Vec<_> = live
         .iter()
-        .filter_map(|update| Some((update, leader.update_view(update, now_ms).health?)))
+        .filter_map(|update| Some((update, leader.update_view(state, update, now_ms).health?)))
         .collect();
     for (name, help) in [
         ("aether_requests_total", "First attempts by version of a live update."),

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aether_core::coordinates::SliceName;
+use aether_core::evidence::{self, Side as Tallied};
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
-    Bounds, Counts, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Observed, Reason,
+    Bounds, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Observed, Reason,
     RetainedRecord, Side, Strategy, UpdateRecord,
 };
 use aether_core::state::State;
@@ -124,15 +125,41 @@ pub fn update(
     }
 }
 
+/// How the new version compares with the old one.
+pub fn comparison(decision: &evidence::Decision) -> v1::Comparison {
+    use evidence::Verdict::{Continue, Inconclusive, InstanceOutlier, Promote, RollBack};
+    let verdict = match &decision.verdict {
+        Promote => "promote",
+        RollBack => "roll_back",
+        Continue => "continue",
+        Inconclusive => "inconclusive",
+        InstanceOutlier { .. } => "instance_outlier",
+    };
+    let tested = |compared: &evidence::Comparison| v1::Tested {
+        worse_odds: compared.regression.value(),
+        worse_odds_needed: compared.regression.needed(),
+        sound_odds: compared.clearance.value(),
+        sound_odds_needed: compared.clearance.needed(),
+    };
+    v1::Comparison {
+        verdict: verdict.to_owned(),
+        detail: decision.reason(),
+        errors: Some(tested(&decision.errors)),
+        latency: Some(tested(&decision.slow)),
+        promote_if_alike_ms: decision.promote_if_alike_ms,
+        roll_back_if_harmful_ms: decision.roll_back_if_harmful_ms,
+    }
+}
+
 /// Where an update is on its way; absent where people set the ratio.
 fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Progress> {
     let (way, progress) = (record.way()?, record.progress.as_ref()?);
-    let evidence = state.evidence.get(&record.id);
-    let epoch = evidence.and_then(|e| e.epochs.last()).filter(|_| record.step() > 0);
-    let counts = |counts: &Counts| v1::StepCounts {
-        requests: counts.requests,
-        errors: counts.errors,
-        slow: counts.slow,
+    let evidence = state.evidence.get(&record.id).filter(|_| record.step() > 0);
+    let counts = |side: Tallied| v1::StepCounts {
+        requests: side.requests,
+        errors: side.errors,
+        timed: side.timed,
+        slow: side.slow,
     };
     let verify_ms = match &record.strategy {
         Strategy::BlueGreen(switch) => Some(switch.verify_ms),
@@ -151,8 +178,9 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         scale_with_weight: way.scale_with_weight,
         one_way_from: way.one_way_from,
         verify_ms,
-        new_counts: epoch.map(|epoch| counts(&epoch.new)),
-        old_counts: epoch.map(|epoch| counts(&epoch.old)),
+        new_counts: evidence.map(|evidence| counts(evidence.present().new)),
+        old_counts: evidence.map(|evidence| counts(evidence.present().old)),
+        late: evidence.map_or(0, |evidence| evidence.late),
         in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
     })
 }

@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use aether_core::coordinates::SliceName;
+use aether_core::evidence::Side;
 use aether_core::health::Tally;
 use aether_core::ids::RevisionNo;
 use aether_core::latency;
-use aether_core::records::Counts;
+use aether_core::records::Measure;
 use aether_proto::v1;
 
 /// A version of a slice.
@@ -188,20 +189,19 @@ impl Telemetry {
         self.forgot
     }
 
-    /// What the present life of each session has counted of a version, where what
-    /// took longer than `slow_beyond_us` is slow.
-    pub fn by_session(&self, version: &Version, slow_beyond_us: u64) -> BTreeMap<&str, Counts> {
-        let mut sums: BTreeMap<&str, Counts> = BTreeMap::new();
+    /// What the present life of each session has counted of a version, and how much
+    /// of it took longer than the threshold of the measure.
+    pub fn by_session(&self, version: &Version, measure: Measure) -> BTreeMap<&str, (Side, u64)> {
+        let mut sums: BTreeMap<&str, (Side, u64)> = BTreeMap::new();
         let Some(figures) = self.versions.get(version) else { return sums };
+        let threshold_us = u64::from(measure.p99_ms) * 1_000;
         for ((session, _), counter) in &figures.latest {
-            let Tally { requests, errors, buckets, .. } = &counter.tally;
-            let slow = buckets
-                .iter()
-                .rev()
-                .take_while(|(bucket, _)| latency::upper_bound_us(**bucket) > slow_beyond_us);
-            let slow = slow.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
-            let counts = Counts { requests: *requests, errors: *errors, slow };
-            sums.entry(session).or_default().add(&counts);
+            let buckets = counter.tally.buckets.iter().rev();
+            let late = buckets.take_while(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
+            let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+            let sum = sums.entry(session).or_default();
+            sum.0.fold(Side::of(&counter.tally, measure.reference));
+            sum.1 = sum.1.saturating_add(late);
         }
         sums
     }

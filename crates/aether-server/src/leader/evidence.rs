@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use aether_core::command::Command;
+use aether_core::evidence::{QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::ids::SessionId;
-use aether_core::records::{Counts, EvidenceRecord, Sums, UpdateRecord, UpdateState};
+use aether_core::records::{EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
 use aether_core::state::State;
 
 use super::Inner;
@@ -38,8 +39,9 @@ impl Inner {
             let sessions = known.marks.len() as u64;
             let span_ms = EVERY_MS.max(EVERY_MS * sessions / SESSIONS_A_SECOND);
             let is_due = last_ms.is_none_or(|last_ms| now_ms >= last_ms.saturating_add(span_ms));
+            let measure = self.measure(update, known);
             let sums = match update.state {
-                UpdateState::Routing if is_due => self.sums(update, known, state),
+                UpdateState::Routing if is_due => self.sums(update, known, measure, state),
                 _ => BTreeMap::new(),
             };
             if sums.is_empty() {
@@ -47,14 +49,23 @@ impl Inner {
                 continue;
             }
             recorded.insert(id.clone(), now_ms);
-            commands.push(Command::RecordEvidence {
-                update: id.clone(),
-                p99_ms: known.p99_ms,
-                sums,
-            });
+            commands.push(Command::RecordEvidence { update: id.clone(), measure, sums });
         }
         self.recorded = recorded;
         commands
+    }
+
+    /// The measure of the record, and from which latency on requests are slow as
+    /// soon as the old version has served enough for that.
+    fn measure(&self, update: &UpdateRecord, known: &EvidenceRecord) -> Measure {
+        let mut measure = known.measure;
+        if measure.reference.is_none()
+            && let Some(old) = &update.old
+        {
+            let served = self.telemetry.total(&(update.slice.clone(), old.revision));
+            measure.reference = reference_bucket(&served, QUANTILE_PPM);
+        }
+        measure
     }
 
     /// The sums of those sessions that have others than the state has.
@@ -62,16 +73,13 @@ impl Inner {
         &self,
         update: &UpdateRecord,
         known: &EvidenceRecord,
+        measure: Measure,
         state: &State,
     ) -> BTreeMap<SessionId, Sums> {
-        let counted = |revision| {
-            let version = (update.slice.clone(), revision);
-            self.telemetry.by_session(&version, u64::from(known.p99_ms) * 1_000)
-        };
+        let counted =
+            |revision| self.telemetry.by_session(&(update.slice.clone(), revision), measure);
         let new = counted(update.new.revision);
         let old = update.old.as_ref().map(|old| counted(old.revision)).unwrap_or_default();
-        let of =
-            |counts: &BTreeMap<&str, Counts>, id: &str| counts.get(id).copied().unwrap_or_default();
         let mut sums = BTreeMap::new();
         for (id, record) in &state.sessions {
             // Figures of an earlier life are not this one's; and of one that has not
@@ -80,13 +88,10 @@ impl Inner {
             if heard.is_none_or(|heard| heard.life() != record.opened || !heard.told_all) {
                 continue;
             }
-            let now = Sums {
-                life: record.opened,
-                new: of(&new, id.as_str()),
-                old: of(&old, id.as_str()),
-            };
-            let is_known = known.marks.get(id) == Some(&now);
-            if !is_known && !(now.new.is_empty() && now.old.is_empty()) {
+            let (new, late) = new.get(id.as_str()).copied().unwrap_or_default();
+            let (old, _) = old.get(id.as_str()).copied().unwrap_or_default();
+            let now = Sums { life: record.opened, tallies: Tallies { new, old }, late };
+            if known.marks.get(id) != Some(&now) && now.tallies != Tallies::default() {
                 sums.insert(id.clone(), now);
             }
         }

@@ -401,9 +401,9 @@ fn an_ended_update_waits_for_nothing_whatever_its_slice_waits_for() {
         unblock: "it is taken".to_owned(),
     };
     leader.set_waits([(update.slice.clone(), vec![wait])].into(), update.modified);
-    assert_eq!(leader.update_view(&update, NOW_MS).waits.len(), 1);
+    assert_eq!(leader.update_view(&State::default(), &update, NOW_MS).waits.len(), 1);
     for ended in [UpdateState::Completed, UpdateState::RolledBack, UpdateState::Failed] {
         update.state = ended;
-        assert!(leader.update_view(&update, NOW_MS).waits.is_empty(), "{ended}");
+        assert!(leader.update_view(&State::default(), &update, NOW_MS).waits.is_empty(), "{ended}");
     }
 }

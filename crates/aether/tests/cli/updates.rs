@@ -58,7 +58,7 @@ async fn start_by_steps() {
 
 /// An update between its first steps.
 fn by_steps(update: v1::Update) -> v1::Update {
-    let counts = |requests| v1::StepCounts { requests, errors: 0, slow: 1 };
+    let counts = |requests| v1::StepCounts { requests, errors: 0, slow: 1, timed: requests };
     let progress = v1::Progress {
         strategy: "CANARY".into(),
         steps: vec!["1:9 5m".into(), "1:0 5m".into()],

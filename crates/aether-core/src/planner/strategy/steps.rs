@@ -60,18 +60,18 @@ fn objection_of_step(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
         let message = format!("version {} in step {}: {detail}", update.new.version, update.step());
         return Some(Reason::new("threshold_exceeded", message));
     }
-    let decision = comparison(view.state, update)?;
+    let decision = comparison(view.state, update, &Present::default())?;
     let is_worse = decision.version == evidence::Verdict::RollBack;
     is_worse.then(|| Reason::new("worse_than_old", decision.reason()))
 }
 
 /// How the new version compares with the old one by all that is committed; none
 /// where there is no old one, or nothing was counted yet.
-pub fn comparison(state: &State, update: &UpdateRecord) -> Option<Decision> {
+pub fn comparison(state: &State, update: &UpdateRecord, present: &Present) -> Option<Decision> {
     let record = state.evidence.get(&update.id)?;
     update.old.as_ref()?;
     let judge = Judge::new(&update.options.thresholds);
-    Some(judge.decide(&record.evidence, &Present::default()))
+    Some(judge.decide(&record.evidence, present))
 }
 
 /// Why a step was not decided when its time was over.

@@ -50,11 +50,36 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
     for exceeded in &health.exceeded {
         text.push_str(&format!("\nexceeded {}", one_exceeded(exceeded)));
     }
+    if let Some(compared) = &health.comparison {
+        text.push_str(&comparison(compared));
+    }
     if let Some(pause) = &health.pause {
         let since = span(health.paused_ms.unwrap_or(0));
         text.push_str(&format!("\npaused   for {since}: {}: {}", pause.code, pause.message));
     }
     text
+}
+
+/// How the new version compares with the old one, and how long until that is decided.
+fn comparison(compared: &v1::Comparison) -> String {
+    let mut text = format!("\ncompared {}: {}", compared.verdict, compared.detail);
+    let tested = [("errors", &compared.errors), ("latency", &compared.latency)];
+    for (what, tested) in tested {
+        let Some(tested) = tested else { continue };
+        text += &format!(
+            "\n         {what}: worse {:.1} to 1 (of {:.0}), not harmful {:.1} to 1 (of {:.0})",
+            tested.worse_odds,
+            tested.worse_odds_needed,
+            tested.sound_odds,
+            tested.sound_odds_needed
+        );
+    }
+    let until = |ms: Option<u64>| ms.map_or_else(|| "not at this traffic".to_owned(), span);
+    text + &format!(
+        "\n         decided at this traffic: {} if they are alike, {} if the new one is harmful",
+        until(compared.promote_if_alike_ms),
+        until(compared.roll_back_if_harmful_ms)
+    )
 }
 
 /// A figure of calls, if there were any.

@@ -126,7 +126,11 @@ fn counted_in_step(progress: &v1::Progress) -> String {
     let one = |counts: &v1::StepCounts| {
         format!("{} ({} failed, {} slow)", counts.requests, counts.errors, counts.slow)
     };
-    format!("in this step new {}, old {}", one(new), one(old))
+    let late = match progress.late {
+        0 => String::new(),
+        late => format!("; {late} of the new took too long"),
+    };
+    format!("in this step new {}, old {}{late}", one(new), one(old))
 }
 
 fn versions(update: &v1::Update) -> String {
@@ -381,7 +385,7 @@ INDEX  STATE    ROUTING  BY     EVENT
 
     #[test]
     fn an_update_by_steps_says_where_it_is_and_what_was_counted() {
-        let counts = |requests| v1::StepCounts { requests, errors: 1, slow: 2 };
+        let counts = |requests| v1::StepCounts { requests, errors: 1, slow: 2, timed: requests };
         let progress = v1::Progress {
             strategy: "CANARY".into(),
             steps: vec!["1:9 5m".into(), "1:0 pause".into()],
