@@ -1,0 +1,88 @@
+//! READY never falls below what the route needs through our own doing, during a
+//! rollback too; and there are never more instances than were decided. (Design,
+//! invariant 7.) The world may kill instances, and people may force things: then
+//! it is shown, and no command of ours.
+
+use aether_core::command::Command;
+use aether_core::coordinates::SliceName;
+use aether_core::records::Desired;
+use aether_core::state::State;
+
+use super::Step;
+
+pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
+    if let Some(Command::Assign { slice, .. }) = step.done() {
+        not_too_many(step.after, slice)?;
+    }
+    let is_ours = matches!(
+        step.done(),
+        Some(
+            Command::Drain { .. }
+                | Command::Stop { .. }
+                | Command::RemoveLosingSide { .. }
+                | Command::Finish { .. }
+                | Command::Retire { .. }
+                | Command::ShiftBack { .. }
+                | Command::BeginDeploy { .. }
+                | Command::MarkDeployed { .. }
+                | Command::Assign { .. }
+                | Command::Rollback { now: false, .. }
+                | Command::Resume { .. }
+                | Command::Pause { .. }
+        )
+    );
+    if !is_ours {
+        return Ok(());
+    }
+    for name in step.before.slices.keys() {
+        let Some(after) = step.after.slice_table(name) else { continue };
+        let Some(before) = step.before.slice_table(name) else { continue };
+        if before.effective_weights().is_some() && after.effective_weights().is_none() {
+            return Err(format!("{:?} left calls of {name} nowhere to go", step.done()));
+        }
+        floor(step, name)?;
+    }
+    Ok(())
+}
+
+/// What a side with weight has READY does not fall by a command of ours, unless
+/// there is more of it than is wanted, or the side has lost its weight.
+fn floor(step: &Step<'_>, name: &SliceName) -> Result<(), String> {
+    let (Some(was), Some(is)) = (step.before.routes.get(name), step.after.routes.get(name)) else {
+        return Ok(());
+    };
+    let sides = [(&is.new, is.weights.new_side()), (&is.old, is.weights.old_side())];
+    for (side, weight) in sides {
+        let Some(side) = side.as_ref().filter(|_| weight > 0) else { continue };
+        let before = step.before.ready_count(name, side.revision);
+        let after = step.after.ready_count(name, side.revision);
+        let key = (name.clone(), side.revision);
+        let wanted = step.after.targets.get(&key).map_or(0, |target| target.instances);
+        let served = [&was.new, &was.old].into_iter().flatten().any(|s| s.revision == side.revision);
+        if served && after < before && after < wanted {
+            return Err(format!(
+                "{:?} took {} of {name} from {before} to {after} READY, {wanted} are wanted",
+                step.done(),
+                side.version
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn not_too_many(state: &State, name: &SliceName) -> Result<(), String> {
+    for target in state.targets.values().filter(|target| target.slice == *name) {
+        let runs = |i: &&std::sync::Arc<aether_core::records::InstanceRecord>| {
+            i.revision == target.revision
+                && i.desired == Desired::Run
+                // What is on a draining node makes way for what was assigned.
+                && !state.is_draining(&i.node)
+        };
+        let running = state.instances_of(name).filter(runs).count();
+        if running > target.instances as usize {
+            let wanted = target.instances;
+            return Err(format!("{running} instances of {name} {} run, {wanted} are wanted", target.revision));
+        }
+    }
+    Ok(())
+}
