@@ -138,6 +138,8 @@ pub struct Invoker {
     pub lag_ms: u64,
     /// Log index at which its life was opened, once it was told.
     pub life: u64,
+    /// The life in which it was last given tables.
+    pub told_life: u64,
     /// Number of the attempt to find a node that counts.
     pub attempt: u64,
     /// The replica that it follows.
@@ -175,6 +177,7 @@ impl Invoker {
             is_partitioned: false,
             lag_ms: 0,
             life: 0,
+            told_life: 0,
             attempt: 0,
             attached: None,
             stream: 0,
@@ -214,6 +217,7 @@ impl Invoker {
             }
         }
         self.applied = Some(tables.revision);
+        self.told_life = self.life;
         self.acked = self.acked.max(tables.revision);
     }
 
@@ -229,9 +233,7 @@ impl Invoker {
         let restarts = self.planted == Some(Planted::InvokerRestartsSplit);
         let schedule = match (known.and_then(|held| held.schedule), weights) {
             (_, None) => known.and_then(|held| held.schedule),
-            (Some(schedule), Some(weights)) if !restarts => {
-                Some(schedule.carried(ticket, weights))
-            }
+            (Some(schedule), Some(weights)) if !restarts => Some(schedule.carried(ticket, weights)),
             (_, Some(weights)) => {
                 let start = Schedule::starting(weights, Fraction::from_seed(self.phase));
                 Some(start)
@@ -321,7 +323,8 @@ impl Invoker {
             self.session = id.parse().expect("names of simulated sessions are valid");
         }
         self.attached = None;
-        self.life = 0;
+        self.stream += 1;
+        (self.life, self.told_life) = (0, 0);
         self.applied = None;
         self.acked = 0;
         self.held.clear();

@@ -150,8 +150,7 @@ impl Coordinator {
                 }
             }
         }
-        self.sessions
-            .insert(report.session.clone(), HeardSession { at_ms: now_ms, report });
+        self.sessions.insert(report.session.clone(), HeardSession { at_ms: now_ms, report });
         is_news
     }
 
@@ -237,9 +236,8 @@ impl Coordinator {
             table_age_max_ms: self.waits.table_age_max_ms,
             node_lost_ms: self.waits.node_lost_ms,
         });
-        let wake_in_ms = plan
-            .wake_at_ms
-            .map_or(LOOK_EVERY_MS, |at_ms| at_ms.saturating_sub(log_time_ms).max(1));
+        let wake_in_ms =
+            plan.wake_at_ms.map_or(LOOK_EVERY_MS, |at_ms| at_ms.saturating_sub(log_time_ms).max(1));
         let unmarked_ms = log_time_ms.saturating_sub(state.meta.log_time_ms);
         let mut commands = plan.commands.clone();
         if commands.is_empty() && plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS {
@@ -350,17 +348,14 @@ impl Coordinator {
             }
         }
         let live = state.slices.values().filter_map(|s| state.live_update(&s.slice));
-        let judged = live.filter(|update| {
-            matches!(update.state, UpdateState::Deployed | UpdateState::Routing)
-        });
+        let judged = live
+            .filter(|update| matches!(update.state, UpdateState::Deployed | UpdateState::Routing));
         let verdict = |update: &aether_core::records::UpdateRecord| {
             let age_ms = log_time_ms.saturating_sub(update.health_from_ms);
             let mut sum = Tally::default();
             let version = (update.slice.clone(), update.new.revision);
             let parts = self.windows.get(&version).into_iter().flatten();
-            parts
-                .filter(|(at_ms, _)| now_ms - at_ms <= age_ms)
-                .for_each(|(_, part)| sum.add(part));
+            parts.filter(|(at_ms, _)| now_ms - at_ms <= age_ms).for_each(|(_, part)| sum.add(part));
             (update.id.clone(), health::judge(&sum, &update.options.thresholds))
         };
         judged.map(|update| verdict(update)).collect()

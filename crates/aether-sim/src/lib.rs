@@ -24,6 +24,7 @@ pub mod planted;
 pub mod rng;
 pub mod run;
 pub mod scenario;
+pub mod script;
 pub mod shrink;
 pub mod trace;
 pub mod world;

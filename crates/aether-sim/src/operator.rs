@@ -118,26 +118,16 @@ pub fn draw(rng: &mut Rng) -> Action {
         },
         94..97 => {
             let all = [NodeSchedule::Open, NodeSchedule::Cordoned, NodeSchedule::Draining];
-            Action::Schedule { node: rng.next(), schedule: *rng.pick(&all) }
+            Action::Schedule { node: rng.draw(), schedule: *rng.pick(&all) }
         }
-        97 => Action::ForgetNode { node: rng.next(), force },
-        _ => Action::Wrong { nth: rng.next() },
+        97 => Action::ForgetNode { node: rng.draw(), force },
+        _ => Action::Wrong { nth: rng.draw() },
     }
 }
 
 /// Ratios that people type, right and wrong.
-const RATIOS: [(u64, u64); 10] = [
-    (0, 1),
-    (1, 9),
-    (1, 3),
-    (1, 1),
-    (3, 1),
-    (1, 0),
-    (10_000, 1),
-    (1, 99),
-    (2, 5),
-    (0, 0),
-];
+const RATIOS: [(u64, u64); 10] =
+    [(0, 1), (1, 9), (1, 3), (1, 1), (3, 1), (1, 0), (10_000, 1), (1, 99), (2, 5), (0, 0)];
 
 fn options(rng: &mut Rng) -> UpdateOptions {
     let actions = [DeadlineAction::Rollback, DeadlineAction::Pause, DeadlineAction::Fail];
@@ -200,7 +190,7 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
     let live = |slice: &usize| state.live_update(&slice_name(*slice)).map(|u| u.id.clone());
     let version_of = |version: &str| version.parse().expect("a version");
     Some(match action {
-        Action::RaiseLevel => Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX },
+        Action::RaiseLevel => raise_level(),
         Action::Push { slice, version } => push(&slice_name(*slice), version),
         Action::RemoveArtifact { slice, version } => {
             let artifact = slice_name(*slice).base().at(version_of(version));
@@ -274,6 +264,11 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
         }
         Action::Wrong { nth } => wrong(state, *nth),
     })
+}
+
+/// All members support everything.
+pub fn raise_level() -> Command {
+    Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX }
 }
 
 fn approve(update: UpdateId) -> Command {

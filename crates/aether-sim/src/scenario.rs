@@ -100,9 +100,9 @@ impl Scenario {
         let mut rng = Rng::new(seed, 0);
         let settings = settings(seed, &mut rng);
         let mut incidents = beginning(&mut rng);
-        let heal_at_ms = FAULTS_FROM_MS + rng.between(60_000, 240_000);
+        let heal_at_ms = FAULTS_FROM_MS + rng.between(60_000, 400_000);
         // Some runs are calm, so that long walks through an update are seen too.
-        let pace_ms = *rng.pick(&[500, 1_000, 2_000, 6_000]);
+        let pace_ms = *rng.pick(&[300, 800, 1_500, 4_000]);
         let person_percent = *rng.pick(&[40, 60, 80]);
         let mut at_ms = FAULTS_FROM_MS;
         loop {
@@ -111,7 +111,7 @@ impl Scenario {
                 break;
             }
             let incident = match rng.chance(person_percent) {
-                true if rng.chance(4) => Incident::Repeat(rng.next()),
+                true if rng.chance(4) => Incident::Repeat(rng.draw()),
                 true => Incident::Person(operator::draw(&mut rng)),
                 false => fault(&settings, &mut rng),
             };
@@ -174,7 +174,7 @@ fn fault(settings: &Settings, rng: &mut Rng) -> Incident {
     let agent = rng.below(settings.nodes.into()) as usize;
     let caller = rng.below(settings.callers.into()) as usize;
     let survive = rng.below(4) as usize;
-    match rng.below(22) {
+    match rng.below(24) {
         0..2 => Incident::LeaderCrashes { down_ms: span_ms(rng), survive },
         2..5 => Incident::LeaderDeposed { knows_after_ms: rng.between(100, 8_000), survive },
         5 => Incident::ReplicaCrashes { replica, down_ms: span_ms(rng) },
@@ -185,8 +185,7 @@ fn fault(settings: &Settings, rng: &mut Rng) -> Incident {
         7..9 => Incident::AgentCrashes { agent, down_ms: span_ms(rng) },
         9 => Incident::PowerCut { agent, down_ms: span_ms(rng) },
         10..12 => Incident::Silence { agent, for_ms: span_ms(rng) },
-        12 => Incident::LateDirective { nth: rng.next() },
-        13 => Incident::Room { agent, instances_max: rng.below(5) as u32 },
+        12..14 => Incident::Room { agent, instances_max: rng.below(5) as u32 },
         14..17 => {
             let version = *rng.pick(&operator::VERSIONS);
             let behaves = match rng.chance(25) {
@@ -204,6 +203,7 @@ fn fault(settings: &Settings, rng: &mut Rng) -> Incident {
             let by_ms = rng.between(100, 5_000);
             Incident::Lag { caller, by_ms, for_ms: span_ms(rng) }
         }
-        _ => Incident::LateTables { caller },
+        21 => Incident::LateTables { caller },
+        _ => Incident::LateDirective { nth: rng.draw() },
     }
 }

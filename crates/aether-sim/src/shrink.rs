@@ -9,7 +9,11 @@ use crate::scenario::Scenario;
 const RUNS_MAX: u32 = 400;
 
 /// The smallest failing scenario that was found, and what came of it.
-pub fn shrink(scenario: &Scenario, failed: Outcome, planted: Option<Planted>) -> (Scenario, Outcome) {
+pub fn shrink(
+    scenario: &Scenario,
+    failed: Outcome,
+    planted: Option<Planted>,
+) -> (Scenario, Outcome) {
     let Some(violation) = &failed.violation else { return (scenario.clone(), failed) };
     let invariant = violation.invariant;
     let mut runs = 0;

@@ -36,7 +36,7 @@ impl Trace {
 
     /// Notes something that happened at `now_ms`.
     pub fn note(&mut self, now_ms: u64, what: fmt::Arguments<'_>) {
-        write!(self.hash, "{now_ms} {what}\n").expect("a hash takes everything");
+        writeln!(self.hash, "{now_ms} {what}").expect("a hash takes everything");
         if self.is_kept {
             if self.lines.len() == LINES_MAX {
                 self.lines.drain(..LINES_MAX / 2);

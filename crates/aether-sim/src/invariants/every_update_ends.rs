@@ -33,9 +33,10 @@ pub fn serves(state: &State) -> Result<(), String> {
         record.is_some_and(|record| record.side.revision == revision)
     };
     let current = |slice| state.slices.get(slice).and_then(|record| record.current);
-    let stray = state.instances.values().find(|i| {
-        current(&i.slice) != Some(i.revision) && !kept(&i.slice, i.revision)
-    });
+    let stray = state
+        .instances
+        .values()
+        .find(|i| current(&i.slice) != Some(i.revision) && !kept(&i.slice, i.revision));
     match stray {
         None => Ok(()),
         Some(instance) => Err(format!("{} is still there: {:?}", instance.id, instance.desired)),

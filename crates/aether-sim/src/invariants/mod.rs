@@ -8,6 +8,7 @@ mod acks;
 mod bystanders;
 mod capacity_guard;
 mod deadlines;
+mod deployed;
 mod deposed;
 mod every_update_ends;
 mod fence;
@@ -121,7 +122,6 @@ type Check = fn(&Step<'_>) -> Result<(), String>;
 const OVER_ENTRIES: &[(&str, Check)] = &[
     ("deposed", deposed::check),
     ("refused", refused::check),
-    ("structure", structure::check),
     ("one_live_update", one_live_update::check),
     ("transitions", transitions::check),
     ("own_reasons", own_reasons::check),
@@ -134,6 +134,10 @@ const OVER_ENTRIES: &[(&str, Check)] = &[
     ("bystanders", bystanders::check),
     ("leases", leases::check),
     ("log_time", log_time::check),
+    ("deployed", deployed::check),
+    // The core's own look comes last, so that what it would find as well is found
+    // by whoever knows why it is wrong.
+    ("structure", structure::check),
 ];
 
 /// Those that remember something.

@@ -9,11 +9,7 @@ use crate::invoker::{Invoker, Picked};
 ///
 /// # Errors
 /// That its table is not the newest that the caller holds.
-pub fn picks_by_newest(
-    caller: &Invoker,
-    slice: &SliceName,
-    picked: &Picked,
-) -> Result<(), String> {
+pub fn picks_by_newest(caller: &Invoker, slice: &SliceName, picked: &Picked) -> Result<(), String> {
     let held = caller.held.get(slice).map(|held| held.table.table_revision);
     let by = picked.table.table_revision;
     match held == Some(by) {

@@ -58,7 +58,8 @@ fn floor(step: &Step<'_>, name: &SliceName) -> Result<(), String> {
         let after = step.after.ready_count(name, side.revision);
         let key = (name.clone(), side.revision);
         let wanted = step.after.targets.get(&key).map_or(0, |target| target.instances);
-        let served = [&was.new, &was.old].into_iter().flatten().any(|s| s.revision == side.revision);
+        let served =
+            [&was.new, &was.old].into_iter().flatten().any(|s| s.revision == side.revision);
         if served && after < before && after < wanted {
             return Err(format!(
                 "{:?} took {} of {name} from {before} to {after} READY, {wanted} are wanted",
@@ -81,7 +82,10 @@ fn not_too_many(state: &State, name: &SliceName) -> Result<(), String> {
         let running = state.instances_of(name).filter(runs).count();
         if running > target.instances as usize {
             let wanted = target.instances;
-            return Err(format!("{running} instances of {name} {} run, {wanted} are wanted", target.revision));
+            return Err(format!(
+                "{running} instances of {name} {} run, {wanted} are wanted",
+                target.revision
+            ));
         }
     }
     Ok(())

@@ -15,11 +15,12 @@ use aether_core::state::State;
 use super::Step;
 use crate::invoker::Invoker;
 
-/// Callers that run and whose session is committed. One that is not, because it
-/// was silent for longer than tables live, is not waited for by anybody.
+/// Callers that run and whose session is committed. One that was silent for
+/// longer than tables live is not waited for by anybody until it has come back
+/// and got tables: what was decided in between did not know of it.
 fn committed<'a>(state: &'a State, callers: &'a [Invoker]) -> impl Iterator<Item = &'a Invoker> {
-    let is_committed = |caller: &Invoker| state.sessions.contains_key(&caller.session);
-    callers.iter().filter(move |caller| caller.is_up && is_committed(caller))
+    let opened = |caller: &Invoker| state.sessions.get(&caller.session).map(|s| s.opened);
+    callers.iter().filter(move |caller| caller.is_up && opened(caller) == Some(caller.told_life))
 }
 
 fn is_forced(state: &State, slice: &SliceName) -> bool {

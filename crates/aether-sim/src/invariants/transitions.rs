@@ -42,10 +42,10 @@ fn one(step: &Step<'_>, before: Option<&UpdateRecord>, after: &UpdateRecord) -> 
         Some(before) if before.modified >= after.modified => {
             return Err(format!("{id} changed and its revision did not rise"));
         }
-        Some(before) if before.state != after.state => {
-            if !is_in_the_picture(before.state, after.state) {
-                return Err(format!("{id} went from {} to {}", before.state, after.state));
-            }
+        Some(before)
+            if before.state != after.state && !is_in_the_picture(before.state, after.state) =>
+        {
+            return Err(format!("{id} went from {} to {}", before.state, after.state));
         }
         _ => {}
     }

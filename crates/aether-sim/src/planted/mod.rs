@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use aether_core::command::Command;
 use aether_core::ids::{NodeName, SessionId};
 use aether_core::planner::{NodeView, SessionView};
-use aether_core::records::Desired;
+use aether_core::records::{Desired, UpdateState};
 use aether_core::state::State;
 
 use crate::leader::Waits;
@@ -73,7 +73,7 @@ planted! {
     RouteWithoutTableRevision = "route-without-table-revision",
     /// A refused command leaves something behind.
     RefusalLeavesTrace = "refusal-leaves-trace",
-    /// DEPLOYED is entered with the first instances that are assigned.
+    /// DEPLOYED is entered whatever is ready.
     DeployedBeforeReady = "deployed-before-ready",
     /// The capacity guard is not looked at.
     NoCapacityGuard = "no-capacity-guard",
@@ -177,6 +177,10 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
             if !instances.is_empty() {
                 commands.push(Command::Stop { instances, waived: None });
             }
+        }
+        Planted::DeployedBeforeReady => {
+            let deploying = state.updates.values().filter(|u| u.state == UpdateState::Deploying);
+            commands.extend(deploying.map(|u| Command::MarkDeployed { update: u.id.clone() }));
         }
         Planted::PlannerGivesUp => {
             commands.retain(|command| !matches!(command, Command::Finish { .. }));

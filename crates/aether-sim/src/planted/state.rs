@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use aether_core::audit::Subject;
 use aether_core::command::{Answer, Command, Outcome, Refusal};
 use aether_core::ids::UpdateId;
 use aether_core::records::{
-    Desired, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, Desired, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord,
+    UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -46,12 +48,35 @@ pub fn diverge(state: &mut State, index: u64) {
     }
 }
 
-fn change(state: &mut State, id: &UpdateId, how: impl FnOnce(&mut UpdateRecord)) {
-    if let Some(update) = state.updates.get(id) {
-        let mut update = (**update).clone();
-        how(&mut update);
-        state.updates.insert(id.clone(), Arc::new(update));
+/// Changes an update as a handler would: with a history entry, an audit record
+/// and a new revision, so that only what is wrong about it shows.
+fn rewrite(state: &mut State, id: &UpdateId, how: impl FnOnce(&mut UpdateRecord)) {
+    let Some(update) = state.updates.get(id) else { return };
+    let mut update = (**update).clone();
+    how(&mut update);
+    let meta = &state.meta;
+    update.modified = meta.index;
+    let is_noted = update.history.last().is_some_and(|last| last.index == meta.index);
+    if let Some(last) = update.history.last().cloned().filter(|_| !is_noted) {
+        let (index, log_time_ms) = (meta.index, meta.log_time_ms);
+        update.history.push(HistoryEntry { index, log_time_ms, ..last });
+        let record = AuditRecord {
+            index,
+            n: 0,
+            log_time_ms,
+            wall_ms: meta.wall_ms,
+            actor: "planted".to_owned(),
+            subject: Subject::update(id),
+            event: "planted".to_owned(),
+        };
+        let n = state.audit.values().filter(|known| known.index == index).count() as u32;
+        let record = AuditRecord { n, ..record };
+        state.audit.insert(record.position(), record.into());
     }
+    if let Some(last) = update.history.last_mut() {
+        (last.state, last.weights) = (update.state, update.weights);
+    }
+    state.updates.insert(id.clone(), Arc::new(update));
 }
 
 fn live(state: &State) -> Vec<UpdateId> {
@@ -59,7 +84,7 @@ fn live(state: &State) -> Vec<UpdateId> {
 }
 
 fn reweigh(state: &mut State, id: &UpdateId, weights: Weights) {
-    change(state, id, |update| update.weights = weights);
+    rewrite(state, id, |update| update.weights = weights);
     let slice = state.updates.get(id).map(|update| update.slice.clone());
     let route = slice.and_then(|slice| state.routes.get(&slice).cloned());
     if let Some(route) = route.filter(|route| route.new.is_some()) {
@@ -78,7 +103,7 @@ fn at_failover(bug: Planted, state: &mut State) {
     for id in live(state) {
         match bug {
             Planted::FailoverResetsWeights => reweigh(state, &id, Weights::ALL_OLD),
-            Planted::FailoverForgetsPause => change(state, &id, |update| update.pause = None),
+            Planted::FailoverForgetsPause => rewrite(state, &id, |update| update.pause = None),
             _ => {}
         }
     }
@@ -92,7 +117,7 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
             Command::Complete { update, .. },
             Refusal::NotAllNew { .. },
         ) => {
-            change(state, update, |update| update.state = UpdateState::Completing);
+            rewrite(state, update, |update| update.state = UpdateState::Completing);
             done(update)
         }
         (
@@ -100,13 +125,24 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
             Command::Rollback { update, .. },
             Refusal::WrongState { state: UpdateState::RollingBack, .. },
         ) => {
-            change(state, update, |update| update.state = UpdateState::Routing);
+            rewrite(state, update, |update| update.state = UpdateState::Routing);
             done(update)
         }
         (Planted::RefusalLeavesTrace, Command::SetWeights { update, weights, .. }, _) => {
-            let weights = Some(*weights);
-            change(state, update, |update| update.pending_weights = weights);
+            if let Some(known) = state.updates.get(update) {
+                let pending_weights = Some(*weights);
+                let record = UpdateRecord { pending_weights, ..(**known).clone() };
+                state.updates.insert(update.clone(), record.into());
+            }
             Err(refusal)
+        }
+        (Planted::DeployedBeforeReady, Command::MarkDeployed { update }, _) => {
+            let (now_ms, index) = (state.meta.log_time_ms, state.meta.index);
+            rewrite(state, update, |update| {
+                update.state = UpdateState::Deployed;
+                (update.state_since_ms, update.state_index) = (now_ms, index);
+            });
+            done(update)
         }
         (
             Planted::NoCapacityGuard,
@@ -119,13 +155,6 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
             Refusal::Paused { .. },
         ) => {
             reweigh(state, update, *weights);
-            let (index, weights) = (state.meta.index, *weights);
-            change(state, update, |update| {
-                update.modified = index;
-                if let Some(last) = update.history.last_mut() {
-                    last.weights = weights;
-                }
-            });
             done(update)
         }
         _ => Err(refusal),
@@ -149,11 +178,11 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
             }
         }
         (Planted::DropsDeadline, Command::SetWeights { update, .. }) => {
-            change(state, update, |update| update.deadline = None);
+            rewrite(state, update, |update| update.deadline = None);
         }
         (Planted::KeepsWeightAfterRollback, Command::Finish { update }) => {
             let one_in_ten = Weights::new(1, 9).expect("1:9 is a ratio");
-            change(state, update, |update| {
+            rewrite(state, update, |update| {
                 if update.state == UpdateState::RolledBack {
                     update.weights = one_in_ten;
                 }
@@ -165,13 +194,10 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
                 Some((before.routes.get(&slice)?.clone(), state.routes.get(&slice)?.clone()))
             });
             if let Some((was, route)) = routes {
-                let table_revision = was.table_revision;
-                let route = RouteRecord { table_revision, ..(*route).clone() };
+                let (table_revision, route_revision) = (was.table_revision, was.route_revision);
+                let route = RouteRecord { table_revision, route_revision, ..(*route).clone() };
                 state.routes.insert(route.slice.clone(), route.into());
             }
-        }
-        (Planted::DeployedBeforeReady, Command::BeginDeploy { update, .. }) => {
-            change(state, update, |update| update.state = UpdateState::Deployed);
         }
         (Planted::ForgetsWayBack, Command::MarkDeployed { update }) => {
             let update = state.updates.get(update).cloned();

@@ -274,6 +274,9 @@ impl World {
 
     /// A caller's process ends; its calls end with it.
     pub(super) fn caller_ends(&mut self, caller: usize) {
+        for (version, tally) in &self.callers[caller].counted {
+            self.counted.entry(version.clone()).or_default().add(tally);
+        }
         for id in self.callers[caller].restart().into_keys() {
             let found = self.checker.one_outcome.ended(id);
             self.check("one_outcome", found);

@@ -261,6 +261,9 @@ impl World {
     pub(super) fn arrive(&mut self, origin: Origin, request: Arc<Request>) {
         let Some(leader) = self.log.leader.filter(|_| self.log.is_ready) else {
             // It is said to be unavailable, and that it was not done.
+            if let Origin::Person(number) = origin {
+                self.not_done.insert(number);
+            }
             if let Origin::Caller(caller, process) = origin
                 && self.callers[caller].process == process
             {

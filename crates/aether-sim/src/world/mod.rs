@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use aether_core::command::{Outcome, Request};
 use aether_core::coordinates::SliceName;
-use aether_core::ids::InstanceId;
+use aether_core::health::Tally;
+use aether_core::ids::{InstanceId, RevisionNo};
 
 use crate::agent::{Agent, Directive, Report};
 use crate::instance::Behaviour;
@@ -121,6 +122,8 @@ pub struct World {
     pub ready_since_ms: u64,
     /// What came of people's requests: none while it is unknown.
     pub answers: BTreeMap<usize, Option<Outcome>>,
+    /// Requests of people that found nobody who leads.
+    pub not_done: BTreeSet<usize>,
     /// What people asked for.
     pub requests: Vec<Arc<Request>>,
     /// The first invariant that did not hold.
@@ -131,6 +134,8 @@ pub struct World {
     pub steps: u64,
     /// Updates that were started.
     pub updates: u64,
+    /// What callers counted whose process has ended.
+    counted: BTreeMap<(SliceName, RevisionNo), Tally>,
     checker: Checker,
     queue: BTreeMap<(u64, u64), Event>,
     next_event: u64,
@@ -144,7 +149,7 @@ pub struct World {
     /// Which agent runs an instance.
     runs: BTreeMap<InstanceId, usize>,
     report_due: BTreeSet<usize>,
-    /// Next number of a step that somebody who looks after updates takes.
+    /// Somebody who looks after updates once faults are over.
     care: crate::operator::Care,
     planted: Option<Planted>,
 }
@@ -160,7 +165,7 @@ impl World {
             _ => aether_core::records::SessionKind::Invoker,
         };
         let caller =
-            |n: u16, rng: &mut Rng| Invoker::new(&format!("s{n}"), kind(n), rng.next(), planted);
+            |n: u16, rng: &mut Rng| Invoker::new(&format!("s{n}"), kind(n), rng.draw(), planted);
         let callers = (1..=settings.callers).map(|n| caller(n, &mut rng)).collect();
         let slices = crate::operator::SLICES.iter().map(|name| name.parse().expect("a slice"));
         let mut world = Self {
@@ -174,11 +179,13 @@ impl World {
             is_healed: false,
             ready_since_ms: 0,
             answers: BTreeMap::new(),
+            not_done: BTreeSet::new(),
             requests: Vec::new(),
             violation: None,
             trace: Trace::new(is_traced),
             steps: 0,
             updates: 0,
+            counted: BTreeMap::new(),
             checker: Checker::default(),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -267,6 +274,18 @@ impl World {
             Event::CallEnd { caller, process, call } => self.call_end(caller, process, call),
             Event::Watch => self.watch(),
         }
+    }
+
+    /// All calls that were answered, of every process that callers ever were, by
+    /// version.
+    pub fn answered(&self, slice: &SliceName) -> Vec<(String, Tally)> {
+        let now = self.callers.iter().flat_map(|caller| &caller.counted);
+        let all = now.chain(&self.counted).filter(|((of, _), _)| of == slice);
+        let version = |revision| {
+            let record = self.log.newest.revisions.get(&(slice.clone(), revision));
+            record.map_or_else(|| revision.to_string(), |record| record.version.to_string())
+        };
+        all.map(|((_, revision), tally)| (version(*revision), tally.clone())).collect()
     }
 
     /// Notes that an invariant does not hold; the first one ends the run.

@@ -40,7 +40,11 @@ impl World {
 
     /// A person asks for something. `repeats` is a request id that was used
     /// before. Gives the number of the request.
-    pub fn ask(&mut self, command: aether_core::command::Command, repeats: Option<String>) -> usize {
+    pub fn ask(
+        &mut self,
+        command: aether_core::command::Command,
+        repeats: Option<String>,
+    ) -> usize {
         let number = self.requests.len();
         let request_id = Some(repeats.unwrap_or_else(|| format!("p{number}")));
         let request = Arc::new(Request { request_id, actor: "ann".to_owned(), command });
