@@ -5,13 +5,16 @@
 use aether_core::command::Command;
 use aether_core::records::UpdateRecord;
 use aether_core::state::State;
+use aether_core::weights::Weights;
 
 use super::Step;
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for (before, after) in step.changed_updates() {
         let is_ruled = match step.done() {
-            Some(Command::SetWeights { force, .. } | Command::Undo { force, .. }) => !force,
+            Some(Command::SetWeights { force, .. }) => !force,
+            // At 0:1 an undo moves no call yet.
+            Some(Command::Undo { force, weights, .. }) => !force && *weights != Weights::ALL_OLD,
             Some(Command::Approve { .. }) => before.is_some_and(|b| !b.pending_forced),
             Some(Command::Rollback { now, .. }) => !now,
             Some(Command::ShiftBack { .. } | Command::Fail { .. }) => true,

@@ -25,7 +25,13 @@ pub fn serves(state: &State) -> Result<(), String> {
         }
         let ready = state.ready_count(name, current);
         if ready != record.instances {
-            return Err(format!("{ready} of {} instances of {name} are READY", record.instances));
+            let all = state.instances_of(name).filter(|i| i.revision == current);
+            let others = all.filter(|i| !i.is_routable());
+            let others: Vec<_> = others
+                .map(|i| format!("{} on {} is {:?}, to {:?}", i.id, i.node, i.observed, i.desired))
+                .collect();
+            let wanted = record.instances;
+            return Err(format!("{ready} of {wanted} instances of {name} are READY: {others:?}"));
         }
     }
     let kept = |slice, revision| {

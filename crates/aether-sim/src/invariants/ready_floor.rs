@@ -3,16 +3,19 @@
 //! invariant 7.) The world may kill instances, and people may force things: then
 //! it is shown, and no command of ours.
 
+use std::sync::Arc;
+
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
-use aether_core::records::Desired;
+use aether_core::ids::RevisionNo;
+use aether_core::records::{Desired, InstanceRecord};
 use aether_core::state::State;
 
 use super::Step;
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
-    if let Some(Command::Assign { slice, .. }) = step.done() {
-        not_too_many(step.after, slice)?;
+    if let Some(Command::Assign { slice, revision, .. }) = step.done() {
+        not_too_many(step.after, slice, *revision)?;
     }
     let is_ours = matches!(
         step.done(),
@@ -71,22 +74,18 @@ fn floor(step: &Step<'_>, name: &SliceName) -> Result<(), String> {
     Ok(())
 }
 
-fn not_too_many(state: &State, name: &SliceName) -> Result<(), String> {
-    for target in state.targets.values().filter(|target| target.slice == *name) {
-        let runs = |i: &&std::sync::Arc<aether_core::records::InstanceRecord>| {
-            i.revision == target.revision
-                && i.desired == Desired::Run
-                // What is on a draining node makes way for what was assigned.
-                && !state.is_draining(&i.node)
-        };
-        let running = state.instances_of(name).filter(runs).count();
-        if running > target.instances as usize {
-            let wanted = target.instances;
-            return Err(format!(
-                "{running} instances of {name} {} run, {wanted} are wanted",
-                target.revision
-            ));
-        }
+fn not_too_many(state: &State, name: &SliceName, revision: RevisionNo) -> Result<(), String> {
+    let target = state.targets.get(&(name.clone(), revision));
+    let wanted = target.map_or(0, |target| target.instances) as usize;
+    let runs = |i: &&Arc<InstanceRecord>| {
+        i.revision == revision
+            && i.desired == Desired::Run
+            // What is on a draining node makes way for what was assigned.
+            && !state.is_draining(&i.node)
+    };
+    let running = state.instances_of(name).filter(runs).count();
+    match running > wanted {
+        false => Ok(()),
+        true => Err(format!("{running} instances of {name} {revision} run, {wanted} are wanted")),
     }
-    Ok(())
 }
