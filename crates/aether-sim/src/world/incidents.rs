@@ -210,9 +210,6 @@ impl World {
             keeps_bad && !needed.contains(version) && behaves.is_bad_start()
         };
         self.behaviours.retain(stays);
-        for command in operator::open_nodes(&state) {
-            self.ask(command, None);
-        }
         self.is_healed = true;
     }
 }

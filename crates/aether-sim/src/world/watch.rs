@@ -7,6 +7,7 @@ use aether_core::command::Request;
 
 use super::{Event, Origin, World};
 use crate::invariants::{self, Violation};
+use crate::operator;
 
 impl World {
     pub(super) fn watch(&mut self) {
@@ -27,6 +28,9 @@ impl World {
     /// Somebody looks after live updates: the next sensible step of each.
     fn take_care(&mut self) {
         let state = self.log.newest.clone();
+        for command in operator::open_nodes(&state) {
+            self.ask(command, None);
+        }
         for slice in self.slices.clone() {
             let Some(update) = state.live_update(&slice) else { continue };
             let number = self.requests.len();
