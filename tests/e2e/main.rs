@@ -26,6 +26,7 @@ mod restart;
 mod rollback;
 mod schemathesis;
 mod snapshot;
+mod strategies;
 mod transfer;
 mod voters;
 mod walk;

@@ -17,7 +17,7 @@ use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, Update
 use crate::manifest::Manifest;
 use crate::records::{
     CleanupPolicy, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind,
-    UpdateOptions,
+    Strategy, Sums, UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -450,6 +450,81 @@ pub enum Command {
     RaiseFeatureLevel {
         /// The level, above the committed one.
         to: u32,
+    },
+    /// Starts an update that goes by a strategy.
+    StartWith {
+        /// The slice.
+        slice: SliceName,
+        /// The version to move to.
+        version: Version,
+        /// Instances of the new version, as many as now if absent.
+        instances: Option<u32>,
+        /// Options.
+        options: UpdateOptions,
+        /// How it goes.
+        strategy: Strategy,
+        /// A live update of the slice ends with it, as ROLLED_BACK.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        supersede: bool,
+    },
+    /// Enters the next step of an update, or goes beyond the last one.
+    Promote {
+        /// The update.
+        update: UpdateId,
+        /// To the last step at once.
+        full: bool,
+        /// Past the capacity guard and a pause.
+        force: bool,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
+    },
+    /// Sets the pause flag, because a person wants to look.
+    Suspend {
+        /// The update.
+        update: UpdateId,
+        /// Why, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+        /// Refuse unless the record was last modified at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
+    },
+    /// Coordinator: what it took to go on from a step is there.
+    EnterStep {
+        /// The update.
+        update: UpdateId,
+        /// Number of the step, from 1.
+        step: u32,
+        /// Modification index of the update the decision was made on.
+        if_modified: u64,
+    },
+    /// Coordinator: instances that the new side needs for the next step.
+    ScaleNew {
+        /// The update.
+        update: UpdateId,
+        /// How many.
+        instances: u32,
+        /// Modification index of the update the decision was made on.
+        if_modified: u64,
+    },
+    /// Coordinator: every session has applied the switch of a blue-green update.
+    MarkSwitched {
+        /// The update.
+        update: UpdateId,
+        /// How long after its entry, milliseconds.
+        mixed_ms: u64,
+        /// Modification index of the update the decision was made on.
+        if_modified: u64,
+    },
+    /// What sessions have counted of the calls of an update.
+    RecordEvidence {
+        /// The update.
+        update: UpdateId,
+        /// What `slow` was compared with, milliseconds.
+        p99_ms: u32,
+        /// Sums of those sessions that have new ones.
+        sums: BTreeMap<SessionId, Sums>,
     },
     /// Log time moves on past a deadline though nothing else happens. With braces:
     /// serde reads past unknown fields of a variant that has none.

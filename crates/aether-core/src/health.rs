@@ -2,7 +2,7 @@
 //! counted; this module only judges.
 
 use crate::latency;
-use crate::records::Thresholds;
+use crate::records::{Counts, Thresholds};
 
 /// Requests of one version over a span.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,6 +147,35 @@ pub fn judge(window: &Tally, thresholds: &Thresholds) -> Verdict {
     }
     let details: Vec<String> =
         exceeded(window, thresholds).iter().map(|e| e.detail(window.requests)).collect();
+    if details.is_empty() {
+        return Verdict::Healthy;
+    }
+    Verdict::Exceeded { detail: details.join("; ") }
+}
+
+/// Judges all that was counted, without a window. The p99 latency is beyond its
+/// threshold when more than one in a hundred took longer.
+pub fn judge_counts(counts: &Counts, thresholds: &Thresholds) -> Verdict {
+    if counts.requests < thresholds.requests_min.max(1) {
+        return Verdict::Insufficient;
+    }
+    let (requests, errors) = (u128::from(counts.requests), u128::from(counts.errors));
+    let percent = |part: u64| part as f64 * 100.0 / counts.requests as f64;
+    let mut details = Vec::new();
+    if errors * 1_000_000 > requests * u128::from(thresholds.error_rate_ppm) {
+        details.push(format!(
+            "error rate {:.2} % over {requests} requests, threshold {} %",
+            percent(counts.errors),
+            f64::from(thresholds.error_rate_ppm) / 10_000.0
+        ));
+    }
+    if u128::from(counts.slow) * 100 > requests {
+        details.push(format!(
+            "{:.2} % of {requests} requests took longer than {} ms, and at most 1 % may",
+            percent(counts.slow),
+            thresholds.p99_ms
+        ));
+    }
     if details.is_empty() {
         return Verdict::Healthy;
     }

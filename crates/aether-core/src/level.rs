@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
+//! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MarkSwitched`, `RecordEvidence` |
 //!
 //! # Adding to it
 //!
@@ -42,7 +43,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 2;
+pub const FEATURE_LEVEL_MAX: u32 = 3;
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {
@@ -102,6 +103,13 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
+        Command::StartWith { .. }
+        | Command::Promote { .. }
+        | Command::Suspend { .. }
+        | Command::EnterStep { .. }
+        | Command::ScaleNew { .. }
+        | Command::MarkSwitched { .. }
+        | Command::RecordEvidence { .. } => 3,
     }
 }
 
@@ -110,6 +118,7 @@ pub fn brought_by(level: u32) -> &'static str {
     match level {
         0 | 1 => "the first format",
         2 => "values under config/",
+        3 => "strategies, 'aether update pause' and 'promote'",
         _ => "what a newer release brought",
     }
 }

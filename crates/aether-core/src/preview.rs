@@ -107,10 +107,14 @@ pub struct Preview {
     pub stuck: Option<String>,
 }
 
-/// What this request, a [`Command::StartUpdate`], would do now, at log time
-/// `now_ms`.
+/// What this request, a [`Command::StartUpdate`] or [`Command::StartWith`], would do
+/// now, at log time `now_ms`.
 pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview> {
-    let Command::StartUpdate { slice, version, .. } = &request.command else { return None };
+    let (Command::StartUpdate { slice, version, .. } | Command::StartWith { slice, version, .. }) =
+        &request.command
+    else {
+        return None;
+    };
     let old = state
         .slices
         .get(slice)
@@ -305,16 +309,32 @@ impl<'a> World<'a> {
                 continue;
             }
             let serving = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
-            if serving && update.pending_weights.is_some() {
+            if serving && update.progress.is_some() && self.show_health(&update) {
+                continue;
+            }
+            let waits_for = |code| {
+                let waits = plan.waits.get(self.slice);
+                waits.is_some_and(|waits| waits.iter().any(|wait| wait.code == code))
+            };
+            let by_hand = update.progress.is_none();
+            if serving && waits_for("promotion") {
+                let update = id.clone();
+                let (full, force, if_modified) = (false, false, None);
+                let promote = Command::Promote { update, full, force, if_modified };
+                let _ = self.apply("person", promote);
+            } else if serving && update.pending_weights.is_some() {
                 let update = id.clone();
                 let approve = Command::Approve { update, weights: None, if_modified: None };
                 let _ = self.apply("person", approve);
-            } else if serving && update.weights == Weights::ALL_NEW {
+            } else if serving && by_hand && update.weights == Weights::ALL_NEW {
                 let _ = self.apply(
                     "person",
                     Command::Complete { update: id.clone(), force: false, if_modified: None },
                 );
-            } else if serving && let Some((new, old)) = ratios.next() {
+            } else if serving
+                && by_hand
+                && let Some((new, old)) = ratios.next()
+            {
                 self.shift(&update, Weights::new(*new, *old).ok()?, refused);
             } else {
                 // Time passes only while nothing else happens.
@@ -328,6 +348,20 @@ impl<'a> World<'a> {
             }
         }
         Some("it takes more entries than a preview looks at".to_owned())
+    }
+
+    /// Has as many healthy calls reach the new version as a verdict takes. Whether
+    /// that was not so already.
+    fn show_health(&mut self, update: &UpdateRecord) -> bool {
+        let least = update.options.thresholds.requests_min;
+        let Some(record) = self.state.evidence.get(&update.id) else { return false };
+        let mut record = (**record).clone();
+        let Some(epoch) = record.epochs.last_mut().filter(|e| e.new.requests < least) else {
+            return false;
+        };
+        epoch.new.requests = least;
+        self.state.evidence.insert(update.id.clone(), record.into());
+        true
     }
 
     fn shift(&mut self, update: &UpdateRecord, weights: Weights, refused: &mut Vec<RefusedRatio>) {

@@ -5,8 +5,10 @@
 //! distinct types with one writer each. Nothing here changes a record.
 
 mod config;
+mod evidence;
 mod members;
 mod options;
+mod strategy;
 mod voters;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::instances_needed;
 use crate::audit::{AuditPosition, Subject};
 use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
@@ -23,8 +26,12 @@ use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+pub use evidence::{Counts, EPOCHS_MAX, Epoch, EvidenceRecord, Sums};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
+pub use strategy::{
+    Analysis, BlueGreen, Canary, HOLD_MS, Hold, Progress, STEPS_MAX, Step, Strategy, Way,
+};
 pub use voters::{Admitted, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted};
 
 /// `artifacts/{group}/{artifact}/{version}`: one pushed, immutable artifact.
@@ -223,6 +230,9 @@ impl Reason {
 
     /// Code of an instance that was stopped, but did not end when asked to.
     pub const KILLED: &str = "killed";
+
+    /// Code of a pause, or of a rollback, that a person asked for.
+    pub const OPERATOR: &str = "operator";
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";
@@ -482,6 +492,12 @@ pub struct UpdateRecord {
     /// How many entries were left out of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub history_left_out: u32,
+    /// How it goes.
+    #[serde(default, skip_serializing_if = "Strategy::is_manual")]
+    pub strategy: Strategy,
+    /// Where it is on the way of its strategy; absent where people set the ratio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 impl UpdateRecord {
@@ -509,6 +525,43 @@ impl UpdateRecord {
         self.pending_weights = None;
         self.pending_forced = false;
         self.pending_actor = None;
+        if let Some(progress) = &mut self.progress {
+            progress.pending = None;
+        }
+    }
+
+    /// Its way as steps; none where people set the ratio.
+    pub fn way(&self) -> Option<Way<'_>> {
+        self.strategy.way(self.old.is_none())
+    }
+
+    /// Instances that the new side begins with.
+    pub(crate) fn first_instances(&self) -> u32 {
+        let Some(way) = self.way().filter(|way| way.scale_with_weight) else {
+            return self.instances;
+        };
+        way.weights(1).map_or(self.instances, |weights| self.instances_for(weights))
+    }
+
+    /// Instances that the new side needs for its weight, never more than it is to
+    /// have in the end, nor none.
+    pub(crate) fn instances_for(&self, weights: Weights) -> u32 {
+        let needed = instances_needed(weights.new_side(), weights, self.base_instances);
+        // All of it when it takes all of the calls.
+        let needed = if weights == Weights::ALL_NEW { self.instances } else { needed };
+        needed.clamp(1, self.instances.max(1))
+    }
+
+    /// Number of the step that holds, from 1; 0 before the first, and where people
+    /// set the ratio.
+    pub fn step(&self) -> u32 {
+        self.progress.as_ref().map_or(0, |progress| progress.step)
+    }
+
+    /// Whether it has come so far that there is no way back.
+    pub fn is_one_way(&self) -> bool {
+        let from = self.way().and_then(|way| way.one_way_from);
+        from.is_some_and(|from| self.step() >= from)
     }
 
     /// Writes an entry into the history. If it is too many, the oldest goes that

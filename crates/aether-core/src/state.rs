@@ -10,16 +10,15 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use thiserror::Error;
 
 use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, ConfigRecord, Desired, InstanceRecord, NodeLifecycle, NodeRecord,
-    NodeSchedule, Observed, RequestRecord, RetainedRecord, RevisionRecord, RouteRecord,
-    SessionRecord, SliceRecord, TargetRecord, UpdateRecord, UpdateState, VoterChange,
+    ArtifactRecord, AuditRecord, ConfigRecord, Desired, EvidenceRecord, InstanceRecord,
+    NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord, RetainedRecord,
+    RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
+    UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -130,6 +129,8 @@ pub struct State {
     pub sessions: Table<SessionId, SessionRecord>,
     /// Updates, live ones and the latest ended ones.
     pub updates: Table<UpdateId, UpdateRecord>,
+    /// What the calls of updates showed.
+    pub evidence: Table<UpdateId, EvidenceRecord>,
     /// Values of others, by name.
     pub config: Table<ConfigName, ConfigRecord>,
     /// Who did what, latest entries.
@@ -156,52 +157,6 @@ struct Derived {
 pub(crate) struct Mark {
     meta: Meta,
     derived: Derived,
-}
-
-/// A row that cannot be part of a state.
-#[derive(Debug, Error)]
-#[error("row '{key}' cannot be read: {problem}")]
-pub struct RowError {
-    /// Its key.
-    pub key: String,
-    /// What is wrong.
-    pub problem: String,
-}
-
-/// One changed row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RowDiff {
-    /// Its key.
-    pub key: String,
-    /// Its value, if it is still there.
-    pub after: Option<Vec<u8>>,
-    /// What it adds to the hash over all rows, wrapping.
-    hash_change: u128,
-}
-
-impl RowDiff {
-    /// Between a record before and after. `buffer` is for reuse.
-    fn new<T: Serialize>(
-        key: String,
-        before: Option<&T>,
-        after: Option<&T>,
-        buffer: &mut Vec<u8>,
-    ) -> Self {
-        let mut hash_of = |record: &T| {
-            buffer.clear();
-            encode_into(record, buffer);
-            row_hash(&key, buffer)
-        };
-        let hash_before = before.map_or(0, &mut hash_of);
-        let hash_after = after.map_or(0, hash_of);
-        let after = after.map(|_| buffer.clone());
-        Self { key, after, hash_change: hash_after.wrapping_sub(hash_before) }
-    }
-
-    /// The hash over all rows after this change, from the one before it.
-    pub fn rehashed(&self, hash: u128) -> u128 {
-        hash.wrapping_add(self.hash_change)
-    }
 }
 
 fn base_path(base: &ArtifactBase) -> String {
@@ -249,19 +204,10 @@ macro_rules! small_tables {
         $each!(voter_changes, |r: &VoterChange| format!("voter-change/{}", r.node));
         $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
         $each!(updates, |r: &UpdateRecord| format!("rolling-update/{}", r.id));
+        $each!(evidence, |r: &EvidenceRecord| format!("evidence/{}", r.update));
         $each!(audit, |r: &AuditRecord| audit_key(r));
         $each!(requests, |r: &RequestRecord| format!("request/{}", r.id));
     };
-}
-
-fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    let mut value = Vec::new();
-    encode_into(record, &mut value);
-    value
-}
-
-fn encode_into<T: Serialize>(record: &T, buffer: &mut Vec<u8>) {
-    serde_json::to_writer(buffer, record).expect("records have text keys only");
 }
 
 /// What a row holds, which knows its key.
@@ -300,10 +246,14 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
 #[cfg(test)]
 mod frozen;
 mod pages;
+mod rows;
 mod stream;
 mod table;
 
+use rows::encode;
+
 pub use pages::Page;
+pub use rows::{RowDiff, RowError, row_hash, rows_hash};
 pub use stream::{RowStream, value_hash};
 pub use table::Table;
 
@@ -445,6 +395,10 @@ impl State {
             "session" => {
                 let r = decode::<SessionRecord>(key, value)?;
                 self.sessions.insert(r.id.clone(), r);
+            }
+            "evidence" => {
+                let r = decode::<EvidenceRecord>(key, value)?;
+                self.evidence.insert(r.update.clone(), r);
             }
             "rolling-update" => {
                 let r = decode::<UpdateRecord>(key, value)?;
@@ -666,21 +620,3 @@ fn index_keys(record: &InstanceRecord) -> ((SliceName, InstanceId), (NodeName, I
 /// Request ids remembered. A client retries within seconds; at 1,000 requests
 /// with an id per second this is ten seconds of them.
 pub const REQUESTS_MAX: usize = 10_000;
-
-/// Hash of one row. The hash of a state is the wrapping sum over its rows, so
-/// that it can follow each change without looking at the other rows.
-pub fn row_hash(key: &str, value: &[u8]) -> u128 {
-    let mut hasher = Sha256::new();
-    hasher.update((key.len() as u64).to_le_bytes());
-    hasher.update(key.as_bytes());
-    hasher.update(value);
-    let digest = hasher.finalize();
-    let mut low = [0u8; 16];
-    low.copy_from_slice(&digest[..16]);
-    u128::from_le_bytes(low)
-}
-
-/// Hash over rows: the sum of theirs.
-pub fn rows_hash(rows: &[(String, Vec<u8>)]) -> u128 {
-    rows.iter().fold(0, |sum, (key, value)| sum.wrapping_add(row_hash(key, value)))
-}

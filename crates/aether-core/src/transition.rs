@@ -1,7 +1,7 @@
 //! The transition table of updates: the only place that says which state may
 //! follow which.
 
-use crate::records::{Deadline, DeadlineAction, UpdateOptions, UpdateState};
+use crate::records::{Deadline, DeadlineAction, Hold, UpdateOptions, UpdateRecord, UpdateState};
 
 /// Whether an update may go from one state to another.
 pub fn is_allowed(from: UpdateState, to: UpdateState) -> bool {
@@ -42,6 +42,31 @@ pub fn deadline(state: UpdateState, options: &UpdateOptions, now_ms: u64) -> Opt
         UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => return None,
     };
     Some(Deadline { at_ms: now_ms.saturating_add(span_ms), span_ms, action })
+}
+
+/// The deadline of an update that is paused from log time `now_ms` on.
+pub fn deadline_of_pause(now_ms: u64) -> Deadline {
+    let at_ms = now_ms.saturating_add(STALL_MS);
+    Deadline { at_ms, span_ms: STALL_MS, action: DeadlineAction::Alert }
+}
+
+/// The deadline of an update as it is now, counted from log time `now_ms`: that of
+/// its state, or of the step that holds.
+pub fn deadline_of(update: &UpdateRecord, now_ms: u64) -> Option<Deadline> {
+    let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
+    let hold = update.way().filter(|_| serves).map(|way| {
+        let Hold::For { ms } = way.hold(update.step()) else { return None };
+        let waits_for_approval = update.pending_weights.is_some();
+        (!waits_for_approval).then(|| ms.saturating_add(way.analysis.patience_ms))
+    });
+    match hold.flatten() {
+        Some(span_ms) => Some(Deadline {
+            at_ms: now_ms.saturating_add(span_ms),
+            span_ms,
+            action: DeadlineAction::Pause,
+        }),
+        None => deadline(update.state, &update.options, now_ms),
+    }
 }
 
 #[cfg(test)]

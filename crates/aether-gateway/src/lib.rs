@@ -58,6 +58,7 @@ mod problem;
 mod schema;
 mod serve;
 mod slices;
+mod strategy;
 mod updates;
 mod upload;
 mod voters;
@@ -118,7 +119,10 @@ pub struct Services {
 pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metrics) -> Router {
     let process = ops::Process { readiness: Arc::new(readiness), metrics: Arc::new(metrics) };
     let events = events::Source::of(&services);
-    let everywhere = || updates::routes().merge(options::routes()).merge(events.routes());
+    let everywhere = || {
+        let updates = updates::routes().merge(options::routes()).merge(strategy::routes());
+        updates.merge(events.routes())
+    };
     let api = everywhere()
         .merge(cluster::routes())
         .merge(kv::routes())

@@ -16,6 +16,7 @@ use crate::call::{answer, read, request};
 use crate::extract::{Caller, Json, OptionalJson, UpdateRef};
 use crate::problem::{Kind, Problem};
 use crate::schema::{self, ChangedUpdate, IfMatch, InUpdate, WriteHeaders};
+use crate::strategy::StrategyBody;
 use crate::updates::{changed, created};
 
 pub(crate) fn routes() -> OpenApiRouter<Services> {
@@ -23,7 +24,9 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
 }
 
 /// A name that may be left out, but not left empty.
-fn named<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn named<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     let name = Option::<String>::deserialize(deserializer)?;
     match name.as_deref() {
         Some("") => Err(serde::de::Error::invalid_length(0, &"a name, or no member at all")),
@@ -79,6 +82,10 @@ pub(crate) struct StartBody {
     /// milliseconds; 1000 if absent.
     #[schema(maximum = 2592000000u64)]
     healthy_ms: Option<u64>,
+    /// People set every ratio if absent.
+    strategy: Option<StrategyBody>,
+    /// A live update of the slice ends in the same log entry, as ROLLED_BACK.
+    supersede: Option<bool>,
 }
 
 impl StartBody {
@@ -98,6 +105,8 @@ impl StartBody {
             deploy_timeout_ms: self.deploy_timeout_ms,
             on_deploy_failure: self.on_deploy_failure.unwrap_or_default(),
             healthy_ms: self.healthy_ms,
+            strategy: self.strategy.map(StrategyBody::message),
+            supersede: self.supersede.unwrap_or_default(),
             request_id,
             actor,
         }

@@ -17,6 +17,9 @@ const DASHED: &str = r"[a-z0-9]+(-[a-z0-9]+)*";
 /// A part of a version. It fits into 64 bits.
 const NUMBER: &str = r"(0|[1-9][0-9]{0,17})";
 
+/// One step of a canary, with the spans of time that most are written in.
+const STEP: &str = "([0-9]{1,4}:[0-9]{1,4}|[1-9][0-9]?%|100%)( (pause|[1-9][0-9]{0,3}(ms|s|m|h)))?";
+
 fn version() -> String {
     let label = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)";
     let build = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*";
@@ -138,6 +141,27 @@ texts! {
             .to_owned(),
         most: 7,
         example: "strict",
+    };
+    StrategyName: Text {
+        says: "How an update goes; upper or lower case.",
+        pattern: "([Mm][Aa][Nn][Uu][Aa][Ll]|[Cc][Aa][Nn][Aa][Rr][Yy]|\
+                  [Bb][Ll][Uu][Ee]_[Gg][Rr][Ee][Ee][Nn])"
+            .to_owned(),
+        most: 10,
+        example: "CANARY",
+    };
+    Steps: Text {
+        says: "Steps, separated by commas: a ratio new:old or the new share in percent, then how \
+               long it holds, or `pause` for until it is promoted.",
+        pattern: format!("{STEP}(, ?{STEP}){{0,99}}"),
+        most: 2_000,
+        example: "1:19 5m, 10% pause, 1:1, 1:0",
+    };
+    StepFailure: Text {
+        says: "What follows when a step fails; upper or lower case.",
+        pattern: "([Rr][Oo][Ll][Ll][Bb][Aa][Cc][Kk]|[Pp][Aa][Uu][Ss][Ee])".to_owned(),
+        most: 8,
+        example: "ROLLBACK",
     };
     DeployFailure: Text {
         says: "What follows when the new version does not deploy; upper or lower case.",

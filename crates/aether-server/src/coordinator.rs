@@ -91,7 +91,9 @@ async fn pass(
     waits: Waits,
 ) -> Duration {
     leader.set_now(now_ms, state.meta.incarnation);
-    let mut refused = propose_all(control, term, news(leader, state)).await;
+    let mut news = news(leader, state);
+    news.extend(leader.evidence(state, now_ms));
+    let mut refused = propose_all(control, term, news).await;
     // The plan is made on a state that holds the news.
     let published = control.local();
     let state = &published.state;

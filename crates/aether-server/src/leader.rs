@@ -2,10 +2,13 @@
 //! said last, and what the planner waits for. All of it is volatile; a new
 //! leader starts with nothing and hears everything again within a lease.
 
+mod evidence;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::health::{self, Figure, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
@@ -60,6 +63,8 @@ struct Inner {
     telemetry: Telemetry,
     /// Since when a figure of a live update has been beyond its threshold.
     exceeded: BTreeMap<(UpdateId, Figure), u64>,
+    /// When the evidence of an update was last committed, log time.
+    recorded: BTreeMap<UpdateId, u64>,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.
     waits_index: u64,
@@ -88,6 +93,7 @@ impl LeaderView {
             agents: BTreeMap::new(),
             telemetry: Telemetry::default(),
             exceeded: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             waits: BTreeMap::new(),
             waits_index: 0,
             session_lease,
@@ -112,6 +118,7 @@ impl LeaderView {
         inner.agents.clear();
         inner.telemetry = Telemetry::default();
         inner.exceeded.clear();
+        inner.recorded.clear();
         inner.waits.clear();
         inner.waits_index = 0;
     }
@@ -245,6 +252,12 @@ impl LeaderView {
         }
         inner.exceeded = exceeded;
         verdicts
+    }
+
+    /// What sessions have counted of updates that go by steps, and the state does
+    /// not have yet.
+    pub fn evidence(&self, state: &State, now_ms: u64) -> Vec<Command> {
+        self.inner().evidence(state, now_ms)
     }
 
     /// What the last pass of the planner waits for.

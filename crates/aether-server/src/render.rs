@@ -6,8 +6,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
-    DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, RetainedRecord, Side,
-    UpdateRecord,
+    Counts, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Reason, RetainedRecord, Side,
+    Strategy, UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
@@ -120,7 +120,40 @@ pub fn update(
         waits_for: view.map(waits_for).unwrap_or_default(),
         as_of: Some(as_of),
         note: String::new(),
+        progress: progress(state, record, now_ms),
     }
+}
+
+/// Where an update is on its way; absent where people set the ratio.
+fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Progress> {
+    let (way, progress) = (record.way()?, record.progress.as_ref()?);
+    let evidence = state.evidence.get(&record.id);
+    let epoch = evidence.and_then(|e| e.epochs.last()).filter(|_| record.step() > 0);
+    let counts = |counts: &Counts| v1::StepCounts {
+        requests: counts.requests,
+        errors: counts.errors,
+        slow: counts.slow,
+    };
+    let verify_ms = match &record.strategy {
+        Strategy::BlueGreen(switch) => Some(switch.verify_ms),
+        Strategy::Manual {} | Strategy::Canary(_) => None,
+    };
+    Some(v1::Progress {
+        strategy: record.strategy.to_string(),
+        steps: way.steps.iter().map(ToString::to_string).collect(),
+        step: progress.step,
+        held_ms: now_ms.saturating_sub(progress.since_ms),
+        pending_step: progress.pending,
+        mixed_ms: progress.mixed_ms,
+        on_failure: name(&way.analysis.on_failure),
+        patience_ms: way.analysis.patience_ms,
+        warm_up_ms: way.analysis.warm_up_ms,
+        scale_with_weight: way.scale_with_weight,
+        one_way_from: way.one_way_from,
+        verify_ms,
+        new_counts: epoch.map(|epoch| counts(&epoch.new)),
+        old_counts: epoch.map(|epoch| counts(&epoch.old)),
+    })
 }
 
 /// What happened to an update.
@@ -271,7 +304,7 @@ pub fn explanation(
     }
     use aether_core::records::UpdateState::{Completing, Deployed, Deploying, Pending, Routing};
     let goes_back = matches!(record.state, Pending | Deploying | Deployed | Routing | Completing);
-    if goes_back && !is_told {
+    if goes_back && !is_told && !record.is_one_way() {
         next.push(format!("'aether update rollback {}' to go back", record.id));
     }
     v1::Explanation {

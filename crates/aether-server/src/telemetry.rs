@@ -11,6 +11,7 @@ use aether_core::coordinates::SliceName;
 use aether_core::health::Tally;
 use aether_core::ids::RevisionNo;
 use aether_core::latency;
+use aether_core::records::Counts;
 use aether_proto::v1;
 
 /// A version of a slice.
@@ -180,6 +181,29 @@ impl Telemetry {
             figures.latest.values().for_each(|counter| sum.add(&counter.tally));
         }
         sum
+    }
+
+    /// Whether counters were let go of, because there were too many.
+    pub fn has_forgotten(&self) -> bool {
+        self.forgot
+    }
+
+    /// What the present life of each session has counted of a version, where what
+    /// took longer than `slow_beyond_us` is slow.
+    pub fn by_session(&self, version: &Version, slow_beyond_us: u64) -> BTreeMap<&str, Counts> {
+        let mut sums: BTreeMap<&str, Counts> = BTreeMap::new();
+        let Some(figures) = self.versions.get(version) else { return sums };
+        for ((session, _), counter) in &figures.latest {
+            let Tally { requests, errors, buckets, .. } = &counter.tally;
+            let slow = buckets
+                .iter()
+                .rev()
+                .take_while(|(bucket, _)| latency::upper_bound_us(**bucket) > slow_beyond_us);
+            let slow = slow.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+            let counts = Counts { requests: *requests, errors: *errors, slow };
+            sums.entry(session).or_default().add(&counts);
+        }
+        sums
     }
 
     /// The same by instance.

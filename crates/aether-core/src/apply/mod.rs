@@ -12,6 +12,7 @@ mod members;
 mod progress;
 mod restore;
 mod slices;
+mod strategy;
 mod undo;
 mod updates;
 mod voters;
@@ -28,7 +29,7 @@ use crate::coordinates::SliceName;
 use crate::ids::{Fence, InstanceId, RevisionNo, UpdateId};
 use crate::records::{
     AuditRecord, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord, SliceRecord,
-    TargetRecord, UpdateRecord, UpdateState,
+    Strategy, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::transition;
@@ -179,7 +180,28 @@ impl Tx<'_> {
             Command::Scale { slice, instances } => self.scale(slice, *instances),
             Command::Undeploy { slice, version } => self.undeploy(slice, version.as_ref()),
             Command::StartUpdate { slice, version, instances, options } => {
-                self.start_update(slice, version, *instances, options)
+                self.start_update(slice, version, *instances, options, &Strategy::Manual {}, false)
+            }
+            Command::StartWith { slice, version, instances, options, strategy, supersede } => {
+                self.start_update(slice, version, *instances, options, strategy, *supersede)
+            }
+            Command::Promote { update, full, force, if_modified } => {
+                self.promote(update, *full, *force, *if_modified)
+            }
+            Command::Suspend { update, why, if_modified } => {
+                self.suspend(update, why.as_deref(), *if_modified)
+            }
+            Command::EnterStep { update, step, if_modified } => {
+                self.enter_step(update, *step, *if_modified)
+            }
+            Command::ScaleNew { update, instances, if_modified } => {
+                self.scale_new(update, *instances, *if_modified)
+            }
+            Command::MarkSwitched { update, mixed_ms, if_modified } => {
+                self.mark_switched(update, *mixed_ms, *if_modified)
+            }
+            Command::RecordEvidence { update, p99_ms, sums } => {
+                self.record_evidence(update, *p99_ms, sums)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)
@@ -374,13 +396,26 @@ impl Tx<'_> {
         update.state = to;
         update.state_since_ms = self.now_ms();
         update.state_index = self.index();
-        update.deadline = transition::deadline(to, &update.options, self.now_ms());
-        // A pause stands until somebody resumes, or traffic no longer rises.
-        if to != UpdateState::Routing {
+        if to == UpdateState::Deployed
+            && let Some(progress) = &mut update.progress
+        {
+            progress.since_ms = self.now_ms();
+        }
+        update.deadline = transition::deadline_of(&update, self.now_ms());
+        // A pause stands until somebody resumes, or traffic no longer rises. One
+        // that a person asked for holds what would go on by itself.
+        let by_person = update.pause.as_ref().is_some_and(|p| p.reason.code == Reason::OPERATOR);
+        if to != UpdateState::Routing && !(to == UpdateState::Deployed && by_person) {
             update.pause = None;
+        }
+        if update.pause.is_some() {
+            Self::pause_deadline(&mut update, self.now_ms());
         }
         update.forget_pending();
         let (slice, ended) = (update.slice.clone(), to.is_terminal());
+        if ended {
+            self.close_evidence(&update.id);
+        }
         self.put_update(update, event);
         if ended {
             self.release(&slice);
@@ -403,6 +438,7 @@ impl Tx<'_> {
         ended.sort_unstable();
         for (_, id) in ended.iter().rev().skip(ENDED_UPDATES_MAX) {
             self.state.updates.remove(id);
+            self.state.evidence.remove(id);
         }
     }
 

@@ -30,26 +30,27 @@ impl Tx<'_> {
             return stale(&update);
         }
         update.pause = Some(Pause { reason: reason.clone(), since_ms: self.now_ms() });
-        let is_spent = |d: &Deadline| d.at_ms <= self.now_ms() || d.action == DeadlineAction::Pause;
-        if update.deadline.as_ref().is_some_and(is_spent) {
-            // What would pause it has nothing left to do, whether its time came
-            // or not; a pause has a deadline of its own.
-            update.deadline = Some(Deadline {
-                at_ms: self.now_ms() + transition::STALL_MS,
-                span_ms: transition::STALL_MS,
-                action: DeadlineAction::Alert,
-            });
-        }
+        Self::pause_deadline(&mut update, self.now_ms());
         self.put_update(update, format!("paused: {}: {}", reason.code, reason.message));
         Ok(Answer::default())
     }
 
+    /// What would pause an update has nothing left to do once it is paused,
+    /// whether its time came or not; a pause has a deadline of its own.
+    pub(super) fn pause_deadline(update: &mut UpdateRecord, now_ms: u64) {
+        let is_spent = |d: &Deadline| d.at_ms <= now_ms || d.action == DeadlineAction::Pause;
+        if update.deadline.as_ref().is_some_and(is_spent) {
+            update.deadline = Some(transition::deadline_of_pause(now_ms));
+        }
+    }
+
     pub(super) fn begin_deploy(&mut self, id: &UpdateId, placements: &[NodeName]) -> Outcome {
         let update = self.update(id)?;
-        if update.state != UpdateState::Pending || placements.len() != update.instances as usize {
+        let wanted = update.first_instances();
+        if update.state != UpdateState::Pending || placements.len() != wanted as usize {
             return stale(&update);
         }
-        self.put_target(&update.slice, update.new.revision, update.instances);
+        self.put_target(&update.slice, update.new.revision, wanted);
         let instances = self.make_instances(&update.slice, update.new.revision, placements)?;
         if update.old.is_some() {
             self.route_update(&update);
@@ -62,7 +63,7 @@ impl Tx<'_> {
     pub(super) fn mark_deployed(&mut self, id: &UpdateId) -> Outcome {
         let update = self.update(id)?;
         let ready = self.state.ready_count(&update.slice, update.new.revision);
-        if update.state != UpdateState::Deploying || ready < update.instances {
+        if update.state != UpdateState::Deploying || ready < update.first_instances() {
             return stale(&update);
         }
         if update.old.is_none() {

@@ -37,6 +37,9 @@ impl Tx<'_> {
         if_modified: Option<u64>,
     ) -> Outcome {
         let kept = self.retained_by(id, if_modified)?;
+        if let Some(left) = self.state.updates.get(id).filter(|update| update.is_one_way()) {
+            return Err(Refusal::OneWay { update: id.clone(), step: left.step() });
+        }
         let slice = kept.slice.clone();
         self.check_no_update(&slice)?;
         let mut record = self.slice(&slice)?;

@@ -5,8 +5,8 @@ use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::UpdateId;
 use crate::records::{
-    CleanupPolicy, DeadlineAction, OptionChanges, Reason, Side, UpdateOptions, UpdateRecord,
-    UpdateState,
+    CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Side, Strategy, UpdateOptions,
+    UpdateRecord, UpdateState,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -16,7 +16,7 @@ use crate::words::{are, counted};
 /// a window.
 const REQUESTS_MIN_MAX: u64 = 1_000_000_000;
 /// Longest time any wait of an update may be set to: 30 days.
-const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
+pub(super) const SPAN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 pub(super) fn check_options(options: &UpdateOptions) -> Result<(), Refusal> {
     let bad = |what: &str, given: String, expected: &str| {
@@ -84,10 +84,14 @@ impl Tx<'_> {
         version: &Version,
         instances: Option<u32>,
         options: &UpdateOptions,
+        strategy: &Strategy,
+        supersede: bool,
     ) -> Outcome {
         check_options(options)?;
+        super::strategy::check_strategy(strategy)?;
         // What makes no sense in any state is said before what this state lacks.
         instances.map_or(Ok(()), |instances| self.check_instances(instances))?;
+        let superseded = if supersede { self.supersede(slice)? } else { None };
         let mut record = self.slice_or_new(slice);
         self.check_no_update(slice)?;
         let known = self.known_artifact(slice, version)?;
@@ -112,8 +116,9 @@ impl Tx<'_> {
         self.put_slice(record);
         let from =
             old.as_ref().map_or_else(|| "nothing".to_owned(), |side| side.version.to_string());
-        let update = UpdateRecord {
+        let mut update = UpdateRecord {
             old,
+            strategy: strategy.clone(),
             ..self.new_update(
                 id.clone(),
                 slice.clone(),
@@ -123,12 +128,15 @@ impl Tx<'_> {
                 options.clone(),
             )
         };
+        update.progress = update.way().map(|_| Progress::default());
+        let by = if strategy.is_manual() { String::new() } else { format!(", {strategy}") };
+        let instances = counted(wanted, "instance");
         self.put_update(
             update,
-            format!("started: {slice} from {from} to {version}, {}", counted(wanted, "instance")),
+            format!("started: {slice} from {from} to {version}, {instances}{by}"),
         );
         let rules = self.rules_of_others(slice, &known.manifest.ingress);
-        let notes: Vec<String> = retired.into_iter().chain(rules).collect();
+        let notes: Vec<String> = superseded.into_iter().chain(retired).chain(rules).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; "));
         Ok(Answer { update: Some(id), note, ..Answer::default() })
     }
@@ -171,6 +179,8 @@ impl Tx<'_> {
             state_index: self.index(),
             history: Vec::new(),
             history_left_out: 0,
+            strategy: Strategy::Manual {},
+            progress: None,
         }
     }
 
@@ -199,9 +209,9 @@ impl Tx<'_> {
         }
         check_options(&update.options)?;
         if update.state == UpdateState::Deploying && update.pause.is_none() {
-            update.deadline =
-                transition::deadline(update.state, &update.options, update.state_since_ms);
+            update.deadline = transition::deadline_of(&update, update.state_since_ms);
         }
+        self.count_anew(&update);
         let event = format!("set {}", said.join(", "));
         let paused = update.pause.is_some();
         let resume = format!("; it is still paused: 'aether update resume {id}' to go on");
@@ -227,7 +237,7 @@ impl Tx<'_> {
         }
     }
 
-    fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
+    pub(super) fn wrong_state(update: &UpdateRecord, action: &str, allowed: &str) -> Refusal {
         Refusal::WrongState {
             update: update.id.clone(),
             state: update.state,
@@ -238,7 +248,7 @@ impl Tx<'_> {
 
     /// A pause lets only a smaller share of the new side through, and nothing
     /// that takes the way back away.
-    fn check_not_paused(update: &UpdateRecord, goes_on: bool) -> Result<(), Refusal> {
+    pub(super) fn check_not_paused(update: &UpdateRecord, goes_on: bool) -> Result<(), Refusal> {
         match &update.pause {
             Some(pause) if goes_on => Err(Refusal::Paused {
                 update: update.id.clone(),
@@ -298,6 +308,9 @@ impl Tx<'_> {
             return Err(Self::wrong_state(&update, "a routing change", "DEPLOYED and ROUTING"));
         }
         Self::check_unmodified(&update, if_modified)?;
+        if update.progress.is_some() {
+            return self.set_weights_by_hand(update, weights, force);
+        }
         let answer = |note: Option<String>| {
             Ok(Answer { update: Some(id.clone()), note, ..Answer::default() })
         };
@@ -346,6 +359,7 @@ impl Tx<'_> {
         update.weights = weights;
         update.health_from_ms = self.now_ms();
         self.route_update(update);
+        self.begin_epoch(update);
     }
 
     /// Writes the route that an update's sides and weights ask for.
@@ -379,7 +393,11 @@ impl Tx<'_> {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
             self.check_capacity(&update, weights)?;
         }
-        self.commit_weights(update, weights, &format!("approved {pending}: "));
+        let why = format!("approved {pending}: ");
+        match update.progress.as_ref().and_then(|progress| progress.pending) {
+            Some(step) => self.commit_step(update, step, weights, &why),
+            None => self.commit_weights(update, weights, &why),
+        }
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }
 
@@ -433,11 +451,13 @@ impl Tx<'_> {
             let allowed = "PENDING, DEPLOYING, DEPLOYED, ROUTING and COMPLETING";
             return Err(Self::wrong_state(&update, "a rollback", allowed));
         }
+        if update.is_one_way() {
+            return Err(Refusal::OneWay { update: id.clone(), step: update.step() });
+        }
         update.forced = force;
-        update.outcome =
-            Some(reason.cloned().unwrap_or_else(|| {
-                Reason::new("operator", format!("{} asked for it", self.actor))
-            }));
+        update.outcome = Some(reason.cloned().unwrap_or_else(|| {
+            Reason::new(Reason::OPERATOR, format!("{} asked for it", self.actor))
+        }));
         self.take_back(&mut update, now);
         let text = update.outcome.as_ref().map_or("", |reason| reason.message.as_str());
         let event = format!("rolling back, routing {}: {text}", update.weights);
@@ -471,7 +491,7 @@ impl Tx<'_> {
 
     /// Routes to the old side all that its ready capacity carries, and asks
     /// for the rest of that capacity.
-    fn take_back(&mut self, update: &mut UpdateRecord, now: bool) {
+    pub(super) fn take_back(&mut self, update: &mut UpdateRecord, now: bool) {
         let Some(old) = update.old.clone() else {
             // First deployment: there is nothing to go back to.
             update.weights = Weights::ALL_OLD;
@@ -501,7 +521,12 @@ impl Tx<'_> {
         }
         update.pause = None;
         update.health_from_ms = self.now_ms();
-        update.deadline = transition::deadline(update.state, &update.options, self.now_ms());
+        if let Some(progress) = &mut update.progress {
+            // What was shown up to now is what it paused over.
+            progress.since_ms = self.now_ms();
+            self.begin_epoch(&update);
+        }
+        update.deadline = transition::deadline_of(&update, self.now_ms());
         self.put_update(update, "resumed".to_owned());
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
     }

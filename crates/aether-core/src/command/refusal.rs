@@ -102,6 +102,26 @@ pub enum Refusal {
     Paused { update: UpdateId, code_of_pause: String, message: String },
     #[error("update {update} is not paused; nothing to resume")]
     NotPaused { update: UpdateId },
+    #[error(
+        "update {update} is paused already ({code_of_pause}: {message}); 'aether update resume {update}' ends that"
+    )]
+    PausedAlready { update: UpdateId, code_of_pause: String, message: String },
+    #[error(
+        "update {update} goes by its steps ({strategy}): 'aether update promote {update}' enters the next one; with --force the ratio is set by hand, and the update pauses"
+    )]
+    GoesBySteps { update: UpdateId, strategy: String },
+    #[error(
+        "update {update} has no steps (MANUAL): set the ratio with 'aether update routing {update} -r <new:old>'"
+    )]
+    HasNoSteps { update: UpdateId },
+    #[error(
+        "update {update} was marked one-way from step {step} on, and is there: the old version may not understand any more what the new one wrote; go forward, or start an update to a version that does"
+    )]
+    OneWay { update: UpdateId, step: u32 },
+    #[error(
+        "update {update} of {slice} cannot be superseded in state {state}: {problem}; roll it back first ('aether update rollback {update}'), then start"
+    )]
+    NotSuperseded { update: UpdateId, slice: SliceName, state: UpdateState, problem: String },
     #[error("update {update} has no routing change that waits for approval")]
     NothingToApprove { update: UpdateId },
     #[error(

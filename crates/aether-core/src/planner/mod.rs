@@ -12,6 +12,7 @@ mod placement;
 mod progress;
 mod removal;
 mod replicas;
+mod strategy;
 mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,13 +2,12 @@
 
 use super::removal::Outstanding;
 use super::{
-    CRASH_LOOP_RESTARTS, NO_CAPACITY, PAUSED, Placer, Plan, SESSION_UNREACHABLE, SessionView, View,
-    Wait,
+    CRASH_LOOP_RESTARTS, NO_CAPACITY, Placer, Plan, SESSION_UNREACHABLE, SessionView, View, Wait,
+    strategy,
 };
 use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
-use crate::health::Verdict;
 use crate::ids::RevisionNo;
 use crate::records::{
     CleanupPolicy, DeadlineAction, Desired, InstanceRecord, Observed, Reason, Side, UpdateRecord,
@@ -24,6 +23,13 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
     };
     if view.now_ms < deadline.at_ms {
         plan.wake_at(deadline.at_ms);
+        return;
+    }
+    if let Some(reason) = strategy::why_undecided(view, update) {
+        // What it waited for may be there, if nobody led when it came.
+        if !strategy::can_go_on(view, update) {
+            plan.commands.push(act(update, deadline.action, reason));
+        }
         return;
     }
     let reason = Reason::new(
@@ -44,7 +50,7 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
 }
 
 /// The command that a deadline's or a failed deployment's action asks for.
-fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command {
+pub(super) fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason) -> Command {
     let id = update.id.clone();
     match action {
         DeadlineAction::Alert => Command::Rearm { update: id },
@@ -75,7 +81,7 @@ pub(super) fn advance(
     match update.state {
         UpdateState::Pending => pending(update, placer, plan),
         UpdateState::Deploying => deploying(view, update, plan),
-        UpdateState::Deployed | UpdateState::Routing => serving(view, update, plan),
+        UpdateState::Deployed | UpdateState::Routing => strategy::serving(view, update, plan),
         UpdateState::Completing => completing(view, update, plan),
         UpdateState::RollingBack => rolling_back(view, update, plan),
         UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => {}
@@ -94,13 +100,13 @@ fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 }
 
 fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
-    match placer.place(&update.slice, update.new.revision, update.instances) {
+    match placer.place(&update.slice, update.new.revision, update.first_instances()) {
         Ok(placements) => {
             plan.commands.push(Command::BeginDeploy { update: update.id.clone(), placements });
         }
         Err(_) => {
             let (slice, revision) = (&update.slice, update.new.revision);
-            let instances = counted(update.instances, "instance");
+            let instances = counted(update.first_instances(), "instance");
             let why = placer.why_no_place(slice, revision);
             let makes_place = placer.what_makes_place(slice, revision);
             plan.wait(
@@ -116,7 +122,7 @@ fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
     }
 }
 
-fn new_side<'a>(
+pub(super) fn new_side<'a>(
     view: &'a View<'_>,
     update: &'a UpdateRecord,
 ) -> impl Iterator<Item = &'a InstanceRecord> {
@@ -133,7 +139,7 @@ fn side<'a>(
 }
 
 /// What the first instance of the new side that is not ready says of itself.
-fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
+pub(super) fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
     first_problem(new_side(view, update))
 }
 
@@ -174,8 +180,9 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         return;
     }
     let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_routable()).collect();
-    if ready.len() < update.instances as usize {
-        let mut message = format!("{} of {} instances are ready", ready.len(), update.instances);
+    let wanted = update.first_instances();
+    if ready.len() < wanted as usize {
+        let mut message = format!("{} of {wanted} instances are ready", ready.len());
         if let Some(reason) = not_ready(view, update) {
             message += &format!("; {reason}");
         }
@@ -216,7 +223,7 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 
 /// A version that ends over and over after it was deployed. Calls that find no
 /// instance of it are no evidence, so that no threshold would notice.
-fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
     let loops = |i: &InstanceRecord| {
         let Reason { code, message } = i.reason.as_ref()?;
         // An agent that says `crashed` has counted fewer ends in a row; other
@@ -230,9 +237,11 @@ fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
 }
 
 /// Says which part of the new side is not there, if one is not.
-fn name_missing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+pub(super) fn name_missing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let ready = view.state.ready_count(&update.slice, update.new.revision);
-    let Some(reason) = not_ready(view, update).filter(|_| ready < update.instances) else {
+    let target = view.state.targets.get(&(update.slice.clone(), update.new.revision));
+    let wanted = target.map_or(update.instances, |target| target.instances);
+    let Some(reason) = not_ready(view, update).filter(|_| ready < wanted) else {
         return;
     };
     let (slice, version) = (&update.slice, &update.new.version);
@@ -240,70 +249,11 @@ fn name_missing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         slice,
         Wait {
             code: "new_capacity",
-            message: format!(
-                "{ready} of {} instances of {version} are ready; {reason}",
-                update.instances
-            ),
+            message: format!("{ready} of {wanted} instances of {version} are ready; {reason}"),
             since_ms: update.state_since_ms,
             unblock: format!("look at 'aether logs {slice}:{version}', or roll back"),
         },
     );
-}
-
-/// DEPLOYED and ROUTING wait for people, and pause when a threshold is passed
-/// or the new version does not stay up.
-fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    if let (Some(Verdict::Exceeded { detail }), None) =
-        (view.verdicts.get(&update.id), &update.pause)
-    {
-        let message = format!("version {}: {detail}", update.new.version);
-        let reason = Reason::new("threshold_exceeded", message);
-        plan.commands.push(pause(update, reason));
-        return;
-    }
-    if let (Some(reason), None) = (crash_looping(view, update), &update.pause) {
-        plan.commands.push(pause(update, reason));
-        return;
-    }
-    name_missing(view, update, plan);
-    let (id, weights) = (&update.id, update.weights);
-    let since_ms = update.state_since_ms;
-    if let Some(pause) = &update.pause {
-        let Reason { code, message } = &pause.reason;
-        plan.wait(
-            &update.slice,
-            Wait {
-                code: PAUSED,
-                message: format!(
-                    "the end of its pause ({code}: {message}), the ratio is {weights}"
-                ),
-                since_ms: pause.since_ms,
-                unblock: format!(
-                    "'aether update resume {id}' to go on all the same, or 'aether update rollback \
-                     {id}' to go back"
-                ),
-            },
-        );
-    }
-    // What the pause would have refused is no way on.
-    let passes = |to: Weights| update.pending_forced || !weights.is_raised_by(to);
-    let (code, message, unblock) = match update.pending_weights {
-        Some(pending) if update.pause.is_none() || passes(pending) => (
-            "approval",
-            format!("approval of the ratio {pending}; until then it is {weights}"),
-            format!("'aether update approve {id}'"),
-        ),
-        _ if update.pause.is_some() => return,
-        _ => (
-            "operator",
-            format!("a person's next step, the ratio is {weights}"),
-            match weights == Weights::ALL_NEW {
-                true => format!("'aether update complete {id}'"),
-                false => format!("'aether update routing {id} -r <new:old>'"),
-            },
-        ),
-    };
-    plan.wait(&update.slice, Wait { code, message, since_ms, unblock });
 }
 
 /// Whether every session has applied the route as it is now.

@@ -245,7 +245,7 @@ pub fn kind(command: &Command) -> String {
 #[test]
 fn every_command_is_carried_out_at_times_and_refused_at_times() {
     let outcomes = RefCell::new(BTreeSet::new());
-    check(CASES * 3, drafts(120), |drafts| {
+    check(CASES * 5, drafts(120), |drafts| {
         drop(walk(&drafts, |request, outcome| {
             outcomes.borrow_mut().insert((kind(&request.command), outcome.is_ok()));
         }));
@@ -255,5 +255,5 @@ fn every_command_is_carried_out_at_times_and_refused_at_times() {
     let never: Vec<_> =
         names.filter(|name| !outcomes.contains(&((**name).to_owned(), true))).collect();
     // These need a state that rarely lasts until a stranger asks.
-    assert!(never.len() <= 4, "commands that the dice never bring about: {never:?}");
+    assert!(never.len() <= 5, "commands that the dice never bring about: {never:?}");
 }

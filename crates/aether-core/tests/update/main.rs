@@ -2,6 +2,8 @@
 
 mod artifacts;
 mod audit;
+mod blue_green;
+mod canary;
 mod config;
 mod faults;
 mod fuzz;
@@ -15,6 +17,7 @@ mod random;
 mod restore;
 mod scenarios;
 mod sessions;
+mod supersede;
 mod undo;
 mod voters;
 mod world;

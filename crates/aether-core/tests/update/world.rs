@@ -16,8 +16,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Desired, InstanceRecord, Observed, Reason, SessionKind, UpdateOptions, UpdateRecord,
-    UpdateState,
+    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, SessionKind, Step,
+    Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -361,6 +361,31 @@ impl World {
         self.state = rebuilt;
     }
 
+    /// Calls of an update that session s1 has counted, since it began: how many
+    /// reached the new version, how many of them failed, and how many took too long.
+    pub fn count(&mut self, id: &UpdateId, requests: u64, errors: u64, slow: u64) {
+        let session: SessionId = "s1".parse().unwrap();
+        let new = Counts { requests, errors, slow };
+        let life = self.state.sessions[&session].opened;
+        let sums = Sums { life, new, old: Counts::default() };
+        self.ok(Command::RecordEvidence {
+            update: id.clone(),
+            p99_ms: self.update(id).options.thresholds.p99_ms,
+            sums: [(session, sums)].into(),
+        });
+    }
+
+    /// Time passes, and what follows from it happens.
+    pub fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.rounds(5);
+    }
+
+    /// Codes of what is waited for.
+    pub fn waits(&self) -> Vec<&'static str> {
+        self.plan().waits.values().flatten().map(|wait| wait.code).collect()
+    }
+
     pub fn start(&mut self, version: &str, options: UpdateOptions) -> UpdateId {
         self.ok(start(version, None, options)).update.unwrap()
     }
@@ -408,6 +433,32 @@ pub fn start(version: &str, instances: Option<u32>, options: UpdateOptions) -> C
         instances,
         options,
     }
+}
+
+/// An update that goes by a strategy.
+pub fn start_with(version: &str, options: UpdateOptions, strategy: Strategy) -> Command {
+    Command::StartWith {
+        slice: SLICE.parse().unwrap(),
+        version: version.parse().unwrap(),
+        instances: None,
+        options,
+        strategy,
+        supersede: false,
+    }
+}
+
+/// A canary of these steps, each held for a minute unless it says otherwise.
+pub fn canary(steps: &str) -> Canary {
+    Canary {
+        steps: Step::list(steps, 60_000).unwrap(),
+        analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
+        scale_with_weight: false,
+        one_way_from: None,
+    }
+}
+
+pub fn promote(id: &UpdateId, full: bool, force: bool) -> Command {
+    Command::Promote { update: id.clone(), full, force, if_modified: None }
 }
 
 pub fn routing(id: &UpdateId, ratio: &str) -> Command {

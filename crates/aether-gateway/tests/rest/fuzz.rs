@@ -20,6 +20,8 @@ const PATHS: &[&str] = &[
     "/rolling-update/{}/rollback",
     "/rolling-update/{}/approve",
     "/rolling-update/{}/resume",
+    "/rolling-update/{}/pause",
+    "/rolling-update/{}/promote",
     "/rolling-update/{}/health",
     "/rolling-updates",
     "/api/rolling-update/{}/routing",

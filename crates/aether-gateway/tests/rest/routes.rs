@@ -98,6 +98,10 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ),
             ("resume", "{}", "UpdateRef { update_id: \"u1f\""),
             ("cleanup", "", "UpdateRef { update_id: \"u1f\""),
+            ("pause", "", "PauseRequest { update_id: \"u1f\", why: \"\""),
+            ("pause", r#"{"why":"lunch"}"#, "why: \"lunch\""),
+            ("promote", "", "PromoteRequest { update_id: \"u1f\", full: false, force: false"),
+            ("promote", r#"{"full":true,"force":true}"#, "full: true, force: true"),
         ] {
             let answer = gateway.post(&format!("{prefix}/rolling-update/u1f/{path}"), body).await;
             assert_eq!(answer.status, 200, "{path}: {}", answer.text);
@@ -130,7 +134,9 @@ async fn if_match_at_routing_becomes_the_precondition() {
     let answer = gateway.post_with(path, body, &[("if-match", "\"42\"")]).await;
     assert_eq!(answer.status, 200);
     assert!(gateway.fake.asked().unwrap().contains("if_modified: Some(42)"));
-    for verb in ["complete", "rollback", "approve", "resume", "cleanup", "undo"] {
+    let verbs =
+        ["complete", "rollback", "approve", "resume", "cleanup", "undo", "pause", "promote"];
+    for verb in verbs {
         let (path, done) =
             (format!("/rolling-update/u1f/{verb}"), if verb == "undo" { 201 } else { 200 });
         for (tag, expected) in

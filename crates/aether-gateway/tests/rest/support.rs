@@ -208,6 +208,18 @@ impl Updates for Fake {
     ) -> Result<Response<v1::Update>, Status> {
         self.answer(request, update()).await
     }
+    async fn pause(
+        &self,
+        request: tonic::Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
+    async fn promote(
+        &self,
+        request: tonic::Request<v1::PromoteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        self.answer(request, update()).await
+    }
     async fn health(
         &self,
         request: tonic::Request<v1::UpdateRef>,

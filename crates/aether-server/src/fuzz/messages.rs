@@ -36,6 +36,20 @@ fn start() -> v1::StartUpdateRequest {
         min_requests: Some(100),
         request_id: "r1".to_owned(),
         actor: "me".to_owned(),
+        strategy: Some(v1::Strategy {
+            name: "CANARY".to_owned(),
+            steps: "1:9 5m, 10% pause, 1:0".to_owned(),
+            step_percent: None,
+            hold_ms: Some(1_000),
+            on_failure: "ROLLBACK".to_owned(),
+            patience_ms: Some(1_000),
+            warm_up_ms: Some(0),
+            scale_with_weight: true,
+            one_way_from: Some(3),
+            verify_ms: None,
+            auto_promote: false,
+        }),
+        supersede: true,
     }
 }
 
@@ -73,6 +87,14 @@ fn updates() -> Vec<Call> {
             v1::RollbackRequest { update_id: update_id(), now: true, ..Default::default() },
         ),
         one("/aether.v1.Updates/Resume", reference()),
+        one(
+            "/aether.v1.Updates/Pause",
+            v1::PauseRequest { update_id: update_id(), why: "x".to_owned(), ..Default::default() },
+        ),
+        one(
+            "/aether.v1.Updates/Promote",
+            v1::PromoteRequest { update_id: update_id(), full: true, ..Default::default() },
+        ),
         one("/aether.v1.Updates/Health", reference()),
         one("/aether.v1.Updates/Explain", reference()),
         one("/aether.v1.Updates/Watch", reference()),

@@ -25,7 +25,11 @@ pub fn plan(
     request: &Request,
     now_ms: u64,
 ) -> Option<Result<v1::UpdatePlan, Status>> {
-    let Command::StartUpdate { slice, version, .. } = &request.command else { return None };
+    let (Command::StartUpdate { slice, version, .. } | Command::StartWith { slice, version, .. }) =
+        &request.command
+    else {
+        return None;
+    };
     let preview = preview::preview(state, request, now_ms)?;
     if let Some(refusal) = preview.refusal.as_ref().filter(|r| r.kind() == RefusalKind::Invalid) {
         return Some(Err(status::refused(refusal)));

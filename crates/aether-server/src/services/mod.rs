@@ -18,6 +18,7 @@ pub mod routing;
 pub mod slices;
 mod snapshots;
 mod standing;
+mod strategy;
 mod streams;
 pub mod updates;
 pub mod voters;

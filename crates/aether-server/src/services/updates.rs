@@ -8,7 +8,7 @@ use std::time::Duration;
 use aether_core::command::{Answer, Command};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::UpdateRecord;
+use aether_core::records::{CleanupPolicy, Strategy, UpdateRecord};
 use aether_core::weights::Weights;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::reading::{self, Handover};
 use super::resolve::{Current, resolve};
-use super::{Streamed, foresight, options};
+use super::{Streamed, foresight, options, strategy};
 use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::page::Page;
@@ -42,11 +42,21 @@ fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
     let mut fields = Fields::default();
     let slice = fields.take("artifact_base", request.artifact_base.parse());
     let version = fields.take("version", request.version.parse());
-    let options = options::of_start(request, &mut fields);
+    let mut options = options::of_start(request, &mut fields);
+    let strategy = strategy::of_start(request, &mut fields);
+    // One switch back is what it is chosen for.
+    if matches!(strategy, Strategy::BlueGreen(_)) && request.cleanup_policy.is_empty() {
+        options.cleanup = CleanupPolicy::GracePeriod;
+    }
     let (Some(slice), Some(version), true) = (slice, version, fields.are_valid()) else {
         return Err(fields.refusal());
     };
-    Ok(Command::StartUpdate { slice, version, instances: request.instances, options })
+    let (instances, supersede) = (request.instances, request.supersede);
+    // What every release can carry out is asked for in its words.
+    if strategy.is_manual() && !supersede {
+        return Ok(Command::StartUpdate { slice, version, instances, options });
+    }
+    Ok(Command::StartWith { slice, version, instances, options, strategy, supersede })
 }
 
 /// The place of an update in a list.
@@ -311,6 +321,28 @@ impl Updates for UpdatesService {
         let (deadline, request) = Deadline::split(request);
         let update = self.target(deadline, &request.update_id, &request.request_id).await?;
         let command = Command::Resume { update, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
+        let why = (!request.why.is_empty()).then_some(request.why);
+        let command = Command::Suspend { update, why, if_modified: request.if_modified };
+        self.write(deadline, &request.actor, &request.request_id, command).await
+    }
+
+    async fn promote(
+        &self,
+        request: Request<v1::PromoteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let update = self.target(deadline, &request.update_id, &request.request_id).await?;
+        let (full, force, if_modified) = (request.full, request.force, request.if_modified);
+        let command = Command::Promote { update, full, force, if_modified };
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 

@@ -98,6 +98,20 @@ impl Updates for Remote {
         UpdatesClient::new(self.channel().await?).resume(request).await
     }
 
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?).pause(request).await
+    }
+
+    async fn promote(
+        &self,
+        request: Request<v1::PromoteRequest>,
+    ) -> Result<Response<v1::Update>, Status> {
+        UpdatesClient::new(self.channel().await?).promote(request).await
+    }
+
     async fn health(
         &self,
         request: Request<v1::UpdateRef>,

@@ -33,9 +33,44 @@ async fn start() {
 }
 
 #[tokio::test]
+async fn start_by_steps() {
+    let mut scene = Scene::new().await;
+    scene.node.will_answer("Updates/Start", &by_steps(update("DEPLOYED")));
+    scene.run("update start org.example:my-slice 2.0.0 --auto --on-step-failure rollback").await;
+    scene.run("update start org.example:my-slice 2.0.0 --step-percent 20 --hold 30s").await;
+    scene
+        .run(
+            "update start org.example:my-slice 2.0.0 --strategy blue-green --verify 1m \
+             --auto-promote --supersede --patience 10m --warm-up 0s --one-way-from 1 -o json",
+        )
+        .await;
+    scene.run("update start org.example:my-slice 2.0.0 --steps 1:x").await;
+    scene.run("update start org.example:my-slice 2.0.0 --strategy rolling").await;
+    scene.ends("update_start_by_steps");
+}
+
+/// An update between its first steps.
+fn by_steps(update: v1::Update) -> v1::Update {
+    let counts = |requests| v1::StepCounts { requests, errors: 0, slow: 1 };
+    let progress = v1::Progress {
+        strategy: "CANARY".into(),
+        steps: vec!["1:9 5m".into(), "1:0 5m".into()],
+        step: 1,
+        held_ms: 2_000,
+        on_failure: "PAUSE".into(),
+        patience_ms: 3_600_000,
+        warm_up_ms: 10_000,
+        new_counts: Some(counts(10)),
+        old_counts: Some(counts(90)),
+        ..Default::default()
+    };
+    v1::Update { progress: Some(progress), ..update }
+}
+
+#[tokio::test]
 async fn changes() {
     let mut scene = Scene::new().await;
-    for method in ["SetRouting", "Approve", "Resume", "Rollback", "Complete"] {
+    for method in ["SetRouting", "Approve", "Pause", "Resume", "Promote", "Rollback", "Complete"] {
         scene.node.will_answer(&format!("Updates/{method}"), &update("ROUTING"));
     }
     scene
@@ -44,7 +79,11 @@ async fn changes() {
             "update routing u1f --ratio 2:6 --force",
             "update approve u1f",
             "update approve u1f -r 2:6",
+            "update pause u1f",
+            "update pause u1f --why lunch",
             "update resume u1f",
+            "update promote u1f",
+            "update promote u1f --full --force --yes",
             "update rollback u1f",
             "update rollback u1f --now --force --yes",
             "update complete u1f",

@@ -11,8 +11,9 @@ use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, 
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::records::{
-    CONFIG_VALUE_BYTES_MAX, CleanupPolicy, DeadlineAction, NodeLifecycle, NodeSchedule, Observed,
-    OptionChanges, Reason, SessionKind, Thresholds, UpdateOptions,
+    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
+    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, SessionKind, Step, Strategy,
+    Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -182,6 +183,45 @@ impl<'a> Dice<'a> {
         options
     }
 
+    fn strategy(&mut self) -> Strategy {
+        let hold_ms = self.count();
+        let analysis = Analysis {
+            on_failure: self.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
+            patience_ms: self.count(),
+            warm_up_ms: if self.one_in(4) { self.count() } else { 0 },
+        };
+        let one_way = self.one_in(4).then(|| self.count32());
+        if self.one_in(3) {
+            return Strategy::BlueGreen(BlueGreen {
+                verify_ms: self.count(),
+                auto_promote: self.flag(),
+                hold_ms,
+                analysis,
+                one_way: one_way.is_some(),
+            });
+        }
+        let lists = ["1:9, 1:1, 1:0", "1:0", "1:3 pause, 1:0", "1:1, 1:9", "25%, 50%, 100% pause"];
+        Strategy::Canary(Canary {
+            steps: Step::list(self.pick(&lists), hold_ms).unwrap(),
+            analysis,
+            scale_with_weight: self.flag(),
+            one_way_from: one_way,
+        })
+    }
+
+    fn counts(&mut self) -> Counts {
+        let (requests, errors) = (self.count().saturating_mul(100), self.count());
+        Counts { requests, errors, slow: self.count() }
+    }
+
+    /// When an update was last changed: mostly rightly.
+    fn modified(&mut self, update: &UpdateId) -> u64 {
+        match self.state.updates.get(update).map(|update| update.modified) {
+            Some(modified) if !self.one_in(4) => modified,
+            _ => self.count(),
+        }
+    }
+
     fn observation(&mut self) -> Observation {
         let observed = self.pick(&[
             Observed::Assigned,
@@ -324,6 +364,56 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
             ..OptionChanges::default()
         },
         if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("StartWith", 4, |dice| Command::StartWith {
+        slice: dice.slice(),
+        version: dice.version(),
+        instances: dice.one_in(4).then(|| dice.count32()),
+        options: dice.options(),
+        strategy: dice.strategy(),
+        supersede: dice.one_in(3),
+    }),
+    ("Promote", 3, |dice| Command::Promote {
+        update: dice.update(),
+        full: dice.one_in(3),
+        force: dice.flag(),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("Suspend", 2, |dice| Command::Suspend {
+        update: dice.update(),
+        why: dice.flag().then(|| "x".repeat(dice.count() as usize % 600)),
+        if_modified: dice.one_in(8).then(|| dice.count()),
+    }),
+    ("EnterStep", 1, |dice| {
+        let update = dice.update();
+        let next = dice.state.updates.get(&update).map_or(0, |update| update.step() + 1);
+        let step = if dice.one_in(4) { dice.count32() } else { next };
+        Command::EnterStep { if_modified: dice.modified(&update), step, update }
+    }),
+    ("ScaleNew", 2, |dice| {
+        let update = dice.update();
+        let if_modified = dice.modified(&update);
+        let most = dice.state.updates.get(&update).map_or(0, |update| update.instances);
+        let instances = if dice.one_in(3) { dice.count32() } else { most };
+        Command::ScaleNew { update, instances, if_modified }
+    }),
+    ("MarkSwitched", 1, |dice| {
+        let update = dice.update();
+        let if_modified = dice.modified(&update);
+        Command::MarkSwitched { update, mixed_ms: dice.count(), if_modified }
+    }),
+    ("RecordEvidence", 3, |dice| {
+        let update = dice.update();
+        let known = dice.state.evidence.get(&update).map_or(500, |record| record.p99_ms);
+        let sums = (0..dice.below(3)).map(|_| {
+            let session = dice.session();
+            let known = dice.state.sessions.get(&session).map_or(0, |known| known.opened);
+            let life = if dice.one_in(4) { dice.count() } else { known };
+            (session, Sums { life, new: dice.counts(), old: dice.counts() })
+        });
+        let sums = sums.collect();
+        let p99_ms = if dice.one_in(8) { dice.count32() } else { known };
+        Command::RecordEvidence { update, p99_ms, sums }
     }),
     ("SetNodeSchedule", 2, |dice| Command::SetNodeSchedule {
         node: dice.node(),

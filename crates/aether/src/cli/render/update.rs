@@ -21,9 +21,11 @@ pub fn whole(update: &v1::Update) -> String {
         ("slice", update.artifact_base.clone()),
         ("versions", versions(update)),
         ("state", update.state.clone()),
+        ("strategy", update.progress.as_ref().map(strategy).unwrap_or_default()),
         ("requested", requested(update)),
         ("pending", pending.unwrap_or_default()),
         ("actual", actual(update)),
+        ("counted", update.progress.as_ref().map(counted_in_step).unwrap_or_default()),
         ("instances", instances(update)),
         ("paused", paused(update)),
         ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
@@ -81,6 +83,34 @@ pub fn list(updates: &[v1::Update]) -> String {
     let header =
         ["UPDATE", "SLICE", "VERSIONS", "STATE", "ROUTING", "ACTUAL", "READY", "PAUSED", "PENDING"];
     table(&header, updates.iter().map(row).collect())
+}
+
+/// Its steps, and which of them holds.
+fn strategy(progress: &v1::Progress) -> String {
+    let mut text = format!("{}, {}", progress.strategy, progress.steps.join(", "));
+    let last = progress.steps.len();
+    text += &match progress.step {
+        0 => "\nbefore the first step".to_owned(),
+        step => format!("\nstep {step} of {last} for {}", span(progress.held_ms)),
+    };
+    if let Some(from) = progress.one_way_from {
+        text += &format!("; no way back from step {from} on");
+    }
+    if let Some(mixed_ms) = progress.mixed_ms {
+        text += &format!("\nboth versions served for {} at the switch", span(mixed_ms));
+    }
+    text
+}
+
+/// What the calls of the step that holds showed.
+fn counted_in_step(progress: &v1::Progress) -> String {
+    let (Some(new), Some(old)) = (&progress.new_counts, &progress.old_counts) else {
+        return String::new();
+    };
+    let one = |counts: &v1::StepCounts| {
+        format!("{} ({} failed, {} slow)", counts.requests, counts.errors, counts.slow)
+    };
+    format!("in this step new {}, old {}", one(new), one(old))
 }
 
 fn versions(update: &v1::Update) -> String {
@@ -331,6 +361,38 @@ INDEX  STATE    ROUTING  BY     EVENT
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_update_by_steps_says_where_it_is_and_what_was_counted() {
+        let counts = |requests| v1::StepCounts { requests, errors: 1, slow: 2 };
+        let progress = v1::Progress {
+            strategy: "CANARY".into(),
+            steps: vec!["1:9 5m".into(), "1:0 pause".into()],
+            step: 1,
+            held_ms: 61_000,
+            one_way_from: Some(2),
+            new_counts: Some(counts(120)),
+            old_counts: Some(counts(1_080)),
+            ..Default::default()
+        };
+        let text = whole(&v1::Update { progress: Some(progress), ..routing_update() });
+        for part in [
+            "strategy    CANARY, 1:9 5m, 1:0 pause\n            step 1 of 2 for 1m 1s; no way back \
+             from step 2 on\n",
+            "counted     in this step new 120 (1 failed, 2 slow), old 1080 (1 failed, 2 slow)\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let progress = v1::Progress {
+            strategy: "BLUE_GREEN".into(),
+            steps: vec!["1:0 5m".into()],
+            mixed_ms: Some(12),
+            ..Default::default()
+        };
+        let text = strategy(&progress);
+        assert!(text.contains("before the first step"), "{text}");
+        assert!(text.ends_with("both versions served for 12ms at the switch"), "{text}");
     }
 
     #[test]

@@ -9,13 +9,16 @@ mod health;
 mod history;
 mod list;
 mod options;
+mod pause;
 mod plan;
+mod promote;
 mod resume;
 mod rollback;
 mod routing;
 mod set;
 mod start;
 mod status;
+mod strategy;
 mod undo;
 mod watch;
 
@@ -45,7 +48,9 @@ pub enum Command {
     Health(health::Health),
     Complete(complete::Complete),
     Rollback(rollback::Rollback),
+    Pause(pause::Pause),
     Resume(resume::Resume),
+    Promote(promote::Promote),
     Approve(approve::Approve),
     Watch(watch::Watch),
     Explain(explain::Explain),
@@ -68,7 +73,9 @@ impl Command {
             Self::Health(verb) => asking(verb.run(global)),
             Self::Complete(verb) => asking(verb.run(global)),
             Self::Rollback(verb) => asking(verb.run(global)),
+            Self::Pause(verb) => asking(verb.run(global)),
             Self::Resume(verb) => asking(verb.run(global)),
+            Self::Promote(verb) => asking(verb.run(global)),
             Self::Approve(verb) => asking(verb.run(global)),
             Self::Watch(verb) => asking(verb.run(global)),
             Self::Explain(verb) => asking(verb.run(global)),

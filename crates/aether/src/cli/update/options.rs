@@ -5,6 +5,7 @@ use aether_core::duration::Millis;
 use aether_proto::v1;
 use clap::{Args, ValueEnum};
 
+use super::strategy::How;
 use crate::cli::options::{error_rate, instances};
 
 /// What to start: for `start`, and for `plan`, which shows what it would do.
@@ -51,6 +52,8 @@ pub struct What {
     /// How long every new instance must have been ready [default: 1s]
     #[arg(long, value_name = "DURATION")]
     healthy_time: Option<Millis>,
+    #[command(flatten)]
+    how: How,
 }
 
 /// Thresholds by name.
@@ -121,6 +124,8 @@ impl What {
             healthy_ms: self.healthy_time.map(|span| span.0),
             preset: PresetName::wire(self.preset),
             min_requests: self.min_requests,
+            strategy: self.how.message(),
+            supersede: self.how.supersede(),
             request_id,
             actor,
         }

@@ -19,6 +19,9 @@ Examples:
   aether update start org.example:my-slice 2.0.0 -n 3 --cleanup GRACE_PERIOD --wait
   aether update start org.example:payment-service 2.0.0 --max-error-rate 0.001 \\
       --max-latency-ms 200 --manual-approval
+  aether update start org.example:my-slice 2.0.0 --auto --on-step-failure rollback
+  aether update start org.example:my-slice 2.0.0 --steps '1:19 5m, 1:9 pause, 1:1, 1:0'
+  aether update start org.example:my-slice 2.0.0 --strategy blue-green --verify 1m
 
 See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Start {

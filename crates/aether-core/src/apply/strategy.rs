@@ -1,0 +1,404 @@
+//! What moves an update on along the way of its strategy: its steps, a person's
+//! word, and what its calls showed.
+
+use std::collections::BTreeMap;
+
+use super::Tx;
+use super::updates::SPAN_MS_MAX;
+use crate::command::{Answer, Outcome, Refusal};
+use crate::coordinates::SliceName;
+use crate::ids::{SessionId, UpdateId};
+use crate::records::{
+    Analysis, DeadlineAction, Epoch, EvidenceRecord, Hold, Pause, Reason, STEPS_MAX, Step,
+    Strategy, Sums, UpdateRecord, UpdateState,
+};
+use crate::transition;
+use crate::weights::Weights;
+use crate::words::counted;
+
+/// Longest reason of a person for a pause, in bytes.
+const WHY_BYTES_MAX: usize = 500;
+
+/// Whether a strategy makes sense.
+///
+/// # Errors
+/// [`Refusal::BadOption`] names what does not.
+pub(super) fn check_strategy(strategy: &Strategy) -> Result<(), Refusal> {
+    match strategy {
+        Strategy::Manual {} => Ok(()),
+        Strategy::Canary(canary) => {
+            check_analysis(&canary.analysis)?;
+            check_steps(&canary.steps)?;
+            let last = canary.steps.len();
+            let from = canary.one_way_from.map_or(1, |from| from as usize);
+            if from < 1 || from > last {
+                return bad("the one-way step", from.to_string(), &format!("1 to {last}"));
+            }
+            Ok(())
+        }
+        Strategy::BlueGreen(switch) => {
+            check_analysis(&switch.analysis)?;
+            check_span("verification", switch.verify_ms)?;
+            check_span("hold", switch.hold_ms)
+        }
+    }
+}
+
+fn bad(what: &str, given: String, expected: &str) -> Result<(), Refusal> {
+    let (what, expected) = (what.to_owned(), expected.to_owned());
+    Err(Refusal::BadOption { what, given, expected })
+}
+
+fn check_span(what: &str, ms: u64) -> Result<(), Refusal> {
+    if ms <= SPAN_MS_MAX { Ok(()) } else { bad(what, format!("{ms} ms"), "at most 30 days") }
+}
+
+fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
+    if !matches!(analysis.on_failure, DeadlineAction::Pause | DeadlineAction::Rollback) {
+        let given = analysis.on_failure.to_string();
+        return bad("action on a failed step", given, "PAUSE or ROLLBACK");
+    }
+    if analysis.patience_ms == 0 {
+        return bad("patience", "0 ms".to_owned(), "above zero");
+    }
+    check_span("patience", analysis.patience_ms)?;
+    check_span("warm-up", analysis.warm_up_ms)
+}
+
+fn check_steps(steps: &[Step]) -> Result<(), Refusal> {
+    let Some(last) = steps.last().filter(|_| steps.len() <= STEPS_MAX) else {
+        return bad("the number of steps", steps.len().to_string(), &format!("1 to {STEPS_MAX}"));
+    };
+    if last.weights != Weights::ALL_NEW {
+        return bad("the last step", last.weights.to_string(), "1:0, all to the new version");
+    }
+    for step in steps {
+        if let Hold::For { ms } = step.hold {
+            check_span("the hold of a step", ms)?;
+        }
+    }
+    if steps[0].weights == Weights::ALL_OLD {
+        return bad("the first step", "0:1".to_owned(), "a share of the calls");
+    }
+    for pair in steps.windows(2) {
+        let (before, after) = (pair[0].weights, pair[1].weights);
+        if after.is_raised_by(before) {
+            let expected = format!("at least the {before} of the step before");
+            return bad("the share of a step", after.to_string(), &expected);
+        }
+    }
+    Ok(())
+}
+
+impl Tx<'_> {
+    /// Ends the live update of a slice, so that another one can start from what
+    /// serves beside it. Both are one entry: nobody sees a slice between them.
+    /// What became of it, if there was one.
+    pub(super) fn supersede(&mut self, slice: &SliceName) -> Result<Option<String>, Refusal> {
+        let Some(live) = self.state.live_update(slice).cloned() else { return Ok(None) };
+        let mut update = (*live).clone();
+        let refuse = |problem: &str| Refusal::NotSuperseded {
+            update: live.id.clone(),
+            slice: slice.clone(),
+            state: live.state,
+            problem: problem.to_owned(),
+        };
+        if update.is_one_way() {
+            return Err(Refusal::OneWay { update: live.id.clone(), step: update.step() });
+        }
+        if update.state != UpdateState::RollingBack {
+            let by = self.actor.to_owned();
+            update.outcome = Some(Reason::new("superseded", format!("{by} started another one")));
+            self.take_back(&mut update, false);
+            let event = format!("superseded, routing {}", update.weights);
+            self.transition(update, UpdateState::RollingBack, event);
+            update = self.update(&live.id)?;
+        }
+        if update.weights != Weights::ALL_OLD {
+            return Err(refuse("the old version is not whole, and cannot carry every call yet"));
+        }
+        // What is left of the new side goes by the same fence as always; it needs
+        // no update for that.
+        self.drain_revision(slice, update.new.revision);
+        match update.old.clone() {
+            Some(old) => self.route_to(slice, old),
+            None => self.remove_route(slice),
+        }
+        let note = format!("update {} to {} is rolled back", update.id, update.new.version);
+        self.transition(update, UpdateState::RolledBack, "superseded".to_owned());
+        Ok(Some(note))
+    }
+
+    /// A person's ratio on an update that goes by steps: what they do not undo by
+    /// themselves at the next look.
+    pub(super) fn set_weights_by_hand(
+        &mut self,
+        mut update: UpdateRecord,
+        weights: Weights,
+        force: bool,
+    ) -> Outcome {
+        if !force {
+            let (update, strategy) = (update.id, update.strategy.to_string());
+            return Err(Refusal::GoesBySteps { update, strategy });
+        }
+        let id = update.id.clone();
+        let message = format!("{} set the ratio {weights} by hand", self.actor);
+        update.pause =
+            Some(Pause { reason: Reason::new(Reason::OPERATOR, message), since_ms: self.now_ms() });
+        Self::pause_deadline(&mut update, self.now_ms());
+        let note = format!("paused: 'aether update resume {id}' goes on by its steps");
+        self.commit_weights(update, weights, "by hand: ");
+        Ok(Answer { update: Some(id), note: Some(note), ..Answer::default() })
+    }
+
+    pub(super) fn suspend(
+        &mut self,
+        id: &UpdateId,
+        why: Option<&str>,
+        if_modified: Option<u64>,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
+        if let Some(why) = why.filter(|why| why.len() > WHY_BYTES_MAX) {
+            let expected = format!("at most {WHY_BYTES_MAX} bytes long");
+            bad("the reason", format!("{} bytes", why.len()), &expected)?;
+        }
+        use UpdateState::{Deployed, Deploying, Routing};
+        if !matches!(update.state, Deploying | Deployed | Routing) {
+            let allowed = "DEPLOYING, DEPLOYED and ROUTING";
+            return Err(Self::wrong_state(&update, "a pause", allowed));
+        }
+        if let Some(pause) = &update.pause {
+            return Err(Refusal::PausedAlready {
+                update: id.clone(),
+                code_of_pause: pause.reason.code.clone(),
+                message: pause.reason.message.clone(),
+            });
+        }
+        let by = self.actor;
+        let message = why.map_or(format!("{by} asked for it"), |why| format!("{by}: {why}"));
+        let event = format!("paused: {message}");
+        let reason = Reason::new(Reason::OPERATOR, message);
+        update.pause = Some(Pause { reason, since_ms: self.now_ms() });
+        // Nothing is to happen by itself while somebody looks.
+        update.deadline = Some(transition::deadline_of_pause(self.now_ms()));
+        self.put_update(update, event);
+        Ok(Answer { update: Some(id.clone()), ..Answer::default() })
+    }
+
+    pub(super) fn promote(
+        &mut self,
+        id: &UpdateId,
+        full: bool,
+        force: bool,
+        if_modified: Option<u64>,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        Self::check_unmodified(&update, if_modified)?;
+        let Some(way) = update.way() else {
+            return Err(Refusal::HasNoSteps { update: id.clone() });
+        };
+        if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
+            return Err(Self::wrong_state(&update, "'promote'", "DEPLOYED and ROUTING"));
+        }
+        let (last, at) = (way.last(), update.step());
+        let step = if full { last } else { at + 1 };
+        if at >= last {
+            return self.complete(id, force, None);
+        }
+        let weights = way.weights(step).expect("it is a step");
+        if !force {
+            Self::check_not_paused(&update, true)?;
+            self.check_capacity(&update, weights)?;
+        }
+        let answer = Answer { update: Some(id.clone()), ..Answer::default() };
+        if update.options.manual_approval {
+            let note = format!("routing {weights} waits for 'aether update approve {id}'");
+            self.ask_for_step(update, step, weights, force);
+            return Ok(Answer { note: Some(note), ..answer });
+        }
+        update.pause = None;
+        let why = format!("promoted to step {step} of {last}: ");
+        self.commit_step(update, step, weights, &why);
+        Ok(answer)
+    }
+
+    pub(super) fn enter_step(&mut self, id: &UpdateId, step: u32, if_modified: u64) -> Outcome {
+        let update = self.update(id)?;
+        let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
+        let waits = update.pause.is_some() || update.pending_weights.is_some();
+        let way = update.way();
+        let weights = way.as_ref().and_then(|way| way.weights(step));
+        let is_next = update.step() + 1 == step && update.modified == if_modified;
+        let (Some(way), Some(weights), true, true, false) = (way, weights, serves, is_next, waits)
+        else {
+            return Err(stale(&update));
+        };
+        self.check_capacity(&update, weights)?;
+        let why = format!("step {step} of {}: ", way.last());
+        if update.options.manual_approval && weights != update.weights {
+            self.ask_for_step(update, step, weights, false);
+        } else {
+            self.commit_step(update, step, weights, &why);
+        }
+        Ok(Answer::default())
+    }
+
+    /// Writes down that a step waits for approval.
+    fn ask_for_step(&mut self, mut update: UpdateRecord, step: u32, weights: Weights, force: bool) {
+        update.pending_weights = Some(weights);
+        update.pending_forced = force;
+        update.pending_actor = Some(self.actor.to_owned());
+        if let Some(progress) = &mut update.progress {
+            progress.pending = Some(step);
+        }
+        update.deadline = transition::deadline_of(&update, self.now_ms());
+        self.put_update(update, format!("step {step}, routing {weights}, waits for approval"));
+    }
+
+    /// Enters a step. What the history says of it begins with why.
+    pub(super) fn commit_step(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        why: &str,
+    ) {
+        let now_ms = self.now_ms();
+        update.forget_pending();
+        if let Some(progress) = &mut update.progress {
+            progress.step = step;
+            progress.since_ms = now_ms;
+        }
+        let event = format!("{why}routing {} -> {weights}", update.weights);
+        self.reweigh(&mut update, weights);
+        if update.state == UpdateState::Deployed {
+            self.transition(update, UpdateState::Routing, event);
+        } else {
+            update.deadline = transition::deadline_of(&update, now_ms);
+            self.put_update(update, event);
+        }
+    }
+
+    pub(super) fn scale_new(&mut self, id: &UpdateId, instances: u32, if_modified: u64) -> Outcome {
+        let update = self.update(id)?;
+        let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
+        let key = (update.slice.clone(), update.new.revision);
+        let now = self.state.targets.get(&key).map_or(0, |target| target.instances);
+        let grows = (now + 1..=update.instances).contains(&instances);
+        if !serves || !grows || update.modified != if_modified {
+            return Err(stale(&update));
+        }
+        self.put_target(&update.slice, update.new.revision, instances);
+        let version = &update.new.version;
+        let event =
+            format!("{version} grows to {} for the next step", counted(instances, "instance"));
+        self.put_update(update, event);
+        Ok(Answer::default())
+    }
+
+    pub(super) fn mark_switched(
+        &mut self,
+        id: &UpdateId,
+        mixed_ms: u64,
+        if_modified: u64,
+    ) -> Outcome {
+        let mut update = self.update(id)?;
+        let switched = update.state == UpdateState::Routing && update.weights == Weights::ALL_NEW;
+        let Some(progress) = update.progress.as_mut().filter(|p| switched && p.mixed_ms.is_none())
+        else {
+            return Err(stale(&update));
+        };
+        if update.modified != if_modified {
+            return Err(stale(&update));
+        }
+        progress.mixed_ms = Some(mixed_ms);
+        let event = format!("every session has switched; for {mixed_ms} ms both versions served");
+        self.put_update(update, event);
+        Ok(Answer::default())
+    }
+}
+
+/// What the calls of an update showed.
+impl Tx<'_> {
+    /// Begins to count anew, for the weights that an update has now.
+    pub(super) fn begin_epoch(&mut self, update: &UpdateRecord) {
+        let Some(way) = update.way() else { return };
+        let mut record = match self.state.evidence.get(&update.id) {
+            Some(record) => (**record).clone(),
+            None => self.no_evidence(update),
+        };
+        record.begin(Epoch {
+            from_index: self.index(),
+            from_ms: self.now_ms().saturating_add(way.analysis.warm_up_ms),
+            weights: update.weights,
+            new: Default::default(),
+            old: Default::default(),
+        });
+        self.state.evidence.insert(update.id.clone(), record.into());
+    }
+
+    fn no_evidence(&self, update: &UpdateRecord) -> EvidenceRecord {
+        let p99_ms = update.options.thresholds.p99_ms;
+        let id = update.id.clone();
+        // A revision that the update made had no calls before it.
+        let key = (update.slice.clone(), update.new.revision);
+        let created = self.state.revisions.get(&key).map_or(0, |revision| revision.created);
+        EvidenceRecord::new(id, created, p99_ms)
+    }
+
+    /// After a change of options: where another latency counts as slow, what was
+    /// counted is of no use for it, and sums begin with a baseline.
+    pub(super) fn count_anew(&mut self, update: &UpdateRecord) {
+        let p99_ms = update.options.thresholds.p99_ms;
+        let Some(known) = self.state.evidence.get(&update.id) else { return };
+        if known.p99_ms != p99_ms {
+            let record = EvidenceRecord::new(update.id.clone(), self.index(), p99_ms);
+            self.state.evidence.insert(update.id.clone(), record.into());
+            self.begin_epoch(update);
+        }
+    }
+
+    /// An update has ended: what was counted stays, and nobody's sums are needed
+    /// any more.
+    pub(super) fn close_evidence(&mut self, id: &UpdateId) {
+        if let Some(record) = self.state.evidence.get(id) {
+            let mut record = (**record).clone();
+            record.marks.clear();
+            self.state.evidence.insert(id.clone(), record.into());
+        }
+    }
+
+    pub(super) fn record_evidence(
+        &mut self,
+        id: &UpdateId,
+        p99_ms: u32,
+        sums: &BTreeMap<SessionId, Sums>,
+    ) -> Outcome {
+        let update = self.update(id)?;
+        let known = self.state.evidence.get(id).filter(|record| record.p99_ms == p99_ms);
+        let (Some(known), UpdateState::Routing) = (known, update.state) else {
+            return Err(stale(&update));
+        };
+        let mut record = (**known).clone();
+        let key = (update.slice.clone(), update.new.revision);
+        let is_new = self.state.revisions.get(&key);
+        let is_new = is_new.is_some_and(|revision| revision.created >= record.since_index);
+        for (session, sums) in sums {
+            let Some(session) = self.state.sessions.get(session) else { continue };
+            // Opened since, or not yet: a life that this state does not know.
+            if sums.life > self.index() {
+                continue;
+            }
+            let opened_since = sums.life > record.since_index;
+            record.take(&session.id, *sums, (is_new || opened_since, opened_since), self.now_ms());
+        }
+        record.marks.retain(|session, _| self.state.sessions.contains_key(session));
+        self.state.evidence.insert(id.clone(), record.into());
+        Ok(Answer::default())
+    }
+}
+
+fn stale(update: &UpdateRecord) -> Refusal {
+    Refusal::Stale { what: format!("update {} in state {}", update.id, update.state) }
+}

@@ -1,0 +1,77 @@
+//! How an update that serves goes on: one file for each strategy.
+//!
+//! What all of them share stands here: what speaks against the new version, and
+//! what an update waits for while it is paused or waits for approval.
+
+mod blue_green;
+mod canary;
+mod manual;
+mod steps;
+
+use super::progress::{act, crash_looping, name_missing};
+use super::{PAUSED, Plan, View, Wait};
+use crate::health::Verdict;
+use crate::records::{Reason, Strategy, UpdateRecord};
+use crate::weights::Weights;
+
+pub(super) use steps::why_undecided;
+
+/// One step of an update in DEPLOYED or ROUTING, if one can be taken; otherwise
+/// what is waited for.
+pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    match &update.strategy {
+        Strategy::Manual {} => manual::serving(view, update, plan),
+        Strategy::Canary(_) => canary::serving(view, update, plan),
+        Strategy::BlueGreen(_) => blue_green::serving(view, update, plan),
+    }
+}
+
+/// Whether there is a next step to take now.
+pub(super) fn can_go_on(view: &View<'_>, update: &UpdateRecord) -> bool {
+    let mut next = Plan::default();
+    serving(view, update, &mut next);
+    !next.commands.is_empty()
+}
+
+/// What speaks against the new version, if anything does: a threshold that is
+/// exceeded, or instances that do not stay up.
+fn objection(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+    if let Some(Verdict::Exceeded { detail }) = view.verdicts.get(&update.id) {
+        let message = format!("version {}: {detail}", update.new.version);
+        return Some(Reason::new("threshold_exceeded", message));
+    }
+    crash_looping(view, update)
+}
+
+/// Says what a paused update waits for.
+fn wait_for_resume(update: &UpdateRecord, plan: &mut Plan) {
+    let Some(pause) = &update.pause else { return };
+    let (id, weights) = (&update.id, update.weights);
+    let Reason { code, message } = &pause.reason;
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: PAUSED,
+            message: format!("the end of its pause ({code}: {message}), the ratio is {weights}"),
+            since_ms: pause.since_ms,
+            unblock: format!(
+                "'aether update resume {id}' to go on all the same, or 'aether update rollback \
+                 {id}' to go back"
+            ),
+        },
+    );
+}
+
+/// Says that a routing change waits for approval.
+fn wait_for_approval(update: &UpdateRecord, pending: Weights, plan: &mut Plan) {
+    let (id, weights) = (&update.id, update.weights);
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "approval",
+            message: format!("approval of the ratio {pending}; until then it is {weights}"),
+            since_ms: update.state_since_ms,
+            unblock: format!("'aether update approve {id}'"),
+        },
+    );
+}

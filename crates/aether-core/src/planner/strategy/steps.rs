@@ -1,0 +1,199 @@
+//! What strategies that go by steps have in common: a step is entered when what
+//! the one before it takes to go on is there, and the last one is followed by
+//! the completion.
+
+use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, wait_for_resume};
+use crate::apply::instances_needed;
+use crate::command::Command;
+use crate::health::{self, Verdict};
+use crate::records::{DeadlineAction, Epoch, Hold, Reason, UpdateRecord, UpdateState, Way};
+use crate::weights::Weights;
+use crate::words::counted;
+
+pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    let Some(way) = update.way() else { return };
+    let objection = objection(view, update).or_else(|| objection_of_step(view, update));
+    if let (Some(reason), None) = (objection, &update.pause) {
+        plan.commands.push(act(update, failure_action(update, &way), reason));
+        return;
+    }
+    name_missing(view, update, plan);
+    if update.pause.is_some() {
+        wait_for_resume(update, plan);
+        return;
+    }
+    if let Some(pending) = update.pending_weights {
+        wait_for_approval(update, pending, plan);
+        return;
+    }
+    if is_held(view, update, &way, plan) {
+        return;
+    }
+    let next = update.step() + 1;
+    match way.weights(next) {
+        Some(weights) => enter(view, update, &way, next, weights, plan),
+        None => complete(view, update, plan),
+    }
+}
+
+/// What a failed step leads to. Where there is no way back, a pause.
+fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
+    if update.is_one_way() { DeadlineAction::Pause } else { way.analysis.on_failure }
+}
+
+/// The calls that count for the step that holds.
+fn epoch<'a>(view: &'a View<'_>, update: &UpdateRecord) -> Option<&'a Epoch> {
+    let record = view.state.evidence.get(&update.id)?;
+    record.epochs.last().filter(|epoch| epoch.weights == update.weights)
+}
+
+/// What the thresholds say of the new version over all of the step.
+fn verdict(view: &View<'_>, update: &UpdateRecord) -> Verdict {
+    match epoch(view, update) {
+        Some(epoch) => health::judge_counts(&epoch.new, &update.options.thresholds),
+        None => Verdict::Insufficient,
+    }
+}
+
+fn objection_of_step(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+    let Verdict::Exceeded { detail } = verdict(view, update) else { return None };
+    let message = format!("version {} in step {}: {detail}", update.new.version, update.step());
+    Some(Reason::new("threshold_exceeded", message))
+}
+
+/// Why a step was not decided when its time was over.
+pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
+    let way = update.way()?;
+    if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
+        return None;
+    }
+    let last = way.last();
+    let at = format!("step {} of {last} was not decided in time", update.step());
+    let why = match verdict(view, update) {
+        Verdict::Insufficient if update.weights.new_side() > 0 => too_few(view, update),
+        _ => "what the next step needs is not there".to_owned(),
+    };
+    Some(Reason::new("inconclusive", format!("{at}: {why}")))
+}
+
+fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
+    let requests = epoch(view, update).map_or(0, |epoch| epoch.new.requests);
+    let least = update.options.thresholds.requests_min;
+    format!(
+        "{requests} of at least {least} requests reached the new version, too few for a verdict"
+    )
+}
+
+/// Whether the update has to stay where it is; says what for.
+fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Plan) -> bool {
+    let step = update.step();
+    let since_ms = update.progress.as_ref().map_or(update.state_since_ms, |p| p.since_ms);
+    let (id, weights) = (&update.id, update.weights);
+    let at = match step {
+        0 => format!("at {weights}, before the first step"),
+        _ => format!("step {step} of {}, the ratio is {weights}", way.last()),
+    };
+    let wait = match way.hold(step) {
+        Hold::Promotion {} => Wait {
+            code: "promotion",
+            message: format!("a person's promotion, {at}"),
+            since_ms,
+            unblock: format!("'aether update promote {id}'"),
+        },
+        Hold::For { ms } if view.now_ms < since_ms.saturating_add(ms) => {
+            plan.wake_at(since_ms.saturating_add(ms));
+            Wait {
+                code: "hold",
+                message: format!("{} ms of {at}", ms),
+                since_ms,
+                unblock: format!("nothing to do, or 'aether update promote {id}'"),
+            }
+        }
+        // Nothing reaches the new version before the first step.
+        Hold::For { .. } if weights.new_side() == 0 => return false,
+        Hold::For { .. } => {
+            if verdict(view, update) == Verdict::Healthy {
+                return false;
+            }
+            Wait {
+                code: "evidence",
+                message: format!("{}; {at}", too_few(view, update)),
+                since_ms,
+                unblock: format!(
+                    "requests, or 'aether update set {id} --min-requests', or 'aether update \
+                     promote {id}'"
+                ),
+            }
+        }
+    };
+    plan.wait(&update.slice, wait);
+    true
+}
+
+/// Enters the next step, once the new side has the instances for it.
+fn enter(
+    view: &View<'_>,
+    update: &UpdateRecord,
+    way: &Way<'_>,
+    step: u32,
+    weights: Weights,
+    plan: &mut Plan,
+) {
+    let (id, slice) = (update.id.clone(), &update.slice);
+    let wanted = if way.scale_with_weight { update.instances_for(weights) } else { 0 };
+    let target = view.state.targets.get(&(slice.clone(), update.new.revision));
+    if target.is_some_and(|target| target.instances < wanted) {
+        let if_modified = update.modified;
+        plan.commands.push(Command::ScaleNew { update: id, instances: wanted, if_modified });
+        return;
+    }
+    let carries = instances_needed(weights.new_side(), weights, update.base_instances);
+    let needed = carries.max(wanted);
+    let ready = view.state.ready_count(slice, update.new.revision);
+    if needed <= ready && old_side_carries(view, update, weights) {
+        plan.commands.push(Command::EnterStep { update: id, step, if_modified: update.modified });
+        return;
+    }
+    plan.wait(
+        slice,
+        Wait {
+            code: "capacity",
+            message: format!(
+                "{} of {} for step {step} ({weights}), {ready} of them are ready",
+                counted(needed, "instance"),
+                update.new.version
+            ),
+            since_ms: update.progress.as_ref().map_or(update.state_since_ms, |p| p.since_ms),
+            unblock: format!("they become ready, or 'aether update promote {id} --force'"),
+        },
+    );
+}
+
+fn old_side_carries(view: &View<'_>, update: &UpdateRecord, weights: Weights) -> bool {
+    let needed = instances_needed(weights.old_side(), weights, update.base_instances);
+    let ready = |old: &crate::records::Side| view.state.ready_count(&update.slice, old.revision);
+    needed <= update.old.as_ref().map_or(0, ready)
+}
+
+/// The last step is shown to be healthy.
+fn complete(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    if view.state.is_new_side_whole(update) {
+        let (update, if_modified) = (update.id.clone(), Some(update.modified));
+        plan.commands.push(Command::Complete { update, force: false, if_modified });
+        return;
+    }
+    let ready = view.state.ready_count(&update.slice, update.new.revision);
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "capacity",
+            message: format!(
+                "all of {} of {}, {ready} of them are ready",
+                counted(update.instances, "instance"),
+                update.new.version
+            ),
+            since_ms: update.state_since_ms,
+            unblock: format!("they become ready, or 'aether update rollback {}'", update.id),
+        },
+    );
+}

@@ -1,0 +1,95 @@
+//! What sessions have counted, as commands for the log.
+//!
+//! Sessions tell sums without an end; the state has the sums that it has taken
+//! in. The difference is proposed about once a second, so that what a step
+//! showed survives the leader that saw it.
+
+use std::collections::BTreeMap;
+
+use aether_core::command::Command;
+use aether_core::ids::SessionId;
+use aether_core::records::{Counts, EvidenceRecord, Sums, UpdateRecord, UpdateState};
+use aether_core::state::State;
+
+use super::Inner;
+
+/// How often the evidence of an update is committed, at most.
+const EVERY_MS: u64 = 1_000;
+/// Sessions whose sums one entry a second may hold. With more of them the entries
+/// become fewer: each session takes some 200 bytes in the log and in the record.
+const SESSIONS_A_SECOND: u64 = 100;
+
+impl Inner {
+    pub(super) fn evidence(&mut self, state: &State, now_ms: u64) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if self.telemetry.has_forgotten() {
+            // Sums that lack what was let go of would have it again when it is told
+            // again. Without evidence a step waits, and then pauses.
+            return commands;
+        }
+        let mut recorded = BTreeMap::new();
+        let live = state.slices.values().filter_map(|slice| slice.live_update.as_ref());
+        for id in live {
+            let (Some(update), Some(known)) = (state.updates.get(id), state.evidence.get(id))
+            else {
+                continue;
+            };
+            let last_ms = self.recorded.get(id).copied();
+            let sessions = known.marks.len() as u64;
+            let span_ms = EVERY_MS.max(EVERY_MS * sessions / SESSIONS_A_SECOND);
+            let is_due = last_ms.is_none_or(|last_ms| now_ms >= last_ms.saturating_add(span_ms));
+            let sums = match update.state {
+                UpdateState::Routing if is_due => self.sums(update, known, state),
+                _ => BTreeMap::new(),
+            };
+            if sums.is_empty() {
+                recorded.extend(last_ms.map(|last_ms| (id.clone(), last_ms)));
+                continue;
+            }
+            recorded.insert(id.clone(), now_ms);
+            commands.push(Command::RecordEvidence {
+                update: id.clone(),
+                p99_ms: known.p99_ms,
+                sums,
+            });
+        }
+        self.recorded = recorded;
+        commands
+    }
+
+    /// The sums of those sessions that have others than the state has.
+    fn sums(
+        &self,
+        update: &UpdateRecord,
+        known: &EvidenceRecord,
+        state: &State,
+    ) -> BTreeMap<SessionId, Sums> {
+        let counted = |revision| {
+            let version = (update.slice.clone(), revision);
+            self.telemetry.by_session(&version, u64::from(known.p99_ms) * 1_000)
+        };
+        let new = counted(update.new.revision);
+        let old = update.old.as_ref().map(|old| counted(old.revision)).unwrap_or_default();
+        let of =
+            |counts: &BTreeMap<&str, Counts>, id: &str| counts.get(id).copied().unwrap_or_default();
+        let mut sums = BTreeMap::new();
+        for (id, record) in &state.sessions {
+            // Figures of an earlier life are not this one's; and of one that has not
+            // told all, the rest would seem to have been counted later.
+            let heard = self.sessions.get(id.as_str());
+            if heard.is_none_or(|heard| heard.life() != record.opened || !heard.told_all) {
+                continue;
+            }
+            let now = Sums {
+                life: record.opened,
+                new: of(&new, id.as_str()),
+                old: of(&old, id.as_str()),
+            };
+            let is_known = known.marks.get(id) == Some(&now);
+            if !is_known && !(now.new.is_empty() && now.old.is_empty()) {
+                sums.insert(id.clone(), now);
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,165 @@
+//! How an update is to go, for `start` and `plan`.
+
+use aether_core::duration::Millis;
+use aether_core::records::Step;
+use aether_proto::v1;
+use clap::{Args, ValueEnum};
+
+use super::options::wire_name;
+
+/// How an update is to go. With none of it people set every ratio.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Strategy")]
+pub struct How {
+    /// Go on by itself through the recommended ratios, each held until it is shown to be healthy
+    #[arg(long, conflicts_with_all = ["strategy", "steps", "step_percent"])]
+    auto: bool,
+    /// How calls move to the new version [default: manual, or canary with steps]
+    #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
+    strategy: Option<StrategyName>,
+    /// Steps of a canary, such as '1:19 5m, 10% pause, 1:1, 1:0'; at 'pause' it waits for 'promote'
+    #[arg(long, value_name = "STEPS", value_parser = steps)]
+    steps: Option<String>,
+    /// Steps of so many percent each
+    #[arg(long, value_name = "PERCENT", conflicts_with = "steps",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    step_percent: Option<u32>,
+    /// How long a step holds at least, or a blue-green switch before completion [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    hold: Option<Millis>,
+    /// What follows when a threshold is exceeded or the new version does not stay up [default: pause]
+    #[arg(long, value_enum, ignore_case = true, value_name = "ACTION")]
+    on_step_failure: Option<StepFailure>,
+    /// How long after its hold a step may lack the requests for a verdict [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    patience: Option<Millis>,
+    /// Calls of so long after each change of the ratio count for no verdict of a step [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    warm_up: Option<Millis>,
+    /// Give the new version only the instances that the ratio needs
+    #[arg(long)]
+    scale_with_weight: bool,
+    /// Refuse a rollback from this step on; the switch of blue-green is step 1
+    #[arg(long, value_name = "STEP")]
+    one_way_from: Option<u32>,
+    /// How long all of the new set has to stay ready before the switch of blue-green [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    verify: Option<Millis>,
+    /// Switch by itself after that; otherwise the switch of blue-green waits for 'promote'
+    #[arg(long)]
+    auto_promote: bool,
+    /// End a live update of the slice in the same step, as rolled back
+    #[arg(long)]
+    supersede: bool,
+}
+
+/// How calls move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StrategyName {
+    /// People set every ratio
+    Manual,
+    /// Step by step, each held until it is shown to be healthy
+    Canary,
+    /// The whole new set is verified at 0 %, then one switch takes every call
+    BlueGreen,
+}
+
+/// What a failed step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StepFailure {
+    /// Wait for a person, at the ratio that holds
+    Pause,
+    /// Go back to the old version
+    Rollback,
+}
+
+/// Steps that can be read.
+fn steps(text: &str) -> Result<String, String> {
+    Step::list(text, 0).map(|_| text.to_owned())
+}
+
+impl How {
+    /// Whether a live update is to end.
+    pub fn supersede(&self) -> bool {
+        self.supersede
+    }
+
+    /// The strategy, if any of it is said.
+    pub fn message(&self) -> Option<v1::Strategy> {
+        let ms = |span: Option<Millis>| span.map(|span| span.0);
+        let name = if self.auto { Some(StrategyName::Canary) } else { self.strategy };
+        let message = v1::Strategy {
+            name: wire_name(name).replace('-', "_"),
+            steps: self.steps.clone().unwrap_or_default(),
+            step_percent: self.step_percent,
+            hold_ms: ms(self.hold),
+            on_failure: wire_name(self.on_step_failure),
+            patience_ms: ms(self.patience),
+            warm_up_ms: ms(self.warm_up),
+            scale_with_weight: self.scale_with_weight,
+            one_way_from: self.one_way_from,
+            verify_ms: ms(self.verify),
+            auto_promote: self.auto_promote,
+        };
+        (message != v1::Strategy::default()).then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        how: How,
+    }
+
+    fn message(options: &str) -> Result<Option<v1::Strategy>, String> {
+        let words = shlex(options);
+        let line = Line::try_parse_from(std::iter::once("start".to_owned()).chain(words));
+        line.map(|line| line.how.message()).map_err(|error| error.to_string())
+    }
+
+    /// Words, where what stands in quotes is one.
+    fn shlex(text: &str) -> Vec<String> {
+        let parts = text.split('\'').enumerate();
+        let words = parts.flat_map(|(k, part)| match k % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        words.collect()
+    }
+
+    #[test]
+    fn with_no_word_of_it_people_set_every_ratio() {
+        assert_eq!(message("").unwrap(), None);
+        assert_eq!(message("--supersede").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_said_arrives_in_the_words_of_the_protocol() {
+        let auto = message("--auto --hold 30s --on-step-failure ROLLBACK").unwrap().unwrap();
+        assert_eq!((auto.name.as_str(), auto.hold_ms), ("CANARY", Some(30_000)));
+        assert_eq!(auto.on_failure, "ROLLBACK");
+        let steps = message("--steps '1:9 5m, 1:0' --one-way-from 2").unwrap().unwrap();
+        assert_eq!((steps.name.as_str(), steps.steps.as_str()), ("", "1:9 5m, 1:0"));
+        let switch = message("--strategy blue-green --verify 1m --auto-promote").unwrap().unwrap();
+        assert_eq!((switch.name.as_str(), switch.verify_ms), ("BLUE_GREEN", Some(60_000)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_here() {
+        for (options, says) in [
+            ("--steps '1:x'", "new:old"),
+            ("--steps '1:9 5'", "5m"),
+            ("--step-percent 0", "1..=100"),
+            ("--auto --steps '1:0'", "cannot be used with"),
+            ("--steps '1:0' --step-percent 5", "cannot be used with"),
+        ] {
+            let refused = message(options).unwrap_err();
+            assert!(refused.contains(says), "{options}: {refused}");
+        }
+    }
+}

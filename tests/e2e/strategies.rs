@@ -1,0 +1,191 @@
+//! Updates that go on by themselves, under load, while their leader dies.
+
+use aether_cluster::artifacts::EXAMPLE;
+use aether_cluster::load::Load;
+use aether_invoker::Invoker;
+use aether_tests::evidence::equal_hashes;
+use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
+use serde_json::Value;
+
+/// Requests per second over all ways.
+const RATE: u32 = 300;
+/// Requests that are looked at before and after.
+const ENOUGH: u64 = 150;
+/// Instances of the slice.
+const INSTANCES: usize = 3;
+/// Longest a busy machine may take to answer: no version's fault.
+const LATENCY: &str = "60000";
+
+/// 1.0.0 serves under load, and a start is about to be made.
+struct Scene {
+    stage: Stage,
+    invoker: Invoker,
+    load: Load,
+}
+
+impl Scene {
+    async fn set(flags_of_new: &[&str]) -> Self {
+        let stage = stage(&[("1.0.0", &[]), ("2.0.0", flags_of_new)]).await;
+        let invoker = stage.invoker("caller").await.unwrap();
+        let load = Load::start(stage.ways(&invoker), "/", RATE, "before");
+        load.until_requests(ENOUGH).await;
+        Self { stage, invoker, load }
+    }
+
+    async fn start(&self, options: &[&str]) -> String {
+        let common = ["--max-latency-ms", LATENCY, "--min-requests", "20", "--warm-up", "200ms"];
+        self.stage.start("2.0.0", &[options, &common].concat()).await.unwrap()
+    }
+
+    /// Waits until a step holds.
+    async fn until_step(&self, update: &str, step: u64) -> Value {
+        self.stage.until(update, |update| update["progress"]["step"] == step).await.unwrap()
+    }
+
+    /// Kills the leading voter and starts it again.
+    async fn kill_leader(&mut self) {
+        let leader = self.stage.cluster.leader(PATIENCE).await.unwrap();
+        self.stage.cluster.nodes[leader].kill();
+        self.stage.cluster.leader(PATIENCE).await.unwrap();
+        self.stage.cluster.nodes[leader].start().unwrap();
+    }
+
+    /// The committed evidence.
+    async fn evidence(&self, update: &str) -> Value {
+        let record = self.stage.cli(&["kv", "get", &format!("evidence/{update}")]).await;
+        record.unwrap()["value"].take()
+    }
+
+    /// What the calls by one version's own fault count for is up to the test.
+    async fn end(self, current: &str) -> Vec<aether_cluster::load::Phase> {
+        until_alone(&self.stage, current, INSTANCES).await;
+        self.load.phase("after");
+        self.load.until_requests(ENOUGH).await;
+        let phases = self.load.stop().await;
+        let after = phase(&phases, "after");
+        assert_eq!(after.answers(current), after.requests, "{:?}", after.versions);
+        equal_hashes(&self.stage).await;
+        self.invoker.close().await;
+        self.stage.end().await;
+        phases
+    }
+}
+
+/// Texts of the history, oldest first.
+fn events(update: &Value) -> Vec<&str> {
+    let history = update["history"].as_array().unwrap();
+    history.iter().map(|entry| entry["event"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_canary_goes_through_its_steps_by_evidence_while_its_leader_dies() {
+    let mut scene = Scene::set(&[]).await;
+    let update = scene.start(&["--steps", "1:9 3s, 1:1 1s, 1:0 1s"]).await;
+    scene.until_step(&update, 1).await;
+    scene.load.phase("leader killed in step 1");
+    scene.kill_leader().await;
+    let ended = scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    let said = events(&ended).join("\n");
+    for step in ["step 1 of 3: routing 0:1 -> 1:9", "step 2 of 3: routing 1:9 -> 1:1"] {
+        assert!(said.contains(step), "{step} in\n{said}");
+    }
+    assert!(said.contains("step 3 of 3: routing 1:1 -> 1:0"), "{said}");
+    // Nobody asked for any of it after the start.
+    let history = ended["history"].as_array().unwrap();
+    assert!(history[1..].iter().all(|entry| entry["actor"] == "coordinator"), "{ended:#}");
+    let evidence = scene.evidence(&update).await;
+    let epochs = evidence["epochs"].as_array().unwrap();
+    assert_eq!(epochs.len(), 3, "{evidence:#}");
+    for epoch in epochs {
+        assert!(epoch["new"]["requests"].as_u64() >= Some(20), "{evidence:#}");
+        assert_eq!(epoch["new"]["errors"], 0, "{evidence:#}");
+    }
+    assert_none_failed(&scene.end("2.0.0").await);
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_goes_back_by_itself_and_its_step_is_named() {
+    let mut scene = Scene::set(&["--fail-rate", "0.3"]).await;
+    let options = ["--steps", "1:9 10m, 1:0", "--on-step-failure", "rollback"];
+    let update = scene.start(&options).await;
+    scene.until_step(&update, 1).await;
+    scene.kill_leader().await;
+    let ended = scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    assert_eq!(ended["outcome"]["code"], "threshold_exceeded", "{ended:#}");
+    let message = ended["outcome"]["message"].as_str().unwrap();
+    assert!(message.contains("error rate"), "{message}");
+    assert_eq!(ended["progress"]["step"], 1, "{ended:#}");
+    let phases = scene.end("1.0.0").await;
+    let failed: u64 = phases.iter().map(aether_cluster::load::Phase::nobodys_failures).sum();
+    assert_eq!(failed, 0, "the new version's own errors aside");
+}
+
+#[tokio::test]
+async fn a_canary_without_calls_to_judge_pauses_and_a_person_takes_it_on() {
+    let scene = Scene::set(&[]).await;
+    let options =
+        ["--steps", "1:9 100ms, 1:0 pause", "--patience", "1s", "--min-requests", "1000000"];
+    let all = [&options[..], &["--max-latency-ms", LATENCY]].concat();
+    let update = scene.stage.start("2.0.0", &all).await.unwrap();
+    let paused = scene.stage.until(&update, |update| update["pause"].is_object()).await.unwrap();
+    assert_eq!(paused["pause"]["code"], "inconclusive", "{paused:#}");
+    let refused = scene.stage.refused(&["update", "promote", &update]).await.unwrap();
+    assert!(refused.contains("resume"), "{refused}");
+    let refused = scene.stage.refused(&["update", "routing", &update, "-r", "1:1"]).await.unwrap();
+    assert!(refused.contains("promote"), "{refused}");
+    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
+    scene.stage.cli(&["update", "pause", &update, "--why", "a look"]).await.unwrap();
+    scene.stage.cli(&["update", "promote", &update, "--force", "--yes"]).await.unwrap();
+    let explained = scene.stage.cli(&["update", "explain", &update]).await.unwrap();
+    assert_eq!(explained["waits"][0]["code"], "promotion", "{explained:#}");
+    scene.stage.cli(&["update", "promote", &update]).await.unwrap();
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    assert_none_failed(&scene.end("2.0.0").await);
+}
+
+#[tokio::test]
+async fn a_blue_green_switch_is_one_entry_for_all_and_so_is_the_way_back() {
+    let mut scene = Scene::set(&[]).await;
+    let options = ["--strategy", "blue-green", "--verify", "2s", "--auto-promote", "--hold", "1h"];
+    let update = scene.start(&options).await;
+    scene.stage.until_state(&update, "DEPLOYED").await.unwrap();
+    scene.load.phase("leader killed while it is verified");
+    scene.kill_leader().await;
+    let switched = |update: &Value| update["progress"]["mixedMs"].is_u64();
+    let seen = scene.stage.until(&update, switched).await.unwrap();
+    assert_eq!((&seen["routing"], &seen["state"]), (&"1:0".into(), &"ROUTING".into()));
+    println!("both versions served for {} ms", seen["progress"]["mixedMs"]);
+    scene.load.phase("switched");
+    scene.load.until_requests(ENOUGH).await;
+    scene.load.phase("back");
+    scene.stage.cli(&["update", "rollback", &update]).await.unwrap();
+    scene.load.phase("gone back");
+    let ended = scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    assert_eq!(ended["cleanupPolicy"], "GRACE_PERIOD", "{ended:#}");
+    let phases = scene.end("1.0.0").await;
+    let there = phase(&phases, "switched");
+    assert_eq!(there.answers("2.0.0"), there.requests, "{:?}", there.versions);
+    let back = phase(&phases, "gone back");
+    assert_eq!(back.answers("1.0.0"), back.requests, "{:?}", back.versions);
+    assert_none_failed(&phases);
+}
+
+#[tokio::test]
+async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
+    let scene = Scene::set(&[]).await;
+    scene.stage.push("3.0.0", &[]).await.unwrap();
+    let first = scene.start(&[]).await;
+    scene.stage.until_state(&first, "DEPLOYED").await.unwrap();
+    scene.stage.cli(&["update", "routing", &first, "-r", "1:1"]).await.unwrap();
+    let slice = EXAMPLE;
+    let refused = scene.stage.refused(&["update", "start", slice, "3.0.0"]).await.unwrap();
+    assert!(refused.contains("is live"), "{refused}");
+    let second = scene.stage.start("3.0.0", &["--supersede"]).await.unwrap();
+    let ended = scene.stage.until_state(&first, "ROLLED_BACK").await.unwrap();
+    assert_eq!(ended["outcome"]["code"], "superseded", "{ended:#}");
+    let seen = scene.stage.until_state(&second, "DEPLOYED").await.unwrap();
+    assert_eq!(seen["oldVersion"], "1.0.0", "{seen:#}");
+    scene.stage.cli(&["update", "rollback", &second]).await.unwrap();
+    scene.stage.until_state(&second, "ROLLED_BACK").await.unwrap();
+    assert_none_failed(&scene.end("1.0.0").await);
+}
