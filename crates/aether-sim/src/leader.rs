@@ -12,8 +12,11 @@ use aether_core::command::{Command, Observation, Outcome, Refusal};
 use aether_core::coordinates::SliceName;
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::latency;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
-use aether_core::records::{Desired, InstanceRecord, Observed, SessionRecord, UpdateState};
+use aether_core::records::{
+    Counts, Desired, InstanceRecord, Observed, SessionRecord, Side, Sums, UpdateState,
+};
 use aether_core::state::State;
 
 use crate::agent::Report;
@@ -27,6 +30,8 @@ const WINDOW_MS: u64 = 10_000;
 pub const LOOK_EVERY_MS: u64 = 1_000;
 /// Log time is committed at least this often while something has a deadline.
 const TICK_EVERY_MS: u64 = 20_000;
+/// Evidence is committed this often, at most.
+const EVIDENCE_EVERY_MS: u64 = 1_000;
 /// Pause after a decision was refused.
 pub const REFUSED_PAUSE_MS: u64 = 250;
 
@@ -86,6 +91,8 @@ pub struct Coordinator {
     expected: BTreeMap<SessionId, (u64, u64)>,
     /// Calls in the window, by version.
     windows: BTreeMap<(SliceName, RevisionNo), VecDeque<(u64, Tally)>>,
+    /// When the evidence of an update was last proposed, log time.
+    recorded: BTreeMap<UpdateId, u64>,
     stage: Stage,
     outstanding: BTreeSet<ProposalId>,
     refused: bool,
@@ -116,6 +123,7 @@ impl Coordinator {
             agents: BTreeMap::new(),
             expected: BTreeMap::new(),
             windows: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             stage: Stage::Idle,
             outstanding: BTreeSet::new(),
             refused: false,
@@ -180,7 +188,8 @@ impl Coordinator {
             self.is_dirty = false;
             self.refused = false;
             self.expect_sessions(state, now_ms);
-            let news = self.news(state, now_ms);
+            let mut news = self.news(state, now_ms);
+            self.evidence(state, log_time_ms, &mut news);
             self.stage = Stage::News;
             if !news.is_empty() {
                 return Next::Propose(news);
@@ -265,6 +274,39 @@ impl Coordinator {
             agent_news(report, state, &mut news);
         }
         news
+    }
+
+    /// What sessions have counted of updates that go by steps, and the state does
+    /// not have yet: as the server's `leader/evidence.rs` proposes it.
+    fn evidence(&mut self, state: &State, log_time_ms: u64, news: &mut Vec<Command>) {
+        for update in state.slices.values().filter_map(|s| state.live_update(&s.slice)) {
+            let Some(known) = state.evidence.get(&update.id) else { continue };
+            let last_ms = self.recorded.get(&update.id).copied();
+            let is_due = last_ms.is_none_or(|last_ms| log_time_ms >= last_ms + EVIDENCE_EVERY_MS);
+            if update.state != UpdateState::Routing || !is_due {
+                continue;
+            }
+            let mut sums = BTreeMap::new();
+            for (id, record) in &state.sessions {
+                let heard = self.sessions.get(id).filter(|s| s.report.life == record.opened);
+                let Some(HeardSession { report, .. }) = heard else { continue };
+                let of = |side: &Side| {
+                    let version = (update.slice.clone(), side.revision);
+                    counts(report.counted.get(&version), known.p99_ms)
+                };
+                let old = update.old.as_ref().map(of).unwrap_or_default();
+                let now = Sums { life: record.opened, new: of(&update.new), old };
+                let is_empty = now.new.is_empty() && now.old.is_empty();
+                if known.marks.get(id) != Some(&now) && !is_empty {
+                    sums.insert(id.clone(), now);
+                }
+            }
+            if !sums.is_empty() {
+                self.recorded.insert(update.id.clone(), log_time_ms);
+                let (update, p99_ms) = (update.id.clone(), known.p99_ms);
+                news.push(Command::RecordEvidence { update, p99_ms, sums });
+            }
+        }
     }
 
     fn expect_sessions(&mut self, state: &State, now_ms: u64) {
@@ -360,6 +402,15 @@ impl Coordinator {
         };
         judged.map(|update| verdict(update)).collect()
     }
+}
+
+/// First attempts of a version as evidence has them.
+fn counts(tally: Option<&Tally>, p99_ms: u32) -> Counts {
+    let Some(tally) = tally else { return Counts::default() };
+    let most = latency::bucket_of(u64::from(p99_ms) * 1_000);
+    let slow = tally.buckets.iter().filter(|(bucket, _)| **bucket > most);
+    let slow = slow.map(|(_, count)| *count).sum();
+    Counts { requests: tally.requests, errors: tally.errors, slow }
 }
 
 /// What an agent said and is not in the state yet.

@@ -14,8 +14,8 @@ use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
-    CleanupPolicy, DeadlineAction, NodeSchedule, OptionChanges, UpdateOptions, UpdateRecord,
-    UpdateState,
+    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Hold, NodeSchedule, OptionChanges,
+    Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -52,7 +52,13 @@ pub enum Action {
         version: &'static str,
         instances: Option<u32>,
         options: Box<UpdateOptions>,
+        strategy: Box<Strategy>,
+        supersede: bool,
     },
+    /// The next step of an update that goes by steps.
+    Promote { slice: usize, full: bool, force: bool },
+    /// Nothing is to happen by itself for now.
+    Suspend { slice: usize },
     /// Changes the ratio.
     Routing { slice: usize, new: u64, old: u64, force: bool },
     /// Commits what waits for approval.
@@ -74,7 +80,12 @@ pub enum Action {
     /// A node will not come back.
     ForgetNode { node: u64, force: bool },
     /// The next sensible step of an update, or a new one.
-    Onward { slice: usize, version: &'static str, options: Box<UpdateOptions> },
+    Onward {
+        slice: usize,
+        version: &'static str,
+        options: Box<UpdateOptions>,
+        strategy: Box<Strategy>,
+    },
     /// A command about an update that is over, or never was.
     Wrong { nth: u64 },
 }
@@ -87,12 +98,15 @@ pub fn draw(rng: &mut Rng) -> Action {
     let force = rng.chance(8);
     let few = |rng: &mut Rng| rng.between(1, 5) as u32;
     if rng.chance(50) {
-        return Action::Onward { slice, version, options: Box::new(options(rng)) };
+        let (options, strategy) = (Box::new(options(rng)), Box::new(strategy(rng)));
+        return Action::Onward { slice, version, options, strategy };
     }
     match rng.below(100) {
         0..18 => {
             let instances = rng.chance(25).then(|| few(rng));
-            Action::Start { slice, version, instances, options: Box::new(options(rng)) }
+            let (options, strategy) = (Box::new(options(rng)), Box::new(strategy(rng)));
+            let supersede = rng.chance(15);
+            Action::Start { slice, version, instances, options, strategy, supersede }
         }
         18..36 => {
             let (new, old) = *rng.pick(&RATIOS);
@@ -102,7 +116,9 @@ pub fn draw(rng: &mut Rng) -> Action {
         47..53 => Action::Approve { slice },
         53..66 => Action::Complete { slice, force },
         66..75 => Action::Rollback { slice, now: rng.chance(15), force },
-        75..79 => Action::Resume { slice },
+        75..77 => Action::Resume { slice },
+        77 => Action::Promote { slice, full: rng.chance(30), force },
+        78 => Action::Suspend { slice },
         79..82 => {
             let (new, old) = *rng.pick(&RATIOS);
             Action::Undo { slice, new, old, force }
@@ -143,6 +159,61 @@ fn options(rng: &mut Rng) -> UpdateOptions {
         on_deploy_failure: *rng.pick(&actions),
         healthy_ms: *rng.pick(&[0, 1_000, 3_000]),
         ..few_requests(UpdateOptions::default())
+    }
+}
+
+/// Half of the updates go by hand, and the rest by steps that hold for seconds.
+fn strategy(rng: &mut Rng) -> Strategy {
+    let analysis = Analysis {
+        on_failure: *rng.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
+        patience_ms: rng.between(5_000, 30_000),
+        warm_up_ms: rng.between(0, 2_000),
+    };
+    match rng.below(10) {
+        0..5 => Strategy::Manual {},
+        5..8 => {
+            let ratios = [(1, 9), (1, 3), (1, 1), (3, 1), (1, 0)];
+            let skipped = rng.below(4) as usize;
+            let steps: Vec<Step> = ratios[skipped..]
+                .iter()
+                .map(|(new, old)| Step {
+                    weights: Weights::new(*new, *old).expect("these are ratios"),
+                    hold: match rng.chance(15) {
+                        true => Hold::Promotion {},
+                        false => Hold::For { ms: rng.between(0, 8_000) },
+                    },
+                })
+                .collect();
+            let last = steps.len() as u64;
+            Strategy::Canary(Canary {
+                one_way_from: rng.chance(15).then(|| rng.between(1, last) as u32),
+                steps,
+                analysis,
+                scale_with_weight: rng.chance(50),
+            })
+        }
+        _ => Strategy::BlueGreen(BlueGreen {
+            verify_ms: rng.between(0, 8_000),
+            auto_promote: rng.chance(60),
+            hold_ms: rng.between(0, 10_000),
+            analysis,
+            one_way: rng.chance(10),
+        }),
+    }
+}
+
+/// Starts an update, by the older command where people set the ratio.
+pub fn start(
+    slice: SliceName,
+    version: aether_core::coordinates::Version,
+    instances: Option<u32>,
+    options: UpdateOptions,
+    strategy: Strategy,
+    supersede: bool,
+) -> Command {
+    match strategy.is_manual() && !supersede {
+        true => Command::StartUpdate { slice, version, instances, options },
+        false => Command::StartWith { slice, version, instances, options, strategy, supersede },
     }
 }
 
@@ -208,12 +279,20 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
             let version = version.map(version_of);
             Command::Undeploy { slice: slice_name(*slice), version }
         }
-        Action::Start { slice, version, instances, options } => Command::StartUpdate {
-            slice: slice_name(*slice),
-            version: version_of(version),
-            instances: *instances,
-            options: (**options).clone(),
-        },
+        Action::Start { slice, version, instances, options, strategy, supersede } => start(
+            slice_name(*slice),
+            version_of(version),
+            *instances,
+            (**options).clone(),
+            (**strategy).clone(),
+            *supersede,
+        ),
+        Action::Promote { slice, full, force } => {
+            Command::Promote { update: live(slice)?, full: *full, force: *force, if_modified: None }
+        }
+        Action::Suspend { slice } => {
+            Command::Suspend { update: live(slice)?, why: None, if_modified: None }
+        }
         Action::Routing { slice, new, old, force } => Command::SetWeights {
             update: live(slice)?,
             // `0:0` never gets past the parser.
@@ -250,16 +329,14 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
         Action::ForgetNode { node, force } => {
             Command::ForgetNode { node: nth_node(state, *node)?, force: *force }
         }
-        Action::Onward { slice, version, options } => {
+        Action::Onward { slice, version, options, strategy } => {
             let slice = slice_name(*slice);
             match state.live_update(&slice) {
                 Some(update) => step(state, update, state.meta.log_time_ms, false)?,
-                None => Command::StartUpdate {
-                    slice,
-                    version: version_of(version),
-                    instances: None,
-                    options: (**options).clone(),
-                },
+                None => {
+                    let (options, strategy) = ((**options).clone(), (**strategy).clone());
+                    start(slice, version_of(version), None, options, strategy, false)
+                }
             }
         }
         Action::Wrong { nth } => wrong(state, *nth),
@@ -315,7 +392,11 @@ pub fn needed_versions(state: &State) -> Vec<String> {
     let old = live.filter_map(|u| Some((u.slice.clone(), u.old.as_ref()?.revision)));
     let kept = state.retained.values().map(|r| (r.slice.clone(), r.side.revision));
     // What completes cannot always be taken back.
-    let completing = state.updates.values().filter(|u| u.state == UpdateState::Completing);
+    let goes_on = |update: &UpdateRecord| {
+        let one_way = update.way().is_some_and(|way| way.one_way_from.is_some());
+        update.state == UpdateState::Completing || (one_way && !update.state.is_terminal())
+    };
+    let completing = state.updates.values().filter(|update| goes_on(update));
     let completing = completing.map(|u| (u.slice.clone(), u.new.revision));
     let keys = current.chain(old).chain(kept).chain(completing);
     keys.filter_map(|key| Some(state.revisions.get(&key)?.version.to_string())).collect()
@@ -396,9 +477,23 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
             None => None,
         },
         UpdateState::Deployed | UpdateState::Routing => match pause {
+            // Where there is no way back, the way on is all there is.
+            _ if goes_back && update.is_one_way() && update.pending_weights.is_some() => {
+                Some(approve(id))
+            }
+            _ if goes_back && update.is_one_way() && is_behind(update) => {
+                let weights = Weights::ALL_NEW;
+                Some(Command::SetWeights { update: id, weights, force: true, if_modified: None })
+            }
+            _ if goes_back && update.is_one_way() => {
+                Some(Command::Promote { update: id, full: true, force: true, if_modified: None })
+            }
             _ if goes_back => back(),
             Some(_) => Some(resume(id)),
             None if update.pending_weights.is_some() => Some(approve(id)),
+            None if update.progress.is_some() => {
+                Some(Command::Promote { update: id, full: false, force: false, if_modified: None })
+            }
             None if update.weights == Weights::ALL_NEW => {
                 Some(Command::Complete { update: id, force: false, if_modified: None })
             }
@@ -411,11 +506,23 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
             let is_late = now_ms > update.state_since_ms + COMPLETING_MS;
             let waits = pause == Some(SESSION_UNREACHABLE);
             let is_stuck = !state.is_new_side_whole(update) && !waits;
-            if is_late && is_stuck { back() } else { None }
+            match is_late && is_stuck {
+                true if update.is_one_way() => {
+                    Some(Command::Complete { update: id, force: true, if_modified: None })
+                }
+                true => back(),
+                false => None,
+            }
         }
         UpdateState::RollingBack => None,
         UpdateState::Completed | UpdateState::RolledBack | UpdateState::Failed => None,
     }
+}
+
+/// Whether somebody took calls back by hand after the last step.
+fn is_behind(update: &UpdateRecord) -> bool {
+    let last = update.way().map_or(0, |way| way.last());
+    update.step() >= last && update.weights != Weights::ALL_NEW
 }
 
 /// The next ratio that gives the new version more.

@@ -15,6 +15,8 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
             Some(Command::SetWeights { force, .. }) => !force,
             // At 0:1 an undo moves no call yet.
             Some(Command::Undo { force, weights, .. }) => !force && *weights != Weights::ALL_OLD,
+            Some(Command::EnterStep { .. }) => true,
+            Some(Command::Promote { force, .. }) => !force,
             Some(Command::Approve { .. }) => before.is_some_and(|b| !b.pending_forced),
             Some(Command::Rollback { now, .. }) => !now,
             Some(Command::ShiftBack { .. } | Command::Fail { .. }) => true,

@@ -13,7 +13,10 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
         let since_ms = i.observed_since_ms.saturating_add(update.options.healthy_ms);
         i.revision == update.new.revision && i.is_routable() && since_ms <= now_ms
     });
-    let (steady, wanted) = (steady.count(), update.instances);
+    // Where the new version grows with its weight, fewer are wanted at first.
+    let target = step.before.targets.get(&(update.slice.clone(), update.new.revision));
+    let wanted = target.map_or(update.instances, |target| target.instances);
+    let steady = steady.count();
     match steady >= wanted as usize {
         true => Ok(()),
         false => Err(format!("{} is DEPLOYED with {steady} of {wanted} instances", update.id)),

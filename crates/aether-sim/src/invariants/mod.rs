@@ -27,6 +27,7 @@ mod rolled_back;
 mod same_state;
 mod split;
 mod started_once;
+mod steps;
 mod structure;
 mod tables;
 mod tables_forward;
@@ -97,9 +98,9 @@ impl Step<'_> {
     pub fn started(&self) -> u64 {
         let is_new = |id| !self.before.updates.contains_key(id);
         match self.done() {
-            Some(Command::StartUpdate { .. } | Command::Undo { .. }) => {
-                self.after.updates.keys().filter(|id| is_new(*id)).count() as u64
-            }
+            Some(
+                Command::StartUpdate { .. } | Command::StartWith { .. } | Command::Undo { .. },
+            ) => self.after.updates.keys().filter(|id| is_new(*id)).count() as u64,
             _ => 0,
         }
     }
@@ -135,6 +136,7 @@ const OVER_ENTRIES: &[(&str, Check)] = &[
     ("leases", leases::check),
     ("log_time", log_time::check),
     ("deployed", deployed::check),
+    ("steps", steps::check),
     // The core's own look comes last, so that what it would find as well is found
     // by whoever knows why it is wrong.
     ("structure", structure::check),

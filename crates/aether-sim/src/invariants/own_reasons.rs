@@ -29,17 +29,36 @@ fn state(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Result
         S::Pending => false,
         S::Deploying => matches!(done, Some(Command::BeginDeploy { .. })),
         S::Deployed => matches!(done, Some(Command::MarkDeployed { .. })),
-        S::Routing => matches!(done, Some(Command::SetWeights { .. } | Command::Approve { .. })),
+        S::Routing => matches!(
+            done,
+            Some(
+                Command::SetWeights { .. }
+                    | Command::Approve { .. }
+                    | Command::EnterStep { .. }
+                    | Command::Promote { .. }
+            )
+        ),
         S::Completing => {
-            matches!(done, Some(Command::Complete { .. })) && after.weights == Weights::ALL_NEW
+            let says_so = matches!(done, Some(Command::Complete { .. } | Command::Promote { .. }));
+            says_so && after.weights == Weights::ALL_NEW
         }
         S::Completed => matches!(done, Some(Command::Finish { .. })),
         S::RollingBack => matches!(
             done,
             Some(Command::Rollback { .. } | Command::Fail { .. } | Command::Undeploy { .. })
         ),
-        S::RolledBack => matches!(done, Some(Command::Finish { .. })),
-        S::Failed => matches!(done, Some(Command::Finish { .. } | Command::Fail { .. })),
+        S::RolledBack => matches!(
+            done,
+            Some(Command::Finish { .. } | Command::StartWith { supersede: true, .. })
+        ),
+        S::Failed => matches!(
+            done,
+            Some(
+                Command::Finish { .. }
+                    | Command::Fail { .. }
+                    | Command::StartWith { supersede: true, .. }
+            )
+        ),
     };
     match is_right {
         true => Ok(()),
@@ -57,6 +76,8 @@ fn weights(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Resu
     let said = || format!("{id}: {from} became {to} by {:?}", step.done());
     let forced = match step.done() {
         Some(Command::SetWeights { weights, force, .. }) if *weights == to => *force,
+        Some(Command::EnterStep { step: to_step, .. }) if after.step() == *to_step => false,
+        Some(Command::Promote { force, .. }) => *force,
         Some(Command::Approve { .. }) if before.pending_weights == Some(to) => {
             before.pending_forced
         }
@@ -64,7 +85,8 @@ fn weights(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Resu
             Command::Rollback { .. }
             | Command::ShiftBack { .. }
             | Command::Fail { .. }
-            | Command::Undeploy { .. },
+            | Command::Undeploy { .. }
+            | Command::StartWith { supersede: true, .. },
         ) if !is_raised => false,
         _ => return Err(said()),
     };
@@ -80,6 +102,10 @@ fn pause(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Result
     }
     let is_right = match (step.done(), &after.pause) {
         (Some(Command::Pause { reason, .. }), Some(pause)) => pause.reason == *reason,
+        (Some(Command::Suspend { .. }), Some(_)) => before.pause.is_none(),
+        // A ratio by hand holds until somebody has the steps go on.
+        (Some(Command::SetWeights { force: true, .. }), Some(_)) => before.progress.is_some(),
+        (Some(Command::Promote { force, .. }), None) => *force || before.pause.is_none(),
         (Some(Command::Resume { .. }), None) => true,
         (Some(Command::Complete { force: true, .. }), None) => true,
         // Another state is another matter, but for routing on.

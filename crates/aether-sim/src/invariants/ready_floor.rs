@@ -17,6 +17,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     if let Some(Command::Assign { slice, revision, .. }) = step.done() {
         not_too_many(step.after, slice, *revision)?;
     }
+    total_is_bounded(step)?;
     let is_ours = matches!(
         step.done(),
         Some(
@@ -29,6 +30,8 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
                 | Command::BeginDeploy { .. }
                 | Command::MarkDeployed { .. }
                 | Command::Assign { .. }
+                | Command::EnterStep { .. }
+                | Command::ScaleNew { .. }
                 | Command::Rollback { now: false, .. }
                 | Command::Resume { .. }
                 | Command::Pause { .. }
@@ -44,6 +47,25 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
             return Err(format!("{:?} left calls of {name} nowhere to go", step.done()));
         }
         floor(step, name)?;
+    }
+    Ok(())
+}
+
+/// Never more is wanted of a slice than the old version had and the new one is to
+/// have.
+fn total_is_bounded(step: &Step<'_>) -> Result<(), String> {
+    if step.before.targets.ptr_eq(&step.after.targets) {
+        return Ok(());
+    }
+    for record in step.after.slices.values() {
+        let Some(update) = step.after.live_update(&record.slice) else { continue };
+        let of = step.after.targets.values().filter(|target| target.slice == record.slice);
+        let wanted: u32 = of.map(|target| target.instances).sum();
+        let old = update.old.as_ref().map_or(0, |_| update.base_instances);
+        if wanted > old + update.instances {
+            let (id, most) = (&update.id, old + update.instances);
+            return Err(format!("{wanted} instances are wanted during {id}, at most {most}"));
+        }
     }
     Ok(())
 }

@@ -31,6 +31,9 @@ fn on_what_is_over(step: &Step<'_>, command: &Command) -> Result<(), String> {
         | Command::Complete { update, .. }
         | Command::SetWeights { update, .. }
         | Command::Approve { update, .. }
+        | Command::Promote { update, .. }
+        | Command::EnterStep { update, .. }
+        | Command::Suspend { update, .. }
         | Command::Resume { update, .. } => update,
         _ => return Ok(()),
     };

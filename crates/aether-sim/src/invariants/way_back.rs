@@ -3,8 +3,9 @@
 //! a live update.
 
 use aether_core::apply::Position;
-use aether_core::command::{Command, Request};
+use aether_core::command::{Command, Outcome, Request};
 use aether_core::records::{UpdateRecord, UpdateState as S};
+use aether_core::state::State;
 use aether_core::weights::Weights;
 
 use super::Step;
@@ -13,7 +14,10 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for (_, update) in step.changed_updates().filter(|(_, u)| !u.state.is_terminal()) {
         kept(step, update)?;
         if update.state != S::RollingBack {
-            reachable(step, update)?;
+            match update.is_one_way() {
+                true => refused(step, update)?,
+                false => reachable(step, update)?,
+            }
         } else if let Some(old) = &update.old {
             // Somebody is on the way back: all of the old version is asked for.
             let target = step.after.targets.get(&(update.slice.clone(), old.revision));
@@ -40,7 +44,15 @@ fn kept(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
     }
 }
 
-fn reachable(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
+/// Whoever gave the way back up does not get it.
+fn refused(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
+    match tried(step, update).1 {
+        Err(_) => Ok(()),
+        Ok(_) => Err(format!("{} goes back though it is one-way", update.id)),
+    }
+}
+
+fn tried(step: &Step<'_>, update: &UpdateRecord) -> (State, Outcome) {
     let mut state = step.after.clone();
     let command = Command::Rollback {
         update: update.id.clone(),
@@ -52,6 +64,11 @@ fn reachable(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
     let request = Request { request_id: None, actor: "trial".to_owned(), command };
     let at = step.entry.at;
     let outcome = state.apply(Position { index: at.index + 1, ..at }, &request);
+    (state, outcome)
+}
+
+fn reachable(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
+    let (state, outcome) = tried(step, update);
     let id = &update.id;
     if let Err(refusal) = outcome {
         return Err(format!("{id} cannot go back from {}: {refusal}", update.state));

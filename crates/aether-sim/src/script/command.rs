@@ -3,7 +3,9 @@
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::{CleanupPolicy, DeadlineAction, UpdateOptions};
+use aether_core::records::{
+    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Step, Strategy, UpdateOptions,
+};
 use aether_core::state::State;
 
 use crate::instance::Behaviour;
@@ -95,6 +97,13 @@ pub fn command(words: &[&str], state: &State) -> Result<Command, String> {
             force: is("force"),
             if_modified,
         },
+        ("promote", _) => Command::Promote {
+            update: update()?,
+            full: is("full"),
+            force: is("force"),
+            if_modified,
+        },
+        ("pause", []) => Command::Suspend { update: update()?, why: None, if_modified },
         ("approve", []) => Command::Approve { update: update()?, weights: None, if_modified },
         ("complete", _) => Command::Complete { update: update()?, force: is("force"), if_modified },
         ("rollback", _) => Command::Rollback {
@@ -120,8 +129,33 @@ pub fn command(words: &[&str], state: &State) -> Result<Command, String> {
     })
 }
 
+/// Steps such as `1:9/5s,1:1/pause,1:0/5s`, as the command line has them but for
+/// the spaces.
+fn canary(steps: &str) -> Result<Strategy, String> {
+    let steps = steps.replace(',', ", ").replace('/', " ");
+    Ok(Strategy::Canary(Canary {
+        steps: Step::list(&steps, 5_000)?,
+        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
+        scale_with_weight: false,
+        one_way_from: None,
+    }))
+}
+
+/// Verified for so long and then switched; by a person if it is for no time.
+fn blue_green(verify_ms: u64) -> Strategy {
+    Strategy::BlueGreen(BlueGreen {
+        verify_ms,
+        auto_promote: verify_ms > 0,
+        hold_ms: 5_000,
+        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
+        one_way: false,
+    })
+}
+
 fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Command, String> {
     let mut instances = None;
+    let mut supersede = false;
+    let mut strategy = Strategy::Manual {};
     let mut all = UpdateOptions::default();
     let mut words = options.iter();
     while let Some(option) = words.next() {
@@ -149,6 +183,19 @@ fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Command, S
             "grace" => all.grace_ms = span(value()?)?,
             "timeout" => all.deploy_timeout_ms = span(value()?)?,
             "healthy" => all.healthy_ms = span(value()?)?,
+            "supersede" => supersede = true,
+            "canary" => strategy = canary(value()?)?,
+            "blue-green" => strategy = blue_green(span(value()?)?),
+            "grow" => {
+                if let Strategy::Canary(canary) = &mut strategy {
+                    canary.scale_with_weight = true;
+                }
+            }
+            "undo-on-failure" => {
+                if let Strategy::Canary(canary) = &mut strategy {
+                    canary.analysis.on_failure = DeadlineAction::Rollback;
+                }
+            }
             "approval" => all.manual_approval = true,
             "min-requests" => {
                 all.thresholds.requests_min = value()?.parse().map_err(|_| "no number")?;
@@ -157,5 +204,5 @@ fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Command, S
         }
     }
     let version = version.parse().map_err(|e| format!("{e}"))?;
-    Ok(Command::StartUpdate { slice, version, instances, options: all })
+    Ok(operator::start(slice, version, instances, all, strategy, supersede))
 }

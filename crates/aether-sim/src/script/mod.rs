@@ -8,9 +8,12 @@
 //! deploy shop 1.0.0 instances 3
 //! start shop 2.0.0 [instances N] [cleanup immediate|grace|manual] [grace 30s]
 //!       [timeout 20s] [healthy 1s] [on-failure rollback|pause|fail]
-//!       [approval] [min-requests 20]
+//!       [approval] [min-requests 20] [supersede]
+//!       [canary 1:9/5s,1:1/pause,1:0/5s [grow] [undo-on-failure]]
+//!       [blue-green 5s]               verified for so long; 0s: until promoted
 //! routing shop 1:3 [force]            and: approve, complete [force], resume,
-//! rollback shop [now] [force]              undo 1:0, cleanup, scale 5, undeploy
+//! rollback shop [now] [force]              undo 1:0, cleanup, scale 5, undeploy,
+//!                                          promote [full] [force], pause
 //! kill leader 10s | depose leader 3s  it is gone, or goes on unheard for a while
 //! kill agent n1 5s | silence n1 20s | power cut n1 10s
 //! partition s1 20s | restart s1
@@ -153,14 +156,20 @@ impl Player {
     fn run_until(&mut self, slice: &str, state: &str) -> Result<(), String> {
         let name = command::slice(slice)?;
         let until_ms = self.world.now_ms + UNTIL_MS;
+        let from = self.world.log.index();
+        // A state may last for no longer than a pass of the planner.
         let is_there = |world: &World| {
             let id = command::latest_update(&world.log.newest, &name);
             let update = id.and_then(|id: UpdateId| world.log.newest.updates.get(&id).cloned());
-            update.is_some_and(|update| update.state.as_str() == state)
+            update.is_some_and(|update| {
+                let mut since = update.history.iter().filter(|entry| entry.index > from);
+                update.state.as_str() == state || since.any(|entry| entry.state.as_str() == state)
+            })
         };
         while !is_there(&self.world) {
             if self.world.now_ms > until_ms || self.world.violation.is_some() {
-                return Err(format!("{slice} does not become {state}"));
+                let why = self.world.violation.as_ref().map(|violation| &violation.detail);
+                return Err(format!("{slice} does not become {state}: {why:?}\n{}", self.said));
             }
             self.world.run_until(self.world.now_ms + 10);
         }
