@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("aether-server", &["aether-core", "aether-proto", "aether-replica", "aether-agent"]),
     ("aether-gateway", &["aether-core", "aether-proto"]),
     ("aether-example", &[]),
+    ("aether-sim", &["aether-core"]),
     ("aether-frozen", &[]),
     ("aether-fuzz", &[]),
     ("aether-cluster", &["aether-invoker", "aether-proto"]),

@@ -2,14 +2,15 @@
 //!
 //! `test` is what CI runs. `lint` checks the rules that no compiler knows, `fuzz`
 //! is a long run of the fuzz targets, `faults` are long runs of the tests that
-//! break things, `docs` writes what is made from the code, and `bench` measures
-//! beside others.
+//! break things, `sim` runs the update engine in virtual time, `docs` writes what
+//! is made from the code, and `bench` measures beside others.
 
 mod bench;
 mod docs;
 mod faults;
 mod fuzz;
 mod lint;
+mod sim;
 mod test;
 
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ const USAGE: &str = "usage: cargo xtask <command>
                    clusters under faults for minutes; the environment chooses seed and
                    length (tests/e2e/linearizable.rs, durability.rs); sim is the simulation
                    of replicas, for a number of seeds
+  sim [--seeds N] [--hours H] [--first SEED] | --seed SEED [--plant BUG] [--trace] | --planted
+                   the update engine under simulation, over all cores; one seed again; or
+                   how soon bugs that are put in on purpose are found
   docs             writes docs/reference/cli.md anew, from the program's own help
   figures          measures what the README and docs/performance.md state
   bench peers [PART…] [--rounds N] …
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Some("lint") => lint::run(),
         Some("fuzz") => fuzz::run(&arguments[1..]),
         Some("faults") => faults::run(&arguments[1..]),
+        Some("sim") => sim::sim(&arguments[1..]),
         Some("docs") => docs::run(),
         Some("soak") => test::soak(),
         Some("bench") => bench::run(&arguments[1..]),

@@ -148,6 +148,11 @@ impl Tx<'_> {
         slice.current = Some(update.new.revision);
         slice.instances = update.instances;
         self.put_slice(slice);
+        // A person may have promoted past the steps at which it would have grown.
+        let key = (update.slice.clone(), update.new.revision);
+        if self.state.targets.get(&key).is_some_and(|t| t.instances != update.instances) {
+            self.put_target(&update.slice, update.new.revision, update.instances);
+        }
         self.route_to(&update.slice, update.new.clone());
         update.outcome = None;
         self.transition(update, UpdateState::Completed, event);

@@ -9,7 +9,8 @@ use aether_core::records::{
 };
 
 use crate::world::{
-    World, approve, canary, complete, promote, resume, rollback, routing, start_with,
+    World, approve, canary, complete, complete_forced, promote, resume, rollback, routing,
+    start_with,
 };
 
 /// Steps 1:9, 1:1 and 1:0, a minute each.
@@ -281,6 +282,18 @@ fn instances_follow_the_weight_where_that_is_asked_for() {
     assert_eq!((world.update(&id).step(), world.ready("2.0.0")), (3, 4));
     world.ok(rollback(&id));
     assert_eq!(world.update(&id).weights.to_string(), "0:1", "the old set is whole");
+}
+
+#[test]
+fn what_was_promoted_past_its_growth_is_whole_in_the_end() {
+    let strategy = Canary { scale_with_weight: true, ..canary("1:9, 1:1, 1:0") };
+    let (mut world, id) = begin(strategy);
+    assert_eq!(world.ready("2.0.0"), 1);
+    world.ok(promote(&id, true, true));
+    world.ok(complete_forced(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    assert_eq!((world.ready("2.0.0"), world.instances("1.0.0").len()), (4, 0));
 }
 
 #[test]

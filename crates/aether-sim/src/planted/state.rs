@@ -1,0 +1,256 @@
+//! Bugs in what `apply` leaves behind.
+
+use std::sync::Arc;
+
+use aether_core::audit::Subject;
+use aether_core::command::{Answer, Command, Outcome, Refusal};
+use aether_core::ids::UpdateId;
+use aether_core::records::{
+    AuditRecord, Desired, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord,
+    UpdateRecord, UpdateState,
+};
+use aether_core::state::State;
+use aether_core::weights::Weights;
+
+use super::Planted;
+use crate::log::{Entry, Payload};
+
+/// Changes the state that an entry made, on every replica alike.
+pub fn after_apply(
+    bug: Planted,
+    before: &State,
+    state: &mut State,
+    entry: &Entry,
+    outcome: Outcome,
+) -> Outcome {
+    let Payload::Request(request) = &entry.payload else {
+        at_failover(bug, state);
+        return outcome;
+    };
+    match outcome {
+        Err(refusal) => refused(bug, state, &request.command, refusal),
+        Ok(answer) => {
+            done(bug, before, state, &request.command);
+            Ok(answer)
+        }
+    }
+}
+
+/// Changes one replica only.
+pub fn diverge(state: &mut State, index: u64) {
+    if index.is_multiple_of(50) {
+        let first = state.nodes.values().next().cloned();
+        if let Some(node) = first {
+            let mut node = (*node).clone();
+            node.since_ms += 1;
+            state.nodes.insert(node.name.clone(), node.into());
+        }
+    }
+}
+
+/// Changes an update as a handler would: with a history entry, an audit record
+/// and a new revision, so that only what is wrong about it shows.
+fn rewrite(state: &mut State, id: &UpdateId, how: impl FnOnce(&mut UpdateRecord)) {
+    let Some(update) = state.updates.get(id) else { return };
+    let mut update = (**update).clone();
+    how(&mut update);
+    let meta = &state.meta;
+    update.modified = meta.index;
+    let is_noted = update.history.last().is_some_and(|last| last.index == meta.index);
+    if let Some(last) = update.history.last().cloned().filter(|_| !is_noted) {
+        let (index, log_time_ms) = (meta.index, meta.log_time_ms);
+        update.history.push(HistoryEntry { index, log_time_ms, ..last });
+        let record = AuditRecord {
+            index,
+            n: 0,
+            log_time_ms,
+            wall_ms: meta.wall_ms,
+            actor: "planted".to_owned(),
+            subject: Subject::update(id),
+            event: "planted".to_owned(),
+        };
+        let n = state.audit.values().filter(|known| known.index == index).count() as u32;
+        let record = AuditRecord { n, ..record };
+        state.audit.insert(record.position(), record.into());
+    }
+    if let Some(last) = update.history.last_mut() {
+        (last.state, last.weights) = (update.state, update.weights);
+    }
+    state.updates.insert(id.clone(), Arc::new(update));
+}
+
+fn live(state: &State) -> Vec<UpdateId> {
+    state.slices.values().filter_map(|slice| slice.live_update.clone()).collect()
+}
+
+fn reweigh(state: &mut State, id: &UpdateId, weights: Weights) {
+    rewrite(state, id, |update| update.weights = weights);
+    let slice = state.updates.get(id).map(|update| update.slice.clone());
+    let route = slice.and_then(|slice| state.routes.get(&slice).cloned());
+    if let Some(route) = route.filter(|route| route.new.is_some()) {
+        let index = state.meta.index;
+        let route = RouteRecord {
+            weights,
+            route_revision: index,
+            table_revision: index,
+            ..(*route).clone()
+        };
+        state.routes.insert(route.slice.clone(), route.into());
+    }
+}
+
+fn at_failover(bug: Planted, state: &mut State) {
+    for id in live(state) {
+        match bug {
+            Planted::FailoverResetsWeights => reweigh(state, &id, Weights::ALL_OLD),
+            Planted::FailoverForgetsPause => rewrite(state, &id, |update| update.pause = None),
+            _ => {}
+        }
+    }
+}
+
+fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal) -> Outcome {
+    let done = |id: &UpdateId| Ok(Answer { update: Some(id.clone()), ..Answer::default() });
+    match (bug, command, &refusal) {
+        (
+            Planted::CompletesWithoutAllNew,
+            Command::Complete { update, .. },
+            Refusal::NotAllNew { .. },
+        ) => {
+            rewrite(state, update, |update| update.state = UpdateState::Completing);
+            done(update)
+        }
+        (
+            Planted::RollsBackRollback,
+            Command::Rollback { update, .. },
+            Refusal::WrongState { state: UpdateState::RollingBack, .. },
+        ) => {
+            rewrite(state, update, |update| update.state = UpdateState::Routing);
+            done(update)
+        }
+        (Planted::RefusalLeavesTrace, Command::SetWeights { update, weights, .. }, _) => {
+            if let Some(known) = state.updates.get(update) {
+                let pending_weights = Some(*weights);
+                let record = UpdateRecord { pending_weights, ..(**known).clone() };
+                state.updates.insert(update.clone(), record.into());
+            }
+            Err(refusal)
+        }
+        (Planted::DeployedBeforeReady, Command::MarkDeployed { update }, _) => {
+            let (now_ms, index) = (state.meta.log_time_ms, state.meta.index);
+            rewrite(state, update, |update| {
+                update.state = UpdateState::Deployed;
+                (update.state_since_ms, update.state_index) = (now_ms, index);
+            });
+            done(update)
+        }
+        (
+            Planted::NoCapacityGuard,
+            Command::SetWeights { update, weights, .. },
+            Refusal::CapacityGuard { .. },
+        )
+        | (
+            Planted::PauseHoldsNothing,
+            Command::SetWeights { update, weights, .. },
+            Refusal::Paused { .. },
+        ) => {
+            reweigh(state, update, *weights);
+            done(update)
+        }
+        _ => Err(refusal),
+    }
+}
+
+fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
+    match (bug, command) {
+        (Planted::StopsOnRemove, Command::RemoveLosingSide { .. }) => stop_drained(before, state),
+        (Planted::RestoresTooFew, Command::Rollback { update, .. }) => {
+            let update = state.updates.get(update).cloned();
+            let old = update.as_ref().and_then(|u| Some((u.slice.clone(), u.old.clone()?)));
+            let target = old.and_then(|(slice, old)| {
+                state.targets.get(&(slice, old.revision)).filter(|t| t.instances > 1).cloned()
+            });
+            if let Some(target) = target {
+                let instances = target.instances - 1;
+                let target = TargetRecord { instances, ..(*target).clone() };
+                let key = (target.slice.clone(), target.revision);
+                state.targets.insert(key, target.into());
+            }
+        }
+        (Planted::DropsDeadline, Command::SetWeights { update, .. }) => {
+            rewrite(state, update, |update| update.deadline = None);
+        }
+        (Planted::KeepsWeightAfterRollback, Command::Finish { update }) => {
+            let one_in_ten = Weights::new(1, 9).expect("1:9 is a ratio");
+            rewrite(state, update, |update| {
+                if update.state == UpdateState::RolledBack {
+                    update.weights = one_in_ten;
+                }
+            });
+        }
+        (Planted::RouteWithoutTableRevision, Command::SetWeights { update, .. }) => {
+            let slice = state.updates.get(update).map(|update| update.slice.clone());
+            let routes = slice.and_then(|slice| {
+                Some((before.routes.get(&slice)?.clone(), state.routes.get(&slice)?.clone()))
+            });
+            if let Some((was, route)) = routes {
+                let (table_revision, route_revision) = (was.table_revision, was.route_revision);
+                let route = RouteRecord { table_revision, route_revision, ..(*route).clone() };
+                state.routes.insert(route.slice.clone(), route.into());
+            }
+        }
+        (Planted::ForgetsWayBack, Command::MarkDeployed { update }) => {
+            let update = state.updates.get(update).cloned();
+            let old = update.as_ref().and_then(|u| Some((u, u.old.as_ref()?)));
+            if let Some((update, old)) = old {
+                let artifact = update.slice.base().at(old.version.clone());
+                state.artifacts.remove(&artifact);
+            }
+        }
+        (Planted::AssignsTooMany, Command::Assign { .. }) => one_more(before, state),
+        (
+            Planted::LossTouchesBystanders,
+            Command::SetNodeLifecycle { lifecycle: NodeLifecycle::Lost, .. },
+        ) => {
+            let targets: Vec<_> = state.targets.values().cloned().collect();
+            for target in targets {
+                let modified = state.meta.index;
+                let target = TargetRecord { modified, ..(*target).clone() };
+                state.targets.insert((target.slice.clone(), target.revision), target.into());
+            }
+        }
+        (Planted::NoAudit, Command::MarkDeployed { .. }) => {
+            let last = state.audit.keys().next_back().copied();
+            last.map(|last| state.audit.remove(&last));
+        }
+        _ => {}
+    }
+}
+
+/// What was told to drain is told to stop instead.
+fn stop_drained(before: &State, state: &mut State) {
+    let ran = |i: &InstanceRecord| {
+        before.instances.get(&i.id).is_some_and(|was| was.desired == Desired::Run)
+    };
+    let drained = state.instances.values().filter(|i| i.desired == Desired::Drain && ran(i));
+    let drained: Vec<Arc<InstanceRecord>> = drained.cloned().collect();
+    for record in drained {
+        let record = InstanceRecord { desired: Desired::Stop, ..(*record).clone() };
+        state.instances.insert(record.id.clone(), record.into());
+    }
+}
+
+/// What leaves its node because that is drained is not counted; here what is
+/// about to leave is.
+fn one_more(before: &State, state: &mut State) {
+    let drained = |i: &InstanceRecord| {
+        before.instances.get(&i.id).is_some_and(|was| was.desired == Desired::Drain)
+            && i.desired == Desired::Drain
+            && i.is_revivable()
+    };
+    let first = state.instances.values().find(|i| drained(i)).cloned();
+    if let Some(record) = first {
+        let record = InstanceRecord { desired: Desired::Run, ..(*record).clone() };
+        state.instances.insert(record.id.clone(), record.into());
+    }
+}
