@@ -137,11 +137,23 @@ impl Tx<'_> {
         weights: Weights,
         force: bool,
     ) -> Outcome {
-        if !force {
+        // In place the ratio is that of the instances.
+        if !force || update.strategy.is_in_place() {
             let (update, strategy) = (update.id, update.strategy.to_string());
             return Err(Refusal::GoesBySteps { update, strategy });
         }
+        if update.is_one_way() && weights.is_raised_by(update.weights) {
+            return Err(Refusal::OneWay { update: update.id.clone(), step: update.step() });
+        }
         let id = update.id.clone();
+        // Resumed, it goes on with the first step beyond this ratio.
+        let passed = update.way().map_or(0, |way| {
+            way.steps.iter().take_while(|step| !weights.is_raised_by(step.weights)).count()
+        });
+        if let Some(progress) = &mut update.progress {
+            progress.step = u32::try_from(passed).unwrap_or(u32::MAX);
+            progress.since_ms = self.state.meta.log_time_ms;
+        }
         let message = format!("{} set the ratio {weights} by hand", self.actor);
         update.pause =
             Some(Pause { reason: Reason::new(Reason::OPERATOR, message), since_ms: self.now_ms() });

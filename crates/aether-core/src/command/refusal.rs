@@ -107,7 +107,7 @@ pub enum Refusal {
     )]
     PausedAlready { update: UpdateId, code_of_pause: String, message: String },
     #[error(
-        "update {update} goes by its steps ({strategy}): 'aether update promote {update}' enters the next one; with --force the ratio is set by hand, and the update pauses"
+        "update {update} goes by its steps ({strategy}): 'aether update promote {update}' enters the next one{}", by_hand(.strategy)
     )]
     GoesBySteps { update: UpdateId, strategy: String },
     #[error(
@@ -202,6 +202,14 @@ fn what_helps(said: &str) -> &str {
     match said {
         "" => "wait for them, start the update with more --instances, or use --force",
         said => said,
+    }
+}
+
+/// Whether the ratio can be set by hand.
+fn by_hand(strategy: &str) -> &'static str {
+    match strategy {
+        "ROLLING" | "RECREATE" => "",
+        _ => "; with --force the ratio is set by hand, and the update pauses",
     }
 }
 

@@ -267,6 +267,30 @@ fn a_ratio_by_hand_has_to_be_forced_and_pauses() {
 }
 
 #[test]
+fn a_ratio_by_hand_below_the_last_step_goes_on_with_the_step_above_it() {
+    let (mut world, id) = begin(canary("1:3, 1:0"));
+    world.ok(promote(&id, true, false));
+    let Command::SetWeights { update, weights, if_modified, .. } = routing(&id, "1:1") else {
+        unreachable!()
+    };
+    world.ok(Command::SetWeights { update, weights, if_modified, force: true });
+    world.ok(resume(&id));
+    world.count(&id, 1_000, 0, 0);
+    world.pass(MINUTE);
+    assert_eq!(at(&world, &id), (UpdateState::Routing, "1:0".into(), 2));
+}
+
+#[test]
+fn who_promotes_finds_the_instances_that_the_next_step_needs() {
+    let strategy = Canary { scale_with_weight: true, ..canary("1:3 pause, 1:0") };
+    let (mut world, id) = begin(strategy);
+    world.settle();
+    assert_eq!((world.update(&id).step(), world.ready("2.0.0")), (1, 4));
+    world.ok(promote(&id, false, false));
+    assert_eq!(world.update(&id).step(), 2);
+}
+
+#[test]
 fn instances_follow_the_weight_where_that_is_asked_for() {
     let strategy = Canary { scale_with_weight: true, ..canary("1:9, 1:1, 1:0") };
     let (mut world, id) = begin(strategy);

@@ -29,10 +29,14 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         wait_for_approval(update, pending, plan);
         return;
     }
+    let next = update.step() + 1;
+    if way.hold(update.step()) == (Hold::Promotion {}) && grow(view, update, &way, next, plan) {
+        // Whoever promotes finds the instances ready.
+        return;
+    }
     if is_held(view, update, &way, plan) {
         return;
     }
-    let next = update.step() + 1;
     match way.weights(next) {
         Some(weights) => enter(view, update, &way, next, weights, plan),
         None => complete(view, update, plan),
@@ -154,6 +158,20 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
     true
 }
 
+/// Has the new side grow to what a step needs, where its instances follow the
+/// weight. Whether it has to.
+fn grow(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, step: u32, plan: &mut Plan) -> bool {
+    let Some(weights) = way.weights(step).filter(|_| way.scale_with_weight) else { return false };
+    let wanted = update.instances_for(weights);
+    let target = view.state.targets.get(&(update.slice.clone(), update.new.revision));
+    let is_small = target.is_some_and(|target| target.instances < wanted);
+    if is_small {
+        let (update, if_modified) = (update.id.clone(), update.modified);
+        plan.commands.push(Command::ScaleNew { update, instances: wanted, if_modified });
+    }
+    is_small
+}
+
 /// Enters the next step, once the new side has the instances for it.
 fn enter(
     view: &View<'_>,
@@ -175,13 +193,10 @@ fn enter(
         }
         return;
     }
-    let wanted = if way.scale_with_weight { update.instances_for(weights) } else { 0 };
-    let target = view.state.targets.get(&(slice.clone(), update.new.revision));
-    if target.is_some_and(|target| target.instances < wanted) {
-        let if_modified = update.modified;
-        plan.commands.push(Command::ScaleNew { update: id, instances: wanted, if_modified });
+    if grow(view, update, way, step, plan) {
         return;
     }
+    let wanted = if way.scale_with_weight { update.instances_for(weights) } else { 0 };
     let carries = instances_needed(weights.new_side(), weights, update.base_instances);
     let needed = carries.max(wanted);
     let ready = view.state.ready_count(slice, update.new.revision);
