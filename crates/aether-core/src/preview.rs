@@ -28,6 +28,10 @@ use crate::weights::Weights;
 /// entries, and a large one a few more.
 const ROUNDS_MAX: u32 = 1_000;
 
+/// Calls without a failure that clear any version: a thousand times as many as the
+/// strictest preset allows one of to fail.
+const HEALTHY_REQUESTS: u64 = 1_000_000;
+
 /// The guide's recommended progression.
 pub const RATIOS: [(u64, u64); 5] = [(1, 9), (1, 3), (1, 1), (3, 1), (1, 0)];
 
@@ -351,17 +355,19 @@ impl<'a> World<'a> {
         Some("it takes more entries than a preview looks at".to_owned())
     }
 
-    /// Has as many healthy calls reach the new version as a verdict takes. Whether
-    /// that was not so already.
+    /// Has as many healthy calls reach both versions as a verdict takes. Whether that
+    /// was not so already.
     fn show_health(&mut self, update: &UpdateRecord) -> bool {
-        let least = update.options.thresholds.requests_min;
+        let least = update.options.thresholds.requests_min.max(HEALTHY_REQUESTS);
         let Some(record) = self.state.evidence.get(&update.id) else { return false };
         let mut record = (**record).clone();
         let missing = least.saturating_sub(record.present().new.requests);
         let last = record.evidence.epochs().last_key_value().map(|(index, _)| *index);
         let Some(last) = last.filter(|_| missing > 0) else { return false };
-        let new = evidence::Side { requests: missing, ..Default::default() };
-        record.evidence.fold(last, Tallies { new, ..Default::default() });
+        let all = |requests| evidence::Side { requests, timed: requests, ..Default::default() };
+        let weights = update.weights;
+        let old = missing * u64::from(weights.old_side()) / u64::from(weights.new_side().max(1));
+        record.evidence.fold(last, Tallies { new: all(missing), old: all(old) });
         self.state.evidence.insert(update.id.clone(), record.into());
         true
     }

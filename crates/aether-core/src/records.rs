@@ -32,7 +32,8 @@ pub use in_place::{BATCHES_MAX, Bounds, Recreate, Rolling, Share};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{
-    Analysis, BlueGreen, Canary, HOLD_MS, Hold, Progress, STEPS_MAX, Step, Strategy, Way,
+    Analysis, BlueGreen, Canary, EVIDENCE_MS, HOLD_MS, Hold, Progress, STEPS_MAX, Step, Strategy,
+    Way,
 };
 pub use voters::{Admitted, RAFT_ID_BASE, VOTER_CHANGES_MAX, VoterChange, VoterWanted};
 

@@ -55,9 +55,13 @@ pub fn deadline_of_pause(now_ms: u64) -> Deadline {
 pub fn deadline_of(update: &UpdateRecord, now_ms: u64) -> Option<Deadline> {
     let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
     let hold = update.way().filter(|_| serves).map(|way| {
-        let (Hold::For { ms } | Hold::Wait { ms }) = way.hold(update.step()) else { return None };
+        let span_ms = match way.hold(update.step()) {
+            Hold::For { ms } | Hold::Wait { ms } => ms.saturating_add(way.analysis.patience_ms),
+            Hold::Evidence { most_ms } => most_ms,
+            Hold::Promotion {} => return None,
+        };
         let waits_for_approval = update.pending_weights.is_some();
-        (!waits_for_approval).then(|| ms.saturating_add(way.analysis.patience_ms))
+        (!waits_for_approval).then_some(span_ms)
     });
     match hold.flatten() {
         Some(span_ms) => Some(Deadline {

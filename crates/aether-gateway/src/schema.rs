@@ -156,7 +156,8 @@ texts! {
     };
     Steps: Text {
         says: "Steps, separated by commas: a ratio new:old or the new share in percent, then how \
-               long it holds, or `pause` for until it is promoted.",
+               long it holds, `evidence` for until the comparison decides, or `pause` for until it is \
+               promoted.",
         pattern: format!("{STEP}(, ?{STEP}){{0,99}}"),
         most: 2_000,
         example: "1:19 5m, 10% pause, 1:1, 1:0",

@@ -73,8 +73,13 @@ fn check_steps(steps: &[Step]) -> Result<(), Refusal> {
         return bad("the last step", last.weights.to_string(), "1:0, all to the new version");
     }
     for step in steps {
-        if let Hold::For { ms } | Hold::Wait { ms } = step.hold {
-            check_span("the hold of a step", ms)?;
+        match step.hold {
+            Hold::For { ms } | Hold::Wait { ms } => check_span("the hold of a step", ms)?,
+            Hold::Evidence { most_ms: 0 } => {
+                return bad("the wait for evidence", "0 ms".to_owned(), "above zero");
+            }
+            Hold::Evidence { most_ms } => check_span("the wait for evidence", most_ms)?,
+            Hold::Promotion {} => {}
         }
     }
     if steps[0].weights == Weights::ALL_OLD {

@@ -141,6 +141,12 @@ pub enum Hold {
         /// Milliseconds.
         ms: u64,
     },
+    /// As long as it takes for the comparison with the old version to clear the new
+    /// one.
+    Evidence {
+        /// Longest, milliseconds; then the update pauses as `inconclusive`.
+        most_ms: u64,
+    },
     /// So much time, whatever the calls show. What speaks against the version
     /// fails the step all the same.
     Wait {
@@ -150,6 +156,11 @@ pub enum Hold {
     /// A person promotes.
     Promotion {},
 }
+
+/// How long a step may wait for evidence that does not say so: with ten requests a
+/// second at the new version this is ten times what a verdict takes of versions that
+/// are alike (docs/evidence.md).
+pub const EVIDENCE_MS: u64 = 3_600_000;
 
 /// How long a step holds that does not say so: the guide has people monitor for
 /// five to ten minutes.
@@ -182,8 +193,9 @@ impl Step {
     }
 
     /// Reads steps such as `1:19 5m, 1:9 pause, 25%, 1:0`: a ratio new:old or the
-    /// new share in percent, then how long it holds, or `pause` for until a person
-    /// promotes; `hold_ms` where nothing is said.
+    /// new share in percent, then how long it holds, `evidence` (and how long at most)
+    /// for until the comparison decides, or `pause` for until a person promotes;
+    /// `hold_ms` where nothing is said.
     ///
     /// # Errors
     /// The text is no such list, or has more than [`STEPS_MAX`] steps.
@@ -216,10 +228,18 @@ impl Step {
         let hold = match words.next() {
             None => Hold::For { ms: hold_ms },
             Some("pause") => Hold::Promotion {},
+            Some("evidence") => {
+                let most = words.next().map(str::parse::<Millis>).transpose();
+                let most = most.map_err(|error| error.to_string())?;
+                Hold::Evidence { most_ms: most.map_or(EVIDENCE_MS, |most| most.0) }
+            }
             Some(span) => {
-                let span = span
-                    .parse::<Millis>()
-                    .map_err(|error| format!("{error}, or 'pause' for until somebody promotes"))?;
+                let span = span.parse::<Millis>().map_err(|error| {
+                    format!(
+                        "{error}, 'evidence' for until the comparison decides, or 'pause' for \
+                         until somebody promotes"
+                    )
+                })?;
                 Hold::For { ms: span.0 }
             }
         };
@@ -237,6 +257,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.hold {
             Hold::For { ms } | Hold::Wait { ms } => write!(f, "{} {}", self.weights, Millis(ms)),
+            Hold::Evidence { most_ms } => {
+                write!(f, "{} evidence {}", self.weights, Millis(most_ms))
+            }
             Hold::Promotion {} => write!(f, "{} pause", self.weights),
         }
     }
@@ -373,8 +396,12 @@ mod tests {
 
     #[test]
     fn steps_are_read_as_people_write_them_and_come_back_from_their_spelling() {
-        let steps = Step::list("1:19 5m, 10% pause,1:3,  1:0 30s", 60_000).unwrap();
-        assert_eq!(said(&steps), "1:19 5m, 1:9 pause, 1:3 1m, 1:0 30s");
+        let text = "1:19 5m, 10% pause,1:3,  50% evidence, 3:1 evidence 2h, 1:0 30s";
+        let steps = Step::list(text, 60_000).unwrap();
+        assert_eq!(
+            said(&steps),
+            "1:19 5m, 1:9 pause, 1:3 1m, 1:1 evidence 1h, 3:1 evidence 2h, 1:0 30s"
+        );
         assert_eq!(Step::list(&said(&steps), 1).unwrap(), steps);
     }
 

@@ -158,6 +158,27 @@ fn a_version_that_is_worse_than_the_old_one_fails_though_no_threshold_is_exceede
 }
 
 #[test]
+fn a_step_by_evidence_is_left_when_the_comparison_clears_the_version() {
+    use aether_core::evidence::{Side, Tallies};
+    let (mut world, id) = begin(canary("1:9 evidence 30m, 1:0"));
+    let side = |requests, errors| Side { requests, errors, timed: requests, slow: requests / 100 };
+    let told = |new, old| Tallies { new, old };
+    world.told(&id, told(side(0, 0), side(1, 0)), 0);
+    world.told(&id, told(side(150, 1), side(1_350, 13)), 0);
+    world.pass(20 * MINUTE);
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["evidence"]));
+    world.told(&id, told(side(20_000, 100), side(180_000, 900)), 0);
+    world.rounds(2);
+    assert_eq!(world.update(&id).step(), 2, "{:#?}", world.plan());
+
+    let (mut world, id) = begin(canary("1:9 evidence 30m, 1:0"));
+    world.told(&id, told(side(0, 0), side(1, 0)), 0);
+    world.told(&id, told(side(150, 1), side(1_350, 13)), 0);
+    world.pass(30 * MINUTE);
+    assert_eq!(world.update(&id).pause.as_ref().unwrap().reason.code, "inconclusive");
+}
+
+#[test]
 fn instances_that_do_not_stay_up_fail_the_step() {
     let (mut world, id) = begin(rolls_back(canary(STEPS)));
     let reason = Reason::new(Reason::CRASH_LOOP, "exit status 1");

@@ -39,7 +39,7 @@ fn is_verified(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool 
     let verify_ms = match update.way().map(|way| way.before) {
         Some(Hold::For { ms }) => ms,
         // A person looks.
-        Some(Hold::Promotion {} | Hold::Wait { .. }) | None => 0,
+        Some(Hold::Promotion {} | Hold::Wait { .. } | Hold::Evidence { .. }) | None => 0,
     };
     let ready: Vec<u64> =
         new_side(view, update).filter(|i| i.is_routable()).map(|i| i.observed_since_ms).collect();

@@ -86,6 +86,11 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
     }
     let last = way.last();
     let at = format!("step {} of {last} was not decided in time", update.step());
+    let by_evidence = matches!(way.hold(update.step()), Hold::Evidence { .. });
+    let compared = comparison(view.state, update, &Present::default()).filter(|_| by_evidence);
+    if let Some(compared) = compared {
+        return Some(Reason::new("inconclusive", format!("{at}: {}", compared.reason())));
+    }
     let why = match verdict(view, update) {
         Verdict::Insufficient if update.weights.new_side() > 0 => too_few(view, update),
         _ => "what the next step needs is not there".to_owned(),
@@ -137,6 +142,24 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
             }
         }
         Hold::Wait { .. } => return false,
+        Hold::Evidence { .. } => {
+            let decision = comparison(view.state, update, &Present::default());
+            // Without an old version there are the thresholds only.
+            let is_clear = match &decision {
+                Some(decision) => decision.version == evidence::Verdict::Promote,
+                None => update.old.is_none() && verdict(view, update) == Verdict::Healthy,
+            };
+            if is_clear {
+                return false;
+            }
+            let reason = decision.map_or_else(|| too_few(view, update), |d| d.reason());
+            Wait {
+                code: "evidence",
+                message: format!("{reason}; {at}"),
+                since_ms,
+                unblock: format!("requests, or 'aether update promote {id}'"),
+            }
+        }
         // Nothing reaches the new version before the first step.
         Hold::For { .. } if weights.new_side() == 0 => return false,
         Hold::For { .. } => {

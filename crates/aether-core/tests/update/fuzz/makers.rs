@@ -222,7 +222,14 @@ impl<'a> Dice<'a> {
                 one_way_from: one_way,
             });
         }
-        let lists = ["1:9, 1:1, 1:0", "1:0", "1:3 pause, 1:0", "1:1, 1:9", "25%, 50%, 100% pause"];
+        let lists = [
+            "1:9, 1:1, 1:0",
+            "1:0",
+            "1:3 pause, 1:0",
+            "1:3 evidence 1s, 1:0",
+            "1:1, 1:9",
+            "25%, 50%, 100% pause",
+        ];
         Strategy::Canary(Canary {
             steps: Step::list(self.pick(&lists), hold_ms).unwrap(),
             analysis,

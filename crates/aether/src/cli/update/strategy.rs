@@ -17,7 +17,8 @@ pub struct How {
     /// How calls move to the new version [default: manual, or canary with steps]
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     strategy: Option<StrategyName>,
-    /// Steps of a canary, such as '1:19 5m, 10% pause, 1:1, 1:0'; at 'pause' it waits for 'promote'
+    /// Steps of a canary, such as '1:19 5m, 10% pause, 1:1 evidence, 1:0'; at 'pause' it waits for
+    /// 'promote', at 'evidence' until the comparison with the old version decides
     #[arg(long, value_name = "STEPS", value_parser = steps)]
     steps: Option<String>,
     /// Steps of so many percent each
