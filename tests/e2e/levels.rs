@@ -143,7 +143,10 @@ async fn until_level(stage: &Stage, level: u64) {
 async fn raises(stage: &Stage) -> usize {
     let said = stage.cluster.cli(&["events", "--subject", "cluster"]).await.unwrap();
     assert_eq!(said.code, Some(0), "{said:?}");
-    said.stdout.lines().filter(|line| line.contains("feature level 2 holds from now on")).count()
+    said.stdout
+        .lines()
+        .filter(|line| line.contains(&format!("feature level {LEVEL_MAX} holds from now on")))
+        .count()
 }
 
 #[tokio::test]
@@ -189,8 +192,9 @@ async fn no_way_back(mut stage: Stage) {
     downgrade(&stage.cluster.nodes[1]);
     stage.cluster.nodes[1].start().unwrap();
     let said = ended(&mut stage, 1).await;
-    let reason = "feature level 2 is committed, and this node supports no more than 1";
-    assert!(said.contains(reason), "{said}");
+    let reason =
+        format!("feature level {LEVEL_MAX} is committed, and this node supports no more than 1");
+    assert!(said.contains(&reason), "{said}");
     assert!(said.contains("take compatibility.feature_level_max = 1 out"), "{said}");
     upgrade(&stage.cluster.nodes[1]);
     stage.cluster.nodes[1].start().unwrap();
@@ -201,8 +205,9 @@ async fn no_way_back(mut stage: Stage) {
     stage.cli(&["node", "add", "v3", "--peer", &peer]).await.unwrap();
     stage.cluster.nodes[third].start().unwrap();
     let said = ended(&mut stage, third).await;
-    let reason = "node v3 supports feature level 1, and the cluster is at 2, for good";
-    assert!(said.contains("does not admit this node") && said.contains(reason), "{said}");
+    let reason =
+        format!("node v3 supports feature level 1, and the cluster is at {LEVEL_MAX}, for good");
+    assert!(said.contains("does not admit this node") && said.contains(&reason), "{said}");
     upgrade(&stage.cluster.nodes[third]);
     stage.cluster.nodes[third].start().unwrap();
     let votes = |status: &Value| status["voters"].as_array().unwrap().len() == 4;
@@ -219,7 +224,7 @@ async fn no_way_back(mut stage: Stage) {
     fs::write(&config, text.replace(&own_data, data.to_str().unwrap()) + HELD).unwrap();
     let restore = ["snapshot", "restore", backup, "--config", config.to_str().unwrap()];
     let refused = stage.refused(&restore).await.unwrap();
-    assert!(refused.contains("feature level 2 is committed"), "{refused}");
+    assert!(refused.contains(&format!("feature level {LEVEL_MAX} is committed")), "{refused}");
     assert!(!data.exists(), "nothing is written");
     stage.end().await;
 }

@@ -47,8 +47,8 @@ checks.positive_data_acceptance.expected-statuses = ['2xx', '400', '404', '409']
 # ignore it would do what its sender may have wanted refused.
 [[operations]]
 include-operation-id = [
-  'approveUpdate', 'cleanUpUpdate', 'completeUpdate', 'resumeUpdate', 'rollbackUpdate', 'setRouting',
-  'undoUpdate',
+  'approveUpdate', 'cleanUpUpdate', 'completeUpdate', 'pauseUpdate', 'promoteUpdate', 'resumeUpdate',
+  'rollbackUpdate', 'setRouting', 'undoUpdate',
   'downloadArtifact', 'getUpdate',
 ]
 checks.positive_data_acceptance.expected-statuses = ['2xx', '304', '400', '404', '409', '412']

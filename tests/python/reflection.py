@@ -218,6 +218,9 @@ class Story:
         state = "FAILED_PRECONDITION"
         ask("aether.v1.Updates/Approve", this, allowed=[(state, "NOTHING_TO_APPROVE")])
         ask("aether.v1.Updates/Resume", this, allowed=[(state, "NOT_PAUSED")])
+        ask("aether.v1.Updates/Pause", {**this, "why": "a look"})
+        ask("aether.v1.Updates/Resume", this)
+        ask("aether.v1.Updates/Promote", this, allowed=[(state, "HAS_NO_STEPS")])
         ask("aether.v1.Updates/Complete", this, allowed=[(state, "NOT_ALL_NEW")])
         stale = {**this, "routing": "1:3", "ifModified": 1}
         ask("aether.v1.Updates/SetRouting", stale, allowed=[("ABORTED", "MODIFIED")])

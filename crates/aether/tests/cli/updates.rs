@@ -56,6 +56,24 @@ async fn start_by_steps() {
     scene.ends("update_start_by_steps");
 }
 
+/// A comparison that has not decided yet.
+fn comparison() -> v1::Comparison {
+    let tested = |odds| v1::Tested {
+        worse_odds: odds,
+        worse_odds_needed: 200.0,
+        sound_odds: 7.5,
+        sound_odds_needed: 100.0,
+    };
+    v1::Comparison {
+        verdict: "continue".into(),
+        detail: "errors 3 of 1000 beside 2 of 9000".into(),
+        errors: Some(tested(12.25)),
+        latency: Some(tested(0.5)),
+        promote_if_alike_ms: None,
+        roll_back_if_harmful_ms: Some(61_000),
+    }
+}
+
 /// An update between its first steps.
 fn by_steps(update: v1::Update) -> v1::Update {
     let counts = |requests| v1::StepCounts { requests, errors: 0, slow: 1, timed: requests };
@@ -196,6 +214,7 @@ async fn health_and_explain() {
         min_requests: 20,
         pause: Some(reason("threshold_exceeded", "error rate 4 % is above 1 %")),
         paused_ms: Some(2_500),
+        comparison: Some(comparison()),
     };
     scene.node.will_answer("Updates/Health", &health);
     scene.run_all(&["update health u1f", "update health u1f -o yaml"]).await;
