@@ -412,6 +412,7 @@ INDEX  STATE    ROUTING  BY     EVENT
         };
         let text = strategy(&progress);
         assert!(text.contains("before the first step"), "{text}");
+        assert!(text.ends_with("both versions served for 12ms at the switch"), "{text}");
         let in_place = v1::InPlace {
             ready: 10,
             floor: 10,
@@ -430,7 +431,6 @@ INDEX  STATE    ROUTING  BY     EVENT
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(text.ends_with("both versions served for 12ms at the switch"), "{text}");
     }
 
     #[test]
