@@ -61,7 +61,7 @@ fn by_itself(step: &Step<'_>, before: &UpdateRecord) -> Result<(), String> {
         {
             return Err(format!("{id} held step {} for too short", progress.step));
         }
-        Hold::For { .. } | Hold::Wait { .. } => {}
+        Hold::For { .. } | Hold::Wait { .. } | Hold::Evidence { .. } => {}
     }
     if before.weights.new_side() == 0 {
         // Nothing has reached the new version yet.
