@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Observation, Outcome, Refusal};
 use aether_core::coordinates::SliceName;
+use aether_core::evidence::{self, QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::latency;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Counts, Desired, InstanceRecord, Observed, SessionRecord, Side, Sums, UpdateState,
+    Desired, EvidenceRecord, InstanceRecord, Measure, Observed, SessionRecord, Side, Sums,
+    UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 
@@ -286,27 +288,53 @@ impl Coordinator {
             if update.state != UpdateState::Routing || !is_due {
                 continue;
             }
-            let mut sums = BTreeMap::new();
-            for (id, record) in &state.sessions {
-                let heard = self.sessions.get(id).filter(|s| s.report.life == record.opened);
-                let Some(HeardSession { report, .. }) = heard else { continue };
-                let of = |side: &Side| {
-                    let version = (update.slice.clone(), side.revision);
-                    counts(report.counted.get(&version), known.p99_ms)
-                };
-                let old = update.old.as_ref().map(of).unwrap_or_default();
-                let now = Sums { life: record.opened, new: of(&update.new), old };
-                let is_empty = now.new.is_empty() && now.old.is_empty();
-                if known.marks.get(id) != Some(&now) && !is_empty {
-                    sums.insert(id.clone(), now);
-                }
-            }
+            let measure = self.measure(update, known);
+            let sums = self.sums(update, known, measure, state);
             if !sums.is_empty() {
                 self.recorded.insert(update.id.clone(), log_time_ms);
-                let (update, p99_ms) = (update.id.clone(), known.p99_ms);
-                news.push(Command::RecordEvidence { update, p99_ms, sums });
+                news.push(Command::RecordEvidence { update: update.id.clone(), measure, sums });
             }
         }
+    }
+
+    /// The measure of the record; and what is slow, once the old version has served
+    /// enough for that.
+    fn measure(&self, update: &UpdateRecord, known: &EvidenceRecord) -> Measure {
+        let mut measure = known.measure;
+        if let (None, Some(old)) = (measure.reference, &update.old) {
+            let version = (update.slice.clone(), old.revision);
+            let mut served = Tally::default();
+            let told = self.sessions.values().filter_map(|s| s.report.counted.get(&version));
+            told.for_each(|tally| served.add(tally));
+            measure.reference = reference_bucket(&served, QUANTILE_PPM);
+        }
+        measure
+    }
+
+    /// The sums of those sessions that have others than the state has.
+    fn sums(
+        &self,
+        update: &UpdateRecord,
+        known: &EvidenceRecord,
+        measure: Measure,
+        state: &State,
+    ) -> BTreeMap<SessionId, Sums> {
+        let mut sums = BTreeMap::new();
+        for (id, record) in &state.sessions {
+            let heard = self.sessions.get(id).filter(|s| s.report.life == record.opened);
+            let Some(HeardSession { report, .. }) = heard else { continue };
+            let tally = |side: &Side| report.counted.get(&(update.slice.clone(), side.revision));
+            let new = tally(&update.new);
+            let tallies = Tallies {
+                new: counts(new, measure),
+                old: counts(update.old.as_ref().and_then(tally), measure),
+            };
+            let now = Sums { life: record.opened, tallies, late: late(new, measure) };
+            if known.marks.get(id) != Some(&now) && tallies != Tallies::default() {
+                sums.insert(id.clone(), now);
+            }
+        }
+        sums
     }
 
     fn expect_sessions(&mut self, state: &State, now_ms: u64) {
@@ -405,12 +433,16 @@ impl Coordinator {
 }
 
 /// First attempts of a version as evidence has them.
-fn counts(tally: Option<&Tally>, p99_ms: u32) -> Counts {
-    let Some(tally) = tally else { return Counts::default() };
-    let most = latency::bucket_of(u64::from(p99_ms) * 1_000);
-    let slow = tally.buckets.iter().filter(|(bucket, _)| **bucket > most);
-    let slow = slow.map(|(_, count)| *count).sum();
-    Counts { requests: tally.requests, errors: tally.errors, slow }
+fn counts(tally: Option<&Tally>, measure: Measure) -> evidence::Side {
+    tally.map_or_else(Default::default, |tally| evidence::Side::of(tally, measure.reference))
+}
+
+/// Those of them that took longer than the threshold.
+fn late(tally: Option<&Tally>, measure: Measure) -> u64 {
+    let threshold_us = u64::from(measure.p99_ms) * 1_000;
+    let buckets = tally.into_iter().flat_map(|tally| &tally.buckets);
+    let late = buckets.filter(|(bucket, _)| latency::upper_bound_us(**bucket) > threshold_us);
+    late.map(|(_, count)| *count).sum()
 }
 
 /// What an agent said and is not in the state yet.

@@ -262,7 +262,9 @@ impl Tx<'_> {
             None => self.check_capacity(&update, weights)?,
         }
         let why = format!("step {step} of {}: ", way.last());
-        if update.options.manual_approval && weights != update.weights {
+        // In place it is the batch that is approved: calls follow its instances.
+        let changes = weights != update.weights || way.in_place.is_some();
+        if update.options.manual_approval && changes {
             self.ask_for_step(update, step, weights, false);
         } else {
             self.commit_step(update, step, weights, &why);

@@ -299,6 +299,18 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// The capacity guard; of a batch in place, that its instances are ready.
+    fn check_share(&self, update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
+        let pending = update.progress.as_ref().and_then(|progress| progress.pending);
+        let way = update.way().filter(|way| way.in_place.is_some());
+        match (way, pending) {
+            (Some(way), Some(step)) => {
+                self.check_batch(update, way.goal(step, update.base_instances))
+            }
+            _ => self.check_capacity(update, weights),
+        }
+    }
+
     pub(super) fn set_weights(
         &mut self,
         id: &UpdateId,
@@ -394,7 +406,7 @@ impl Tx<'_> {
         }
         if !update.pending_forced {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
-            self.check_capacity(&update, weights)?;
+            self.check_share(&update, weights)?;
         }
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {

@@ -201,6 +201,41 @@ fn batches_are_staggered_and_judged_where_that_is_asked_for() {
 }
 
 #[test]
+fn each_batch_waits_for_approval_where_that_is_asked_for() {
+    let mut world = World::deployed(4);
+    let options = UpdateOptions { manual_approval: true, ..options() };
+    let strategy = Strategy::Rolling(in_batches("2", "2", "0"));
+    let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
+    world.settle();
+    assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 2));
+    world.ok(crate::world::approve(&id));
+    assert_eq!(world.update(&id).step(), 1);
+    world.settle();
+    assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 4));
+    world.ok(crate::world::approve(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+}
+
+#[test]
+fn a_person_can_pause_and_promote_between_batches() {
+    let rolling = Rolling { stagger_ms: 600_000, ..in_batches("2", "2", "0") };
+    let (mut world, id) = begin(4, rolling);
+    world.settle();
+    assert_eq!(world.update(&id).step(), 1);
+    // The next batch has no instances yet: there is nothing that could take calls.
+    let refused = world.propose(crate::world::promote(&id, false, true)).unwrap_err();
+    assert!(matches!(refused, Refusal::CapacityGuard { .. }), "{refused}");
+    world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
+    world.pass(700_000);
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["paused"]));
+    world.ok(crate::world::resume(&id));
+    world.pass(600_000);
+    world.settle();
+    assert_eq!(world.update(&id).step(), 2);
+}
+
+#[test]
 fn what_cannot_be_done_in_place_is_refused() {
     let mut world = World::deployed(4);
     let mut refused = |options: UpdateOptions, instances: Option<u32>, rolling: Rolling| {
