@@ -104,11 +104,12 @@ async fn a_canary_goes_through_its_steps_by_evidence_while_its_leader_dies() {
     let history = ended["history"].as_array().unwrap();
     assert!(history[1..].iter().all(|entry| entry["actor"] == "coordinator"), "{ended:#}");
     let evidence = scene.evidence(&update).await;
-    let epochs = evidence["epochs"].as_array().unwrap();
+    let epochs = evidence["evidence"]["epochs"].as_object().unwrap();
     assert_eq!(epochs.len(), 3, "{evidence:#}");
-    for epoch in epochs {
-        assert!(epoch["new"]["requests"].as_u64() >= Some(20), "{evidence:#}");
-        assert_eq!(epoch["new"]["errors"], 0, "{evidence:#}");
+    for epoch in epochs.values() {
+        let new = &epoch["tallies"]["new"];
+        assert!(new["requests"].as_u64() >= Some(20), "{evidence:#}");
+        assert_eq!(new["errors"], 0, "{evidence:#}");
     }
     assert_none_failed(&scene.end("2.0.0").await);
 }
@@ -213,8 +214,8 @@ fn channels(stage: &Stage) -> Vec<Channel> {
 /// Twelve instances of 1.0.0 under load, and a rolling update of two at a time.
 async fn rolling(flags_of_new: &[&str], options: &[&str]) -> (Scene, String) {
     let scene = Scene::set(flags_of_new).await;
-    let scale = ["scale", EXAMPLE, "-n", "12", "--wait"];
-    scene.stage.cli(&scale).await.unwrap();
+    scene.stage.cli(&["scale", EXAMPLE, "-n", "12"]).await.unwrap();
+    until_alone(&scene.stage, "1.0.0", 12).await;
     let how = ["--strategy", "rolling", "--max-unavailable", "2", "--healthy-time", "200ms"];
     let update = scene.start(&[&how[..], options].concat()).await;
     (scene, update)
