@@ -10,6 +10,7 @@ use crate::records::{
     UpdateRecord, UpdateState,
 };
 use crate::weights::Weights;
+use crate::words::counted;
 
 /// Whether a rolling strategy makes sense, whatever the slice.
 pub(super) fn check_rolling(rolling: &Rolling) -> Result<(), Refusal> {
@@ -146,7 +147,7 @@ impl Tx<'_> {
         }
         let (from, to) = (&update.old, &update.new.version);
         let from = from.as_ref().map_or_else(|| "nothing".to_owned(), |s| s.version.to_string());
-        let mut event = format!("{new} instances of {to}, {old} of {from}");
+        let mut event = format!("{} of {to}, {old} of {from}", counted(new, "instance"));
         let admitted = update.way().map_or(0, |way| match update.step() {
             0 => 0,
             step => way.goal(step, update.base_instances),
