@@ -28,6 +28,8 @@ pub enum Behaviour {
     CrashesAtOnce,
     /// Ends as soon as it is started, and says that all is well.
     ExitsZero,
+    /// Those that serve go on; whatever is started now ends at once.
+    StartsNoMore,
     /// Serves, and does not end when asked to: it has to be killed.
     IgnoresTerm,
     /// Is ready once, then its health check hangs.
@@ -40,13 +42,14 @@ pub enum Behaviour {
 
 impl Behaviour {
     /// All that are wrong in some way.
-    pub const FAULTS: [Self; 10] = [
+    pub const FAULTS: [Self; 11] = [
         Self::SlowStart,
         Self::NeverReady,
         Self::Flaps,
         Self::CrashesLater,
         Self::CrashesAtOnce,
         Self::ExitsZero,
+        Self::StartsNoMore,
         Self::IgnoresTerm,
         Self::HangsInCheck,
         Self::Errs,
@@ -63,6 +66,7 @@ impl Behaviour {
             Self::CrashesLater => "crashes-later",
             Self::CrashesAtOnce => "crashes-at-once",
             Self::ExitsZero => "exits-zero",
+            Self::StartsNoMore => "starts-no-more",
             Self::IgnoresTerm => "ignores-term",
             Self::HangsInCheck => "hangs-in-check",
             Self::Errs => "errs",
@@ -272,7 +276,7 @@ impl Process {
                 self.reason = Some(Reason::new("probe_failed", "http status 500"));
                 Some(2_000)
             }
-            Behaviour::CrashesAtOnce => self.end("crashed", 3),
+            Behaviour::CrashesAtOnce | Behaviour::StartsNoMore => self.end("crashed", 3),
             Behaviour::ExitsZero => self.end("exited", 0),
             _ => self.serve(behaves, rng),
         }

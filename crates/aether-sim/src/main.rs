@@ -102,7 +102,11 @@ fn many(options: &Options) -> ExitCode {
         totals.failed.len()
     );
     let Some(first) = totals.failed.first() else { return ExitCode::SUCCESS };
-    println!("failing seeds: {:?}", totals.failed);
+    for seed in &totals.failed {
+        if let Some(violation) = aether_sim::run::seed(*seed, options.plant).violation {
+            println!("seed {seed}: {}: {}", violation.invariant, violation.detail);
+        }
+    }
     print!("{}", campaign::explain(*first, options.plant).unwrap_or_default());
     ExitCode::FAILURE
 }

@@ -15,7 +15,7 @@ use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
     Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Hold, NodeSchedule, OptionChanges,
-    Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
+    Recreate, Rolling, Share, Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -25,6 +25,8 @@ use crate::rng::Rng;
 
 /// Slices of every simulated cluster.
 pub const SLICES: [&str; 2] = ["org.example:shop", "org.example:cart"];
+/// Who asks for all that people ask for.
+pub const ACTOR: &str = "ann";
 /// Versions of each.
 pub const VERSIONS: [&str; 4] = ["1.0.0", "2.0.0", "3.0.0", "4.0.0"];
 /// How long calls may take to end before an instance is stopped all the same.
@@ -162,16 +164,16 @@ fn options(rng: &mut Rng) -> UpdateOptions {
     }
 }
 
-/// Half of the updates go by hand, and the rest by steps that hold for seconds.
+/// Some updates go by hand, and the rest by steps that hold for seconds.
 fn strategy(rng: &mut Rng) -> Strategy {
     let analysis = Analysis {
         on_failure: *rng.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
         patience_ms: rng.between(5_000, 30_000),
         warm_up_ms: rng.between(0, 2_000),
     };
-    match rng.below(10) {
-        0..5 => Strategy::Manual {},
-        5..8 => {
+    match rng.below(12) {
+        0..3 => Strategy::Manual {},
+        3..5 => {
             let ratios = [(1, 9), (1, 3), (1, 1), (3, 1), (1, 0)];
             let skipped = rng.below(4) as usize;
             let steps: Vec<Step> = ratios[skipped..]
@@ -192,6 +194,8 @@ fn strategy(rng: &mut Rng) -> Strategy {
                 scale_with_weight: rng.chance(50),
             })
         }
+        5..9 => Strategy::Rolling(rolling(analysis, rng)),
+        9 => Strategy::Recreate(Recreate { analysis }),
         _ => Strategy::BlueGreen(BlueGreen {
             verify_ms: rng.between(0, 8_000),
             auto_promote: rng.chance(60),
@@ -202,15 +206,37 @@ fn strategy(rng: &mut Rng) -> Strategy {
     }
 }
 
+/// Batches and bounds of every shape.
+fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
+    let share = |rng: &mut Rng, most: u64| match rng.chance(70) {
+        true => Share::Count { n: rng.below(most + 1) as u32 },
+        false => Share::Percent { n: *rng.pick(&[10, 25, 34, 50, 100]) },
+    };
+    Rolling {
+        max_unavailable: share(rng, 2),
+        max_surge: share(rng, 2),
+        batches: (0..rng.between(1, 3)).map(|_| share(rng, 3)).collect(),
+        stagger_ms: *rng.pick(&[0, 0, 2_000, 6_000]),
+        hold_ms: *rng.pick(&[0, 0, 3_000]),
+        analysis,
+        failures_max: u32::from(rng.chance(20)),
+        one_way_from: None,
+    }
+}
+
 /// Starts an update, by the older command where people set the ratio.
 pub fn start(
     slice: SliceName,
     version: aether_core::coordinates::Version,
     instances: Option<u32>,
-    options: UpdateOptions,
+    mut options: UpdateOptions,
     strategy: Strategy,
     supersede: bool,
 ) -> Command {
+    if strategy.is_in_place() {
+        // No old set is left that could be kept.
+        options.cleanup = CleanupPolicy::Immediate;
+    }
     match strategy.is_manual() && !supersede {
         true => Command::StartUpdate { slice, version, instances, options },
         false => Command::StartWith { slice, version, instances, options, strategy, supersede },
@@ -470,6 +496,9 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
     let id = update.id.clone();
     let back = || Some(rollback(update.id.clone(), false, false));
     let pause = update.pause.as_ref().map(|pause| pause.reason.code.as_str());
+    // In place nobody gives calls to instances that are not there yet: the way on is
+    // that of the batches.
+    let goes_back = goes_back && !(update.is_one_way() && update.strategy.is_in_place());
     match update.state {
         UpdateState::Pending | UpdateState::Deploying => match pause {
             Some(_) => back(),

@@ -153,7 +153,8 @@ fn beginning(rng: &mut Rng) -> Vec<(u64, Incident)> {
     for slice in 0..operator::SLICES.len() {
         operator::VERSIONS.iter().for_each(|version| person(Action::Push { slice, version }));
         if rng.chance(85) {
-            let instances = rng.between(1, 4) as u32;
+            let most = if rng.chance(20) { 8 } else { 4 };
+            let instances = rng.between(1, most) as u32;
             person(Action::Deploy { slice, version: operator::VERSIONS[0], instances });
         }
     }

@@ -3,8 +3,8 @@
 use aether_sim::campaign;
 use aether_sim::run;
 
-/// Seeds of the usual run of all tests: they take about ten seconds on two cores.
-const SEEDS: u64 = 1_200;
+/// Seeds of the usual run of all tests: they take about a minute on two cores.
+const SEEDS: u64 = 1_000;
 
 #[test]
 fn invariants_hold_and_every_update_ends() {

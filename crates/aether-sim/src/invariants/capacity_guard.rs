@@ -7,10 +7,15 @@ use aether_core::records::UpdateRecord;
 use aether_core::state::State;
 use aether_core::weights::Weights;
 
-use super::Step;
+use super::{Step, in_place};
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for (before, after) in step.changed_updates() {
+        let goes_back = after.state == aether_core::records::UpdateState::RollingBack;
+        if in_place::bounds(after).is_some() && !goes_back {
+            // There is less of both while they are replaced; see `in_place`.
+            continue;
+        }
         let is_ruled = match step.done() {
             Some(Command::SetWeights { force, .. }) => !force,
             // At 0:1 an undo moves no call yet.
@@ -32,8 +37,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
             continue;
         }
         let lowers = before.is_some_and(|before| after.weights.is_raised_by(before.weights));
-        let is_back = after.state == aether_core::records::UpdateState::RollingBack;
-        match is_back && lowers {
+        match goes_back && lowers {
             // On the way back it is the old side that gets more; the new one keeps
             // what that cannot carry yet, whatever there is of it.
             true => side(step.after, after, false)?,

@@ -16,6 +16,9 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     // Where the new version grows with its weight, fewer are wanted at first.
     let target = step.before.targets.get(&(update.slice.clone(), update.new.revision));
     let wanted = target.map_or(update.instances, |target| target.instances);
+    // In place the first batch is.
+    let way = update.way().filter(|way| way.in_place.is_some());
+    let wanted = way.map_or(wanted, |way| way.goal(1, update.base_instances));
     let steady = steady.count();
     match steady >= wanted as usize {
         true => Ok(()),

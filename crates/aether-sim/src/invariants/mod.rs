@@ -8,10 +8,13 @@ mod acks;
 mod bystanders;
 mod capacity_guard;
 mod deadlines;
+mod decisions;
 mod deployed;
 mod deposed;
 mod every_update_ends;
+mod evidence;
 mod fence;
+mod in_place;
 mod leases;
 mod log_time;
 mod one_live_update;
@@ -34,7 +37,12 @@ mod tables_forward;
 mod transitions;
 mod way_back;
 
+use std::collections::BTreeMap;
+
 use aether_core::command::{Command, Outcome};
+use aether_core::coordinates::SliceName;
+use aether_core::health::Tally;
+use aether_core::ids::RevisionNo;
 use aether_core::records::UpdateRecord;
 use aether_core::state::State;
 
@@ -44,7 +52,9 @@ use crate::log::{Entry, Payload};
 
 pub use acks::acks_are_true;
 pub use deadlines::deadlines_are_kept;
+pub use decisions::refused_as_stale;
 pub use every_update_ends::{serves, unfinished};
+pub use in_place::is_stuck;
 pub use ordered_stop::ordered_stop;
 pub use picks::picks_by_newest;
 pub use same_state::{same_hash, same_state};
@@ -77,6 +87,8 @@ pub struct Step<'a> {
     pub last_term: u64,
     /// All callers, as they really are.
     pub callers: &'a [Invoker],
+    /// What callers counted whose process has ended.
+    pub counted: &'a BTreeMap<(SliceName, RevisionNo), Tally>,
     /// Leases and the like.
     pub waits: &'a Waits,
     /// Now.
@@ -129,6 +141,7 @@ const OVER_ENTRIES: &[(&str, Check)] = &[
     ("deadlines", deadlines::check),
     ("capacity_guard", capacity_guard::check),
     ("removal_fence", removal_fence::check),
+    ("in_place", in_place::check),
     ("ready_floor", ready_floor::check),
     ("way_back", way_back::check),
     ("rolled_back", rolled_back::check),
@@ -157,6 +170,8 @@ pub struct Checker {
     pub fenced: removal_fence::Fenced,
     /// What routing tables there were.
     pub tables: tables::Tables,
+    /// What was counted for whom.
+    evidence: evidence::Evidence,
     revisions: revisions::Revisions,
 }
 
@@ -170,6 +185,7 @@ impl Checker {
             check(step).map_err(|detail| (*name, detail))?;
         }
         self.revisions.check(step.after).map_err(|detail| ("revisions", detail))?;
+        self.evidence.check(step).map_err(|detail| ("evidence", detail))?;
         self.tables.check(step).map_err(|detail| ("tables", detail))?;
         self.fenced.note(step);
         Ok(())

@@ -76,6 +76,10 @@ fn weights(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Resu
     let said = || format!("{id}: {from} became {to} by {:?}", step.done());
     let forced = match step.done() {
         Some(Command::SetWeights { weights, force, .. }) if *weights == to => *force,
+        // Fewer of one version carry less: on the way back, of the new one. Forward
+        // the share of the new one falls where more of the old one than the batch
+        // left are there, as they are with a surge.
+        Some(Command::MoveInPlace { .. }) if after.state == S::Routing || !is_raised => false,
         Some(Command::EnterStep { step: to_step, .. }) if after.step() == *to_step => false,
         Some(Command::Promote { force, .. }) => *force,
         Some(Command::Approve { .. }) if before.pending_weights == Some(to) => {

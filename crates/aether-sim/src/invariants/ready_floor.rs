@@ -11,7 +11,7 @@ use aether_core::ids::RevisionNo;
 use aether_core::records::{Desired, InstanceRecord};
 use aether_core::state::State;
 
-use super::Step;
+use super::{Step, in_place};
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     if let Some(Command::Assign { slice, revision, .. }) = step.done() {
@@ -32,6 +32,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
                 | Command::Assign { .. }
                 | Command::EnterStep { .. }
                 | Command::ScaleNew { .. }
+                | Command::MoveInPlace { .. }
                 | Command::Rollback { now: false, .. }
                 | Command::Resume { .. }
                 | Command::Pause { .. }
@@ -43,7 +44,10 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for name in step.before.slices.keys() {
         let Some(after) = step.after.slice_table(name) else { continue };
         let Some(before) = step.before.slice_table(name) else { continue };
-        if before.effective_weights().is_some() && after.effective_weights().is_none() {
+        let live = step.before.live_update(name);
+        let may_be_none = live.is_some_and(|update| in_place::may_be_none(update));
+        let had_some = before.effective_weights().is_some() && !may_be_none;
+        if had_some && after.effective_weights().is_none() {
             return Err(format!("{:?} left calls of {name} nowhere to go", step.done()));
         }
         floor(step, name)?;
@@ -62,8 +66,23 @@ fn total_is_bounded(step: &Step<'_>) -> Result<(), String> {
         let of = step.after.targets.values().filter(|target| target.slice == record.slice);
         let wanted: u32 = of.map(|target| target.instances).sum();
         let old = update.old.as_ref().map_or(0, |_| update.base_instances);
-        if wanted > old + update.instances {
-            let (id, most) = (&update.id, old + update.instances);
+        let most = match in_place::bounds(update) {
+            Some(bounds) if update.old.is_some() => {
+                // A rollback takes back what drains, some of which may have ended.
+                let old = update.old.as_ref().map(|side| side.revision);
+                let runs = step.after.instances_of(&record.slice);
+                let runs = runs.filter(|i| i.desired == Desired::Run && Some(i.revision) == old);
+                let key = (record.slice.clone(), update.new.revision);
+                let new = step.after.targets.get(&key).map_or(0, |target| target.instances);
+                let taken_back = new + runs.count() as u32;
+                let of = step.before.targets.values().filter(|t| t.slice == record.slice);
+                let before: u32 = of.map(|target| target.instances).sum();
+                before.max(bounds.ceiling).max(taken_back)
+            }
+            _ => old + update.instances,
+        };
+        if wanted > most {
+            let id = &update.id;
             return Err(format!("{wanted} instances are wanted during {id}, at most {most}"));
         }
     }

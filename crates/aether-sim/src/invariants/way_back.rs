@@ -8,7 +8,7 @@ use aether_core::records::{UpdateRecord, UpdateState as S};
 use aether_core::state::State;
 use aether_core::weights::Weights;
 
-use super::Step;
+use super::{Step, in_place};
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for (_, update) in step.changed_updates().filter(|(_, u)| !u.state.is_terminal()) {
@@ -22,7 +22,10 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
             // Somebody is on the way back: all of the old version is asked for.
             let target = step.after.targets.get(&(update.slice.clone(), old.revision));
             let wanted = target.map_or(0, |target| target.instances);
-            if wanted != update.base_instances {
+            let is_in_place = in_place::bounds(update).is_some();
+            // In place they come back as there is room.
+            let is_partly = is_in_place && wanted < update.base_instances;
+            if wanted != update.base_instances && !is_partly {
                 let (id, base) = (&update.id, update.base_instances);
                 return Err(format!("{id} rolls back to {wanted} instances instead of {base}"));
             }
@@ -82,7 +85,8 @@ fn reachable(step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
     };
     let target = state.targets.get(&(update.slice.clone(), old.revision));
     let wanted = target.map_or(0, |target| target.instances);
-    match wanted == update.base_instances {
+    let is_partly = in_place::bounds(update).is_some() && wanted < update.base_instances;
+    match wanted == update.base_instances || is_partly {
         true => Ok(()),
         false => Err(format!("{id}: going back would bring {wanted} instances back")),
     }

@@ -9,12 +9,14 @@
 mod state;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aether_core::command::Command;
 use aether_core::ids::{NodeName, SessionId};
 use aether_core::planner::{NodeView, SessionView};
-use aether_core::records::{Desired, UpdateState};
+use aether_core::records::{Desired, Hold, UpdateRecord, UpdateState};
 use aether_core::state::State;
+use aether_core::weights::Weights;
 
 use crate::leader::Waits;
 
@@ -79,6 +81,22 @@ planted! {
     NoCapacityGuard = "no-capacity-guard",
     /// A pause keeps nobody from giving the new version more.
     PauseHoldsNothing = "pause-holds-nothing",
+    /// In place, one old instance more is taken out than the floor allows.
+    IgnoresFloor = "ignores-floor",
+    /// In place, one new instance more is made than the ceiling allows.
+    SurgesTwice = "surges-twice",
+    /// In place, a rollback asks for all of the old version at once.
+    RestoresAllAtOnce = "restores-all-at-once",
+    /// Batches do not wait for each other.
+    SkipsStagger = "skips-stagger",
+    /// A batch takes calls before it is ready.
+    AdmitsUnreadyBatch = "admits-unready-batch",
+    /// In place, the new version goes before the old one is whole again.
+    RemovesBeforeWhole = "removes-before-whole",
+    /// A failover forgets which sums were counted.
+    FailoverDropsMarks = "failover-drops-marks",
+    /// What sessions counted is counted twice.
+    CountsSumsTwice = "counts-sums-twice",
     /// What the old version needs to run is let go during the update.
     ForgetsWayBack = "forgets-way-back",
     /// One replica's state drifts from the others'.
@@ -181,6 +199,36 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
         Planted::DeployedBeforeReady => {
             let deploying = state.updates.values().filter(|u| u.state == UpdateState::Deploying);
             commands.extend(deploying.map(|u| Command::MarkDeployed { update: u.id.clone() }));
+        }
+        Planted::SkipsStagger | Planted::AdmitsUnreadyBatch => {
+            let is_over = |update: &UpdateRecord| {
+                let hold = update.way().map(|way| way.hold(update.step()));
+                let since_ms = update.progress.as_ref().map_or(0, |progress| progress.since_ms);
+                match hold {
+                    Some(Hold::Wait { ms }) => state.meta.log_time_ms >= since_ms + ms,
+                    _ => false,
+                }
+            };
+            let moves = |update: &&Arc<UpdateRecord>| {
+                update.strategy.is_in_place()
+                    && matches!(update.state, UpdateState::Deployed | UpdateState::Routing)
+                    && update.pause.is_none()
+                    && update.step() < update.way().map_or(0, |way| way.last())
+                    && is_over(update) == (bug == Planted::AdmitsUnreadyBatch)
+            };
+            commands.extend(state.updates.values().filter(moves).map(|update| {
+                let (step, if_modified) = (update.step() + 1, update.modified);
+                Command::EnterStep { update: update.id.clone(), step, if_modified }
+            }));
+        }
+        Planted::RemovesBeforeWhole => {
+            let goes_back = |update: &&Arc<UpdateRecord>| {
+                update.strategy.is_in_place()
+                    && update.state == UpdateState::RollingBack
+                    && update.weights == Weights::ALL_OLD
+            };
+            let back = state.updates.values().filter(goes_back);
+            commands.extend(back.map(|u| Command::RemoveLosingSide { update: u.id.clone() }));
         }
         Planted::PlannerGivesUp => {
             commands.retain(|command| !matches!(command, Command::Finish { .. }));

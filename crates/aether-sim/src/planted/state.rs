@@ -1,13 +1,16 @@
 //! Bugs in what `apply` leaves behind.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aether_core::audit::Subject;
 use aether_core::command::{Answer, Command, Outcome, Refusal};
-use aether_core::ids::UpdateId;
+use aether_core::coordinates::SliceName;
+use aether_core::evidence::{Side, Tallies};
+use aether_core::ids::{RevisionNo, UpdateId};
 use aether_core::records::{
-    AuditRecord, Desired, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord,
-    UpdateRecord, UpdateState,
+    AuditRecord, Desired, EvidenceRecord, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord,
+    TargetRecord, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -103,6 +106,12 @@ fn at_failover(bug: Planted, state: &mut State) {
     for id in live(state) {
         match bug {
             Planted::FailoverResetsWeights => reweigh(state, &id, Weights::ALL_OLD),
+            Planted::FailoverDropsMarks => {
+                if let Some(record) = state.evidence.get(&id).cloned() {
+                    let record = EvidenceRecord { marks: BTreeMap::new(), ..(*record).clone() };
+                    state.evidence.insert(id.clone(), record.into());
+                }
+            }
             Planted::FailoverForgetsPause => rewrite(state, &id, |update| update.pause = None),
             _ => {}
         }
@@ -157,6 +166,20 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
             reweigh(state, update, *weights);
             done(update)
         }
+        (
+            Planted::AdmitsUnreadyBatch,
+            Command::EnterStep { update, step, .. },
+            Refusal::CapacityGuard { weights, .. },
+        ) => {
+            rewrite(state, update, |update| {
+                update.state = UpdateState::Routing;
+                if let Some(progress) = &mut update.progress {
+                    progress.step = *step;
+                }
+            });
+            reweigh(state, update, *weights);
+            done(update)
+        }
         _ => Err(refusal),
     }
 }
@@ -164,6 +187,18 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
 fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
     match (bug, command) {
         (Planted::StopsOnRemove, Command::RemoveLosingSide { .. }) => stop_drained(before, state),
+        (Planted::IgnoresFloor | Planted::SurgesTwice, Command::MoveInPlace { update, .. }) => {
+            moves_too_far(bug, before, state, update);
+        }
+        (Planted::RestoresAllAtOnce, Command::Rollback { update, .. }) => {
+            let update = state.updates.get(update).filter(|u| u.strategy.is_in_place()).cloned();
+            if let Some((update, old)) = update.as_ref().and_then(|u| Some((u, u.old.as_ref()?))) {
+                want(state, &update.slice, old.revision, |_| update.base_instances);
+            }
+        }
+        (Planted::CountsSumsTwice, Command::RecordEvidence { update, .. }) => {
+            counts_again(before, state, update);
+        }
         (Planted::RestoresTooFew, Command::Rollback { update, .. }) => {
             let update = state.updates.get(update).cloned();
             let old = update.as_ref().and_then(|u| Some((u.slice.clone(), u.old.clone()?)));
@@ -225,6 +260,50 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
         }
         _ => {}
     }
+}
+
+/// Another number of instances of a version is wanted, where some are.
+fn want(state: &mut State, slice: &SliceName, no: RevisionNo, how: impl Fn(u32) -> u32) {
+    let key = (slice.clone(), no);
+    if let Some(target) = state.targets.get(&key).cloned() {
+        let instances = how(target.instances);
+        state.targets.insert(key, TargetRecord { instances, ..(*target).clone() }.into());
+    }
+}
+
+/// A move in place goes one instance further.
+fn moves_too_far(bug: Planted, before: &State, state: &mut State, id: &UpdateId) {
+    let Some(update) = state.updates.get(id).cloned() else { return };
+    let wanted = |state: &State, no| {
+        state.targets.get(&(update.slice.clone(), no)).map_or(0, |target| target.instances)
+    };
+    let new = update.new.revision;
+    if bug == Planted::SurgesTwice && wanted(state, new) > wanted(before, new) {
+        want(state, &update.slice, new, |instances| instances + 1);
+    }
+    if let Some(old) = update.old.as_ref().map(|side| side.revision)
+        && bug == Planted::IgnoresFloor
+        && wanted(state, old) < wanted(before, old)
+    {
+        want(state, &update.slice, old, |instances| instances.saturating_sub(1));
+    }
+}
+
+/// What an entry added to the evidence of an update is added once more.
+fn counts_again(before: &State, state: &mut State, id: &UpdateId) {
+    let (Some(was), Some(is)) = (before.evidence.get(id), state.evidence.get(id)) else { return };
+    let (mut record, was) = ((**is).clone(), was.present());
+    let Some((last, _)) = record.evidence.epochs().last_key_value() else { return };
+    let (last, is) = (*last, record.present());
+    let side = |is: Side, was: Side| Side {
+        requests: is.requests - was.requests,
+        errors: is.errors - was.errors,
+        timed: is.timed - was.timed,
+        slow: is.slow - was.slow,
+    };
+    let tallies = Tallies { new: side(is.new, was.new), old: side(is.old, was.old) };
+    record.evidence.fold(last, tallies);
+    state.evidence.insert(id.clone(), record.into());
 }
 
 /// What was told to drain is told to stop instead.

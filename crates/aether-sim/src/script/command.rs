@@ -4,7 +4,8 @@ use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
 use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Step, Strategy, UpdateOptions,
+    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Recreate, Rolling, Share, Step,
+    Strategy, UpdateOptions,
 };
 use aether_core::state::State;
 
@@ -141,6 +142,20 @@ fn canary(steps: &str) -> Result<Strategy, String> {
     }))
 }
 
+/// Batches such as `2` or `1,25%`, one instance missing at a time.
+fn rolling(batches: &str) -> Result<Strategy, String> {
+    Ok(Strategy::Rolling(Rolling {
+        max_unavailable: Share::Count { n: 1 },
+        max_surge: Share::Count { n: 0 },
+        batches: Share::list(batches)?,
+        stagger_ms: 0,
+        hold_ms: 0,
+        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
+        failures_max: 0,
+        one_way_from: None,
+    }))
+}
+
 /// Verified for so long and then switched; by a person if it is for no time.
 fn blue_green(verify_ms: u64) -> Strategy {
     Strategy::BlueGreen(BlueGreen {
@@ -186,15 +201,34 @@ fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Command, S
             "supersede" => supersede = true,
             "canary" => strategy = canary(value()?)?,
             "blue-green" => strategy = blue_green(span(value()?)?),
+            "rolling" => strategy = rolling(value()?)?,
+            "recreate" => {
+                let analysis = Analysis { warm_up_ms: 1_000, ..Analysis::default() };
+                strategy = Strategy::Recreate(Recreate { analysis });
+            }
+            "unavailable" | "surge" | "stagger" | "hold" => {
+                let Strategy::Rolling(rolling) = &mut strategy else {
+                    return Err(format!("'{option}' comes after 'rolling'"));
+                };
+                match *option {
+                    "unavailable" => rolling.max_unavailable = value()?.parse()?,
+                    "surge" => rolling.max_surge = value()?.parse()?,
+                    "stagger" => rolling.stagger_ms = span(value()?)?,
+                    _ => rolling.hold_ms = span(value()?)?,
+                }
+            }
             "grow" => {
                 if let Strategy::Canary(canary) = &mut strategy {
                     canary.scale_with_weight = true;
                 }
             }
             "undo-on-failure" => {
-                if let Strategy::Canary(canary) = &mut strategy {
-                    canary.analysis.on_failure = DeadlineAction::Rollback;
+                match &mut strategy {
+                    Strategy::Canary(canary) => &mut canary.analysis,
+                    Strategy::Rolling(rolling) => &mut rolling.analysis,
+                    _ => return Err(format!("'{option}' comes after a strategy")),
                 }
+                .on_failure = DeadlineAction::Rollback;
             }
             "approval" => all.manual_approval = true,
             "min-requests" => {

@@ -11,6 +11,8 @@
 //!       [approval] [min-requests 20] [supersede]
 //!       [canary 1:9/5s,1:1/pause,1:0/5s [grow] [undo-on-failure]]
 //!       [blue-green 5s]               verified for so long; 0s: until promoted
+//!       [rolling 1,25% [unavailable 2] [surge 1] [stagger 5s] [hold 5s] [undo-on-failure]]
+//!       [recreate]
 //! routing shop 1:3 [force]            and: approve, complete [force], resume,
 //! rollback shop [now] [force]              undo 1:0, cleanup, scale 5, undeploy,
 //!                                          promote [full] [force], pause

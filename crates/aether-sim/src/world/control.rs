@@ -6,7 +6,7 @@ use aether_core::command::{Command, Outcome, Request};
 use aether_core::state::State;
 
 use super::{Event, Origin, World};
-use crate::invariants::Step;
+use crate::invariants::{Step, refused_as_stale};
 use crate::leader::{Coordinator, Next};
 use crate::log::{Payload, ReplicaId};
 use crate::planted::Planted;
@@ -73,6 +73,10 @@ impl World {
         let last_term = self.log.entries.last().map_or(0, |entry| entry.at.term);
         let Some((proposal, outcome)) = self.log.commit() else { return };
         self.check_entry(&before, last_term, &outcome);
+        if let Some(decided_at) = self.decided.remove(&proposal) {
+            let found = refused_as_stale(&self.log.entries, decided_at, &outcome);
+            self.check("decisions", found);
+        }
         let is_own = self.log.entries.last().is_some_and(|entry| {
             matches!(entry.payload, Payload::Blank) && entry.at.term == self.log.term
         });
@@ -124,6 +128,7 @@ impl World {
             outcome,
             last_term,
             callers: &self.callers,
+            counted: &self.counted,
             waits: &self.settings.waits,
             now_ms: self.now_ms,
             ready_since_ms: self.ready_since_ms,
@@ -233,6 +238,7 @@ impl World {
             return;
         };
         self.proposed.insert(proposal, Origin::Coordinator(replica, term));
+        self.decided.insert(proposal, self.log.replicas[replica].state.meta.index);
         if let Some(coordinator) = self.coordinators.get_mut(&replica) {
             coordinator.await_answer(proposal);
         }

@@ -142,6 +142,8 @@ pub struct World {
     next_call: CallId,
     rng: Rng,
     proposed: BTreeMap<ProposalId, Origin>,
+    /// What coordinators had applied when they decided something.
+    decided: BTreeMap<ProposalId, u64>,
     commit_due_ms: u64,
     apply_due: BTreeSet<ReplicaId>,
     /// Directives of earlier, for those that come late.
@@ -192,6 +194,7 @@ impl World {
             next_call: 0,
             rng,
             proposed: BTreeMap::new(),
+            decided: BTreeMap::new(),
             commit_due_ms: 0,
             apply_due: BTreeSet::new(),
             old_directives: Vec::new(),

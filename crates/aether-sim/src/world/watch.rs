@@ -51,7 +51,7 @@ impl World {
     ) -> usize {
         let number = self.requests.len();
         let request_id = Some(repeats.unwrap_or_else(|| format!("p{number}")));
-        let request = Arc::new(Request { request_id, actor: "ann".to_owned(), command });
+        let request = Arc::new(Request { request_id, actor: operator::ACTOR.to_owned(), command });
         self.requests.push(Arc::clone(&request));
         self.answers.insert(number, None);
         self.submit(Origin::Person(number), request);

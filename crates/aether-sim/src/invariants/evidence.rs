@@ -1,0 +1,98 @@
+//! What an update counts as evidence are calls that were made, each counted once,
+//! whoever led meanwhile: never more than callers answered since it began, and
+//! never less than was counted before. (Design, section 6: "a failover neither
+//! loses nor double-counts".)
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aether_core::command::Command;
+use aether_core::coordinates::SliceName;
+use aether_core::evidence::Side;
+use aether_core::ids::{RevisionNo, SessionId, UpdateId};
+use aether_core::records::{EvidenceRecord, UpdateRecord};
+
+use super::Step;
+
+/// Answered calls and errors among them.
+type Calls = (u64, u64);
+
+/// By update, what callers had got of its new version when its evidence began.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    begun: BTreeMap<UpdateId, Calls>,
+    /// Updates during which a session was closed for its silence and opened again
+    /// by the same process, which goes on with its sums: those are counted anew.
+    reopened: BTreeSet<UpdateId>,
+}
+
+impl Evidence {
+    pub(super) fn check(&mut self, step: &Step<'_>) -> Result<(), String> {
+        let (before, after) = (&step.before.evidence, &step.after.evidence);
+        if before.ptr_eq(after) {
+            return Ok(());
+        }
+        for (id, record) in after {
+            let Some(update) = step.after.updates.get(id) else { continue };
+            let known = before.get(id);
+            if known.is_none() {
+                let calls = answered(step, &update.slice, update.new.revision);
+                self.begun.insert(id.clone(), calls);
+            }
+            let is_again = |id: &SessionId| {
+                let session = step.after.sessions.get(id);
+                session.is_some_and(|s| !s.fresh && s.opened > record.since_index)
+            };
+            if record.marks.keys().any(is_again) {
+                self.reopened.insert(id.clone());
+            }
+            let was = known.map(|known| (sum(known, |t| t.new), sum(known, |t| t.old)));
+            let (new, old) = (sum(record, |t| t.new), sum(record, |t| t.old));
+            if was.is_some_and(|was| new < was.0 || old < was.1) {
+                return Err(format!("{id} forgot calls that it had counted"));
+            }
+            if matches!(step.done(), Some(Command::RecordEvidence { update, .. }) if update == id) {
+                self.made(step, update, new, old)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn made(
+        &self,
+        step: &Step<'_>,
+        update: &UpdateRecord,
+        new: Calls,
+        old: Calls,
+    ) -> Result<(), String> {
+        let all = answered(step, &update.slice, update.new.revision);
+        let begun = self.begun.get(&update.id).copied().unwrap_or_default();
+        let since = (all.0 - begun.0, all.1 - begun.1);
+        let of_old = update.old.as_ref().map(|old| answered(step, &update.slice, old.revision));
+        let of_old = of_old.unwrap_or_default();
+        if self.reopened.contains(&update.id) {
+            return Ok(());
+        }
+        match new.0 > since.0 || new.1 > since.1 || old.0 > of_old.0 || old.1 > of_old.1 {
+            false => Ok(()),
+            true => Err(format!(
+                "{} counted {new:?} calls and errors of the new version and {old:?} of the old \
+                 one; there were {since:?} and {of_old:?}",
+                update.id
+            )),
+        }
+    }
+}
+
+/// All that is counted of a side.
+fn sum(record: &EvidenceRecord, side: impl Fn(&aether_core::evidence::Tallies) -> Side) -> Calls {
+    let sides = record.evidence.epochs().values().map(|epoch| side(&epoch.tallies));
+    sides.fold((0, 0), |sum, side| (sum.0 + side.requests, sum.1 + side.errors))
+}
+
+/// All that callers got of a version, in every process that they ever were.
+fn answered(step: &Step<'_>, slice: &SliceName, revision: RevisionNo) -> Calls {
+    let version = (slice.clone(), revision);
+    let now = step.callers.iter().filter_map(|caller| caller.counted.get(&version));
+    let all = now.chain(step.counted.get(&version));
+    all.fold((0, 0), |sum, tally| (sum.0 + tally.requests, sum.1 + tally.errors))
+}
