@@ -88,9 +88,6 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 2592000000u64)]
     stagger_ms: Option<u64>,
-    /// New instances that may fail before the update stops; 0 if absent. Of ROLLING.
-    #[schema(maximum = 4294967295u32)]
-    max_failures: Option<u32>,
 }
 
 impl StrategyBody {
@@ -111,7 +108,6 @@ impl StrategyBody {
             max_surge: self.max_surge.unwrap_or_default(),
             batches: self.batches.unwrap_or_default(),
             stagger_ms: self.stagger_ms,
-            max_failures: self.max_failures.unwrap_or_default(),
         }
     }
 }

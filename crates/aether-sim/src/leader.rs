@@ -330,7 +330,9 @@ impl Coordinator {
                 old: counts(update.old.as_ref().and_then(tally), measure),
             };
             let now = Sums { life: record.opened, tallies, late: late(new, measure) };
-            if known.marks.get(id) != Some(&now) && tallies != Tallies::default() {
+            if known.marks.get(id).map(|mark| mark.sums) != Some(now)
+                && tallies != Tallies::default()
+            {
                 sums.insert(id.clone(), now);
             }
         }

@@ -219,7 +219,6 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         stagger_ms: *rng.pick(&[0, 0, 2_000, 6_000]),
         hold_ms: *rng.pick(&[0, 0, 3_000]),
         analysis,
-        failures_max: u32::from(rng.chance(20)),
         one_way_from: None,
     }
 }

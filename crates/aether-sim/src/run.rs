@@ -65,8 +65,7 @@ fn has_ended(world: &World) -> Result<(), String> {
 
 fn finish(mut world: World, ended: Result<(), String>) -> Outcome {
     let mut violation = world.violation.take();
-    let is_stuck = invariants::is_stuck(&world.log.newest);
-    if let (None, Err(detail), false) = (&violation, ended, is_stuck) {
+    if let (None, Err(detail)) = (&violation, ended) {
         let (at_ms, index) = (world.now_ms, world.log.index());
         let invariant = "every_update_ends";
         violation = Some(Violation { invariant, detail, at_ms, index });

@@ -22,12 +22,18 @@ impl Tx<'_> {
         self.state.evidence.insert(update.id.clone(), record.into());
     }
 
+    /// A person goes on in spite of what was shown: from here on it is shown anew.
+    pub(super) fn forget_evidence(&mut self, id: &UpdateId) {
+        if let Some(record) = self.state.evidence.get(id) {
+            let record =
+                EvidenceRecord { evidence: Default::default(), late: 0, ..(**record).clone() };
+            self.state.evidence.insert(id.clone(), record.into());
+        }
+    }
+
     fn no_evidence(&self, update: &UpdateRecord) -> EvidenceRecord {
         let measure = Measure { p99_ms: update.options.thresholds.p99_ms, reference: None };
-        // A revision that the update made had no calls before it.
-        let key = (update.slice.clone(), update.new.revision);
-        let created = self.state.revisions.get(&key).map_or(0, |revision| revision.created);
-        EvidenceRecord::new(update.id.clone(), created, measure)
+        EvidenceRecord::new(update.id.clone(), measure)
     }
 
     /// After a change of options: where another latency is too long, sums mean
@@ -37,7 +43,7 @@ impl Tx<'_> {
         let Some(known) = self.state.evidence.get(&update.id) else { return };
         if known.measure.p99_ms != p99_ms {
             let mut record = (**known).clone();
-            record.measure_anew(self.index(), Measure { p99_ms, ..record.measure });
+            record.measure_anew(Measure { p99_ms, ..record.measure });
             record.begin(self.index(), update.weights, self.now_ms());
             self.state.evidence.insert(update.id.clone(), record.into());
         }
@@ -71,21 +77,13 @@ impl Tx<'_> {
             if !is_first || record.measure.p99_ms != measure.p99_ms {
                 return Err(stale(&update));
             }
-            record.refer(self.index(), measure);
+            record.refer(measure);
         }
-        let key = (update.slice.clone(), update.new.revision);
-        let is_new = self.state.revisions.get(&key);
-        let is_new = is_new.is_some_and(|revision| revision.created >= record.since_index);
-        let (index, since_index) = (self.index(), record.since_index);
-        let sessions = &self.state.sessions;
+        let (index, sessions) = (self.index(), &self.state.sessions);
         // A life from beyond this entry is none.
         let known =
             sums.iter().filter(|(id, sums)| sums.life <= index && sessions.contains_key(*id));
-        let taken = known.map(|(id, sums)| {
-            let opened_since = sums.life > since_index;
-            (id, *sums, (is_new || opened_since, opened_since))
-        });
-        record.take(taken, way.analysis.warm_up_ms, self.now_ms());
+        record.take(known, way.analysis.warm_up_ms, self.now_ms());
         record.marks.retain(|session, _| self.state.sessions.contains_key(session));
         self.state.evidence.insert(id.clone(), record.into());
         Ok(Answer::default())

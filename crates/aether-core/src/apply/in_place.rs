@@ -46,9 +46,12 @@ pub(super) fn check_start(
     if !strategy.is_in_place() {
         return Ok(wanted);
     }
-    if options.cleanup != CleanupPolicy::Immediate {
-        let given = options.cleanup.to_string();
-        bad("cleanup of a strategy in place", given, "IMMEDIATE: no old set is left to be kept")?;
+    check_options_in_place(strategy, options, wanted)?;
+    if let Strategy::Rolling(rolling) = strategy
+        && let (Some(from), batches) = (rolling.one_way_from, rolling.goals(wanted).len())
+        && from as usize > batches
+    {
+        bad("the one-way batch", from.to_string(), &format!("1 to {batches}"))?;
     }
     let Some(deployed) = deployed else { return Ok(wanted) };
     if wanted != deployed {
@@ -65,7 +68,35 @@ pub(super) fn check_start(
     Ok(ceiling - wanted)
 }
 
+/// Whether options fit a strategy that replaces instances where they are.
+pub(super) fn check_options_in_place(
+    strategy: &Strategy,
+    options: &UpdateOptions,
+    wanted: u32,
+) -> Result<(), Refusal> {
+    let Some(bounds) = strategy.way(wanted, false).and_then(|way| way.in_place) else {
+        return Ok(());
+    };
+    if options.cleanup != CleanupPolicy::Immediate {
+        let given = options.cleanup.to_string();
+        bad("cleanup of a strategy in place", given, "IMMEDIATE: no old set is left to be kept")?;
+    }
+    if options.manual_approval && bounds.floor == 0 {
+        let expected = "off where nothing serves meanwhile: nobody would, until it is approved";
+        bad("manual approval", "on".to_owned(), expected)?;
+    }
+    Ok(())
+}
+
 impl Tx<'_> {
+    /// Whether all of the old version is there, ready, and wanted.
+    pub(super) fn is_old_side_whole(&self, update: &UpdateRecord) -> bool {
+        update.old.as_ref().is_none_or(|old| {
+            let ready = self.state.ready_count(&update.slice, old.revision);
+            ready.min(self.wanted(update, old.revision)) >= update.base_instances
+        })
+    }
+
     /// Refuses to give calls to more new instances than are ready.
     pub(super) fn check_batch(&self, update: &UpdateRecord, goal: u32) -> Result<(), Refusal> {
         let ready = self.state.ready_count(&update.slice, update.new.revision);
@@ -87,12 +118,20 @@ impl Tx<'_> {
     /// and not told to stop. The rest comes back as there is room.
     pub(super) fn keep_what_runs(&mut self, update: &UpdateRecord, old: RevisionNo) {
         let runs = |i: &&std::sync::Arc<crate::records::InstanceRecord>| {
-            i.revision == old && i.desired == Desired::Run
+            i.revision == old && i.desired == Desired::Run && !i.has_ended()
         };
         let running = self.state.instances_of(&update.slice).filter(runs).count();
         let running = u32::try_from(running).unwrap_or(u32::MAX);
         let target = self.wanted(update, old).max(running).min(update.base_instances);
         self.want(update, old, target);
+        // Of the new one nothing more is started.
+        let new = update.new.revision;
+        let runs = |i: &&std::sync::Arc<crate::records::InstanceRecord>| {
+            i.revision == new && i.desired == Desired::Run
+        };
+        let running = self.state.instances_of(&update.slice).filter(runs).count();
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        self.want(update, new, self.wanted(update, new).min(running));
     }
 
     fn wanted(&self, update: &UpdateRecord, revision: RevisionNo) -> u32 {
@@ -140,9 +179,11 @@ impl Tx<'_> {
         // What is taken away is first what is not ready.
         let ready =
             |no: RevisionNo, target: u32| self.state.ready_count(&update.slice, no).min(target);
-        let ready_after = ready(new_no, new) + old_no.map_or(0, |no| ready(no, old));
+        let ready_of = |new, old| ready(new_no, new) + old_no.map_or(0, |no| ready(no, old));
         let takes_away = new < new_now || old < old_now;
-        if takes_away && ready_after < bounds.floor {
+        // Where the world has taken more already, what is not ready may go all the same.
+        let floor = bounds.floor.min(ready_of(new_now, old_now));
+        if takes_away && ready_of(new, old) < floor {
             return Err(stale(&update));
         }
         let (from, to) = (&update.old, &update.new.version);
@@ -154,7 +195,10 @@ impl Tx<'_> {
         });
         // Fewer of one version carry less, in the entry that takes them away.
         let weights = match update.state {
-            Routing if old < old_now => Weights::new(admitted.into(), old.into()).ok(),
+            // With a surge there are more old ones than the ratio counts on.
+            Routing if old < old_now => Weights::new(admitted.into(), old.into())
+                .ok()
+                .filter(|weights| update.weights.is_raised_by(*weights)),
             RollingBack if new < new_now => {
                 let ready = old_no.map_or(0, |no| ready(no, old));
                 Some(Weights::new(new.into(), ready.into()).unwrap_or(Weights::ALL_OLD))

@@ -111,6 +111,9 @@ impl Tx<'_> {
         if update.is_one_way() {
             return Err(Refusal::OneWay { update: live.id.clone(), step: update.step() });
         }
+        if update.strategy.is_in_place() && !self.is_old_side_whole(&update) {
+            return Err(refuse("some of the old version's instances are replaced already"));
+        }
         if update.state != UpdateState::RollingBack {
             let by = self.actor.to_owned();
             update.outcome = Some(Reason::new("superseded", format!("{by} started another one")));
@@ -142,8 +145,11 @@ impl Tx<'_> {
         weights: Weights,
         force: bool,
     ) -> Outcome {
-        // In place the ratio is that of the instances.
-        if !force || update.strategy.is_in_place() {
+        // In place the ratio is that of the instances; and what waits for approval is
+        // not to be had without.
+        let raises = update.weights.is_raised_by(weights);
+        let is_approved = !update.options.manual_approval || !raises;
+        if !force || update.strategy.is_in_place() || !is_approved {
             let (update, strategy) = (update.id, update.strategy.to_string());
             return Err(Refusal::GoesBySteps { update, strategy });
         }
@@ -239,7 +245,9 @@ impl Tx<'_> {
             self.ask_for_step(update, step, weights, force);
             return Ok(Answer { note: Some(note), ..answer });
         }
-        update.pause = None;
+        if update.pause.take().is_some() {
+            self.forget_evidence(id);
+        }
         let why = format!("promoted to step {step} of {last}: ");
         self.commit_step(update, step, weights, &why);
         Ok(answer)

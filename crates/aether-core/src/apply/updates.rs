@@ -211,6 +211,8 @@ impl Tx<'_> {
             return answer("nothing changes: the update has these options already".to_owned());
         }
         check_options(&update.options)?;
+        let (strategy, wanted) = (&update.strategy, update.base_instances);
+        super::in_place::check_options_in_place(strategy, &update.options, wanted)?;
         if update.state == UpdateState::Deploying && update.pause.is_none() {
             update.deadline = transition::deadline_of(&update, update.state_since_ms);
         }
@@ -543,6 +545,7 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             // What was shown up to now is what it paused over.
             progress.since_ms = self.now_ms();
+            self.forget_evidence(id);
             self.begin_epoch(&update);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());

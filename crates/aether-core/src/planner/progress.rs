@@ -179,7 +179,13 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
-    if let Some(bounds) = update.way().and_then(|way| way.in_place)
+    let in_place = update.way().and_then(|way| way.in_place);
+    if in_place.is_some() && update.pause.is_some() {
+        // Old instances would go on to leave.
+        strategy::wait_for_resume(update, plan);
+        return;
+    }
+    if let Some(bounds) = in_place
         && !strategy::prepare(view, update, bounds, update.deploy_goal(), plan)
     {
         return;

@@ -30,35 +30,34 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// What was added since `earlier`, sums of the same source; nothing where it
-    /// has less than it had, as one that forgot an instance does.
+    /// What was added since `earlier`, sums of the same life. A side that has less of
+    /// anything than it had adds nothing: one that forgot an instance would seem to
+    /// have had fewer requests and as many errors.
     fn since(&self, earlier: &Self) -> Self {
-        let side = |now: Side, then: Side| Side {
-            requests: now.requests.saturating_sub(then.requests),
-            errors: now.errors.saturating_sub(then.errors),
-            timed: now.timed.saturating_sub(then.timed),
-            slow: now.slow.saturating_sub(then.slow),
+        let side = |now: Side, then: Side| -> Option<Side> {
+            Some(Side {
+                requests: now.requests.checked_sub(then.requests)?,
+                errors: now.errors.checked_sub(then.errors)?,
+                timed: now.timed.checked_sub(then.timed)?,
+                slow: now.slow.checked_sub(then.slow)?,
+            })
         };
-        Self {
-            life: self.life,
-            tallies: Tallies {
-                new: side(self.tallies.new, earlier.tallies.new),
-                old: side(self.tallies.old, earlier.tallies.old),
-            },
-            late: self.late.saturating_sub(earlier.late),
-        }
+        let late = self.late.checked_sub(earlier.late);
+        let new = side(self.tallies.new, earlier.tallies.new).zip(late);
+        let (new, late) = new.unwrap_or_default();
+        let old = side(self.tallies.old, earlier.tallies.old).unwrap_or_default();
+        Self { life: self.life, tallies: Tallies { new, old }, late }
     }
+}
 
-    /// Without what a side has counted, where that was not for this update.
-    fn of_sides(mut self, new: bool, old: bool) -> Self {
-        if !new {
-            (self.tallies.new, self.late) = Default::default();
-        }
-        if !old {
-            self.tallies.old = Side::default();
-        }
-        self
-    }
+/// The sums of a session that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mark {
+    /// The sums.
+    pub sums: Sums,
+    /// Log time at which they were told: what is told next was counted from then on.
+    pub at_ms: u64,
 }
 
 /// With what sums are counted: another measure makes them another count.
@@ -79,9 +78,6 @@ pub struct Measure {
 pub struct EvidenceRecord {
     /// The update.
     pub update: UpdateId,
-    /// Log index since which sums are compared with marks: what a session that
-    /// was opened later has counted, it has counted since.
-    pub since_index: u64,
     /// How sums are counted.
     pub measure: Measure,
     /// By weights.
@@ -89,25 +85,15 @@ pub struct EvidenceRecord {
     /// In the present epoch, first attempts at the new version that took longer than
     /// the threshold.
     pub late: u64,
-    /// Log time of the last sums; what is counted next was counted from then on.
-    pub counted_ms: u64,
     /// By session, the sums that are counted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub marks: BTreeMap<SessionId, Sums>,
+    pub marks: BTreeMap<SessionId, Mark>,
 }
 
 impl EvidenceRecord {
     /// Of an update of which nothing was counted.
-    pub fn new(update: UpdateId, since_index: u64, measure: Measure) -> Self {
-        Self {
-            update,
-            since_index,
-            measure,
-            evidence: Evidence::default(),
-            late: 0,
-            counted_ms: 0,
-            marks: BTreeMap::new(),
-        }
+    pub fn new(update: UpdateId, measure: Measure) -> Self {
+        Self { update, measure, evidence: Evidence::default(), late: 0, marks: BTreeMap::new() }
     }
 
     /// The first attempts of the present epoch.
@@ -123,8 +109,8 @@ impl EvidenceRecord {
     }
 
     /// The old version has served enough: from now on slow requests are counted.
-    pub(crate) fn refer(&mut self, index: u64, measure: Measure) {
-        self.measure_anew(index, measure);
+    pub(crate) fn refer(&mut self, measure: Measure) {
+        self.measure_anew(measure);
         let last = self.evidence.epochs().last_key_value().map(|(index, _)| *index);
         if let (Some(last), Some(reference)) = (last, measure.reference) {
             self.evidence.refer(last, reference);
@@ -132,43 +118,34 @@ impl EvidenceRecord {
     }
 
     /// Another measure: what was counted stays, and sums begin with a baseline.
-    pub(crate) fn measure_anew(&mut self, index: u64, measure: Measure) {
+    pub(crate) fn measure_anew(&mut self, measure: Measure) {
         self.measure = measure;
-        self.since_index = index;
         self.marks.clear();
     }
 
-    /// Takes in sums of sessions, told at log time `now_ms`. `from_zero` says of a
-    /// life without a mark whether all of each side, new and old, was counted for
-    /// this update.
+    /// Takes in sums of sessions, told at log time `now_ms`. The first that a life
+    /// tells are a baseline: nobody knows when they were counted.
     pub(crate) fn take<'a>(
         &mut self,
-        sums: impl Iterator<Item = (&'a SessionId, Sums, (bool, bool))>,
+        sums: impl Iterator<Item = (&'a SessionId, &'a Sums)>,
         warm_up_ms: u64,
         now_ms: u64,
     ) {
-        let mut added = (Tallies::default(), 0u64);
-        for (session, sums, (new, old)) in sums {
-            let more = match self.marks.get(session) {
-                Some(mark) if mark.life > sums.life => continue,
-                Some(mark) if mark.life == sums.life => sums.since(mark),
-                // A life that follows another began after that, and so after the mark.
-                Some(_) => sums,
-                None => sums.of_sides(new, old),
-            };
-            added.0.fold(more.tallies);
-            added.1 = added.1.saturating_add(more.late);
-            self.marks.insert(session.clone(), sums);
-        }
         let last = self.evidence.epochs().last_key_value();
         let last = last.map(|(index, epoch)| (*index, epoch.begun_ms));
-        if let Some((index, begun_ms)) = last
-            && is_warm(begun_ms, warm_up_ms, self.counted_ms)
-        {
-            self.evidence.fold(index, added.0);
-            self.late = self.late.saturating_add(added.1);
+        for (session, sums) in sums {
+            let mark = self.marks.get(session).copied();
+            if mark.is_some_and(|mark| mark.sums.life > sums.life) {
+                continue;
+            }
+            self.marks.insert(session.clone(), Mark { sums: *sums, at_ms: now_ms });
+            let (Some((index, begun_ms)), Some(mark)) = (last, mark) else { continue };
+            if mark.sums.life == sums.life && is_warm(begun_ms, warm_up_ms, mark.at_ms) {
+                let more = sums.since(&mark.sums);
+                self.evidence.fold(index, more.tallies);
+                self.late = self.late.saturating_add(more.late);
+            }
         }
-        self.counted_ms = now_ms;
     }
 }
 
@@ -178,9 +155,8 @@ mod tests {
 
     fn record() -> EvidenceRecord {
         let measure = Measure { p99_ms: 500, reference: Some(40) };
-        let mut record = EvidenceRecord::new(UpdateId::from_index(5), 5, measure);
+        let mut record = EvidenceRecord::new(UpdateId::from_index(5), measure);
         record.begin(5, Weights::ALL_NEW, 1_000);
-        record.counted_ms = 1_000;
         record
     }
 
@@ -189,8 +165,8 @@ mod tests {
         Sums { life, tallies: Tallies { new: side(new), old: side(old) }, late: new / 50 }
     }
 
-    fn take(record: &mut EvidenceRecord, sums: Sums, from_zero: (bool, bool), now_ms: u64) {
-        record.take([(&"s".parse().unwrap(), sums, from_zero)].into_iter(), 0, now_ms);
+    fn take(record: &mut EvidenceRecord, session: &str, sums: Sums, now_ms: u64) {
+        record.take([(&session.parse().unwrap(), &sums)].into_iter(), 0, now_ms);
     }
 
     fn counted(record: &EvidenceRecord) -> Vec<(u64, u64)> {
@@ -201,48 +177,63 @@ mod tests {
     #[test]
     fn sums_count_once_however_often_they_are_told() {
         let mut record = record();
-        take(&mut record, sums(3, 100, 900), (true, false), 2_000);
-        assert_eq!(counted(&record), [(100, 0)], "the old version's are a baseline");
+        take(&mut record, "s", sums(3, 100, 900), 2_000);
+        assert_eq!(counted(&record), [(0, 0)], "the first are a baseline");
         for _ in 0..3 {
-            take(&mut record, sums(3, 150, 1_000), (true, false), 3_000);
+            take(&mut record, "s", sums(3, 200, 1_000), 3_000);
         }
-        assert_eq!((counted(&record), record.late), (vec![(150, 100)], 3));
-        // It forgot an instance: nothing is taken back, and it goes on from there.
-        take(&mut record, sums(3, 120, 1_000), (true, false), 4_000);
-        take(&mut record, sums(3, 130, 1_000), (true, false), 4_000);
-        assert_eq!(counted(&record), [(160, 100)]);
+        assert_eq!((counted(&record), record.late), (vec![(100, 100)], 2));
     }
 
     #[test]
-    fn a_new_life_counts_from_zero_and_an_old_one_not_at_all() {
+    fn a_side_that_forgot_an_instance_adds_nothing_and_goes_on_from_there() {
         let mut record = record();
-        take(&mut record, sums(3, 100, 900), (true, false), 2_000);
-        take(&mut record, sums(9, 10, 20), (false, false), 2_000);
-        take(&mut record, sums(3, 500, 5_000), (true, true), 2_000);
-        assert_eq!(counted(&record), [(110, 20)]);
+        take(&mut record, "s", sums(3, 1_500, 900), 2_000);
+        // An instance without errors is gone, and twenty are new on another.
+        let mut less = sums(3, 600, 1_000);
+        less.tallies.new.errors = 170;
+        take(&mut record, "s", less, 3_000);
+        assert_eq!(counted(&record), [(0, 100)]);
+        assert_eq!(record.present().new.errors, 0);
+        less.tallies.new.requests += 10;
+        take(&mut record, "s", less, 4_000);
+        assert_eq!(counted(&record), [(10, 100)]);
+    }
+
+    #[test]
+    fn a_new_life_begins_with_a_baseline_and_an_old_one_counts_not_at_all() {
+        let mut record = record();
+        take(&mut record, "s", sums(3, 100, 900), 2_000);
+        take(&mut record, "s", sums(9, 10, 20), 2_000);
+        take(&mut record, "s", sums(3, 500, 5_000), 2_000);
+        take(&mut record, "s", sums(9, 30, 70), 3_000);
+        assert_eq!(counted(&record), [(20, 50)]);
     }
 
     #[test]
     fn what_was_counted_in_the_warm_up_is_marked_and_is_no_evidence() {
-        let (mut record, s) = (record(), "s".parse().unwrap());
-        record.begin(8, Weights::ALL_NEW, 2_000);
-        let mut take = |sums, now_ms| {
-            record.take([(&s, sums, (true, true))].into_iter(), 10_000, now_ms);
+        let mut record = record();
+        let mut take = |session: &str, sums: Sums, now_ms| {
+            record.take([(&session.parse().unwrap(), &sums)].into_iter(), 10_000, now_ms);
         };
-        take(sums(3, 100, 900), 11_500);
-        // Counted from 11.5 s on, of which half a second is of the warm-up.
-        take(sums(3, 130, 960), 12_500);
-        take(sums(3, 140, 970), 13_500);
-        assert_eq!(counted(&record), [(0, 0), (10, 10)]);
+        take("s", sums(3, 100, 900), 10_500);
+        take("t", sums(4, 10, 90), 10_500);
+        // Counted from 10.5 s on, of which half a second is of the warm-up.
+        take("s", sums(3, 130, 960), 11_500);
+        take("s", sums(3, 140, 970), 12_500);
+        // Nobody knows when: it was silent, whoever else told meanwhile.
+        take("t", sums(4, 1_000, 9_000), 13_000);
+        assert_eq!(counted(&record), [(10, 10)]);
     }
 
     #[test]
     fn another_measure_begins_with_a_baseline_and_keeps_what_was_counted() {
         let mut record = record();
-        take(&mut record, sums(3, 100, 900), (true, true), 2_000);
-        record.measure_anew(9, Measure { p99_ms: 100, reference: Some(40) });
-        take(&mut record, sums(3, 200, 1_000), (false, false), 3_000);
-        take(&mut record, sums(3, 210, 1_050), (false, false), 4_000);
+        take(&mut record, "s", sums(3, 0, 0), 1_500);
+        take(&mut record, "s", sums(3, 100, 900), 2_000);
+        record.measure_anew(Measure { p99_ms: 100, reference: Some(40) });
+        take(&mut record, "s", sums(3, 200, 1_000), 3_000);
+        take(&mut record, "s", sums(3, 210, 1_050), 4_000);
         assert_eq!(counted(&record), [(110, 950)]);
     }
 }

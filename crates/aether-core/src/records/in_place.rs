@@ -95,8 +95,6 @@ pub struct Rolling {
     pub hold_ms: u64,
     /// How each batch is judged.
     pub analysis: Analysis,
-    /// New instances that may fail before the batch does.
-    pub failures_max: u32,
     /// Number of the batch, from 1, from which there is no way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_way_from: Option<u32>,
@@ -118,8 +116,6 @@ pub struct Bounds {
     pub floor: u32,
     /// Instances of both versions that exist, at most.
     pub ceiling: u32,
-    /// New instances that may fail before the batch does.
-    pub failures_max: u32,
 }
 
 impl Rolling {
@@ -128,16 +124,18 @@ impl Rolling {
         Bounds {
             floor: wanted - self.max_unavailable.down(wanted),
             ceiling: wanted.saturating_add(self.max_surge.up(wanted)),
-            failures_max: self.failures_max,
         }
     }
 
-    /// How many instances are new after each batch, of `wanted`.
+    /// How many instances are new after each batch, of `wanted`. No batch is larger
+    /// than what may be missing and be there beyond: until it takes calls, the others
+    /// have to carry them.
     pub fn goals(&self, wanted: u32) -> Vec<u32> {
+        let most = self.max_unavailable.down(wanted) + self.max_surge.up(wanted);
         let mut sizes = self.batches.iter();
         let (mut size, mut done, mut goals) = (1, 0, Vec::new());
         while done < wanted {
-            size = sizes.next().map_or(size, |share| share.up(wanted).max(1));
+            size = sizes.next().map_or(size, |share| share.up(wanted).min(most).max(1));
             done = done.saturating_add(size).min(wanted);
             goals.push(done);
         }
@@ -170,16 +168,16 @@ mod tests {
             stagger_ms: 0,
             hold_ms: 0,
             analysis: Analysis::default(),
-            failures_max: 0,
             one_way_from: None,
         }
     }
 
     #[test]
     fn batches_grow_and_the_last_size_repeats() {
-        assert_eq!(rolling("1, 5%, 25%", "1", "0").goals(40), [1, 3, 13, 23, 33, 40]);
-        assert_eq!(rolling("2", "1", "0").goals(5), [2, 4, 5]);
-        assert_eq!(rolling("100%", "1", "0").goals(3), [3]);
+        assert_eq!(rolling("1, 5%, 25%", "10", "0").goals(40), [1, 3, 13, 23, 33, 40]);
+        assert_eq!(rolling("2", "1", "1").goals(5), [2, 4, 5]);
+        assert_eq!(rolling("100%", "100%", "0").goals(3), [3]);
+        assert_eq!(rolling("1, 9", "1", "1").goals(5), [1, 3, 5], "no more than the bounds allow");
         assert_eq!(rolling("0", "1", "0").goals(2), [1, 2], "a batch has one at least");
     }
 

@@ -348,7 +348,7 @@ impl Strategy {
                 analysis: &recreate.analysis,
                 scale_with_weight: false,
                 one_way_from: None,
-                in_place: Some(Bounds { floor: 0, ceiling: wanted, failures_max: 0 }),
+                in_place: Some(Bounds { floor: 0, ceiling: wanted }),
             },
         };
         if is_first_deployment {

@@ -158,6 +158,45 @@ fn a_version_that_is_worse_than_the_old_one_fails_though_no_threshold_is_exceede
 }
 
 #[test]
+fn who_resumes_in_spite_of_a_comparison_has_it_shown_anew() {
+    use aether_core::evidence::{Side, Tallies};
+    let (mut world, id) = begin(canary(STEPS));
+    let side = |requests, errors| Side { requests, errors, timed: 0, slow: 0 };
+    let told = |new, old| Tallies { new, old };
+    world.told(&id, told(side(20_000, 150), side(180_000, 180)), 0);
+    world.rounds(3);
+    assert_eq!(world.update(&id).pause.as_ref().unwrap().reason.code, "worse_than_old");
+    world.ok(resume(&id));
+    world.rounds(3);
+    assert!(world.update(&id).pause.is_none());
+    world.told(&id, told(side(40_000, 170), side(360_000, 360)), 0);
+    world.pass(MINUTE);
+    assert_eq!(world.update(&id).step(), 2);
+}
+
+#[test]
+fn a_ratio_by_hand_is_no_way_around_approval() {
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let (mut world, id) = begin_by(options, canary(STEPS));
+    let Command::SetWeights { update, weights, if_modified, .. } = routing(&id, "1:0") else {
+        unreachable!()
+    };
+    let refused = world.propose(Command::SetWeights { update, weights, if_modified, force: true });
+    assert!(matches!(refused, Err(Refusal::GoesBySteps { .. })), "{refused:?}");
+}
+
+#[test]
+fn what_was_promoted_by_force_grows_all_the_same() {
+    let strategy = Canary { scale_with_weight: true, ..canary("1:3 pause, 1:1 pause, 1:0 0s") };
+    let (mut world, id) = begin(strategy);
+    world.ok(promote(&id, true, true));
+    world.settle();
+    world.count(&id, 500, 0, 0);
+    world.settle();
+    assert_eq!((world.state_of(&id), world.ready("2.0.0")), (UpdateState::Completed, 4));
+}
+
+#[test]
 fn a_step_by_evidence_is_left_when_the_comparison_clears_the_version() {
     use aether_core::evidence::{Side, Tallies};
     let (mut world, id) = begin(canary("1:9 evidence 30m, 1:0"));

@@ -1,6 +1,9 @@
 //! Recreate: all are stopped, then all are started, and so is the way back.
 
-use aether_core::records::{Analysis, Recreate, Strategy, UpdateOptions, UpdateState};
+use aether_core::command::{Command, Refusal};
+use aether_core::records::{
+    Analysis, CleanupPolicy, OptionChanges, Recreate, Strategy, UpdateOptions, UpdateState,
+};
 
 use crate::world::{World, rollback, start_with};
 
@@ -47,4 +50,37 @@ fn a_rollback_stops_all_of_the_new_version_first() {
         assert_eq!((world.ready("1.0.0"), world.ready("2.0.0")), (3, 0));
     }
     panic!("it does not complete");
+}
+
+#[test]
+fn what_is_half_gone_is_not_superseded_and_what_would_serve_nobody_is_not_started() {
+    let (mut world, id) = begin();
+    while world.ready("1.0.0") > 0 {
+        world.now_ms += 10;
+        world.round();
+    }
+    let Command::StartWith { slice, version, instances, options, strategy, .. } =
+        start_with("3.0.0", UpdateOptions::default(), Strategy::Manual {})
+    else {
+        unreachable!()
+    };
+    let supersede = true;
+    let command = Command::StartWith { slice, version, instances, options, strategy, supersede };
+    let refused = world.propose(command).unwrap_err();
+    assert!(matches!(refused, Refusal::NotSuperseded { .. }), "{refused}");
+    world.ok(rollback(&id));
+    world.settle();
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let strategy = Strategy::Recreate(Recreate { analysis: Analysis::default() });
+    let refused = world.propose(start_with("2.0.0", options, strategy)).unwrap_err();
+    assert!(matches!(refused, Refusal::BadOption { .. }), "{refused}");
+}
+
+#[test]
+fn no_old_set_can_be_kept_later_either() {
+    let (mut world, id) = begin();
+    let cleanup = Some(CleanupPolicy::Manual);
+    let changes = OptionChanges { cleanup, ..OptionChanges::default() };
+    let refused = world.propose(Command::SetOptions { update: id, changes, if_modified: None });
+    assert!(matches!(refused, Err(Refusal::BadOption { .. })), "{refused:?}");
 }

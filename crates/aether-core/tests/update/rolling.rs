@@ -174,6 +174,52 @@ fn a_first_batch_that_never_becomes_ready_goes_back_within_the_bounds() {
 }
 
 #[test]
+fn a_rollback_from_a_version_of_which_nothing_is_ready_gets_through() {
+    let (mut world, id) = begin(6, in_batches("2", "2", "0"));
+    while world.ready("2.0.0") < 4 {
+        world.now_ms += 10;
+        world.round();
+    }
+    let reason = Reason::new("probe_failed", "503");
+    world.broken.insert("2.0.0".into(), (Observed::Unready, 0, reason));
+    world.rounds(1);
+    assert_eq!(world.ready("2.0.0"), 0);
+    world.ok(rollback(&id));
+    let before = world.log.len();
+    world.rounds(60);
+    assert_eq!(world.state_of(&id), UpdateState::RolledBack);
+    assert_eq!(world.ready("1.0.0"), 6);
+    assert!(world.log.len() - before < 100, "nothing was proposed over and over");
+}
+
+#[test]
+fn old_instances_that_are_not_ready_are_replaced_though_the_floor_is_not_reached() {
+    let (mut world, id) = begin(6, in_batches("1", "1", "0"));
+    let reason = Reason::new("probe_failed", "503");
+    world.broken.insert("1.0.0".into(), (Observed::Unready, 0, reason));
+    world.rounds(1);
+    assert_eq!(world.ready("1.0.0"), 0);
+    for _ in 0..200 {
+        world.now_ms += 10;
+        world.round();
+    }
+    assert_eq!(world.state_of(&id), UpdateState::Completed, "{:#?}", world.plan());
+}
+
+#[test]
+fn a_pause_of_the_first_batch_takes_nothing_more_away() {
+    let (mut world, id) = begin(4, in_batches("2", "2", "0"));
+    world.round();
+    assert_eq!(world.state_of(&id), UpdateState::Deploying);
+    world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
+    world.rounds(30);
+    assert_eq!((world.ready("1.0.0"), world.waits()), (4, vec!["paused"]));
+    world.ok(crate::world::resume(&id));
+    walk(&mut world, &id, 2, 4);
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+}
+
+#[test]
 fn batches_are_staggered_and_judged_where_that_is_asked_for() {
     let rolling = Rolling { stagger_ms: 30_000, ..in_batches("2", "2", "0") };
     let (mut world, id) = begin(4, rolling);

@@ -384,11 +384,11 @@ impl World {
         let session: SessionId = "s1".parse().unwrap();
         let life = self.state.sessions[&session].opened;
         let record = self.state.evidence[id].clone();
-        let revision = (SLICE.parse().unwrap(), self.update(id).new.revision);
-        let is_first = self.state.revisions[&revision].created == record.since_index;
         let nothing = Sums { life, ..Sums::default() };
+        let is_first = record.measure.p99_ms == UpdateOptions::default().thresholds.p99_ms;
         // It told the same a moment ago: what is new was counted since then.
-        let before = record.marks.get(&session).copied().or(is_first.then_some(nothing));
+        let before = record.marks.get(&session).map(|mark| mark.sums);
+        let before = before.or(is_first.then_some(nothing));
         for sums in before.into_iter().chain([Sums { life, tallies, late }]) {
             self.ok(Command::RecordEvidence {
                 update: id.clone(),
@@ -489,7 +489,6 @@ pub fn in_batches(batches: &str, max_unavailable: &str, max_surge: &str) -> Roll
         stagger_ms: 0,
         hold_ms: 0,
         analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
-        failures_max: 0,
         one_way_from: None,
     }
 }

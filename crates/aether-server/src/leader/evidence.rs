@@ -91,7 +91,9 @@ impl Inner {
             let (new, late) = new.get(id.as_str()).copied().unwrap_or_default();
             let (old, _) = old.get(id.as_str()).copied().unwrap_or_default();
             let now = Sums { life: record.opened, tallies: Tallies { new, old }, late };
-            if known.marks.get(id) != Some(&now) && now.tallies != Tallies::default() {
+            if known.marks.get(id).map(|mark| mark.sums) != Some(now)
+                && now.tallies != Tallies::default()
+            {
                 sums.insert(id.clone(), now);
             }
         }

@@ -1,7 +1,7 @@
 //! Every non-terminal state and pause has a deadline and an action, and when it
 //! passes that action is taken. (Design, invariant 3.)
 
-use super::{Step, in_place};
+use super::Step;
 use crate::log::Log;
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
@@ -36,10 +36,7 @@ pub fn deadlines_are_kept(log: &Log, log_time_ms: u64, led_ms: u64) -> Result<()
     for update in live {
         let at_ms = update.deadline.as_ref().map_or(u64::MAX, |deadline| deadline.at_ms);
         let over_ms = log_time_ms.saturating_sub(at_ms);
-        // The planner goes on trying to replace what is not ready in place, and is
-        // refused for as long as the floor is not reached.
-        let is_stuck = in_place::is_below_floor(&log.newest, update);
-        if over_ms > SLACK_MS && !is_stuck {
+        if over_ms > SLACK_MS {
             let action = update.deadline.as_ref().map(|deadline| deadline.action);
             return Err(format!(
                 "the deadline of {} in {} was over {over_ms} ms ago, and nothing did {action:?}",

@@ -3,7 +3,7 @@
 //! may make a decision wrong. (Design, section 10: "apply rejects a command that
 //! would break one"; such a command is not planned in the first place.)
 
-use aether_core::command::{Command, Outcome, Refusal};
+use aether_core::command::{Outcome, Refusal};
 
 use crate::log::{Entry, Payload};
 
@@ -30,13 +30,10 @@ pub fn refused_as_stale(
     match (refusal, &last.payload) {
         (_, Payload::Blank) => Ok(()),
         // With nothing in between there is nothing that could have made it stale.
-        (Refusal::Stale { .. }, Payload::Request(request)) => {
-            let is_open = matches!(request.command, Command::MoveInPlace { .. });
-            match between.is_empty() && !is_open {
-                true => Err(format!("{:?} was stale when it was decided", request.command)),
-                false => Ok(()),
-            }
-        }
+        (Refusal::Stale { .. }, Payload::Request(request)) => match between.is_empty() {
+            true => Err(format!("{:?} was stale when it was decided", request.command)),
+            false => Ok(()),
+        },
         _ if is_raced => Ok(()),
         (_, Payload::Request(request)) => {
             Err(format!("{:?} was decided and is refused: {refusal}", request.command))

@@ -3,12 +3,12 @@
 //! never less than was counted before. (Design, section 6: "a failover neither
 //! loses nor double-counts".)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::evidence::Side;
-use aether_core::ids::{RevisionNo, SessionId, UpdateId};
+use aether_core::ids::{RevisionNo, UpdateId};
 use aether_core::records::{EvidenceRecord, UpdateRecord};
 
 use super::Step;
@@ -20,9 +20,6 @@ type Calls = (u64, u64);
 #[derive(Debug, Default)]
 pub struct Evidence {
     begun: BTreeMap<UpdateId, Calls>,
-    /// Updates during which a session was closed for its silence and opened again
-    /// by the same process, which goes on with its sums: those are counted anew.
-    reopened: BTreeSet<UpdateId>,
 }
 
 impl Evidence {
@@ -38,16 +35,12 @@ impl Evidence {
                 let calls = answered(step, &update.slice, update.new.revision);
                 self.begun.insert(id.clone(), calls);
             }
-            let is_again = |id: &SessionId| {
-                let session = step.after.sessions.get(id);
-                session.is_some_and(|s| !s.fresh && s.opened > record.since_index)
-            };
-            if record.marks.keys().any(is_again) {
-                self.reopened.insert(id.clone());
-            }
             let was = known.map(|known| (sum(known, |t| t.new), sum(known, |t| t.old)));
             let (new, old) = (sum(record, |t| t.new), sum(record, |t| t.old));
-            if was.is_some_and(|was| new < was.0 || old < was.1) {
+            // Whoever goes on in spite of what was shown has it shown anew.
+            let by_person =
+                matches!(step.done(), Some(Command::Resume { .. } | Command::Promote { .. }));
+            if was.is_some_and(|was| new < was.0 || old < was.1) && !by_person {
                 return Err(format!("{id} forgot calls that it had counted"));
             }
             if matches!(step.done(), Some(Command::RecordEvidence { update, .. }) if update == id) {
@@ -69,9 +62,6 @@ impl Evidence {
         let since = (all.0 - begun.0, all.1 - begun.1);
         let of_old = update.old.as_ref().map(|old| answered(step, &update.slice, old.revision));
         let of_old = of_old.unwrap_or_default();
-        if self.reopened.contains(&update.id) {
-            return Ok(());
-        }
         match new.0 > since.0 || new.1 > since.1 || old.0 > of_old.0 || old.1 > of_old.1 {
             false => Ok(()),
             true => Err(format!(

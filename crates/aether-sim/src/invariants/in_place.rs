@@ -111,27 +111,9 @@ fn ceiling(step: &Step<'_>, update: &UpdateRecord, bounds: Bounds) -> Result<(),
     }
 }
 
-/// Whether fewer instances are READY than the floor says, which is the world's
-/// doing.
-pub(super) fn is_below_floor(state: &State, update: &UpdateRecord) -> bool {
-    let ready = both(state, update).filter(|i| i.is_routable()).count() as u32;
-    bounds(update).is_some_and(|bounds| ready < bounds.floor)
-}
-
-/// Whether an update replaces instances in place and is below its floor: what the
-/// planner decides is then refused, and it decides that again for as long as this
-/// lasts. An open fault of the core, named here so that it hides nothing else.
-pub fn is_stuck(state: &State) -> bool {
-    let live = state.slices.values().filter_map(|record| state.live_update(&record.slice));
-    live.into_iter().any(|update| is_below_floor(state, update))
-}
-
-/// Whether calls may find nothing in between: all may be missing, or the first batch
-/// is all there is, and takes no calls before it is deployed.
+/// Whether calls may find nothing in between: all may be missing.
 pub(super) fn may_be_none(update: &UpdateRecord) -> bool {
-    let Some(way) = update.way() else { return false };
-    let is_all = way.goal(1, update.base_instances) >= update.base_instances;
-    way.in_place.is_some_and(|bounds| bounds.floor == 0 || is_all)
+    bounds(update).is_some_and(|bounds| bounds.floor == 0)
 }
 
 /// A batch takes calls once all of it and of those before it is READY.

@@ -54,7 +54,6 @@ pub use acks::acks_are_true;
 pub use deadlines::deadlines_are_kept;
 pub use decisions::refused_as_stale;
 pub use every_update_ends::{serves, unfinished};
-pub use in_place::is_stuck;
 pub use ordered_stop::ordered_stop;
 pub use picks::picks_by_newest;
 pub use same_state::{same_hash, same_state};

@@ -93,8 +93,6 @@ planted! {
     AdmitsUnreadyBatch = "admits-unready-batch",
     /// In place, the new version goes before the old one is whole again.
     RemovesBeforeWhole = "removes-before-whole",
-    /// A failover forgets which sums were counted.
-    FailoverDropsMarks = "failover-drops-marks",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
     /// What the old version needs to run is let go during the update.

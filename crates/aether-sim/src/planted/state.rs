@@ -1,6 +1,5 @@
 //! Bugs in what `apply` leaves behind.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aether_core::audit::Subject;
@@ -9,8 +8,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::evidence::{Side, Tallies};
 use aether_core::ids::{RevisionNo, UpdateId};
 use aether_core::records::{
-    AuditRecord, Desired, EvidenceRecord, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord,
-    TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, Desired, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord,
+    UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -106,12 +105,6 @@ fn at_failover(bug: Planted, state: &mut State) {
     for id in live(state) {
         match bug {
             Planted::FailoverResetsWeights => reweigh(state, &id, Weights::ALL_OLD),
-            Planted::FailoverDropsMarks => {
-                if let Some(record) = state.evidence.get(&id).cloned() {
-                    let record = EvidenceRecord { marks: BTreeMap::new(), ..(*record).clone() };
-                    state.evidence.insert(id.clone(), record.into());
-                }
-            }
             Planted::FailoverForgetsPause => rewrite(state, &id, |update| update.pause = None),
             _ => {}
         }

@@ -151,7 +151,6 @@ fn rolling(batches: &str) -> Result<Strategy, String> {
         stagger_ms: 0,
         hold_ms: 0,
         analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
-        failures_max: 0,
         one_way_from: None,
     }))
 }

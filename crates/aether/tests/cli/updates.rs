@@ -48,7 +48,7 @@ async fn start_by_steps() {
     scene
         .run(
             "update start org.example:my-slice 2.0.0 --strategy rolling --max-unavailable 2 \
-             --batches 1,25% --stagger 30s --max-failures 1 -o json",
+             --batches 1,25% --stagger 30s -o json",
         )
         .await;
     scene.run("update start org.example:my-slice 2.0.0 --strategy recreate").await;

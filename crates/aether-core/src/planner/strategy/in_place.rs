@@ -140,22 +140,18 @@ fn move_to(update: &UpdateRecord, new: u32, old: u32) -> Command {
     Command::MoveInPlace { update, new, old, if_modified }
 }
 
-/// More new instances than may fail do so over and over: which, and what became of
-/// the others.
-pub(super) fn failures(
+/// A new instance does not stay up: which, and what became of the others.
+pub(super) fn failure(
     view: &View<'_>,
     update: &UpdateRecord,
-    bounds: Bounds,
     looping: &[Reason],
 ) -> Option<Reason> {
-    let failed = u32::try_from(looping.len()).unwrap_or(u32::MAX);
-    let first = looping.first().filter(|_| failed > bounds.failures_max)?;
+    let first = looping.first()?;
     let fleet = Fleet::of(view, update);
-    Some(Reason::new(
-        &first.code,
-        format!(
-            "stopped at {}; {} updated, {failed} failed, {} not reached",
-            first.message, fleet.new_ready, fleet.old
-        ),
-    ))
+    let (updated, failed, left) = (fleet.new_ready, looping.len(), fleet.old);
+    let message = format!(
+        "stopped at {}; {updated} updated, {failed} failed, {left} not reached",
+        first.message
+    );
+    Some(Reason::new(&first.code, message))
 }

@@ -49,14 +49,14 @@ fn objection(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
     }
     let mut looping = crash_looping(view, update);
     match update.way().and_then(|way| way.in_place) {
-        Some(bounds) => in_place::failures(view, update, bounds, &looping),
+        Some(_) => in_place::failure(view, update, &looping),
         None if looping.is_empty() => None,
         None => Some(looping.swap_remove(0)),
     }
 }
 
 /// Says what a paused update waits for.
-fn wait_for_resume(update: &UpdateRecord, plan: &mut Plan) {
+pub(super) fn wait_for_resume(update: &UpdateRecord, plan: &mut Plan) {
     let Some(pause) = &update.pause else { return };
     let (id, weights) = (&update.id, update.weights);
     let Reason { code, message } = &pause.reason;

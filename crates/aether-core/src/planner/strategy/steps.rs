@@ -30,6 +30,10 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         return;
     }
     let next = update.step() + 1;
+    // Whoever forced a step may have come before its instances.
+    if grow(view, update, &way, update.step(), plan) {
+        return;
+    }
     if way.hold(update.step()) == (Hold::Promotion {}) && grow(view, update, &way, next, plan) {
         // Whoever promotes finds the instances ready.
         return;

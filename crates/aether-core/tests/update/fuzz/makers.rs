@@ -218,7 +218,6 @@ impl<'a> Dice<'a> {
                 stagger_ms: self.count(),
                 hold_ms: if self.flag() { hold_ms } else { 0 },
                 analysis,
-                failures_max: self.count32(),
                 one_way_from: one_way,
             });
         }

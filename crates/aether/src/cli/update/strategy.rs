@@ -61,9 +61,6 @@ pub struct How {
     /// How long a batch of rolling serves before the next one begins [default: 0s]
     #[arg(long, value_name = "DURATION")]
     stagger: Option<Millis>,
-    /// New instances that may fail before rolling stops [default: 0]
-    #[arg(long, value_name = "N")]
-    max_failures: Option<u32>,
     /// End a live update of the slice in the same step, as rolled back
     #[arg(long)]
     supersede: bool,
@@ -136,7 +133,6 @@ impl How {
             max_surge: self.max_surge.map(|share| share.to_string()).unwrap_or_default(),
             batches: self.batches.clone().unwrap_or_default(),
             stagger_ms: ms(self.stagger),
-            max_failures: self.max_failures.unwrap_or_default(),
         };
         (message != v1::Strategy::default()).then_some(message)
     }
