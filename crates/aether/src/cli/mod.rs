@@ -108,7 +108,7 @@ struct Cli {
 enum Command {
     /// Move slices from one version to another
     #[command(subcommand)]
-    Update(update::Command),
+    Update(Box<update::Command>),
     /// Push, look at and remove artifacts
     #[command(subcommand)]
     Artifact(artifact::Command),
