@@ -16,8 +16,8 @@ use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
-    CleanupPolicy, Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason,
-    SessionKind, Strategy, Sums, UpdateOptions,
+    CleanupPolicy, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
+    OptionChanges, Reason, SessionKind, Strategy, Sums, UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -50,6 +50,19 @@ pub struct Observation {
     pub restarts: u32,
     /// Why it is not ready.
     pub reason: Option<Reason>,
+}
+
+impl Observation {
+    /// Whether it says anything that is not known of the instance.
+    pub fn is_news(&self, known: &InstanceRecord) -> bool {
+        // An instance that had ended before it was told to is forgotten only now.
+        let ended = self.observed == Observed::Stopped && known.desired == Desired::Stop;
+        ended
+            || self.observed != known.observed
+            || self.endpoint != known.endpoint
+            || self.restarts != known.restarts
+            || self.reason != known.reason
+    }
 }
 
 /// What should become true.

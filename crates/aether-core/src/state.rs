@@ -483,6 +483,16 @@ impl State {
         ready >= update.base_instances.min(update.instances)
     }
 
+    /// Whether all of the old side of an update is wanted and ready; so it is where
+    /// there is none.
+    pub fn is_old_side_whole(&self, update: &UpdateRecord) -> bool {
+        update.old.as_ref().is_none_or(|old| {
+            let target = self.targets.get(&(update.slice.clone(), old.revision));
+            let ready = self.ready_count(&update.slice, old.revision);
+            target.map_or(0, |target| target.instances).min(ready) >= update.base_instances
+        })
+    }
+
     /// Whether the old side of an update is still wanted, or has an instance
     /// that was not told to stop: a rollback would get it back at once.
     pub fn has_way_back(&self, update: &UpdateRecord) -> bool {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aether_core::command::{Command, Observation, Refusal, Request};
 use aether_core::ids::{InstanceId, NodeName};
 use aether_core::planner::{self, View};
-use aether_core::records::{Desired, InstanceRecord, Observed, Reason};
+use aether_core::records::{Observed, Reason};
 use aether_core::state::State;
 use aether_proto::v1;
 use aether_replica::ProposeError;
@@ -162,7 +162,7 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
         .into_values()
         .filter(|seen| {
             let known = state.instances.get(&seen.instance);
-            known.is_some_and(|known| known.node == node && is_news(seen, known))
+            known.is_some_and(|known| known.node == node && seen.is_news(known))
         })
         .collect();
     if !observations.is_empty() {
@@ -187,16 +187,6 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
         }
     }
     news
-}
-
-fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {
-    // An instance that had ended before it was told to is forgotten only now.
-    let ended = seen.observed == Observed::Stopped && known.desired == Desired::Stop;
-    ended
-        || seen.observed != known.observed
-        || seen.endpoint != known.endpoint
-        || seen.restarts != known.restarts
-        || seen.reason != known.reason
 }
 
 /// Longest reason that is kept of an agent's report, in characters.

@@ -64,7 +64,7 @@ struct Inner {
     telemetry: Telemetry,
     /// Since when a figure of a live update has been beyond its threshold.
     exceeded: BTreeMap<(UpdateId, Figure), u64>,
-    /// When the evidence of an update was last committed, log time.
+    /// When the evidence of an update was last looked at, log time.
     recorded: BTreeMap<UpdateId, u64>,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.

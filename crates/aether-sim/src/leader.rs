@@ -16,8 +16,7 @@ use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::latency;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Desired, EvidenceRecord, InstanceRecord, Measure, Observed, SessionRecord, Side, Sums,
-    UpdateRecord, UpdateState,
+    EvidenceRecord, Measure, SessionRecord, Side, Sums, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 
@@ -330,9 +329,7 @@ impl Coordinator {
                 old: counts(update.old.as_ref().and_then(tally), measure),
             };
             let now = Sums { life: record.opened, tallies, late: late(new, measure) };
-            if known.marks.get(id).map(|mark| mark.sums) != Some(now)
-                && tallies != Tallies::default()
-            {
+            if known.is_news(id, &now) {
                 sums.insert(id.clone(), now);
             }
         }
@@ -456,7 +453,7 @@ fn agent_news(report: &Report, state: &State, news: &mut Vec<Command>) {
     }
     let is_ours = |seen: &&Observation| {
         let known = state.instances.get(&seen.instance);
-        known.is_some_and(|known| known.node == *node && is_news(seen, known))
+        known.is_some_and(|known| known.node == *node && seen.is_news(known))
     };
     let observations: Vec<Observation> =
         report.observations.iter().filter(is_ours).cloned().collect();
@@ -473,14 +470,4 @@ pub fn register(node: &NodeName, instances_max: u32) -> Command {
         labels: BTreeMap::new(),
         instances_max,
     }
-}
-
-fn is_news(seen: &Observation, known: &InstanceRecord) -> bool {
-    // An instance that had ended before it was told to is forgotten only now.
-    let ended = seen.observed == Observed::Stopped && known.desired == Desired::Stop;
-    ended
-        || seen.observed != known.observed
-        || seen.endpoint != known.endpoint
-        || seen.restarts != known.restarts
-        || seen.reason != known.reason
 }

@@ -59,7 +59,7 @@ pub enum Action {
     },
     /// The next step of an update that goes by steps.
     Promote { slice: usize, full: bool, force: bool },
-    /// Nothing is to happen by itself for now.
+    /// Pauses what goes on by itself.
     Suspend { slice: usize },
     /// Changes the ratio.
     Routing { slice: usize, new: u64, old: u64, force: bool },

@@ -14,10 +14,14 @@ impl Tx<'_> {
         if update.progress.is_none() {
             return;
         }
-        let mut record = match self.state.evidence.get(&update.id) {
-            Some(record) => (**record).clone(),
-            None => self.no_evidence(update),
-        };
+        let known = self.state.evidence.get(&update.id);
+        let mut record = known.map_or_else(
+            || {
+                let p99_ms = update.options.thresholds.p99_ms;
+                EvidenceRecord::new(update.id.clone(), Measure { p99_ms, reference: None })
+            },
+            |known| (**known).clone(),
+        );
         record.begin(self.index(), update.weights, self.now_ms());
         self.state.evidence.insert(update.id.clone(), record.into());
     }
@@ -29,11 +33,6 @@ impl Tx<'_> {
                 EvidenceRecord { evidence: Default::default(), late: 0, ..(**record).clone() };
             self.state.evidence.insert(id.clone(), record.into());
         }
-    }
-
-    fn no_evidence(&self, update: &UpdateRecord) -> EvidenceRecord {
-        let measure = Measure { p99_ms: update.options.thresholds.p99_ms, reference: None };
-        EvidenceRecord::new(update.id.clone(), measure)
     }
 
     /// After a change of options: where another latency is too long, sums mean

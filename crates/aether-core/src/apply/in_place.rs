@@ -89,14 +89,6 @@ pub(super) fn check_options_in_place(
 }
 
 impl Tx<'_> {
-    /// Whether all of the old version is there, ready, and wanted.
-    pub(super) fn is_old_side_whole(&self, update: &UpdateRecord) -> bool {
-        update.old.as_ref().is_none_or(|old| {
-            let ready = self.state.ready_count(&update.slice, old.revision);
-            ready.min(self.wanted(update, old.revision)) >= update.base_instances
-        })
-    }
-
     /// Refuses to give calls to more new instances than are ready.
     pub(super) fn check_batch(&self, update: &UpdateRecord, goal: u32) -> Result<(), Refusal> {
         let ready = self.state.ready_count(&update.slice, update.new.revision);
@@ -117,21 +109,18 @@ impl Tx<'_> {
     /// In a rollback: of the old version stays what is there, and what was drained
     /// and not told to stop. The rest comes back as there is room.
     pub(super) fn keep_what_runs(&mut self, update: &UpdateRecord, old: RevisionNo) {
-        let runs = |i: &&std::sync::Arc<crate::records::InstanceRecord>| {
-            i.revision == old && i.desired == Desired::Run && !i.has_ended()
-        };
-        let running = self.state.instances_of(&update.slice).filter(runs).count();
-        let running = u32::try_from(running).unwrap_or(u32::MAX);
-        let target = self.wanted(update, old).max(running).min(update.base_instances);
-        self.want(update, old, target);
-        // Of the new one nothing more is started.
         let new = update.new.revision;
-        let runs = |i: &&std::sync::Arc<crate::records::InstanceRecord>| {
-            i.revision == new && i.desired == Desired::Run
-        };
-        let running = self.state.instances_of(&update.slice).filter(runs).count();
-        let running = u32::try_from(running).unwrap_or(u32::MAX);
-        self.want(update, new, self.wanted(update, new).min(running));
+        let kept = self.wanted(update, old).max(self.running(update, old));
+        self.want(update, old, kept.min(update.base_instances));
+        // Of the new one nothing more is started.
+        self.want(update, new, self.wanted(update, new).min(self.running(update, new)));
+    }
+
+    /// Instances of a version that are to run, and have not ended.
+    fn running(&self, update: &UpdateRecord, revision: RevisionNo) -> u32 {
+        let all = self.state.instances_of(&update.slice).filter(|i| i.revision == revision);
+        let running = all.filter(|i| i.desired == Desired::Run && !i.has_ended()).count();
+        u32::try_from(running).unwrap_or(u32::MAX)
     }
 
     fn wanted(&self, update: &UpdateRecord, revision: RevisionNo) -> u32 {

@@ -111,7 +111,7 @@ impl Tx<'_> {
         if update.is_one_way() {
             return Err(Refusal::OneWay { update: live.id.clone(), step: update.step() });
         }
-        if update.strategy.is_in_place() && !self.is_old_side_whole(&update) {
+        if update.strategy.is_in_place() && !self.state.is_old_side_whole(&update) {
             return Err(refuse("some of the old version's instances are replaced already"));
         }
         if update.state != UpdateState::RollingBack {
@@ -233,11 +233,9 @@ impl Tx<'_> {
         if !force {
             Self::check_not_paused(&update, true)?;
         }
-        match way.in_place {
-            // Instances that are not there yet can take no calls, whoever asks.
-            Some(_) => self.check_batch(&update, way.goal(step, update.base_instances))?,
-            None if force => {}
-            None => self.check_capacity(&update, weights)?,
+        // In place, instances that are not there yet can take no calls, whoever asks.
+        if !force || way.in_place.is_some() {
+            self.check_step(&update, step, weights)?;
         }
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.options.manual_approval {
@@ -264,11 +262,7 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
-        match way.in_place {
-            // There is less of both while they are replaced.
-            Some(_) => self.check_batch(&update, way.goal(step, update.base_instances))?,
-            None => self.check_capacity(&update, weights)?,
-        }
+        self.check_step(&update, step, weights)?;
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
@@ -278,6 +272,20 @@ impl Tx<'_> {
             self.commit_step(update, step, weights, &why);
         }
         Ok(Answer::default())
+    }
+
+    /// Whether the instances for a step are there: by the capacity guard, or in
+    /// place, where there is less of both versions meanwhile, those of the batch.
+    pub(super) fn check_step(
+        &self,
+        update: &UpdateRecord,
+        step: u32,
+        weights: Weights,
+    ) -> Result<(), Refusal> {
+        match update.way().filter(|way| way.in_place.is_some()) {
+            Some(way) => self.check_batch(update, way.goal(step, update.base_instances)),
+            None => self.check_capacity(update, weights),
+        }
     }
 
     /// Writes down that a step waits for approval.
@@ -306,14 +314,8 @@ impl Tx<'_> {
             progress.step = step;
             progress.since_ms = now_ms;
         }
-        let event = format!("{why}routing {} -> {weights}", update.weights);
-        self.reweigh(&mut update, weights);
-        if update.state == UpdateState::Deployed {
-            self.transition(update, UpdateState::Routing, event);
-        } else {
-            update.deadline = transition::deadline_of(&update, now_ms);
-            self.put_update(update, event);
-        }
+        update.deadline = transition::deadline_of(&update, now_ms);
+        self.commit_weights(update, weights, why);
     }
 
     pub(super) fn scale_new(&mut self, id: &UpdateId, instances: u32, if_modified: u64) -> Outcome {

@@ -102,14 +102,13 @@ impl Tx<'_> {
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
-        let current_instances = if old.is_some() { record.instances } else { 0 };
+        let deployed = old.as_ref().map(|_| record.instances);
         // First, so that the room of a retained set counts.
         let kept = self.state.retained.get(slice).map(|kept| kept.side.version.clone());
         if kept.is_some() {
             self.retire(slice)?;
         }
         let retired = kept.map(|kept| format!("version {kept}, which was kept warm, is removed"));
-        let deployed = (current_instances > 0).then_some(current_instances);
         let extra = super::in_place::check_start(strategy, options, wanted, deployed)?;
         self.check_room(extra, &known.manifest)?;
         let new = self.make_revision(&mut record, version)?;
@@ -301,18 +300,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The capacity guard; of a batch in place, that its instances are ready.
-    fn check_share(&self, update: &UpdateRecord, weights: Weights) -> Result<(), Refusal> {
-        let pending = update.progress.as_ref().and_then(|progress| progress.pending);
-        let way = update.way().filter(|way| way.in_place.is_some());
-        match (way, pending) {
-            (Some(way), Some(step)) => {
-                self.check_batch(update, way.goal(step, update.base_instances))
-            }
-            _ => self.check_capacity(update, weights),
-        }
-    }
-
     pub(super) fn set_weights(
         &mut self,
         id: &UpdateId,
@@ -408,7 +395,10 @@ impl Tx<'_> {
         }
         if !update.pending_forced {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
-            self.check_share(&update, weights)?;
+            match update.progress.as_ref().and_then(|progress| progress.pending) {
+                Some(step) => self.check_step(&update, step, weights)?,
+                None => self.check_capacity(&update, weights)?,
+            }
         }
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {

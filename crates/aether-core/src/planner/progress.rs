@@ -354,7 +354,7 @@ fn rolling_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         return;
     }
     // In place the new instances make room for the old ones, which end it.
-    let is_whole = in_place.is_none() || old_side_is_whole(view, update);
+    let is_whole = in_place.is_none() || view.state.is_old_side_whole(update);
     if update.weights == Weights::ALL_OLD && is_whole {
         if route_is_acked(view, update, plan) {
             remove_losing(view, update, &update.new, plan);
@@ -398,11 +398,6 @@ fn shift_back(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
         plan.commands.push(Command::ShiftBack { update: update.id.clone(), weights });
     }
     is_more
-}
-
-fn old_side_is_whole(view: &View<'_>, update: &UpdateRecord) -> bool {
-    let ready = |old: &Side| view.state.ready_count(&update.slice, old.revision);
-    update.old.as_ref().is_none_or(|old| ready(old) >= update.base_instances)
 }
 
 /// Retires a retained set whose grace time is over.

@@ -96,6 +96,12 @@ impl EvidenceRecord {
         Self { update, measure, evidence: Evidence::default(), late: 0, marks: BTreeMap::new() }
     }
 
+    /// Whether the sums of a session say anything that is not counted.
+    pub fn is_news(&self, session: &SessionId, sums: &Sums) -> bool {
+        let known = self.marks.get(session).map(|mark| mark.sums);
+        known != Some(*sums) && sums.tallies != Tallies::default()
+    }
+
     /// The first attempts of the present epoch.
     pub fn present(&self) -> Tallies {
         let last = self.evidence.epochs().last_key_value();

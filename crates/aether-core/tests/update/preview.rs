@@ -8,10 +8,13 @@ use aether_core::diff::{self, Change};
 use aether_core::manifest::Manifest;
 use aether_core::preview::{Preview, preview};
 use aether_core::records::{
-    CleanupPolicy, NodeSchedule, RevisionRecord, UpdateOptions, UpdateState as S,
+    Analysis, BlueGreen, Canary, CleanupPolicy, NodeSchedule, Recreate, RevisionRecord, Strategy,
+    UpdateOptions, UpdateState as S,
 };
 
-use crate::world::{SLICE, World, complete, register, routing, start};
+use crate::world::{
+    SLICE, World, canary, complete, in_batches, register, routing, start, start_with,
+};
 
 fn plan(world: &World, command: Command) -> Preview {
     let request = Request { request_id: None, actor: "alice".to_owned(), command };
@@ -53,6 +56,51 @@ fn the_schedule_of_the_guide_s_walk() {
     let loads: Vec<_> = preview.nodes.iter().map(|n| (n.before, n.peak, n.after)).collect();
     assert_eq!(loads, [(1, 2, 1); 3]);
     assert_eq!((preview.least_ms, preview.stuck), (1_000, None));
+}
+
+#[test]
+fn the_schedule_of_each_strategy() {
+    let world = World::deployed(4);
+    let planned = |strategy| {
+        let preview = plan(&world, start_with("2.0.0", UpdateOptions::default(), strategy));
+        assert_eq!((&preview.refusal, &preview.stuck), (&None, &None));
+        let counts = (preview.instances_before, preview.instances_peak, preview.instances_after);
+        (schedule(&preview), counts, preview.least_ms)
+    };
+    // A step by evidence may be over at once; the others hold for their time.
+    let steps = "1:9, 1:3 evidence, 1:1 pause, 1:0 30s";
+    let (steps, counts, least_ms) = planned(Strategy::Canary(canary(steps)));
+    assert_eq!((counts, least_ms), ((4, 8, 4), 91_000));
+    for step in [
+        "+1000 ROUTING 1:9 cluster 8 | step 1 of 4: routing 0:1 -> 1:9",
+        "+61000 ROUTING 1:3 cluster 8 | step 2 of 4: routing 1:9 -> 1:3",
+        "+61000 ROUTING 1:1 cluster 8 | step 3 of 4: routing 1:3 -> 1:1",
+        "+61000 ROUTING 1:0 you 8 | promoted to step 4 of 4: routing 1:1 -> 1:0",
+        "+91000 COMPLETED 1:0 cluster 4 | 2.0.0 is the current version",
+    ] {
+        assert!(steps.contains(step), "{step} in\n{steps}");
+    }
+    let grows = Canary { scale_with_weight: true, ..canary("1:3 0s, 1:0 0s") };
+    let (steps, counts, _) = planned(Strategy::Canary(grows));
+    assert_eq!(counts, (4, 8, 4), "{steps}");
+    assert!(steps.contains("2.0.0 grows to 4 instances"), "{steps}");
+    let switch = BlueGreen {
+        verify_ms: 30_000,
+        auto_promote: true,
+        hold_ms: 60_000,
+        analysis: Analysis::default(),
+        one_way: false,
+    };
+    let (steps, counts, least_ms) = planned(Strategy::BlueGreen(switch));
+    assert_eq!((counts, least_ms), ((4, 8, 4), 91_000), "{steps}");
+    let (steps, counts, _) = planned(Strategy::Rolling(in_batches("2", "2", "0")));
+    assert_eq!(counts, (4, 4, 4), "no more than there were\n{steps}");
+    let (steps, counts, _) = planned(Strategy::Rolling(in_batches("1", "0", "1")));
+    assert_eq!(counts, (4, 5, 4), "{steps}");
+    let recreate = Recreate { analysis: Analysis::default() };
+    let (steps, counts, _) = planned(Strategy::Recreate(recreate));
+    assert_eq!(counts, (4, 4, 4), "{steps}");
+    assert!(steps.contains(" 0 | "), "for a while there is none\n{steps}");
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn batches_are_staggered_and_judged_where_that_is_asked_for() {
     let rolling = Rolling { stagger_ms: 30_000, ..in_batches("2", "2", "0") };
     let (mut world, id) = begin(4, rolling);
     world.settle();
-    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["stagger"]));
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["hold"]));
     world.pass(29_000);
     assert_eq!(world.update(&id).step(), 1);
     world.pass(1_000);

@@ -39,17 +39,17 @@ impl Inner {
             let sessions = known.marks.len() as u64;
             let span_ms = EVERY_MS.max(EVERY_MS * sessions / SESSIONS_A_SECOND);
             let is_due = last_ms.is_none_or(|last_ms| now_ms >= last_ms.saturating_add(span_ms));
-            let measure = self.measure(update, known);
-            let sums = match update.state {
-                UpdateState::Routing if is_due => self.sums(update, known, measure, state),
-                _ => BTreeMap::new(),
-            };
-            if sums.is_empty() {
+            if update.state != UpdateState::Routing || !is_due {
                 recorded.extend(last_ms.map(|last_ms| (id.clone(), last_ms)));
                 continue;
             }
+            // Adding up what all sessions counted is for once in that time, too.
             recorded.insert(id.clone(), now_ms);
-            commands.push(Command::RecordEvidence { update: id.clone(), measure, sums });
+            let measure = self.measure(update, known);
+            let sums = self.sums(update, known, measure, state);
+            if !sums.is_empty() {
+                commands.push(Command::RecordEvidence { update: id.clone(), measure, sums });
+            }
         }
         self.recorded = recorded;
         commands
@@ -91,9 +91,7 @@ impl Inner {
             let (new, late) = new.get(id.as_str()).copied().unwrap_or_default();
             let (old, _) = old.get(id.as_str()).copied().unwrap_or_default();
             let now = Sums { life: record.opened, tallies: Tallies { new, old }, late };
-            if known.marks.get(id).map(|mark| mark.sums) != Some(now)
-                && now.tallies != Tallies::default()
-            {
+            if known.is_news(id, &now) {
                 sums.insert(id.clone(), now);
             }
         }

@@ -1,11 +1,11 @@
 //! `blue-green`: the whole new set is verified at 0 %, and one switch takes
 //! every call.
 //!
-//! Verified is a set that stays whole for a while. The switch is one entry, which every session applies on its own; how
-//! long calls to both versions could begin is the time until the last of them has
-//! acked it, and is written down.
+//! Verified is a set that stays whole for a while. The switch is one entry, which
+//! every session applies on its own; how long calls to both versions could begin is
+//! the time until the last of them has acked it, and is written down.
 
-use super::{Plan, View, Wait, objection, steps};
+use super::{Plan, View, Wait, steps};
 use crate::command::Command;
 use crate::planner::progress::{new_side, not_ready};
 use crate::planner::removal::Outstanding;
@@ -13,11 +13,6 @@ use crate::records::{Hold, UpdateRecord, UpdateState};
 use crate::weights::Weights;
 
 pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    // What speaks against it goes first: steps look for that.
-    let is_sound = objection(view, update).is_none();
-    if update.state == UpdateState::Deployed && is_sound && !is_verified(view, update, plan) {
-        return;
-    }
     if has_switched(view, update) {
         let switched_ms = update.progress.as_ref().map_or(0, |progress| progress.since_ms);
         plan.commands.push(Command::MarkSwitched {
@@ -27,15 +22,14 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         });
         return;
     }
-    steps::serving(view, update, plan);
+    let unverified =
+        |plan: &mut Plan| update.state == UpdateState::Deployed && !is_verified(view, update, plan);
+    steps::serving_behind(view, update, unverified, plan);
 }
 
 /// Whether the new set has been whole for as long as it is verified. An instance
 /// that was not ready in between begins that time anew.
 fn is_verified(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
-    if update.pause.is_some() {
-        return true;
-    }
     let verify_ms = match update.way().map(|way| way.before) {
         Some(Hold::For { ms }) => ms,
         // A person looks.

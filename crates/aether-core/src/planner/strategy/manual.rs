@@ -8,7 +8,9 @@ use crate::weights::Weights;
 /// Waits for people, and pauses when a threshold is passed or the new version
 /// does not stay up.
 pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    if let (Some(reason), None) = (objection(view, update), &update.pause) {
+    if update.pause.is_none()
+        && let Some(reason) = objection(view, update)
+    {
         plan.commands.push(pause(update, reason));
         return;
     }

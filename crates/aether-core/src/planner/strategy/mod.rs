@@ -47,11 +47,10 @@ fn objection(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
         let message = format!("version {}: {detail}", update.new.version);
         return Some(Reason::new("threshold_exceeded", message));
     }
-    let mut looping = crash_looping(view, update);
-    match update.way().and_then(|way| way.in_place) {
-        Some(_) => in_place::failure(view, update, &looping),
-        None if looping.is_empty() => None,
-        None => Some(looping.swap_remove(0)),
+    let looping = crash_looping(view, update);
+    match update.strategy.is_in_place() {
+        true => in_place::failure(view, update, &looping),
+        false => looping.into_iter().next(),
     }
 }
 

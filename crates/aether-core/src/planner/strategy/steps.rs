@@ -5,6 +5,7 @@
 use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, wait_for_resume};
 use crate::apply::instances_needed;
 use crate::command::Command;
+use crate::duration::Millis;
 use crate::evidence::{self, Decision, Judge, Present};
 use crate::health::{self, Verdict};
 use crate::planner::progress::new_side;
@@ -14,9 +15,21 @@ use crate::weights::Weights;
 use crate::words::counted;
 
 pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+    serving_behind(view, update, |_| false, plan);
+}
+
+/// The same with a gate of the strategy's own before the hold of each step, which
+/// says whether the update has to stay where it is, and what for.
+pub(super) fn serving_behind(
+    view: &View<'_>,
+    update: &UpdateRecord,
+    stays: impl FnOnce(&mut Plan) -> bool,
+    plan: &mut Plan,
+) {
     let Some(way) = update.way() else { return };
-    let objection = objection(view, update).or_else(|| objection_of_step(view, update));
-    if let (Some(reason), None) = (objection, &update.pause) {
+    if update.pause.is_none()
+        && let Some(reason) = objection(view, update).or_else(|| objection_of_step(view, update))
+    {
         plan.commands.push(act(update, failure_action(update, &way), reason));
         return;
     }
@@ -38,7 +51,7 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         // Whoever promotes finds the instances ready.
         return;
     }
-    if is_held(view, update, &way, plan) {
+    if stays(plan) || is_held(view, update, &way, plan) {
         return;
     }
     match way.weights(next) {
@@ -90,9 +103,9 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
     }
     let last = way.last();
     let at = format!("step {} of {last} was not decided in time", update.step());
-    let by_evidence = matches!(way.hold(update.step()), Hold::Evidence { .. });
-    let compared = comparison(view.state, update, &Present::default()).filter(|_| by_evidence);
-    if let Some(compared) = compared {
+    if let Hold::Evidence { .. } = way.hold(update.step())
+        && let Some(compared) = comparison(view.state, update, &Present::default())
+    {
         return Some(Reason::new("inconclusive", format!("{at}: {}", compared.reason())));
     }
     let why = match verdict(view, update) {
@@ -127,20 +140,11 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
             since_ms,
             unblock: format!("'aether update promote {id}'"),
         },
-        Hold::For { ms } if view.now_ms < since_ms.saturating_add(ms) => {
+        Hold::For { ms } | Hold::Wait { ms } if view.now_ms < since_ms.saturating_add(ms) => {
             plan.wake_at(since_ms.saturating_add(ms));
             Wait {
                 code: "hold",
-                message: format!("{} ms of {at}", ms),
-                since_ms,
-                unblock: format!("nothing to do, or 'aether update promote {id}'"),
-            }
-        }
-        Hold::Wait { ms } if view.now_ms < since_ms.saturating_add(ms) => {
-            plan.wake_at(since_ms.saturating_add(ms));
-            Wait {
-                code: "stagger",
-                message: format!("{ms} ms of {at}"),
+                message: format!("{} to be over: {at}", Millis(ms)),
                 since_ms,
                 unblock: format!("nothing to do, or 'aether update promote {id}'"),
             }
