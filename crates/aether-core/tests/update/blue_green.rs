@@ -74,6 +74,8 @@ fn how_long_both_versions_served_counts_until_the_last_session_has_switched() {
 #[test]
 fn a_switch_that_is_a_person_s_waits_for_them_and_goes_back_at_once() {
     let (mut world, id) = begin(BlueGreen { auto_promote: false, ..switch() });
+    world.pass(25_000);
+    assert_eq!(world.waits(), ["verification"], "it is verified before anybody is asked");
     world.pass(10 * MINUTE);
     assert_eq!((world.state_of(&id), world.waits()), (UpdateState::Deployed, vec!["promotion"]));
     world.ok(promote(&id, false, false));

@@ -214,6 +214,10 @@ fn differs(before: &v1::Update, after: &v1::Update) -> bool {
         update.deadline = None;
         update.actual_requests = 0;
         update.counted_ms = None;
+        update.paused_ms = update.paused_ms.map(|_| 0);
+        if let Some(progress) = &mut update.progress {
+            progress.held_ms = 0;
+        }
         let all = update.new_instances_state.iter_mut().chain(&mut update.old_instances_state);
         all.for_each(|instance| instance.since_ms = 0);
         update
@@ -495,5 +499,26 @@ impl Updates for UpdatesService {
         let (deadline, request) = Deadline::split(request);
         let (_, record, _) = self.look(deadline, &request.update_id, false).await?;
         Ok(reading::answer(|to| self.clone().follow(record.id.clone(), to)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_passes_is_no_news_to_a_watcher() {
+        let seen_at = |ms: u64, step| v1::Update {
+            deadline: Some(v1::Deadline { in_ms: 90_000 - ms as i64, action: "PAUSE".to_owned() }),
+            paused_ms: Some(ms),
+            counted_ms: Some(ms),
+            progress: Some(v1::Progress { step, held_ms: ms, ..Default::default() }),
+            new_instances_state: vec![v1::Instance { since_ms: ms, ..Default::default() }],
+            ..Default::default()
+        };
+        assert!(!differs(&seen_at(1_000, 1), &seen_at(1_500, 1)));
+        assert!(differs(&seen_at(1_000, 1), &seen_at(1_000, 2)));
+        let resumed = v1::Update { paused_ms: None, ..seen_at(1_000, 1) };
+        assert!(differs(&seen_at(1_000, 1), &resumed));
     }
 }

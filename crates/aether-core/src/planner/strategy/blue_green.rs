@@ -7,12 +7,13 @@
 
 use super::{Plan, View, Wait, steps};
 use crate::command::Command;
+use crate::duration::Millis;
 use crate::planner::progress::{new_side, not_ready};
 use crate::planner::removal::Outstanding;
-use crate::records::{Hold, UpdateRecord, UpdateState};
+use crate::records::{BlueGreen, UpdateRecord, UpdateState};
 use crate::weights::Weights;
 
-pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, switch: &BlueGreen, plan: &mut Plan) {
     if has_switched(view, update) {
         let switched_ms = update.progress.as_ref().map_or(0, |progress| progress.since_ms);
         plan.commands.push(Command::MarkSwitched {
@@ -22,19 +23,15 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         });
         return;
     }
-    let unverified =
-        |plan: &mut Plan| update.state == UpdateState::Deployed && !is_verified(view, update, plan);
+    let unverified = |plan: &mut Plan| {
+        update.state == UpdateState::Deployed && !is_verified(view, update, switch.verify_ms, plan)
+    };
     steps::serving_behind(view, update, unverified, plan);
 }
 
 /// Whether the new set has been whole for as long as it is verified. An instance
 /// that was not ready in between begins that time anew.
-fn is_verified(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
-    let verify_ms = match update.way().map(|way| way.before) {
-        Some(Hold::For { ms }) => ms,
-        // A person looks.
-        Some(Hold::Promotion {} | Hold::Wait { .. } | Hold::Evidence { .. }) | None => 0,
-    };
+fn is_verified(view: &View<'_>, update: &UpdateRecord, verify_ms: u64, plan: &mut Plan) -> bool {
     let ready: Vec<u64> =
         new_side(view, update).filter(|i| i.is_routable()).map(|i| i.observed_since_ms).collect();
     let is_whole = ready.len() >= update.instances as usize;
@@ -54,7 +51,7 @@ fn is_verified(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool 
         Wait {
             code: "verification",
             message: match is_whole {
-                true => format!("the new set to stay whole at 0 % for {verify_ms} ms"),
+                true => format!("the new set to stay whole at 0 % for {}", Millis(verify_ms)),
                 false => format!("{count} of {wanted} instances of the new set are ready{why}"),
             },
             since_ms,

@@ -27,7 +27,7 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     match &update.strategy {
         Strategy::Manual {} => manual::serving(view, update, plan),
         Strategy::Canary(_) => canary::serving(view, update, plan),
-        Strategy::BlueGreen(_) => blue_green::serving(view, update, plan),
+        Strategy::BlueGreen(switch) => blue_green::serving(view, update, switch, plan),
         Strategy::Rolling(_) => rolling::serving(view, update, plan),
         Strategy::Recreate(_) => recreate::serving(view, update, plan),
     }
