@@ -6,8 +6,8 @@ use super::strategy::{bad, check_analysis, check_span, stale};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::{RevisionNo, UpdateId};
 use crate::records::{
-    BATCHES_MAX, Bounds, CleanupPolicy, Desired, Rolling, Share, Strategy, UpdateOptions,
-    UpdateRecord, UpdateState,
+    BATCHES_MAX, Bounds, CleanupPolicy, Desired, GOALS_MAX, Rolling, Share, Strategy,
+    UpdateOptions, UpdateRecord, UpdateState,
 };
 use crate::weights::Weights;
 use crate::words::counted;
@@ -47,11 +47,15 @@ pub(super) fn check_start(
         return Ok(wanted);
     }
     check_options_in_place(strategy, options, wanted)?;
-    if let Strategy::Rolling(rolling) = strategy
-        && let (Some(from), batches) = (rolling.one_way_from, rolling.goals(wanted).len())
-        && from as usize > batches
-    {
-        bad("the one-way batch", from.to_string(), &format!("1 to {batches}"))?;
+    if let Strategy::Rolling(rolling) = strategy {
+        let batches = rolling.goals(wanted).len();
+        if batches > GOALS_MAX {
+            let expected = format!("at most {GOALS_MAX}: make them larger, or let them grow");
+            bad("the number of batches", batches.to_string(), &expected)?;
+        }
+        if let Some(from) = rolling.one_way_from.filter(|from| *from as usize > batches) {
+            bad("the one-way batch", from.to_string(), &format!("1 to {batches}"))?;
+        }
     }
     let Some(deployed) = deployed else { return Ok(wanted) };
     if wanted != deployed {

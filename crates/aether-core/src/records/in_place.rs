@@ -11,6 +11,10 @@ use crate::weights::Weights;
 /// Most sizes that a growing batch may have; the last one repeats.
 pub const BATCHES_MAX: usize = 20;
 
+/// Most batches that an update may go by: a thousand servers, one after the other.
+/// Each is a step, which all who look at the update are told.
+pub const GOALS_MAX: usize = 1_000;
+
 /// A number of instances, or a share of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]

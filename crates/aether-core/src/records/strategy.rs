@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bounds, DeadlineAction, Recreate, Rolling};
 use crate::duration::Millis;
+use crate::evidence::WARM_UP_MS;
 use crate::weights::Weights;
 
 /// Most steps of a canary. One percent at a time is a hundred.
@@ -81,7 +82,7 @@ pub struct Analysis {
 
 impl Default for Analysis {
     fn default() -> Self {
-        Self { on_failure: DeadlineAction::Pause, patience_ms: 3_600_000, warm_up_ms: 10_000 }
+        Self { on_failure: DeadlineAction::Pause, patience_ms: 3_600_000, warm_up_ms: WARM_UP_MS }
     }
 }
 

@@ -307,6 +307,24 @@ fn what_cannot_be_done_in_place_is_refused() {
 }
 
 #[test]
+fn thousands_of_batches_are_refused_before_anything_starts() {
+    let mut world = World::empty();
+    (1..=3).for_each(|node| world.set_room(node, 1_000));
+    world.ok(Command::Deploy {
+        slice: crate::world::SLICE.parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        instances: 1_001,
+    });
+    let refused = |world: &mut World, batches: &str| {
+        let strategy = Strategy::Rolling(in_batches(batches, "2", "0"));
+        world.propose(start_with("2.0.0", options(), strategy)).map_err(|r| r.to_string())
+    };
+    let said = refused(&mut world, "1").unwrap_err();
+    assert!(said.contains("at most 1000") && said.contains("1001"), "{said}");
+    refused(&mut world, "2").unwrap();
+}
+
+#[test]
 fn it_needs_no_room_beyond_its_surge() {
     let mut world = World::deployed(6);
     (1..=3).for_each(|node| world.set_room(node, 2));
