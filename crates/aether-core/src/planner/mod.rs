@@ -146,6 +146,7 @@ impl Plan {
 pub fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     nodes::lifecycles(view, &mut plan);
+    let of_nodes = plan.commands.len();
     sessions(view, &mut plan);
     let mut placer = Placer::new(view);
     for record in view.state.slices.values() {
@@ -153,6 +154,11 @@ pub fn plan(view: &View<'_>) -> Plan {
             break;
         }
         slice(view, &record.slice, &mut placer, &mut plan);
+    }
+    if of_nodes > 0 {
+        // A node takes its instances with it: what was decided beside that did not
+        // know. What is waited for stands all the same.
+        plan.commands.truncate(of_nodes);
     }
     plan
 }

@@ -293,3 +293,22 @@ fn a_cordoned_node_keeps_what_it_has_and_an_update_goes_elsewhere() {
         world.ok(Command::SetNodeSchedule { node: node("n3"), schedule: NodeSchedule::Cordoned });
     assert!(again.note.unwrap().contains("already"));
 }
+
+#[test]
+fn nothing_is_decided_beside_the_loss_of_a_node() {
+    let mut world = World::deployed(3);
+    let options = UpdateOptions { healthy_ms: NODE_LOST_MS, ..UpdateOptions::default() };
+    let id = world.start("2.0.0", options);
+    world.rounds(6);
+    assert_eq!(world.ready("2.0.0"), 3);
+    world.silent_nodes.insert(node("n3"));
+    world.rounds(1);
+    assert_eq!(lifecycle(&world, "n3"), NodeLifecycle::Unreachable);
+    world.now_ms += NODE_LOST_MS + 1_000;
+    // By the state as it is all instances have been ready for long enough.
+    let lost = Command::SetNodeLifecycle { node: node("n3"), lifecycle: NodeLifecycle::Lost };
+    assert_eq!(world.plan().commands, [lost]);
+    world.rounds(1);
+    assert_eq!(world.state_of(&id), S::Deploying);
+    assert_eq!(world.ready("2.0.0"), 2);
+}
