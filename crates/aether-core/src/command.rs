@@ -16,7 +16,7 @@ use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
-    CleanupPolicy, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
+    CleanupPolicy, Counts, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
     OptionChanges, Reason, SessionKind, Strategy, Sums, UpdateOptions,
 };
 use crate::weights::Weights;
@@ -271,6 +271,10 @@ pub enum Command {
     RemoveLosingSide {
         /// The update, in COMPLETING or ROLLING_BACK.
         update: UpdateId,
+        /// Modification index of the update the decision was made on: the acks were of
+        /// the route of then, and somebody may have turned the update round since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_modified: Option<u64>,
     },
     /// Coordinator: COMPLETING → COMPLETED or ROLLING_BACK → ROLLED_BACK.
     Finish {
@@ -550,6 +554,10 @@ pub enum Command {
         measure: Measure,
         /// Sums of those sessions that have new ones.
         sums: BTreeMap<SessionId, Sums>,
+        /// By instance of the new side, what is new in these sums, as far as it is
+        /// known.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        instances: BTreeMap<InstanceId, Counts>,
     },
     /// Log time moves on past a deadline though nothing else happens. With braces:
     /// serde reads past unknown fields of a variant that has none.

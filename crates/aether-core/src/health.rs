@@ -1,9 +1,12 @@
 //! What the thresholds say of a version's traffic. Figures come from whoever
 //! counted; this module only judges.
 
-use crate::evidence::Side;
+use std::collections::BTreeMap;
+
+use crate::evidence::{INSTANCES_MIN, Side};
+use crate::ids::InstanceId;
 use crate::latency;
-use crate::records::Thresholds;
+use crate::records::{Counts, Thresholds};
 
 /// Requests of one version over a span.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +79,22 @@ pub enum Verdict {
         /// Which figure, and which threshold.
         detail: String,
     },
+    /// Beyond one of them by one instance alone: without it the version has enough
+    /// requests, and is healthy.
+    OneInstance {
+        /// Which.
+        instance: InstanceId,
+        /// Which figure of the version, which threshold, and what the instance has of
+        /// it.
+        detail: String,
+    },
 }
+
+/// How many times the rate of its peers an instance has to have before a threshold
+/// that the version exceeds is laid to it: hosts differ, and with few requests one of
+/// them has the one error that there was. The same as the comparison's
+/// (`evidence::instances`).
+const PEERS_RATIO: u128 = 3;
 
 /// A figure that thresholds bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -183,6 +201,74 @@ pub fn judge_counts(counts: &Side, late: u64, thresholds: &Thresholds) -> Verdic
     Verdict::Exceeded { detail: details.join("; ") }
 }
 
+/// Judges a window of traffic of which it is known, as far as it is, which instance
+/// served it.
+pub fn judge_window(
+    window: &Tally,
+    instances: impl FnOnce() -> BTreeMap<InstanceId, Tally>,
+    thresholds: &Thresholds,
+) -> Verdict {
+    let threshold_us = u64::from(thresholds.p99_ms) * 1_000;
+    let counts = |tally: &Tally| {
+        let late =
+            tally.buckets.iter().filter(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
+        let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+        Counts { side: Side::of(tally, None), late }
+    };
+    let verdict = judge(window, thresholds);
+    let instances = || instances().into_iter().map(|(id, tally)| (id, counts(&tally))).collect();
+    unless_one_instance(verdict, counts(window), instances, thresholds)
+}
+
+/// Judges all that was counted, of which it is known, as far as it is, which
+/// instance served it.
+pub fn judge_counts_by_instance(
+    counts: Counts,
+    instances: impl FnOnce() -> BTreeMap<InstanceId, Counts>,
+    thresholds: &Thresholds,
+) -> Verdict {
+    let verdict = judge_counts(&counts.side, counts.late, thresholds);
+    unless_one_instance(verdict, counts, instances, thresholds)
+}
+
+/// The verdict, unless it is one instance that makes the version exceed a threshold.
+/// Of fewer than [`INSTANCES_MIN`] nobody can say which is the odd one.
+fn unless_one_instance(
+    verdict: Verdict,
+    all: Counts,
+    instances: impl FnOnce() -> BTreeMap<InstanceId, Counts>,
+    thresholds: &Thresholds,
+) -> Verdict {
+    let Verdict::Exceeded { detail } = verdict else { return verdict };
+    let mut serving = instances();
+    serving.retain(|_, counts| counts.side.requests > 0);
+    if serving.len() < INSTANCES_MIN {
+        return Verdict::Exceeded { detail };
+    }
+    let found = serving.into_iter().find(|(_, own)| {
+        let peers =
+            Counts { side: all.side.without(own.side), late: all.late.saturating_sub(own.late) };
+        let is_odd = |own_events: u64, peers_events: u64| {
+            let of_own = u128::from(own_events) * u128::from(peers.side.requests);
+            let of_peers = u128::from(peers_events) * u128::from(own.side.requests);
+            of_own > of_peers * PEERS_RATIO
+        };
+        judge_counts(&peers.side, peers.late, thresholds) == Verdict::Healthy
+            && (is_odd(own.side.errors, peers.side.errors) || is_odd(own.late, peers.late))
+    });
+    match found {
+        None => Verdict::Exceeded { detail },
+        Some((instance, own)) => {
+            let Counts { side: Side { requests, errors, .. }, late } = own;
+            let detail = format!(
+                "{detail}; of {requests} requests to instance {instance} {errors} failed and \
+                 {late} took too long, and without it the version is healthy"
+            );
+            Verdict::OneInstance { instance, detail }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,5 +305,36 @@ mod tests {
         assert_eq!((delta.requests, delta.errors), (150, 2));
         assert_eq!(delta.buckets.values().sum::<u64>(), 150);
         assert_eq!(first.since(&second), first);
+    }
+
+    fn by_instance(counts: &[(u64, u64, u64)]) -> Verdict {
+        let mut all = Counts::default();
+        let mut instances = BTreeMap::new();
+        for (n, (requests, errors, late)) in counts.iter().enumerate() {
+            let side = Side { requests: *requests, errors: *errors, ..Side::default() };
+            let counts = Counts { side, late: *late };
+            all.fold(counts);
+            instances.insert(format!("a-1-{n}").parse().unwrap(), counts);
+        }
+        judge_counts_by_instance(all, || instances, &Thresholds::default())
+    }
+
+    #[test]
+    fn a_bad_host_is_named_and_a_bad_version_is_not_taken_for_one() {
+        let blamed = |verdict: Verdict| match verdict {
+            Verdict::OneInstance { instance, detail } => (instance.to_string(), detail),
+            other => panic!("{other:?}"),
+        };
+        let (who, detail) = blamed(by_instance(&[(100, 0, 0), (100, 40, 0), (100, 1, 0)]));
+        assert_eq!(who, "a-1-1");
+        assert!(detail.contains("error rate 13.67 %") && detail.contains("40 failed"), "{detail}");
+        let (who, _) = blamed(by_instance(&[(100, 0, 0), (100, 0, 1), (100, 0, 9)]));
+        assert_eq!(who, "a-1-2");
+        let is_exceeded = |verdict| matches!(verdict, Verdict::Exceeded { .. });
+        assert!(is_exceeded(by_instance(&[(100, 9, 0), (100, 9, 0), (100, 1, 0)])), "two of three");
+        assert!(is_exceeded(by_instance(&[(100, 0, 0), (100, 40, 0)])), "nobody knows which");
+        assert!(is_exceeded(by_instance(&[(40, 0, 0), (40, 9, 0), (40, 0, 0)])), "too few left");
+        assert!(is_exceeded(by_instance(&[(100, 2, 0), (100, 3, 0), (100, 1, 0)])), "much alike");
+        assert_eq!(by_instance(&[(100, 1, 0), (100, 0, 0), (100, 1, 0)]), Verdict::Healthy);
     }
 }

@@ -14,6 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
+//! | 4 | 0.1 | evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -43,7 +44,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 3;
+pub const FEATURE_LEVEL_MAX: u32 = 4;
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {
@@ -78,7 +79,6 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::BeginDeploy { .. }
         | Command::MarkDeployed { .. }
         | Command::ShiftBack { .. }
-        | Command::RemoveLosingSide { .. }
         | Command::Finish { .. }
         | Command::Fail { .. }
         | Command::Rearm { .. }
@@ -109,8 +109,15 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::EnterStep { .. }
         | Command::ScaleNew { .. }
         | Command::MoveInPlace { .. }
-        | Command::MarkSwitched { .. }
-        | Command::RecordEvidence { .. } => 3,
+        | Command::MarkSwitched { .. } => 3,
+        Command::RemoveLosingSide { if_modified, .. } => match if_modified {
+            None => 1,
+            Some(_) => 4,
+        },
+        Command::RecordEvidence { instances, .. } => match instances.is_empty() {
+            true => 3,
+            false => 4,
+        },
     }
 }
 
@@ -120,6 +127,7 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
+        4 => "evidence by instance",
         _ => "what a newer release brought",
     }
 }

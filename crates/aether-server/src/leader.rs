@@ -66,6 +66,8 @@ struct Inner {
     exceeded: BTreeMap<(UpdateId, Figure), u64>,
     /// When the evidence of an update was last looked at, log time.
     recorded: BTreeMap<UpdateId, u64>,
+    /// What was proposed then.
+    proposed: BTreeMap<UpdateId, evidence::Proposed>,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.
     waits_index: u64,
@@ -95,6 +97,7 @@ impl LeaderView {
             telemetry: Telemetry::default(),
             exceeded: BTreeMap::new(),
             recorded: BTreeMap::new(),
+            proposed: BTreeMap::new(),
             waits: BTreeMap::new(),
             waits_index: 0,
             session_lease,
@@ -120,6 +123,7 @@ impl LeaderView {
         inner.telemetry = Telemetry::default();
         inner.exceeded.clear();
         inner.recorded.clear();
+        inner.proposed.clear();
         inner.waits.clear();
         inner.waits_index = 0;
     }
@@ -249,7 +253,7 @@ impl LeaderView {
                 let since_ms = inner.exceeded.get(&key).copied().unwrap_or(now_ms);
                 exceeded.insert(key, since_ms);
             }
-            verdicts.insert(update.id.clone(), health::judge(&window, thresholds));
+            verdicts.insert(update.id.clone(), inner.judge(update, &window, now_ms));
         }
         inner.exceeded = exceeded;
         verdicts
@@ -404,6 +408,13 @@ impl Inner {
         self.telemetry.window(&version, update.health_from_ms, now_ms)
     }
 
+    fn judge(&self, update: &UpdateRecord, window: &Tally, now_ms: u64) -> Verdict {
+        let version = (update.slice.clone(), update.new.revision);
+        let from_ms = update.health_from_ms;
+        let instances = || self.telemetry.window_by_instance(&version, from_ms, now_ms);
+        health::judge_window(window, instances, &update.options.thresholds)
+    }
+
     fn exceeded_figures(
         &self,
         update: &UpdateRecord,
@@ -454,7 +465,7 @@ impl Inner {
         let actual_new_ppm = (actual_requests > 0)
             .then(|| (u128::from(new) * 1_000_000 / u128::from(actual_requests)) as u32);
         let window = self.window_of_new(update, now_ms);
-        let (verdict, detail) = match health::judge(&window, &update.options.thresholds) {
+        let (verdict, detail) = match self.judge(update, &window, now_ms) {
             Verdict::Insufficient => {
                 let least = update.options.thresholds.requests_min;
                 let seen = window.requests;
@@ -462,6 +473,7 @@ impl Inner {
             }
             Verdict::Healthy => ("healthy", String::new()),
             Verdict::Exceeded { detail } => ("exceeded", detail),
+            Verdict::OneInstance { detail, .. } => ("instance_outlier", detail),
         };
         let present = Present {
             recent: Tallies {

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use aether_core::coordinates::SliceName;
 use aether_core::evidence::Side;
 use aether_core::health::Tally;
-use aether_core::ids::RevisionNo;
+use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::latency;
-use aether_core::records::Measure;
+use aether_core::records::{Counts, INSTANCES_TOLD_MAX, Measure};
 use aether_proto::v1;
 
 /// A version of a slice.
@@ -39,6 +39,34 @@ struct Counter {
     touched: u64,
 }
 
+/// What a session has counted of a version.
+#[derive(Debug, Clone, Default)]
+pub struct Told<'a> {
+    /// All of it.
+    pub all: Counts,
+    /// By instance.
+    pub instances: BTreeMap<&'a str, Counts>,
+}
+
+/// What was added to a version within a part of the window.
+#[derive(Default)]
+struct Part {
+    sum: Tally,
+    /// By instance, of the first [`INSTANCES_TOLD_MAX`].
+    instances: BTreeMap<String, Tally>,
+}
+
+impl Part {
+    fn add(&mut self, instance: &str, added: &Tally) {
+        self.sum.add(added);
+        if let Some(known) = self.instances.get_mut(instance) {
+            known.add(added);
+        } else if self.instances.len() < INSTANCES_TOLD_MAX {
+            self.instances.insert(instance.to_owned(), added.clone());
+        }
+    }
+}
+
 #[derive(Default)]
 struct Figures {
     /// Of sessions that are gone, and of counters that were silent for longest
@@ -50,7 +78,7 @@ struct Figures {
     /// By session and instance.
     latest: BTreeMap<(String, String), Counter>,
     /// What was added, by the log time at which it arrived.
-    window: VecDeque<(u64, Tally)>,
+    window: VecDeque<(u64, Part)>,
     touched_ms: u64,
 }
 
@@ -123,9 +151,11 @@ impl Telemetry {
                 figures.settle(&wire.instance_id, &known);
             }
             let part = now_ms / PART_MS * PART_MS;
-            match figures.window.back_mut() {
-                Some((at, sum)) if *at == part => sum.add(&added),
-                _ => figures.window.push_back((part, added)),
+            if figures.window.back().is_none_or(|(at, _)| *at != part) {
+                figures.window.push_back((part, Part::default()));
+            }
+            if let Some((_, sum)) = figures.window.back_mut() {
+                sum.add(&wire.instance_id, &added);
             }
             let oldest = part.saturating_sub(WINDOW_MS);
             while figures.window.front().is_some_and(|(at, _)| *at < oldest) {
@@ -189,19 +219,19 @@ impl Telemetry {
         self.forgot
     }
 
-    /// What the present life of each session has counted of a version, and how much
-    /// of it took longer than the threshold of the measure.
-    pub fn by_session(&self, version: &Version, measure: Measure) -> BTreeMap<&str, (Side, u64)> {
-        let mut sums: BTreeMap<&str, (Side, u64)> = BTreeMap::new();
+    /// What the present life of each session has counted of a version.
+    pub fn by_session(&self, version: &Version, measure: Measure) -> BTreeMap<&str, Told<'_>> {
+        let mut sums: BTreeMap<&str, Told<'_>> = BTreeMap::new();
         let Some(figures) = self.versions.get(version) else { return sums };
         let threshold_us = u64::from(measure.p99_ms) * 1_000;
-        for ((session, _), counter) in &figures.latest {
+        for ((session, instance), counter) in &figures.latest {
             let buckets = counter.tally.buckets.iter().rev();
             let late = buckets.take_while(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
             let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+            let counts = Counts { side: Side::of(&counter.tally, measure.reference), late };
             let sum = sums.entry(session).or_default();
-            sum.0.fold(Side::of(&counter.tally, measure.reference));
-            sum.1 = sum.1.saturating_add(late);
+            sum.all.fold(counts);
+            sum.instances.insert(instance, counts);
         }
         sums
     }
@@ -219,13 +249,32 @@ impl Telemetry {
     /// Calls to a version that were told of within the window before `now_ms`,
     /// and after `from_ms`.
     pub fn window(&self, version: &Version, from_ms: u64, now_ms: u64) -> Tally {
-        let from_ms = from_ms.max(now_ms.saturating_sub(WINDOW_MS));
         let mut sum = Tally::default();
-        if let Some(figures) = self.versions.get(version) {
-            let parts = figures.window.iter().filter(|(at, _)| *at >= from_ms && *at <= now_ms);
-            parts.for_each(|(_, tally)| sum.add(tally));
-        }
+        self.parts(version, from_ms, now_ms).for_each(|part| sum.add(&part.sum));
         sum
+    }
+
+    /// The same by instance, as far as they are told apart.
+    pub fn window_by_instance(
+        &self,
+        version: &Version,
+        from_ms: u64,
+        now_ms: u64,
+    ) -> BTreeMap<InstanceId, Tally> {
+        let mut sums = BTreeMap::new();
+        for (id, tally) in self.parts(version, from_ms, now_ms).flat_map(|part| &part.instances) {
+            if let Ok(id) = id.parse::<InstanceId>() {
+                sums.entry(id).or_insert_with(Tally::default).add(tally);
+            }
+        }
+        sums
+    }
+
+    fn parts(&self, version: &Version, from_ms: u64, now_ms: u64) -> impl Iterator<Item = &Part> {
+        let from_ms = from_ms.max(now_ms.saturating_sub(WINDOW_MS));
+        let window = self.versions.get(version).into_iter().flat_map(|figures| &figures.window);
+        let within = move |(at, _): &&(u64, Part)| *at >= from_ms && *at <= now_ms;
+        window.filter(within).map(|(_, part)| part)
     }
 
     fn forget_oldest(&mut self) {

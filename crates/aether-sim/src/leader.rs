@@ -291,7 +291,12 @@ impl Coordinator {
             let sums = self.sums(update, known, measure, state);
             if !sums.is_empty() {
                 self.recorded.insert(update.id.clone(), log_time_ms);
-                news.push(Command::RecordEvidence { update: update.id.clone(), measure, sums });
+                news.push(Command::RecordEvidence {
+                    update: update.id.clone(),
+                    measure,
+                    sums,
+                    instances: BTreeMap::new(),
+                });
             }
         }
     }

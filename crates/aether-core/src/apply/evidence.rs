@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Tx;
 use super::strategy::stale;
 use crate::command::{Answer, Outcome};
-use crate::ids::{SessionId, UpdateId};
-use crate::records::{EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
+use crate::ids::{InstanceId, SessionId, UpdateId};
+use crate::records::{Counts, EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
 
 impl Tx<'_> {
     /// Begins an epoch, for the weights that an update has now.
@@ -29,8 +29,8 @@ impl Tx<'_> {
     /// A person goes on in spite of what was shown: from here on it is shown anew.
     pub(super) fn forget_evidence(&mut self, id: &UpdateId) {
         if let Some(record) = self.state.evidence.get(id) {
-            let record =
-                EvidenceRecord { evidence: Default::default(), late: 0, ..(**record).clone() };
+            let mut record = (**record).clone();
+            record.forget();
             self.state.evidence.insert(id.clone(), record.into());
         }
     }
@@ -63,6 +63,7 @@ impl Tx<'_> {
         id: &UpdateId,
         measure: Measure,
         sums: &BTreeMap<SessionId, Sums>,
+        instances: &BTreeMap<InstanceId, Counts>,
     ) -> Outcome {
         let update = self.update(id)?;
         let way = update.way();
@@ -80,9 +81,22 @@ impl Tx<'_> {
         }
         let (index, sessions) = (self.index(), &self.state.sessions);
         // A life from beyond this entry is none.
-        let known =
-            sums.iter().filter(|(id, sums)| sums.life <= index && sessions.contains_key(*id));
-        record.take(known, way.analysis.warm_up_ms, self.now_ms());
+        let is_known =
+            |id: &SessionId, sums: &Sums| sums.life <= index && sessions.contains_key(id);
+        let all_known = sums.iter().all(|(id, sums)| is_known(id, sums));
+        let known = sums.iter().filter(|(id, sums)| is_known(id, sums));
+        let revision = update.new.revision;
+        let counted = record.take(known, way.analysis.warm_up_ms, self.now_ms());
+        if let Some(counted) = counted.filter(|_| all_known) {
+            let is_new = |id: &InstanceId| {
+                let instance = self.state.instances.get(id);
+                instance.is_some_and(|i| i.slice == update.slice && i.revision == revision)
+                    || record.instances.contains_key(id)
+            };
+            let known = instances.iter().filter(|(id, _)| is_new(id));
+            let known = known.map(|(id, counts)| (id.clone(), *counts)).collect();
+            record.take_instances(known, counted);
+        }
         record.marks.retain(|session, _| self.state.sessions.contains_key(session));
         self.state.evidence.insert(id.clone(), record.into());
         Ok(Answer::default())

@@ -205,8 +205,8 @@ impl Tx<'_> {
             Command::MarkSwitched { update, mixed_ms, if_modified } => {
                 self.mark_switched(update, *mixed_ms, *if_modified)
             }
-            Command::RecordEvidence { update, measure, sums } => {
-                self.record_evidence(update, *measure, sums)
+            Command::RecordEvidence { update, measure, sums, instances } => {
+                self.record_evidence(update, *measure, sums, instances)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)
@@ -234,7 +234,9 @@ impl Tx<'_> {
             Command::BeginDeploy { update, placements } => self.begin_deploy(update, placements),
             Command::MarkDeployed { update } => self.mark_deployed(update),
             Command::ShiftBack { update, weights } => self.shift_back(update, *weights),
-            Command::RemoveLosingSide { update } => self.remove_losing_side(update),
+            Command::RemoveLosingSide { update, if_modified } => {
+                self.remove_losing_side(update, *if_modified)
+            }
             Command::Finish { update } => self.finish(update),
             Command::Fail { update, reason } => self.fail(update, reason),
             Command::Rearm { update } => self.rearm(update),

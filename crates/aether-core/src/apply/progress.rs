@@ -92,8 +92,15 @@ impl Tx<'_> {
         Ok(Answer::default())
     }
 
-    pub(super) fn remove_losing_side(&mut self, id: &UpdateId) -> Outcome {
+    pub(super) fn remove_losing_side(
+        &mut self,
+        id: &UpdateId,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let update = self.update(id)?;
+        if if_modified.is_some_and(|decided_on| decided_on != update.modified) {
+            return stale(&update);
+        }
         // The new side may have died since `complete` was accepted.
         let completing = update.state == UpdateState::Completing;
         if completing && !update.forced && !self.state.is_new_side_whole(&update) {

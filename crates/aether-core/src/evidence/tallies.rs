@@ -76,6 +76,17 @@ impl Side {
         self.slow = self.slow.saturating_add(other.slow);
     }
 
+    /// What was added since `earlier`; none where there is less of anything than there
+    /// was.
+    pub(crate) fn since(self, earlier: Self) -> Option<Self> {
+        Some(Self {
+            requests: self.requests.checked_sub(earlier.requests)?,
+            errors: self.errors.checked_sub(earlier.errors)?,
+            timed: self.timed.checked_sub(earlier.timed)?,
+            slow: self.slow.checked_sub(earlier.slow)?,
+        })
+    }
+
     /// How many requests could have been an event of a kind, and how many were.
     /// Who counted may have told more of these than of those; a judge takes no
     /// more than there can be.
@@ -89,7 +100,7 @@ impl Side {
 
     /// What is left without `part`, of which there may be more than of the
     /// whole: the two come on different ways.
-    pub(super) fn without(self, part: Self) -> Self {
+    pub(crate) fn without(self, part: Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(part.requests),
             errors: self.errors.saturating_sub(part.errors),

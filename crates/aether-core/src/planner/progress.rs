@@ -16,6 +16,9 @@ use crate::records::{
 use crate::weights::Weights;
 use crate::words::counted;
 
+/// The feature level from which the removal of a side names what it was decided on.
+const GUARDED_REMOVAL_LEVEL: u32 = 4;
+
 /// Deadlines come first: they must not wait for what is stuck.
 pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let Some(deadline) = &update.deadline else {
@@ -61,7 +64,7 @@ pub(super) fn act(update: &UpdateRecord, action: DeadlineAction, reason: Reason)
             now: false,
             reason: Some(reason),
             force: false,
-            if_modified: None,
+            if_modified: Some(update.modified),
         },
     }
 }
@@ -77,7 +80,9 @@ pub(super) fn advance(
     placer: &mut Placer<'_>,
     plan: &mut Plan,
 ) {
-    unpause(view, update, plan);
+    if unpause(view, update, plan) {
+        return;
+    }
     match update.state {
         UpdateState::Pending => pending(update, placer, plan),
         UpdateState::Deploying => deploying(view, update, plan),
@@ -89,14 +94,16 @@ pub(super) fn advance(
 }
 
 /// A pause over unreachable sessions ends when they are back or gone. One that
-/// is awaited is neither: a new leader does not know yet.
-fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
+/// is awaited is neither: a new leader does not know yet. Whether it ends.
+fn unpause(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
     let over_sessions = update.pause.as_ref().is_some_and(|p| p.reason.code == SESSION_UNREACHABLE);
     let connected =
         |session| matches!(view.sessions.get(session), Some(SessionView::Connected { .. }));
-    if over_sessions && view.state.sessions.keys().all(connected) {
+    let is_over = over_sessions && view.state.sessions.keys().all(connected);
+    if is_over {
         plan.commands.push(Command::Resume { update: update.id.clone(), if_modified: None });
     }
+    is_over
 }
 
 fn pending(update: &UpdateRecord, placer: &mut Placer<'_>, plan: &mut Plan) {
@@ -288,7 +295,11 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
         .instances_of(&update.slice)
         .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
     if wanted {
-        plan.commands.push(Command::RemoveLosingSide { update: update.id.clone() });
+        let is_known = view.state.meta.feature_level >= GUARDED_REMOVAL_LEVEL;
+        plan.commands.push(Command::RemoveLosingSide {
+            update: update.id.clone(),
+            if_modified: is_known.then_some(update.modified),
+        });
     } else if !view.state.has_instances_left(&update.slice, losing.revision, update.forced) {
         plan.commands.push(Command::Finish { update: update.id.clone() });
     } else {

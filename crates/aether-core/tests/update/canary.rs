@@ -477,3 +477,66 @@ fn people_are_told_what_has_no_steps() {
     let refused = world.propose(promote(&id, false, false)).unwrap_err();
     assert!(matches!(refused, Refusal::HasNoSteps { .. }), "{refused}");
 }
+
+/// A canary that rolls back by itself, of which each session's sums have a mark
+/// already and the warm-up is over: what is told next counts, at the first step.
+fn begin_counting() -> (World, UpdateId) {
+    let (mut world, id) = begin(rolls_back(canary(STEPS)));
+    for _ in 0..2 {
+        world.count_by_instance(&id, &[(1, 0), (1, 0), (1, 0), (1, 0)]);
+        world.now_ms += 20_000;
+    }
+    (world, id)
+}
+
+fn paused_by(world: &World, id: &UpdateId) -> Option<(String, String)> {
+    let pause = world.update(id).pause.clone()?;
+    Some((pause.reason.code, pause.reason.message))
+}
+
+#[test]
+fn one_bad_host_is_named_and_the_version_is_not_rolled_back_for_it() {
+    let (mut world, id) = begin_counting();
+    let bad = world.instances("2.0.0")[2].clone();
+    let node = world.state.instances[&bad].node.clone();
+    world.count_by_instance(&id, &[(50, 0), (50, 0), (50, 25), (50, 0)]);
+    // Whoever leads: what each instance served is committed.
+    world.fail_over();
+    world.rounds(3);
+    let (code, message) = paused_by(&world, &id).expect("it pauses");
+    assert_eq!(code, "instance_outlier", "{message}");
+    for part in [bad.as_str(), "25 failed", &format!("'aether node drain {node}'")] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(at(&world, &id), (UpdateState::Routing, "1:9".into(), 1), "a pause moves nothing");
+    // Somebody has seen to it; what was shown before does not count any more.
+    world.ok(resume(&id));
+    world.rounds(3);
+    assert_eq!(paused_by(&world, &id), None);
+    world.count_by_instance(&id, &[(50, 0), (50, 0), (50, 0), (50, 0)]);
+    world.rounds(3);
+    assert_eq!(at(&world, &id).2, 1);
+    assert_eq!(paused_by(&world, &id), None);
+}
+
+#[test]
+fn a_version_that_fails_on_every_host_is_rolled_back() {
+    let (mut world, id) = begin_counting();
+    world.count_by_instance(&id, &[(50, 5), (50, 0), (50, 9), (50, 7)]);
+    world.rounds(3);
+    assert_eq!(world.state_of(&id), UpdateState::RollingBack);
+    assert_eq!(world.update(&id).outcome.clone().unwrap().code, "threshold_exceeded");
+}
+
+#[test]
+fn a_host_that_the_comparison_finds_is_named_though_no_threshold_is_exceeded() {
+    let (mut world, id) = begin_counting();
+    // 0.6 % of all, and every one of them at one instance.
+    for _ in 0..4 {
+        world.count_by_instance(&id, &[(1_000, 0), (1_000, 24), (1_000, 0), (1_000, 0)]);
+    }
+    world.rounds(3);
+    let (code, message) = paused_by(&world, &id).expect("it pauses");
+    assert_eq!(code, "instance_outlier", "{message}");
+    assert!(message.contains("it is to blame and not the version"), "{message}");
+}

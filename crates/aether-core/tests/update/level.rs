@@ -61,10 +61,17 @@ const OF_LEVEL_1: [&str; 43] = [
     "Tick",
 ];
 
+/// Whether a build of level 1 can read a command. Later fields are listed here by
+/// hand too, for the same reason.
+fn is_of_level_1(command: &Command) -> bool {
+    let has_later_field = matches!(command, Command::RemoveLosingSide { if_modified: Some(_), .. });
+    OF_LEVEL_1.contains(&&*kind(command)) && !has_later_field
+}
+
 /// What a build of level 1 makes of an entry: what it cannot read it skips. It
 /// knows nothing of who needs which level, and stops at what would raise it.
 fn old_build(state: &mut State, at: Position, request: &Request) -> Result<(), Unsupported> {
-    if !OF_LEVEL_1.contains(&&*kind(&request.command)) {
+    if !is_of_level_1(&request.command) {
         state.skip(at);
         return Ok(());
     }
@@ -89,15 +96,17 @@ fn put_config(request_id: &str) -> Request {
 #[test]
 fn every_command_has_a_level_and_those_of_the_first_stay_there() {
     let state = World::deployed(1).state;
+    let mut highest = FEATURE_LEVEL_FIRST;
     for (name, _, make) in MAKERS {
         for number in 0..20u64 {
-            let level = level_of(&make(&mut Dice::new(&state, [number; 8])));
-            assert_eq!(level == FEATURE_LEVEL_FIRST, OF_LEVEL_1.contains(name), "{name}: {level}");
+            let command = make(&mut Dice::new(&state, [number; 8]));
+            let level = level_of(&command);
+            assert_eq!(level == FEATURE_LEVEL_FIRST, is_of_level_1(&command), "{name}: {level}");
             assert!((FEATURE_LEVEL_FIRST..=FEATURE_LEVEL_MAX).contains(&level), "{name}: {level}");
+            highest = highest.max(level);
         }
     }
-    let highest = MAKERS.iter().map(|(_, _, make)| level_of(&make(&mut Dice::new(&state, [0; 8]))));
-    assert_eq!(highest.max(), Some(FEATURE_LEVEL_MAX), "a level that brings no command");
+    assert_eq!(highest, FEATURE_LEVEL_MAX, "a level that brings no command");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Analysis, Canary, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind, Share, Step,
-    Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
+    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind,
+    Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -394,8 +394,34 @@ impl World {
                 update: id.clone(),
                 measure: record.measure,
                 sums: [(session.clone(), sums)].into(),
+                instances: BTreeMap::new(),
             });
         }
+    }
+
+    /// One more second of calls to the new version that session s1 counts: how many
+    /// reached each instance of it in the order of their names, and how many of these
+    /// failed. The old version has ten times as many, of which none fails.
+    pub fn count_by_instance(&mut self, id: &UpdateId, calls: &[(u64, u64)]) {
+        let session: SessionId = "s1".parse().unwrap();
+        let life = self.state.sessions[&session].opened;
+        let record = self.state.evidence[id].clone();
+        let known = record.marks.get(&session).map(|mark| mark.sums);
+        let mut sums = known.unwrap_or(Sums { life, ..Sums::default() });
+        let mut instances = BTreeMap::new();
+        let of_new = self.instances(self.update(id).new.version.as_str());
+        for (instance, (requests, errors)) in of_new.into_iter().zip(calls) {
+            let side = Side { requests: *requests, errors: *errors, timed: 0, slow: 0 };
+            sums.tallies.new.fold(side);
+            sums.tallies.old.requests += requests * 10;
+            instances.insert(instance, Counts { side, late: 0 });
+        }
+        self.ok(Command::RecordEvidence {
+            update: id.clone(),
+            measure: record.measure,
+            sums: [(session, sums)].into(),
+            instances,
+        });
     }
 
     /// Time passes, and what follows from it happens.

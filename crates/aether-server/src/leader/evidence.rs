@@ -8,17 +8,34 @@ use std::collections::BTreeMap;
 
 use aether_core::command::Command;
 use aether_core::evidence::{QUANTILE_PPM, Tallies, reference_bucket};
-use aether_core::ids::SessionId;
-use aether_core::records::{EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
+use aether_core::ids::{InstanceId, SessionId};
+use aether_core::records::{
+    Counts, EvidenceRecord, INSTANCES_TOLD_MAX, Measure, Sums, UpdateRecord, UpdateState,
+};
 use aether_core::state::State;
 
 use super::Inner;
+use crate::telemetry::Told;
 
 /// How often the evidence of an update is committed, at most.
 const EVERY_MS: u64 = 1_000;
 /// Sessions whose sums one entry a second may hold. With more of them the entries
 /// become fewer: each session takes some 200 bytes in the log and in the record.
 const SESSIONS_A_SECOND: u64 = 100;
+
+/// The feature level from which evidence may be told by instance.
+const BY_INSTANCE_LEVEL: u32 = 4;
+
+/// What was last proposed of an update, by session.
+pub(super) type Proposed = BTreeMap<SessionId, Baseline>;
+
+/// What the sums of a session were made of. Once they are committed as its mark, what
+/// is beyond them can be told by instance.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    sums: Sums,
+    instances: BTreeMap<InstanceId, Counts>,
+}
 
 impl Inner {
     pub(super) fn evidence(&mut self, state: &State, now_ms: u64) -> Vec<Command> {
@@ -28,7 +45,10 @@ impl Inner {
             // again. Without evidence a step waits, and then pauses.
             return commands;
         }
+        // Who shares the log may not know of it yet.
+        let by_instance = state.meta.feature_level >= BY_INSTANCE_LEVEL;
         let mut recorded = BTreeMap::new();
+        let mut proposed = std::mem::take(&mut self.proposed);
         let live = state.slices.values().filter_map(|slice| slice.live_update.as_ref());
         for id in live {
             let (Some(update), Some(known)) = (state.updates.get(id), state.evidence.get(id))
@@ -46,11 +66,16 @@ impl Inner {
             // Adding up what all sessions counted is for once in that time, too.
             recorded.insert(id.clone(), now_ms);
             let measure = self.measure(update, known);
-            let sums = self.sums(update, known, measure, state);
+            let proposed = proposed.entry(id.clone()).or_default();
+            let (sums, instances) = self.sums(update, known, measure, state, proposed);
             if !sums.is_empty() {
-                commands.push(Command::RecordEvidence { update: id.clone(), measure, sums });
+                let instances = if by_instance { instances } else { BTreeMap::new() };
+                let update = id.clone();
+                commands.push(Command::RecordEvidence { update, measure, sums, instances });
             }
         }
+        proposed.retain(|id, _| recorded.contains_key(id));
+        self.proposed = proposed;
         self.recorded = recorded;
         commands
     }
@@ -68,19 +93,22 @@ impl Inner {
         measure
     }
 
-    /// The sums of those sessions that have others than the state has.
+    /// The sums of those sessions that have others than the state has, and by instance
+    /// what is new in them, as far as it is known.
     fn sums(
         &self,
         update: &UpdateRecord,
         known: &EvidenceRecord,
         measure: Measure,
         state: &State,
-    ) -> BTreeMap<SessionId, Sums> {
+        proposed: &mut Proposed,
+    ) -> (BTreeMap<SessionId, Sums>, BTreeMap<InstanceId, Counts>) {
         let counted =
             |revision| self.telemetry.by_session(&(update.slice.clone(), revision), measure);
         let new = counted(update.new.revision);
         let old = update.old.as_ref().map(|old| counted(old.revision)).unwrap_or_default();
-        let mut sums = BTreeMap::new();
+        let (mut sums, mut added) = (BTreeMap::new(), BTreeMap::new());
+        proposed.retain(|id, _| state.sessions.contains_key(id));
         for (id, record) in &state.sessions {
             // Figures of an earlier life are not this one's; and of one that has not
             // told all, the rest would seem to have been counted later.
@@ -88,13 +116,44 @@ impl Inner {
             if heard.is_none_or(|heard| heard.life() != record.opened || !heard.told_all) {
                 continue;
             }
-            let (new, late) = new.get(id.as_str()).copied().unwrap_or_default();
-            let (old, _) = old.get(id.as_str()).copied().unwrap_or_default();
-            let now = Sums { life: record.opened, tallies: Tallies { new, old }, late };
-            if known.is_news(id, &now) {
-                sums.insert(id.clone(), now);
+            let new = new.get(id.as_str());
+            let Counts { side, late } = new.map_or_else(Counts::default, |told| told.all);
+            let old = old.get(id.as_str()).map_or_else(Default::default, |told| told.all.side);
+            let now = Sums { life: record.opened, tallies: Tallies { new: side, old }, late };
+            if !known.is_news(id, &now) {
+                continue;
             }
+            let baseline = Baseline { sums: now, instances: new.map(ids).unwrap_or_default() };
+            let mark = known.marks.get(id).map(|mark| mark.sums);
+            let before = proposed.get(id).filter(|before| mark == Some(before.sums));
+            if let Some(before) = before {
+                for (instance, counts) in baseline.since(before) {
+                    added.entry(instance).or_insert_with(Counts::default).fold(counts);
+                }
+            }
+            sums.insert(id.clone(), now);
+            proposed.insert(id.clone(), baseline);
         }
-        sums
+        (sums, added.into_iter().take(INSTANCES_TOLD_MAX).collect())
     }
+}
+
+impl Baseline {
+    /// What each instance served since `before`; nothing where one of them has less of
+    /// anything than it had.
+    fn since(&self, before: &Self) -> BTreeMap<InstanceId, Counts> {
+        let added = self.instances.iter().map(|(id, now)| {
+            let before = before.instances.get(id).copied().unwrap_or_default();
+            Some((id.clone(), now.since(before)?))
+        });
+        let added: Option<BTreeMap<_, _>> = added.collect();
+        let mut added = added.unwrap_or_default();
+        added.retain(|_, counts| *counts != Counts::default());
+        added
+    }
+}
+
+fn ids(told: &Told<'_>) -> BTreeMap<InstanceId, Counts> {
+    let parsed = told.instances.iter().filter_map(|(id, counts)| Some((id.parse().ok()?, *counts)));
+    parsed.collect()
 }

@@ -2,7 +2,8 @@
 
 use aether_core::apply::Position;
 use aether_core::command::{Command, Refusal, Request};
-use aether_core::records::SessionKind;
+use aether_core::level::FEATURE_LEVEL_MAX;
+use aether_core::records::{Analysis, Canary, SessionKind, Step, Strategy, UpdateOptions};
 
 use super::*;
 use crate::hub::Hub;
@@ -273,9 +274,19 @@ fn calls_to_an_instance_that_is_new_are_of_the_window_at_once() {
 
 /// A first deployment of two instances, in DEPLOYED.
 fn deployed(state: &mut State) -> UpdateId {
+    let start = Command::StartUpdate {
+        slice: "org.example:a".parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        instances: Some(2),
+        options: UpdateOptions::default(),
+    };
+    deployed_by(state, start, 2)
+}
+
+fn deployed_by(state: &mut State, start: Command, instances: usize) -> UpdateId {
     use aether_core::command::Observation;
     use aether_core::manifest::Manifest;
-    use aether_core::records::{Observed, UpdateOptions};
+    use aether_core::records::Observed;
     let text = "artifact = 'org.example:a:1.0.0'\n[run]\ncommand = ['./a']\n";
     let node: NodeName = "n1".parse().unwrap();
     let manifest = std::sync::Arc::new(Manifest::parse(text).unwrap());
@@ -292,14 +303,8 @@ fn deployed(state: &mut State) -> UpdateId {
     let register =
         Command::RegisterArtifact { artifact, digest, size_bytes: 1, manifest, holder, others };
     apply(state, register).unwrap();
-    let start = Command::StartUpdate {
-        slice: "org.example:a".parse().unwrap(),
-        version: "1.0.0".parse().unwrap(),
-        instances: Some(2),
-        options: UpdateOptions::default(),
-    };
     let update = apply(state, start).unwrap().update.unwrap();
-    let placements = vec![node.clone(), node.clone()];
+    let placements = vec![node.clone(); instances];
     let begin = Command::BeginDeploy { update: update.clone(), placements };
     let instances = apply(state, begin).unwrap().instances;
     let ready = |instance: &aether_core::ids::InstanceId| Observation {
@@ -406,4 +411,82 @@ fn an_ended_update_waits_for_nothing_whatever_its_slice_waits_for() {
         update.state = ended;
         assert!(leader.update_view(&State::default(), &update, NOW_MS).waits.is_empty(), "{ended}");
     }
+}
+
+/// What the leader would commit of what a session counted: its requests, and how many
+/// of them reached which instance since what is committed.
+fn evidence(
+    leader: &LeaderView,
+    state: &mut State,
+    now_ms: u64,
+    told: peer::SessionState,
+) -> Vec<(u64, Vec<u64>)> {
+    let request = peer::ReportRequest { sessions: vec![told], ..Default::default() };
+    assert!(leader.absorb(1, request));
+    let commands = leader.evidence(state, now_ms);
+    let mut said = Vec::new();
+    for command in commands {
+        let Command::RecordEvidence { sums, instances, .. } = &command else { panic!() };
+        let requests = sums.values().map(|sums| sums.tallies.new.requests).sum();
+        let by_instance = instances.values().map(|counts| counts.side.requests).collect();
+        said.push((requests, by_instance));
+        apply(state, command).unwrap();
+    }
+    said
+}
+
+#[test]
+fn evidence_is_told_by_instance_once_there_is_a_baseline_of_this_leader() {
+    let mut state = State::default();
+    apply(&mut state, Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX }).unwrap();
+    let analysis = Analysis { warm_up_ms: 0, ..Analysis::default() };
+    let steps = Step::list("1:0", 60_000).unwrap();
+    let (scale_with_weight, one_way_from) = Default::default();
+    let canary = Canary { steps, analysis, scale_with_weight, one_way_from };
+    let start = Command::StartWith {
+        slice: "org.example:a".parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        instances: Some(3),
+        options: UpdateOptions::default(),
+        strategy: Strategy::Canary(canary),
+        supersede: false,
+    };
+    let update = deployed_by(&mut state, start, 3);
+    let if_modified = state.updates[&update].modified;
+    let enter = Command::EnterStep { update: update.clone(), step: 1, if_modified };
+    apply(&mut state, enter).unwrap();
+    let ids: Vec<String> = state.instances.keys().map(ToString::to_string).collect();
+    let life = open(&mut state);
+    let takes_over = || {
+        let leader = leader();
+        leader.take_over(1, 0);
+        leader.set_now(NOW_MS, 1);
+        leader
+    };
+    let told = |seq: u64, counts: [u64; 3]| {
+        let counts: Vec<_> = ids.iter().map(String::as_str).zip(counts).collect();
+        counted(life, (1, seq), &counts)
+    };
+    let mut now_ms = NOW_MS;
+    let mut commits = |leader: &LeaderView, state: &mut State, seq, counts| {
+        now_ms += 1_000;
+        evidence(leader, state, now_ms, told(seq, counts))
+    };
+    let leader = takes_over();
+    assert_eq!(commits(&leader, &mut state, 1, [10, 20, 30]), [(60, vec![])], "a baseline");
+    assert_eq!(commits(&leader, &mut state, 2, [11, 22, 33]), [(66, vec![1, 2, 3])]);
+    assert_eq!(commits(&leader, &mut state, 3, [11, 29, 33]), [(73, vec![7])]);
+    // Another leader knows the sums that are committed, but not what they were made of.
+    let next = takes_over();
+    assert_eq!(commits(&next, &mut state, 4, [12, 29, 33]), [(74, vec![])]);
+    assert_eq!(commits(&next, &mut state, 5, [12, 30, 33]), [(75, vec![1])]);
+    // An instance began anew: which of them had more, nobody can say.
+    assert_eq!(commits(&next, &mut state, 6, [2, 90, 33]), [(125, vec![])]);
+    let of_instances = |(_, by): (_, aether_core::records::InstanceEvidence)| {
+        by.epochs.values().map(|side| side.requests).sum::<u64>()
+    };
+    let record = &state.evidence[&update];
+    assert_eq!(record.present().new.requests, 15 + 50);
+    let told: Vec<u64> = record.instances.clone().into_iter().map(of_instances).collect();
+    assert_eq!(told, [1, 10, 3]);
 }

@@ -134,8 +134,7 @@ fn admitted(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Resul
 fn whole(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Result<(), String> {
     let Some(old) = &update.old else { return Ok(()) };
     let base = update.base_instances;
-    let removes =
-        matches!(step.done(), Some(Command::RemoveLosingSide { update: id }) if *id == update.id);
+    let removes = matches!(step.done(), Some(Command::RemoveLosingSide { update: id, .. }) if *id == update.id);
     if removes && was.state == S::RollingBack {
         let ready = step.after.ready_count(&update.slice, old.revision);
         if ready < base {

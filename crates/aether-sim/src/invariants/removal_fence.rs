@@ -37,7 +37,7 @@ fn stopped<'a>(step: &'a Step<'_>) -> impl Iterator<Item = &'a InstanceRecord> {
 }
 
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
-    if let Some(Command::RemoveLosingSide { update }) = step.done()
+    if let Some(Command::RemoveLosingSide { update, .. }) = step.done()
         && let Some(update) = step.before.updates.get(update).filter(|update| !update.forced)
     {
         route_is_everywhere(step, &update.slice)?;

@@ -226,7 +226,9 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
                     && update.weights == Weights::ALL_OLD
             };
             let back = state.updates.values().filter(goes_back);
-            commands.extend(back.map(|u| Command::RemoveLosingSide { update: u.id.clone() }));
+            commands.extend(
+                back.map(|u| Command::RemoveLosingSide { update: u.id.clone(), if_modified: None }),
+            );
         }
         Planted::PlannerGivesUp => {
             commands.retain(|command| !matches!(command, Command::Finish { .. }));

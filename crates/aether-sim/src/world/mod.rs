@@ -120,6 +120,8 @@ pub struct World {
     pub is_healed: bool,
     /// Since when the present leader leads.
     pub ready_since_ms: u64,
+    /// When there was last no quorum.
+    pub no_quorum_ms: u64,
     /// What came of people's requests: none while it is unknown.
     pub answers: BTreeMap<usize, Option<Outcome>>,
     /// Requests of people that found nobody who leads.
@@ -180,6 +182,7 @@ impl World {
             slices: slices.collect(),
             is_healed: false,
             ready_since_ms: 0,
+            no_quorum_ms: 0,
             answers: BTreeMap::new(),
             not_done: BTreeSet::new(),
             requests: Vec::new(),

@@ -12,8 +12,11 @@ use crate::operator;
 impl World {
     pub(super) fn watch(&mut self) {
         self.after(1_000, Event::Watch);
+        if !self.log.has_quorum() {
+            self.no_quorum_ms = self.now_ms;
+        }
         if let Some(log_time_ms) = self.log.log_time_ms(self.now_ms) {
-            let led_ms = self.now_ms - self.ready_since_ms;
+            let led_ms = self.now_ms - self.ready_since_ms.max(self.no_quorum_ms);
             let found = invariants::deadlines_are_kept(&self.log, log_time_ms, led_ms);
             self.check("deadlines", found);
         }

@@ -14,6 +14,7 @@ mod steps;
 use super::progress::{act, crash_looping, name_missing};
 use super::{PAUSED, Plan, View, Wait};
 use crate::health::Verdict;
+use crate::ids::InstanceId;
 use crate::records::{Reason, Strategy, UpdateRecord};
 use crate::weights::Weights;
 
@@ -40,17 +41,53 @@ pub(super) fn can_go_on(view: &View<'_>, update: &UpdateRecord) -> bool {
     !next.commands.is_empty()
 }
 
+/// Code of the pause over one instance that does much worse than its peers. It is no
+/// failure of the version, so that it never leads to a rollback by itself.
+const INSTANCE_OUTLIER: &str = "instance_outlier";
+
 /// What speaks against the new version, if anything does: a threshold that is
 /// exceeded, or instances that do not stay up.
 fn objection(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
-    if let Some(Verdict::Exceeded { detail }) = view.verdicts.get(&update.id) {
-        let message = format!("version {}: {detail}", update.new.version);
-        return Some(Reason::new("threshold_exceeded", message));
+    let judged = view.verdicts.get(&update.id);
+    if let Some(reason) = judged.and_then(|verdict| against(view, update, verdict, "")) {
+        return Some(reason);
     }
     let looping = crash_looping(view, update);
     match update.strategy.is_in_place() {
         true => in_place::failure(view, update, &looping),
         false => looping.into_iter().next(),
+    }
+}
+
+/// What a verdict says against the version, or against one instance of it.
+fn against(
+    view: &View<'_>,
+    update: &UpdateRecord,
+    verdict: &Verdict,
+    when: &str,
+) -> Option<Reason> {
+    let version = &update.new.version;
+    match verdict {
+        Verdict::Insufficient | Verdict::Healthy => None,
+        Verdict::Exceeded { detail } => {
+            let message = format!("version {version}{when}: {detail}");
+            Some(Reason::new("threshold_exceeded", message))
+        }
+        Verdict::OneInstance { instance, detail } => {
+            let message = format!("version {version}{when}: {detail}; {}", host(view, instance));
+            Some(Reason::new(INSTANCE_OUTLIER, message))
+        }
+    }
+}
+
+/// Where an instance runs, and how to get it away from there.
+fn host(view: &View<'_>, instance: &InstanceId) -> String {
+    match view.state.instances.get(instance) {
+        None => "it is gone already".to_owned(),
+        Some(record) => format!(
+            "it runs on {node}: 'aether node drain {node}' has another one take its place",
+            node = record.node
+        ),
     }
 }
 

@@ -2,14 +2,17 @@
 //! the one before it takes to go on is there, and the last one is followed by
 //! the completion.
 
-use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, wait_for_resume};
+use super::{
+    INSTANCE_OUTLIER, Plan, View, Wait, act, against, host, name_missing, objection,
+    wait_for_approval, wait_for_resume,
+};
 use crate::apply::instances_needed;
 use crate::command::Command;
 use crate::duration::Millis;
 use crate::evidence::{self, Decision, Judge, Present};
 use crate::health::{self, Verdict};
 use crate::planner::progress::new_side;
-use crate::records::{DeadlineAction, Hold, Reason, UpdateRecord, UpdateState, Way};
+use crate::records::{Counts, DeadlineAction, Hold, Reason, UpdateRecord, UpdateState, Way};
 use crate::state::State;
 use crate::weights::Weights;
 use crate::words::counted;
@@ -30,7 +33,8 @@ pub(super) fn serving_behind(
     if update.pause.is_none()
         && let Some(reason) = objection(view, update).or_else(|| objection_of_step(view, update))
     {
-        plan.commands.push(act(update, failure_action(update, &way), reason));
+        let action = failure_action(update, &way, &reason);
+        plan.commands.push(act(update, action, reason));
         return;
     }
     name_missing(view, update, plan);
@@ -60,30 +64,42 @@ pub(super) fn serving_behind(
     }
 }
 
-/// What a failed step leads to. Where there is no way back, a pause.
-fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
-    if update.is_one_way() { DeadlineAction::Pause } else { way.analysis.on_failure }
+/// What a failed step leads to. Where there is no way back, or one instance is to
+/// blame, a pause.
+fn failure_action(update: &UpdateRecord, way: &Way<'_>, reason: &Reason) -> DeadlineAction {
+    match update.is_one_way() || reason.code == INSTANCE_OUTLIER {
+        true => DeadlineAction::Pause,
+        false => way.analysis.on_failure,
+    }
 }
 
 /// What the thresholds say of the new version over all of the step.
 fn verdict(view: &View<'_>, update: &UpdateRecord) -> Verdict {
     match view.state.evidence.get(&update.id) {
         Some(record) => {
+            let counts = Counts { side: record.present().new, late: record.late };
+            let instances = || record.present_by_instance();
             let thresholds = &update.options.thresholds;
-            health::judge_counts(&record.present().new, record.late, thresholds)
+            health::judge_counts_by_instance(counts, instances, thresholds)
         }
         None => Verdict::Insufficient,
     }
 }
 
 fn objection_of_step(view: &View<'_>, update: &UpdateRecord) -> Option<Reason> {
-    if let Verdict::Exceeded { detail } = verdict(view, update) {
-        let message = format!("version {} in step {}: {detail}", update.new.version, update.step());
-        return Some(Reason::new("threshold_exceeded", message));
+    let when = format!(" in step {}", update.step());
+    if let Some(reason) = against(view, update, &verdict(view, update), &when) {
+        return Some(reason);
     }
     let decision = comparison(view.state, update, &Present::default())?;
-    let is_worse = decision.version == evidence::Verdict::RollBack;
-    is_worse.then(|| Reason::new("worse_than_old", decision.reason()))
+    match &decision.verdict {
+        evidence::Verdict::RollBack => Some(Reason::new("worse_than_old", decision.reason())),
+        evidence::Verdict::InstanceOutlier { instance } => {
+            let message = format!("{}; {}", decision.reason(), host(view, instance));
+            Some(Reason::new(INSTANCE_OUTLIER, message))
+        }
+        _ => None,
+    }
 }
 
 /// How the new version compares with the old one by all that is committed; none
@@ -92,7 +108,7 @@ pub fn comparison(state: &State, update: &UpdateRecord, present: &Present) -> Op
     let record = state.evidence.get(&update.id)?;
     update.old.as_ref()?;
     let judge = Judge::new(&update.options.thresholds);
-    Some(judge.decide(&record.evidence, present))
+    Some(judge.decide_by_instance(&record.evidence, &record.by_instance(), present))
 }
 
 /// Why a step was not decided when its time was over.

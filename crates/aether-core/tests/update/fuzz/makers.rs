@@ -12,9 +12,9 @@ use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, 
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::records::{
-    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, DeadlineAction, Measure,
-    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, SessionKind,
-    Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
+    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
+    Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling,
+    SessionKind, Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -454,7 +454,13 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         if dice.one_in(8) {
             measure.p99_ms = dice.count32();
         }
-        Command::RecordEvidence { update, measure, sums }
+        let told = if dice.flag() { dice.below(3) } else { 0 };
+        let instances = (0..told).map(|_| {
+            let side = Side { requests: dice.below(20), ..dice.side() };
+            (dice.instance(), Counts { side, late: dice.below(3) })
+        });
+        let instances = instances.collect();
+        Command::RecordEvidence { update, measure, sums, instances }
     }),
     ("SetNodeSchedule", 2, |dice| Command::SetNodeSchedule {
         node: dice.node(),
@@ -485,7 +491,11 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     }),
     ("MarkDeployed", 1, |dice| Command::MarkDeployed { update: dice.update() }),
     ("ShiftBack", 1, |dice| Command::ShiftBack { update: dice.update(), weights: dice.weights() }),
-    ("RemoveLosingSide", 1, |dice| Command::RemoveLosingSide { update: dice.update() }),
+    ("RemoveLosingSide", 1, |dice| {
+        let update = dice.update();
+        let if_modified = if dice.flag() { dice.modified(&update).into() } else { None };
+        Command::RemoveLosingSide { update, if_modified }
+    }),
     ("Finish", 1, |dice| Command::Finish { update: dice.update() }),
     ("Fail", 1, |dice| Command::Fail { update: dice.update(), reason: dice.reason() }),
     ("MarkUnplaced", 1, |dice| Command::MarkUnplaced {
