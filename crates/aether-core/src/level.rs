@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -38,6 +38,7 @@ use thiserror::Error;
 
 use crate::apply::Position;
 use crate::command::{Command, Refusal, Request};
+use crate::records::Strategy;
 use crate::state::{Meta, RowError, State};
 
 /// The level of every build and every new cluster before anything is raised.
@@ -103,8 +104,8 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
-        Command::StartWith { .. }
-        | Command::Promote { .. }
+        Command::StartWith { strategy, .. } => level_of_strategy(strategy),
+        Command::Promote { .. }
         | Command::Suspend { .. }
         | Command::EnterStep { .. }
         | Command::ScaleNew { .. }
@@ -118,6 +119,14 @@ pub fn level_of(command: &Command) -> u32 {
             true => 3,
             false => 4,
         },
+    }
+}
+
+/// The level that what an update is to go by needs.
+fn level_of_strategy(strategy: &Strategy) -> u32 {
+    match strategy {
+        Strategy::Rolling(rolling) if rolling.max_failures > 0 => 4,
+        _ => 3,
     }
 }
 

@@ -280,7 +280,21 @@ pub struct InstanceRecord {
     pub reason: Option<Reason>,
 }
 
+/// Crashes of one instance after which it counts as unable to stay up: the first may
+/// be an accident of the machine, two more in a row are not.
+pub const CRASH_LOOP_RESTARTS: u32 = 3;
+
 impl InstanceRecord {
+    /// Why it does not stay up, if it does not.
+    pub fn crash_loop(&self) -> Option<&Reason> {
+        let reason = self.reason.as_ref()?;
+        // An agent that says `crashed` has counted fewer ends in a row; other ends, such
+        // as for want of memory, are only counted.
+        let often = self.observed == Observed::Crashed && self.restarts >= CRASH_LOOP_RESTARTS;
+        let loops = reason.code == Reason::CRASH_LOOP || (often && reason.code != "crashed");
+        loops.then_some(reason)
+    }
+
     /// Whether calls may be sent to it.
     pub fn is_routable(&self) -> bool {
         self.desired == Desired::Run && self.observed == Observed::Ready && self.endpoint.is_some()

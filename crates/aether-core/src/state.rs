@@ -455,6 +455,26 @@ impl State {
         u32::try_from(ready.count()).unwrap_or(u32::MAX)
     }
 
+    /// Whether so many new instances of an update in place are ready, but for those that
+    /// may fail once some serve.
+    pub fn is_batch_whole(&self, update: &UpdateRecord, goal: u32) -> bool {
+        let (slice, revision) = (&update.slice, update.new.revision);
+        let ready = self.ready_count(slice, revision);
+        let may_fail = if update.step() > 0 { update.strategy.max_failures() } else { 0 };
+        let failed = || self.failed_count(slice, revision).min(may_fail);
+        ready >= goal || (may_fail > 0 && ready + failed() >= goal)
+    }
+
+    /// How many instances of a revision do not stay up.
+    pub fn failed_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
+        let of_revision = self.instances_of(slice).filter(|i| i.revision == revision);
+        let has_failed = |i: &&Arc<InstanceRecord>| {
+            i.desired == Desired::Run && !i.is_routable() && i.crash_loop().is_some()
+        };
+        let failed = of_revision.filter(has_failed);
+        u32::try_from(failed.count()).unwrap_or(u32::MAX)
+    }
+
     /// Whether an instance of this revision still has to be waited for before
     /// its update ends. One that was told to stop on a node that is lost has not
     /// (with `forced`, on any that is silent): its record stays, and the node

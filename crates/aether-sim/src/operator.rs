@@ -220,6 +220,7 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         hold_ms: *rng.pick(&[0, 0, 3_000]),
         analysis,
         one_way_from: None,
+        max_failures: 0,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Replacing instances where they are: how many of each version there are to be,
 //! within the bounds of the strategy.
 
-use super::Tx;
 use super::strategy::{bad, check_analysis, check_span, stale};
+use super::{INSTANCES_MAX, Tx};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::{RevisionNo, UpdateId};
 use crate::records::{
@@ -26,6 +26,10 @@ pub(super) fn check_rolling(rolling: &Rolling) -> Result<(), Refusal> {
         if let Share::Percent { n: 101.. } = share {
             return bad("a share", share.to_string(), "at most 100%");
         }
+    }
+    if rolling.max_failures > INSTANCES_MAX {
+        let expected = format!("0 to {INSTANCES_MAX}");
+        return bad("the number of failures", rolling.max_failures.to_string(), &expected);
     }
     if rolling.one_way_from == Some(0) {
         return bad("the one-way batch", "0".to_owned(), "1 or later");
@@ -96,7 +100,7 @@ impl Tx<'_> {
     /// Refuses to give calls to more new instances than are ready.
     pub(super) fn check_batch(&self, update: &UpdateRecord, goal: u32) -> Result<(), Refusal> {
         let ready = self.state.ready_count(&update.slice, update.new.revision);
-        if ready >= goal {
+        if self.state.is_batch_whole(update, goal) {
             return Ok(());
         }
         Err(Refusal::CapacityGuard {

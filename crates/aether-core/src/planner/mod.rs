@@ -23,6 +23,7 @@ use crate::health::Verdict;
 use crate::ids::{InstanceId, NodeName, SessionId, UpdateId};
 use crate::state::State;
 
+pub use crate::records::CRASH_LOOP_RESTARTS;
 pub use placement::Placer;
 pub use removal::verb as force_verb;
 pub use replicas::placement_waits;
@@ -122,11 +123,6 @@ pub struct Plan {
     /// Log time at which something falls due though nothing else happens.
     pub wake_at_ms: Option<u64>,
 }
-
-/// Crashes of one instance in DEPLOYING after which the version counts as
-/// unable to start: the first may be an accident of the machine, two more in a
-/// row are not.
-pub const CRASH_LOOP_RESTARTS: u32 = 3;
 
 /// Commands of one pass: a pass over 10,000 instances must not fill the log
 /// before the next look.

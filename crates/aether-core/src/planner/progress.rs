@@ -243,13 +243,9 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 /// instance of it are no evidence, so that no threshold would notice.
 pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Vec<Reason> {
     let loops = |i: &InstanceRecord| {
-        let Reason { code, message } = i.reason.as_ref()?;
-        // An agent that says `crashed` has counted fewer ends in a row; other
-        // ends, such as for want of memory, are only counted.
-        let often = i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS;
-        let loops = code == Reason::CRASH_LOOP || (often && code != "crashed");
+        let Reason { code, message } = i.crash_loop()?;
         let message = format!("{} on {}: {code}: {message}", i.id, i.node);
-        loops.then(|| Reason::new(Reason::CRASH_LOOP, message))
+        Some(Reason::new(Reason::CRASH_LOOP, message))
     };
     new_side(view, update).filter_map(loops).collect()
 }

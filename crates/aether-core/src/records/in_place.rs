@@ -102,6 +102,15 @@ pub struct Rolling {
     /// Number of the batch, from 1, from which there is no way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_way_from: Option<u32>,
+    /// How many new instances may fail to stay up before the update stops. The first
+    /// batch has none to lose, and the last waits until all are there. One that fails
+    /// is missing: the floor holds all the same.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub max_failures: u32,
+}
+
+fn is_none(failures: &u32) -> bool {
+    *failures == 0
 }
 
 /// All instances are stopped, then all are started. Nothing serves in between.
@@ -173,6 +182,7 @@ mod tests {
             hold_ms: 0,
             analysis: Analysis::default(),
             one_way_from: None,
+            max_failures: 0,
         }
     }
 

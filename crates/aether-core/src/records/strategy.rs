@@ -302,6 +302,14 @@ pub struct Way<'a> {
 }
 
 impl Strategy {
+    /// New instances that may fail to stay up before the update stops.
+    pub fn max_failures(&self) -> u32 {
+        match self {
+            Self::Rolling(rolling) => rolling.max_failures,
+            _ => 0,
+        }
+    }
+
     /// Whether instances are replaced where they are.
     pub fn is_in_place(&self) -> bool {
         matches!(self, Self::Rolling(_) | Self::Recreate(_))

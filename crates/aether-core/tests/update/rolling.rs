@@ -336,3 +336,46 @@ fn it_needs_no_room_beyond_its_surge() {
         world.propose(start_with("3.0.0", options(), Strategy::Rolling(in_batches("2", "0", "1"))));
     assert!(matches!(refused, Err(Refusal::NoCapacity { needed: 1, .. })), "{refused:?}");
 }
+
+#[test]
+fn so_many_instances_may_fail_as_somebody_said_and_the_floor_holds_all_the_same() {
+    let strategy = || Rolling { max_failures: 1, ..in_batches("2", "3", "0") };
+    let fails = |world: &mut World, instance: &aether_core::ids::InstanceId| {
+        let reason = Reason::new(Reason::CRASH_LOOP, "exit status 7");
+        world.broken.insert(instance.to_string(), (Observed::Crashed, 5, reason));
+    };
+    for (failing, ends) in [(1, UpdateState::Completed), (2, UpdateState::Routing)] {
+        let (mut world, id) = begin(6, strategy());
+        for _ in 0..80 {
+            world.now_ms += 10;
+            for command in world.plan().commands {
+                drop(world.propose(command));
+            }
+            // The first batch serves; of the next one some stay down.
+            if world.broken.is_empty() && world.update(&id).step() == 1 {
+                let mut next = world.instances("2.0.0");
+                next.retain(|id| !world.state.instances[id].is_routable());
+                next.iter().take(failing).for_each(|instance| fails(&mut world, instance));
+            }
+            world.agents_act();
+            world.sessions_ack();
+            let ready = world.ready("1.0.0") + world.ready("2.0.0");
+            assert!(ready >= 3, "{ready} are ready, {:#?}", world.plan());
+        }
+        if failing == 2 {
+            let reason = world.update(&id).pause.clone().expect("one too many").reason;
+            assert_eq!(reason.code, "crash_loop");
+            assert!(reason.message.contains("2 failed"), "{}", reason.message);
+            continue;
+        }
+        // All others are there; the update ends when the one that failed is, too.
+        assert_eq!(world.ready("2.0.0"), 5);
+        assert_eq!(world.update(&id).weights.to_string(), "1:0");
+        let waits = &world.plan().waits[&"org.example:my-slice".parse().unwrap()];
+        let said: Vec<&str> = waits.iter().map(|wait| wait.message.as_str()).collect();
+        assert!(said.iter().any(|text| text.contains("exit status 7")), "{said:?}");
+        world.broken.clear();
+        world.settle();
+        assert_eq!(world.state_of(&id), ends);
+    }
+}

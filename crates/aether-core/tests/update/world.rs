@@ -33,7 +33,7 @@ pub struct World {
     /// Log time from which silence counts under this leader.
     pub heard_since_ms: u64,
     pub verdicts: BTreeMap<UpdateId, Verdict>,
-    /// Versions whose instances never become ready, and why.
+    /// By version or instance, what its agent reports instead of READY.
     pub broken: BTreeMap<String, (Observed, u32, Reason)>,
     /// Calls in flight that a session will not let go of.
     pub stuck_calls: BTreeSet<InstanceId>,
@@ -296,7 +296,9 @@ impl World {
             };
             if instance.desired == Desired::Stop {
                 seen.observed = Observed::Stopped;
-            } else if let Some((observed, restarts, reason)) = self.broken.get(&version) {
+            } else if let Some((observed, restarts, reason)) =
+                self.broken.get(instance.id.as_str()).or_else(|| self.broken.get(&version))
+            {
                 seen.observed = *observed;
                 seen.restarts = *restarts;
                 seen.reason = Some(reason.clone());
@@ -516,6 +518,7 @@ pub fn in_batches(batches: &str, max_unavailable: &str, max_surge: &str) -> Roll
         hold_ms: 0,
         analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
         one_way_from: None,
+        max_failures: 0,
     }
 }
 

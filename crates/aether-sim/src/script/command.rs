@@ -152,6 +152,7 @@ fn rolling(batches: &str) -> Result<Strategy, String> {
         hold_ms: 0,
         analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
         one_way_from: None,
+        max_failures: 0,
     }))
 }
 

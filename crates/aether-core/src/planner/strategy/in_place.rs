@@ -85,7 +85,7 @@ pub(in crate::planner) fn prepare(
             plan.commands.push(move_to(update, fleet.new, fleet.old - fewer));
             return false;
         }
-    } else if fleet.new_ready >= goal {
+    } else if view.state.is_batch_whole(update, goal) {
         return true;
     }
     let why = not_ready(view, update).map(|why| format!("; {why}")).unwrap_or_default();
@@ -146,7 +146,7 @@ pub(super) fn failure(
     update: &UpdateRecord,
     looping: &[Reason],
 ) -> Option<Reason> {
-    let first = looping.first()?;
+    let first = looping.get(update.strategy.max_failures() as usize)?;
     let fleet = Fleet::of(view, update);
     let (updated, failed, left) = (fleet.new_ready, looping.len(), fleet.old);
     let message = format!(

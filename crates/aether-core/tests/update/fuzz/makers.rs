@@ -212,6 +212,7 @@ impl<'a> Dice<'a> {
             let (max_unavailable, max_surge) = (share(), share());
             let batches = vec![share(), share()];
             return Strategy::Rolling(Rolling {
+                max_failures: if self.one_in(3) { self.count32() } else { 0 },
                 max_unavailable,
                 max_surge,
                 batches,
