@@ -88,6 +88,10 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 2592000000u64)]
     stagger_ms: Option<u64>,
+    /// How many new instances may fail to stay up before the update stops; 0 if absent.
+    /// Of ROLLING.
+    #[schema(maximum = 10000)]
+    max_failures: Option<u32>,
 }
 
 impl StrategyBody {
@@ -108,6 +112,7 @@ impl StrategyBody {
             max_surge: self.max_surge.unwrap_or_default(),
             batches: self.batches.unwrap_or_default(),
             stagger_ms: self.stagger_ms,
+            max_failures: self.max_failures,
         }
     }
 }

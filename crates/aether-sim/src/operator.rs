@@ -220,7 +220,7 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         hold_ms: *rng.pick(&[0, 0, 3_000]),
         analysis,
         one_way_from: None,
-        max_failures: 0,
+        max_failures: *rng.pick(&[0, 0, 1, 2]),
     }
 }
 
@@ -508,7 +508,8 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
         UpdateState::Deployed | UpdateState::Routing => match pause {
             // Where there is no way back, the way on is all there is.
             _ if goes_back && update.is_one_way() && update.pending_weights.is_some() => {
-                Some(approve(id))
+                // What is paused is approved by nobody.
+                Some(if pause.is_some() { resume(id) } else { approve(id) })
             }
             _ if goes_back && update.is_one_way() && is_behind(update) => {
                 let weights = Weights::ALL_NEW;

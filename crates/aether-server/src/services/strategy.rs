@@ -31,7 +31,7 @@ pub fn of_start(request: &v1::StartUpdateRequest, fields: &mut Fields) -> Strate
 }
 
 /// Options that only some strategies have a use for, and whether they are given.
-fn given(asked: &v1::Strategy) -> [(&'static str, bool); 11] {
+fn given(asked: &v1::Strategy) -> [(&'static str, bool); 12] {
     [
         ("steps", !asked.steps.is_empty()),
         ("step_percent", asked.step_percent.is_some()),
@@ -44,6 +44,7 @@ fn given(asked: &v1::Strategy) -> [(&'static str, bool); 11] {
         ("max_surge", !asked.max_surge.is_empty()),
         ("batches", !asked.batches.is_empty()),
         ("stagger_ms", asked.stagger_ms.is_some()),
+        ("max_failures", asked.max_failures.is_some()),
     ]
 }
 
@@ -102,8 +103,15 @@ fn blue_green(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
 }
 
 fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
-    let takes =
-        ["max_unavailable", "max_surge", "batches", "stagger_ms", "hold_ms", "one_way_from"];
+    let takes = [
+        "max_unavailable",
+        "max_surge",
+        "batches",
+        "stagger_ms",
+        "hold_ms",
+        "one_way_from",
+        "max_failures",
+    ];
     refuse_others("ROLLING", &takes, asked, fields);
     let mut share = |field: &str, text: &str, otherwise: u32| match text {
         "" => Share::Count { n: otherwise },
@@ -130,6 +138,7 @@ fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         hold_ms: asked.hold_ms.unwrap_or(0),
         analysis: analysis(asked, fields),
         one_way_from: asked.one_way_from,
+        max_failures: asked.max_failures.unwrap_or(0),
     })
 }
 

@@ -116,7 +116,8 @@ pub(super) fn may_be_none(update: &UpdateRecord) -> bool {
     bounds(update).is_some_and(|bounds| bounds.floor == 0)
 }
 
-/// A batch takes calls once all of it and of those before it is READY.
+/// A batch takes calls once all of it and of those before it is READY, but for as many
+/// as may fail once some serve.
 fn admitted(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Result<(), String> {
     let Some(way) = update.way() else { return Ok(()) };
     if update.step() <= was.step() {
@@ -124,7 +125,8 @@ fn admitted(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Resul
     }
     let goal = way.goal(update.step(), update.base_instances);
     let ready = step.after.ready_count(&update.slice, update.new.revision);
-    match ready >= goal {
+    let may_fail = if was.step() > 0 { update.strategy.max_failures() } else { 0 };
+    match ready + may_fail >= goal {
         true => Ok(()),
         false => Err(format!("{} admits {goal} new instances, {ready} are READY", update.id)),
     }

@@ -61,6 +61,9 @@ pub struct How {
     /// How long a batch of rolling serves before the next one begins [default: 0s]
     #[arg(long, value_name = "DURATION")]
     stagger: Option<Millis>,
+    /// New instances that may fail to stay up before rolling stops, after the first batch [default: 0]
+    #[arg(long, value_name = "N")]
+    max_failures: Option<u32>,
     /// End a live update of the slice in the same step, as rolled back
     #[arg(long)]
     supersede: bool,
@@ -133,6 +136,7 @@ impl How {
             max_surge: self.max_surge.map(|share| share.to_string()).unwrap_or_default(),
             batches: self.batches.clone().unwrap_or_default(),
             stagger_ms: ms(self.stagger),
+            max_failures: self.max_failures,
         };
         (message != v1::Strategy::default()).then_some(message)
     }
@@ -180,10 +184,11 @@ mod tests {
         assert_eq!((steps.name.as_str(), steps.steps.as_str()), ("", "1:9 5m, 1:0"));
         let switch = message("--strategy blue-green --verify 1m --auto-promote").unwrap().unwrap();
         assert_eq!((switch.name.as_str(), switch.verify_ms), ("BLUE_GREEN", Some(60_000)));
-        let line = "--strategy rolling --max-unavailable 25% --batch '1, 10%' --stagger 30s";
+        let line = "--strategy rolling --max-unavailable 25% --batch '1, 10%' --stagger 30s --max-failures 2";
         let rolling = message(line).unwrap().unwrap();
         assert_eq!((rolling.name.as_str(), rolling.max_unavailable.as_str()), ("ROLLING", "25%"));
         assert_eq!((rolling.batches.as_str(), rolling.stagger_ms), ("1, 10%", Some(30_000)));
+        assert_eq!(rolling.max_failures, Some(2));
     }
 
     #[test]
