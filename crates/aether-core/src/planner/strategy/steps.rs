@@ -34,13 +34,14 @@ pub(super) fn serving_behind(
         return;
     }
     name_missing(view, update, plan);
-    if update.pause.is_some() {
-        wait_for_resume(update, plan);
-        return;
-    }
-    if let Some(pending) = update.pending_weights {
-        wait_for_approval(update, pending, plan);
-        return;
+    wait_for_resume(update, plan);
+    match update.pending_weights {
+        // What the pause would have refused is no way on.
+        Some(pending) if update.pause.is_none() || update.pending_forced => {
+            return wait_for_approval(update, pending, plan);
+        }
+        _ if update.pause.is_some() => return,
+        _ => {}
     }
     let next = update.step() + 1;
     // Whoever forced a step may have come before its instances.
