@@ -315,6 +315,9 @@ impl Tx<'_> {
             progress.since_ms = now_ms;
         }
         update.deadline = transition::deadline_of(&update, now_ms);
+        if update.pause.is_some() {
+            Self::pause_deadline(&mut update, now_ms);
+        }
         self.commit_weights(update, weights, why);
     }
 

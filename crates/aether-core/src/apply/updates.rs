@@ -385,7 +385,7 @@ impl Tx<'_> {
         seen: Option<Weights>,
         if_modified: Option<u64>,
     ) -> Outcome {
-        let update = self.update(id)?;
+        let mut update = self.update(id)?;
         Self::check_unmodified(&update, if_modified)?;
         let (Some(weights), Some(pending)) = (update.pending_weights, update.pending()) else {
             return Err(Refusal::NothingToApprove { update: id.clone() });
@@ -402,7 +402,13 @@ impl Tx<'_> {
         }
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {
-            Some(step) => self.commit_step(update, step, weights, &why),
+            Some(step) => {
+                // It was promoted past its pause, which ends as it would have then.
+                if update.pending_forced && update.pause.take().is_some() {
+                    self.forget_evidence(id);
+                }
+                self.commit_step(update, step, weights, &why);
+            }
             None => self.commit_weights(update, weights, &why),
         }
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })

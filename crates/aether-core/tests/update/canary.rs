@@ -290,6 +290,28 @@ fn a_pause_of_the_deployment_holds_the_first_step_too() {
     assert_eq!(world.update(&id).step(), 1);
 }
 
+/// Otherwise it would stay paused with a deadline that pauses, which is refused for
+/// ever, and nothing else of the slice would have its turn.
+#[test]
+fn a_step_that_was_promoted_past_a_pause_ends_it_once_it_is_approved() {
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let (mut world, id) = begin_by(options, canary("1:1 10s, 1:0 10s"));
+    world.ok(approve(&id));
+    world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
+    world.ok(promote(&id, false, true));
+    assert_eq!(world.waits(), ["paused", "approval"]);
+    world.ok(approve(&id));
+    let update = world.update(&id);
+    assert_eq!((update.step(), update.weights.to_string().as_str()), (2, "1:0"));
+    assert!(update.pause.is_none(), "{:?}", update.pause);
+    // Nobody counts anything: it is undecided when its time is over, and says so.
+    let due_ms = update.deadline.as_ref().unwrap().at_ms;
+    world.pass(due_ms - world.now_ms);
+    assert_eq!(world.update(&id).pause.as_ref().unwrap().reason.code, "inconclusive");
+    let alert = world.update(&id).deadline.as_ref().unwrap().action;
+    assert_eq!(alert, DeadlineAction::Alert);
+}
+
 #[test]
 fn each_step_waits_for_approval_where_that_is_asked_for() {
     let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };

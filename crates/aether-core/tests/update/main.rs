@@ -19,6 +19,7 @@ mod restore;
 mod rolling;
 mod scenarios;
 mod sessions;
+mod stall;
 mod supersede;
 mod undo;
 mod voters;

@@ -159,6 +159,27 @@ fn a_batch_that_fails_stops_there_and_says_how_far_it_came() {
     }
 }
 
+/// Where no calls are waited for, it is not for want of calls that it stays.
+#[test]
+fn a_batch_that_is_never_ready_is_paused_and_named_when_its_time_is_over() {
+    let (mut world, id) = begin(6, in_batches("2", "2", "0"));
+    while world.update(&id).step() == 0 {
+        world.now_ms += 10;
+        world.round();
+    }
+    let reason = Reason::new("probe_failed", "http status 500");
+    world.broken.insert("2.0.0".into(), (Observed::Starting, 0, reason));
+    let due_ms = world.update(&id).deadline.as_ref().unwrap().at_ms;
+    world.pass(due_ms - world.now_ms);
+    let Reason { code, message } = &world.update(&id).pause.as_ref().unwrap().reason;
+    assert_eq!(code, "inconclusive");
+    assert!(
+        message.starts_with("step 1 of 3 was not decided in time: what the next step needs")
+            && message.ends_with("probe_failed: http status 500"),
+        "{message}"
+    );
+}
+
 #[test]
 fn a_first_batch_that_never_becomes_ready_goes_back_within_the_bounds() {
     let (mut world, id) = begin(6, in_batches("2", "2", "0"));

@@ -3,12 +3,9 @@
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Recreate, Rolling, Share, Step,
-    Strategy, UpdateOptions,
-};
 use aether_core::state::State;
 
+use super::start::start;
 use crate::instance::Behaviour;
 use crate::operator;
 use crate::scenario::Incident;
@@ -65,6 +62,10 @@ pub fn incident(words: &[&str]) -> Result<Incident, String> {
         }
         ["partition", caller, span_] => {
             Incident::Partition { caller: place(caller)?, for_ms: span(span_)? }
+        }
+        ["room", node, instances] => {
+            let instances_max = instances.parse().map_err(|_| "no number of instances")?;
+            Incident::Room { agent: place(node)?, instances_max }
         }
         ["restart", caller] => Incident::CallerVanishes { caller: place(caller)?, for_ms: 1_000 },
         _ => return Err("nothing of this kind goes wrong".to_owned()),
@@ -128,115 +129,4 @@ pub fn command(words: &[&str], state: &State) -> Result<Command, String> {
         ("undeploy", []) => Command::Undeploy { slice, version: None },
         _ => return Err("there is no such command".to_owned()),
     })
-}
-
-/// Steps such as `1:9/5s,1:1/pause,1:0/5s`, as the command line has them but for
-/// the spaces.
-fn canary(steps: &str) -> Result<Strategy, String> {
-    let steps = steps.replace(',', ", ").replace('/', " ");
-    Ok(Strategy::Canary(Canary {
-        steps: Step::list(&steps, 5_000)?,
-        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
-        scale_with_weight: false,
-        one_way_from: None,
-    }))
-}
-
-/// Batches such as `2` or `1,25%`, one instance missing at a time.
-fn rolling(batches: &str) -> Result<Strategy, String> {
-    Ok(Strategy::Rolling(Rolling {
-        max_unavailable: Share::Count { n: 1 },
-        max_surge: Share::Count { n: 0 },
-        batches: Share::list(batches)?,
-        stagger_ms: 0,
-        hold_ms: 0,
-        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
-        one_way_from: None,
-        max_failures: 0,
-    }))
-}
-
-/// Verified for so long and then switched; by a person if it is for no time.
-fn blue_green(verify_ms: u64) -> Strategy {
-    Strategy::BlueGreen(BlueGreen {
-        verify_ms,
-        auto_promote: verify_ms > 0,
-        hold_ms: 5_000,
-        analysis: Analysis { warm_up_ms: 1_000, ..Analysis::default() },
-        one_way: false,
-    })
-}
-
-fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Command, String> {
-    let mut instances = None;
-    let mut supersede = false;
-    let mut strategy = Strategy::Manual {};
-    let mut all = UpdateOptions::default();
-    let mut words = options.iter();
-    while let Some(option) = words.next() {
-        let mut value = || words.next().copied().ok_or(format!("'{option}' needs a value"));
-        match *option {
-            "instances" => {
-                instances = Some(value()?.parse().map_err(|_| "no number of instances")?);
-            }
-            "cleanup" => {
-                all.cleanup = match value()? {
-                    "immediate" => CleanupPolicy::Immediate,
-                    "grace" => CleanupPolicy::GracePeriod,
-                    "manual" => CleanupPolicy::Manual,
-                    other => return Err(format!("'{other}' is no way to clean up")),
-                };
-            }
-            "on-failure" => {
-                all.on_deploy_failure = match value()? {
-                    "rollback" => DeadlineAction::Rollback,
-                    "pause" => DeadlineAction::Pause,
-                    "fail" => DeadlineAction::Fail,
-                    other => return Err(format!("'{other}' is no action")),
-                };
-            }
-            "grace" => all.grace_ms = span(value()?)?,
-            "timeout" => all.deploy_timeout_ms = span(value()?)?,
-            "healthy" => all.healthy_ms = span(value()?)?,
-            "supersede" => supersede = true,
-            "canary" => strategy = canary(value()?)?,
-            "blue-green" => strategy = blue_green(span(value()?)?),
-            "rolling" => strategy = rolling(value()?)?,
-            "recreate" => {
-                let analysis = Analysis { warm_up_ms: 1_000, ..Analysis::default() };
-                strategy = Strategy::Recreate(Recreate { analysis });
-            }
-            "unavailable" | "surge" | "stagger" | "hold" => {
-                let Strategy::Rolling(rolling) = &mut strategy else {
-                    return Err(format!("'{option}' comes after 'rolling'"));
-                };
-                match *option {
-                    "unavailable" => rolling.max_unavailable = value()?.parse()?,
-                    "surge" => rolling.max_surge = value()?.parse()?,
-                    "stagger" => rolling.stagger_ms = span(value()?)?,
-                    _ => rolling.hold_ms = span(value()?)?,
-                }
-            }
-            "grow" => {
-                if let Strategy::Canary(canary) = &mut strategy {
-                    canary.scale_with_weight = true;
-                }
-            }
-            "undo-on-failure" => {
-                match &mut strategy {
-                    Strategy::Canary(canary) => &mut canary.analysis,
-                    Strategy::Rolling(rolling) => &mut rolling.analysis,
-                    _ => return Err(format!("'{option}' comes after a strategy")),
-                }
-                .on_failure = DeadlineAction::Rollback;
-            }
-            "approval" => all.manual_approval = true,
-            "min-requests" => {
-                all.thresholds.requests_min = value()?.parse().map_err(|_| "no number")?;
-            }
-            other => return Err(format!("there is no option '{other}'")),
-        }
-    }
-    let version = version.parse().map_err(|e| format!("{e}"))?;
-    Ok(operator::start(slice, version, instances, all, strategy, supersede))
 }

@@ -9,16 +9,17 @@
 //! start shop 2.0.0 [instances N] [cleanup immediate|grace|manual] [grace 30s]
 //!       [timeout 20s] [healthy 1s] [on-failure rollback|pause|fail]
 //!       [approval] [min-requests 20] [supersede]
-//!       [canary 1:9/5s,1:1/pause,1:0/5s [grow] [undo-on-failure]]
-//!       [blue-green 5s]               verified for so long; 0s: until promoted
-//!       [rolling 1,25% [unavailable 2] [surge 1] [stagger 5s] [hold 5s] [undo-on-failure]]
+//!       [canary 1:9/5s,1:1/pause,1:0/5s [grow]]
+//!       [blue-green 5s [hold 5s]]     verified for so long; 0s: until promoted
+//!       [rolling 1,25% [unavailable 2] [surge 1] [stagger 5s] [hold 5s]]
 //!       [recreate]
+//!       [undo-on-failure] [patience 10s] [one-way 2]   after a strategy
 //! routing shop 1:3 [force]            and: approve, complete [force], resume,
 //! rollback shop [now] [force]              undo 1:0, cleanup, scale 5, undeploy,
 //!                                          promote [full] [force], pause
 //! kill leader 10s | depose leader 3s  it is gone, or goes on unheard for a while
 //! kill agent n1 5s | silence n1 20s | power cut n1 10s
-//! partition s1 20s | restart s1
+//! partition s1 20s | restart s1 | room n1 0
 //! behave 2.0.0 never-ready            how the processes of a version behave
 //! run 5s | run until shop COMPLETED
 //! show shop | show nodes
@@ -29,6 +30,7 @@
 
 mod command;
 mod show;
+mod start;
 
 use aether_core::ids::UpdateId;
 
@@ -115,7 +117,7 @@ impl Player {
                 let behaves = command::behaviour(behaves)?;
                 self.world.behaviours.insert((*version).to_owned(), behaves);
             }
-            ["kill" | "depose" | "silence" | "power" | "partition" | "restart", ..] => {
+            ["kill" | "depose" | "silence" | "power" | "partition" | "restart" | "room", ..] => {
                 let incident = command::incident(&words)?;
                 self.world.schedule(self.world.now_ms, incident);
                 self.world.run_until(self.world.now_ms);
@@ -173,7 +175,7 @@ impl Player {
                 let why = self.world.violation.as_ref().map(|violation| &violation.detail);
                 return Err(format!("{slice} does not become {state}: {why:?}\n{}", self.said));
             }
-            self.world.run_until(self.world.now_ms + 10);
+            self.world.run_until(self.world.now_ms + 1);
         }
         Ok(())
     }

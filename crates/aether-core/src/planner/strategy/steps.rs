@@ -11,7 +11,7 @@ use crate::command::Command;
 use crate::duration::Millis;
 use crate::evidence::{self, Decision, Judge, Present};
 use crate::health::{self, Verdict};
-use crate::planner::progress::new_side;
+use crate::planner::progress::{new_side, not_ready};
 use crate::records::{Counts, DeadlineAction, Hold, Reason, UpdateRecord, UpdateState, Way};
 use crate::state::State;
 use crate::weights::Weights;
@@ -38,13 +38,14 @@ pub(super) fn serving_behind(
         return;
     }
     name_missing(view, update, plan);
-    if update.pause.is_some() {
-        wait_for_resume(update, plan);
-        return;
-    }
-    if let Some(pending) = update.pending_weights {
-        wait_for_approval(update, pending, plan);
-        return;
+    wait_for_resume(update, plan);
+    match update.pending_weights {
+        // What the pause would have refused is no way on.
+        Some(pending) if update.pause.is_none() || update.pending_forced => {
+            return wait_for_approval(update, pending, plan);
+        }
+        _ if update.pause.is_some() => return,
+        _ => {}
     }
     let next = update.step() + 1;
     // Whoever forced a step may have come before its instances.
@@ -117,16 +118,25 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
     if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
         return None;
     }
-    let last = way.last();
-    let at = format!("step {} of {last} was not decided in time", update.step());
-    if let Hold::Evidence { .. } = way.hold(update.step())
+    let (step, last) = (update.step(), way.last());
+    let at = match step {
+        0 => "the first step was not entered in time".to_owned(),
+        _ => format!("step {step} of {last} was not decided in time"),
+    };
+    let hold = way.hold(step);
+    if let Hold::Evidence { .. } = hold
         && let Some(compared) = comparison(view.state, update, &Present::default())
     {
         return Some(Reason::new("inconclusive", format!("{at}: {}", compared.reason())));
     }
+    // Where calls decide, and only there, it may be they that are missing.
+    let is_judged = matches!(hold, Hold::For { .. }) && update.weights.new_side() > 0;
     let why = match verdict(view, update) {
-        Verdict::Insufficient if update.weights.new_side() > 0 => too_few(view, update),
-        _ => "what the next step needs is not there".to_owned(),
+        Verdict::Insufficient if is_judged => too_few(view, update),
+        _ => {
+            let problem = not_ready(view, update).map(|why| format!("; {why}"));
+            "what the next step needs is not there".to_owned() + &problem.unwrap_or_default()
+        }
     };
     Some(Reason::new("inconclusive", format!("{at}: {why}")))
 }
