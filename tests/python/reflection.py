@@ -235,6 +235,7 @@ class Story:
         green = f"{SLICE}@green"
         ask("aether.v1.Slices/Deploy", {"artifact": f"{SLICE}:1.0.0@green"})
         ask("aether.v1.Slices/Scale", {"slice": green, "instances": 2})
+        ask("aether.v1.Slices/SetCurrent", {"slice": green, "version": "1.0.0"})
         ask("aether.v1.Slices/Undeploy", {"slice": green})
         for schedule in ["CORDONED", "OPEN"]:
             ask("aether.v1.Cluster/SetNodeSchedule", {"node": "n0", "schedule": schedule})

@@ -559,6 +559,13 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         instances: BTreeMap<InstanceId, Counts>,
     },
+    /// Which version a slice is to have the next time that somebody refreshes it.
+    SetCurrent {
+        /// The slice.
+        slice: SliceName,
+        /// The version.
+        version: Version,
+    },
     /// Log time moves on past a deadline though nothing else happens. With braces:
     /// serde reads past unknown fields of a variant that has none.
     Tick {},

@@ -71,6 +71,9 @@ impl State {
                 note(&old.version, of_update(&update.id, "may be rolled back to it"));
             }
         }
+        if let Some(set) = &record.set {
+            note(&set.version, format!("slice {slice} is set to it"));
+        }
         if let Some(retained) = self.retained.get(slice) {
             note(&retained.side.version, format!("slice {slice} keeps it warm"));
         }

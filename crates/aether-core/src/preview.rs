@@ -18,7 +18,7 @@ use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
 use crate::planner::{self, NodeView, SessionView, View};
 use crate::records::{
-    Desired, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side, UpdateRecord,
+    Colour, Desired, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side, UpdateRecord,
     UpdateState,
 };
 use crate::state::State;
@@ -149,6 +149,7 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
             digest: artifact.digest.clone(),
             manifest: Arc::clone(&artifact.manifest),
             created: 0,
+            colour: Colour::Blue,
         };
         preview.changes = diff::revisions(old.map(|old| &**old), &new);
     }

@@ -5,6 +5,7 @@
 //! distinct types with one writer each. Nothing here changes a record.
 
 mod config;
+mod environment;
 mod evidence;
 mod in_place;
 mod members;
@@ -27,6 +28,7 @@ use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+pub use environment::{Colour, SetVersion};
 pub use evidence::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, InstanceEvidence, Mark, Measure, Sums,
 };
@@ -75,6 +77,9 @@ pub struct SliceRecord {
     pub live_update: Option<UpdateId>,
     /// Log index of the last change, for compare-and-set.
     pub modified: u64,
+    /// The version that it is to have, where somebody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetVersion>,
 }
 
 impl SliceRecord {
@@ -87,6 +92,7 @@ impl SliceRecord {
             last_revision: RevisionNo(0),
             live_update: None,
             modified: 0,
+            set: None,
         }
     }
 }
@@ -107,6 +113,9 @@ pub struct RevisionRecord {
     pub manifest: Arc<Manifest>,
     /// Log index that made it.
     pub created: u64,
+    /// By which the set of its instances goes.
+    #[serde(default, skip_serializing_if = "Colour::is_blue")]
+    pub colour: Colour,
 }
 
 /// One side of a route or of an update.

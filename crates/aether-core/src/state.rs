@@ -15,7 +15,7 @@ use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, ConfigRecord, Desired, EvidenceRecord, InstanceRecord,
+    ArtifactRecord, AuditRecord, Colour, ConfigRecord, Desired, EvidenceRecord, InstanceRecord,
     NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord, RetainedRecord,
     RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
     UpdateState, VoterChange,
@@ -463,6 +463,11 @@ impl State {
         let may_fail = if update.step() > 0 { update.strategy.max_failures() } else { 0 };
         let failed = || self.failed_count(slice, revision).min(may_fail);
         ready >= goal || (may_fail > 0 && ready + failed() >= goal)
+    }
+
+    /// The colour of a revision's instances.
+    pub fn colour(&self, slice: &SliceName, revision: RevisionNo) -> Option<Colour> {
+        self.revisions.get(&(slice.clone(), revision)).map(|record| record.colour)
     }
 
     /// How many instances of a revision do not stay up.

@@ -30,6 +30,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
         .routes(routes!(list, deploy))
         .routes(routes!(slice, undeploy))
         .routes(routes!(scale))
+        .routes(routes!(set_current))
         .routes(routes!(logs))
         .routes(routes!(diff))
 }
@@ -164,6 +165,33 @@ async fn scale(
     let Caller { request_id, actor, .. } = caller.without_precondition()?;
     let message = v1::ScaleRequest { slice, instances: body.instances, request_id, actor };
     write(services.slices.scale(request(message))).await
+}
+
+/// Which version.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CurrentBody {
+    /// The version that the slice is to have. Its artifact has to be there.
+    #[schema(inline, value_type = schema::Version)]
+    version: String,
+}
+
+/// Which version a slice is to have the next time that it is refreshed. Nothing moves
+/// before.
+#[utoipa::path(
+    post, path = "/slices/{slice}/set-current", tag = "slices", operation_id = "setCurrent",
+    params(InSlice, WriteHeaders), request_body = CurrentBody,
+    responses((status = 200, description = "The slice after it.", body = v1::Slice))
+)]
+async fn set_current(
+    State(services): State<Services>,
+    SliceRef(slice): SliceRef,
+    caller: Caller,
+    Body_(body): Body_<CurrentBody>,
+) -> Result<Json<Value>, Problem> {
+    let Caller { request_id, actor, .. } = caller.without_precondition()?;
+    let message = v1::SetCurrentRequest { slice, version: body.version, request_id, actor };
+    write(services.slices.set_current(request(message))).await
 }
 
 /// One version of a slice.

@@ -382,7 +382,17 @@ pub fn slice(
     let waits = waits.get(&record.slice).into_iter().flatten();
     let revision = record.current.and_then(|no| state.revisions.get(&(record.slice.clone(), no)));
     let kept = state.retained.get(&record.slice);
+    let update = state.live_update(&record.slice);
+    let colour = |no: Option<RevisionNo>| {
+        let colour = no.and_then(|no| state.colour(&record.slice, no));
+        colour.map(|colour| colour.to_string()).unwrap_or_default()
+    };
     v1::Slice {
+        colour: colour(record.current),
+        update_colour: colour(update.map(|update| update.new.revision)),
+        retained_colour: colour(kept.map(|kept| kept.side.revision)),
+        set_version: record.set.as_ref().map(|set| set.version.to_string()),
+        set_by: record.set.as_ref().map(|set| set.actor.clone()).unwrap_or_default(),
         slice: record.slice.to_string(),
         version: revision.map(|r| r.version.to_string()),
         instances: record.instances,

@@ -179,6 +179,7 @@ impl Tx<'_> {
             Command::Deploy { slice, version, instances } => {
                 self.deploy(slice, version, *instances)
             }
+            Command::SetCurrent { slice, version } => self.set_current(slice, version),
             Command::Scale { slice, instances } => self.scale(slice, *instances),
             Command::Undeploy { slice, version } => self.undeploy(slice, version.as_ref()),
             Command::StartUpdate { slice, version, instances, options } => {

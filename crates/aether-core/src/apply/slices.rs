@@ -9,11 +9,14 @@ use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
 use crate::ids::RevisionNo;
 use crate::manifest::Manifest;
 use crate::records::{
-    ArtifactRecord, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord, RouteRecord, Side,
-    SliceRecord, UpdateState,
+    ArtifactRecord, Colour, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord,
+    RouteRecord, SetVersion, Side, SliceRecord, UpdateState,
 };
 use crate::weights::Weights;
 use crate::words::counted;
+
+/// The feature level from which sets of instances have colours of their own.
+const COLOURS_LEVEL: u32 = 4;
 
 impl Tx<'_> {
     pub(super) fn check_instances(&self, instances: u32) -> Result<(), Refusal> {
@@ -102,6 +105,11 @@ impl Tx<'_> {
     ) -> Result<Side, Refusal> {
         let known = self.known_artifact(&record.slice, version)?;
         record.last_revision.0 += 1;
+        let serves = record.current.and_then(|no| self.state.colour(&record.slice, no));
+        let colour = match serves {
+            Some(colour) if self.state.meta.feature_level >= COLOURS_LEVEL => colour.other(),
+            _ => Colour::Blue,
+        };
         let revision = RevisionRecord {
             slice: record.slice.clone(),
             no: record.last_revision,
@@ -109,6 +117,7 @@ impl Tx<'_> {
             digest: known.digest.clone(),
             manifest: Arc::clone(&known.manifest),
             created: self.index(),
+            colour,
         };
         let key = (record.slice.clone(), revision.no);
         self.state.revisions.insert(key, Arc::new(revision));
@@ -208,6 +217,24 @@ impl Tx<'_> {
             )
         });
         Ok(Answer { note, ..Answer::default() })
+    }
+
+    /// Says which version a slice is to have. Nothing moves.
+    pub(super) fn set_current(&mut self, slice: &SliceName, version: &Version) -> Outcome {
+        let mut record = self.slice(slice)?;
+        self.known_artifact(slice, version)?;
+        if record.current.is_none() && record.live_update.is_none() {
+            return Err(Refusal::UnknownSlice { slice: slice.clone() });
+        }
+        record.set = Some(SetVersion {
+            version: version.clone(),
+            actor: self.actor.to_owned(),
+            wall_ms: self.state.meta.wall_ms,
+        });
+        self.put_slice(record);
+        self.audit(Subject::slice(slice), format!("set to {version}, until it is refreshed"));
+        let note = format!("nothing moves until 'aether env refresh {slice}'");
+        Ok(Answer { note: Some(note), ..Answer::default() })
     }
 
     pub(super) fn undeploy(&mut self, slice: &SliceName, version: Option<&Version>) -> Outcome {

@@ -8,8 +8,8 @@ use aether_core::diff::{self, Change};
 use aether_core::manifest::Manifest;
 use aether_core::preview::{Preview, preview};
 use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, NodeSchedule, Recreate, RevisionRecord, Strategy,
-    UpdateOptions, UpdateState as S,
+    Analysis, BlueGreen, Canary, CleanupPolicy, Colour, NodeSchedule, Recreate, RevisionRecord,
+    Strategy, UpdateOptions, UpdateState as S,
 };
 
 use crate::world::{
@@ -197,6 +197,7 @@ fn a_diff_names_the_fields_of_the_manifest_and_nothing_else() {
             .unwrap(),
         ),
         created: version.as_bytes()[0].into(),
+        colour: Colour::Blue,
     };
     let old = revision("1.0.0", "grace = '5s'\n[run.env]\nMODE = 'a'\n");
     let new = revision("2.0.0", "[run.env]\nMODE = 'b'\nMORE = '1'\n");

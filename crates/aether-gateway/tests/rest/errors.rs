@@ -206,6 +206,7 @@ async fn headers_of_writes_are_checked() {
         (START, r#"{"artifactBase":"a.b:c","version":"1.0.0"}"#),
         ("/api/slices", r#"{"artifact":"a.b:c:1.0.0"}"#),
         ("/api/slices/a.b:c/scale", r#"{"instances":1}"#),
+        ("/api/slices/a.b:c/set-current", r#"{"version":"1.0.0"}"#),
     ] {
         let answer = gateway.post_with(path, body, &[("if-match", "\"42\"")]).await;
         assert_eq!(answer.problem(400), "if_match_unsupported", "{path}");

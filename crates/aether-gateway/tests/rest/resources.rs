@@ -30,6 +30,12 @@ async fn slices_are_deployed_scaled_read_and_removed() {
         assert_eq!(scaled.status, 200, "{}", scaled.text);
         let asked = gateway.fake.asked().unwrap();
         assert!(asked.contains("instances: 5, request_id: \"k-1\""), "{asked}");
+        let set = gateway
+            .post_with(&format!("{path}/set-current"), r#"{"version":"2.0.0"}"#, &headers)
+            .await;
+        assert_eq!(set.status, 200, "{}", set.text);
+        let asked = gateway.fake.asked().unwrap();
+        assert!(asked.contains("version: \"2.0.0\", request_id: \"k-1\""), "{asked}");
         for (query, names) in [("", "my-slice@blue"), ("?version=2.0.0", "my-slice:2.0.0@blue")] {
             let request = Request::delete(format!("{path}{query}"))
                 .header("idempotency-key", "k-2")

@@ -309,6 +309,12 @@ impl Slices for Fake {
     ) -> Result<Response<v1::Slice>, Status> {
         self.answer(request, slice()).await
     }
+    async fn set_current(
+        &self,
+        request: tonic::Request<v1::SetCurrentRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        self.answer(request, slice()).await
+    }
     async fn undeploy(
         &self,
         request: tonic::Request<v1::UndeployRequest>,

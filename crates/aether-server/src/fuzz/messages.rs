@@ -144,6 +144,14 @@ fn slices() -> Vec<Call> {
             },
         ),
         one(
+            "/aether.v1.Slices/SetCurrent",
+            v1::SetCurrentRequest {
+                slice: slice(),
+                version: "2.0.0".to_owned(),
+                ..Default::default()
+            },
+        ),
+        one(
             "/aether.v1.Slices/Scale",
             v1::ScaleRequest { slice: slice(), instances: 2, ..Default::default() },
         ),

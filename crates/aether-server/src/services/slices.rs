@@ -82,6 +82,21 @@ impl Slices for SlicesService {
         Ok(shown)
     }
 
+    async fn set_current(
+        &self,
+        request: Request<v1::SetCurrentRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let slice: SliceName = status::parsed("slice", &request.slice)?;
+        let version = status::parsed("version", &request.version)?;
+        let command = Command::SetCurrent { slice: slice.clone(), version };
+        let control = &self.views.control;
+        let answer = control.write(deadline, &request.actor, &request.request_id, command).await?;
+        let mut shown = self.show(deadline, &slice).await;
+        shown.get_mut().note = answer.note.unwrap_or_default();
+        Ok(shown)
+    }
+
     async fn undeploy(
         &self,
         request: Request<v1::UndeployRequest>,

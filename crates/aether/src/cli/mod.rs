@@ -12,6 +12,7 @@ mod context;
 mod demo;
 mod deploy;
 mod dev;
+mod env;
 mod events;
 mod example_slice;
 mod exit;
@@ -118,6 +119,9 @@ enum Command {
     Status(status::Status),
     Nodes(nodes::Nodes),
     Slices(slices::Slices),
+    /// Say which version a slice is to have, and bring it about
+    #[command(subcommand)]
+    Env(env::Command),
     Logs(logs::Logs),
     Events(events::Events),
     /// Look into the replicated KV store
@@ -195,6 +199,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(verb) => asking(verb.run(global)),
         Command::Nodes(verb) => asking(verb.run(global)),
         Command::Slices(verb) => asking(verb.run(global)),
+        Command::Env(verb) => asking(verb.run(global)),
         Command::Logs(verb) => asking(verb.run(global)),
         Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),

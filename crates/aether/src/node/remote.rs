@@ -195,6 +195,13 @@ impl Slices for Remote {
         SlicesClient::new(self.channel().await?).scale(request).await
     }
 
+    async fn set_current(
+        &self,
+        request: Request<v1::SetCurrentRequest>,
+    ) -> Result<Response<v1::Slice>, Status> {
+        SlicesClient::new(self.channel().await?).set_current(request).await
+    }
+
     async fn undeploy(
         &self,
         request: Request<v1::UndeployRequest>,

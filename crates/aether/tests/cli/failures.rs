@@ -47,6 +47,8 @@ const VERBS: &[(&str, bool)] = &[
     ("node remove n4", true),
     ("node transfer-leader", true),
     ("slices", false),
+    ("env status", false),
+    ("env set-current org.example:my-slice 2.0.0", true),
     ("logs org.example:my-slice", false),
     ("kv get x", false),
     ("kv put config/x 1", true),

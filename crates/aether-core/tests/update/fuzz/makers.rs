@@ -332,6 +332,7 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         version: dice.version(),
         instances: dice.count32(),
     }),
+    ("SetCurrent", 1, |dice| Command::SetCurrent { slice: dice.slice(), version: dice.version() }),
     ("Scale", 2, |dice| Command::Scale { slice: dice.slice(), instances: dice.count32() }),
     ("Undeploy", 1, |dice| Command::Undeploy {
         slice: dice.slice(),

@@ -122,7 +122,7 @@ pub fn updates(channel: Channel) -> UpdatesClient<Channel> {
 }
 
 /// Prints what a write answered, or what became of it if that is waited for.
-async fn show_after(
+pub async fn show_after(
     global: &Global,
     client: &Client,
     mut update: v1::Update,
