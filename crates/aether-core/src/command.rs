@@ -17,7 +17,7 @@ use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, Update
 use crate::manifest::Manifest;
 use crate::records::{
     CleanupPolicy, Counts, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
-    OptionChanges, Reason, SessionKind, Strategy, Sums, UpdateOptions,
+    OptionChanges, Reason, Seen, SessionKind, Strategy, Sums, UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -558,6 +558,17 @@ pub enum Command {
         /// known.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         instances: BTreeMap<InstanceId, Counts>,
+    },
+    /// What the planner saw of an update, before what it decided: for a replay.
+    RecordInput {
+        /// The update.
+        update: UpdateId,
+        /// Hash over the rows of the state that it read.
+        rows: String,
+        /// What else it saw.
+        seen: Seen,
+        /// What it decided.
+        decided: Vec<Command>,
     },
     /// Which version a slice is to have the next time that somebody refreshes it.
     SetCurrent {

@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -111,7 +111,7 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::ScaleNew { .. }
         | Command::MoveInPlace { .. }
         | Command::MarkSwitched { .. } => 3,
-        Command::SetCurrent { .. } => 4,
+        Command::SetCurrent { .. } | Command::RecordInput { .. } => 4,
         Command::RemoveLosingSide { if_modified, .. } => match if_modified {
             None => 1,
             Some(_) => 4,
@@ -137,7 +137,7 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
-        4 => "'aether env', evidence by instance",
+        4 => "'aether env', 'aether update replay', evidence by instance",
         _ => "what a newer release brought",
     }
 }

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod planner;
 pub mod preview;
 pub mod records;
+pub mod replay;
 pub mod schedule;
 pub mod state;
 pub mod table;

@@ -8,6 +8,7 @@ mod config;
 mod environment;
 mod evidence;
 mod in_place;
+mod inputs;
 mod members;
 mod options;
 mod strategy;
@@ -33,6 +34,7 @@ pub use evidence::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, InstanceEvidence, Mark, Measure, Sums,
 };
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
+pub use inputs::{INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, Seen};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{

@@ -15,10 +15,10 @@ use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, Colour, ConfigRecord, Desired, EvidenceRecord, InstanceRecord,
-    NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord, RetainedRecord,
-    RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
-    UpdateState, VoterChange,
+    ArtifactRecord, AuditRecord, Colour, ConfigRecord, Desired, EvidenceRecord, InputRecord,
+    InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord,
+    RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord,
+    UpdateRecord, UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -131,6 +131,8 @@ pub struct State {
     pub updates: Table<UpdateId, UpdateRecord>,
     /// What the calls of updates showed.
     pub evidence: Table<UpdateId, EvidenceRecord>,
+    /// What the planner saw of the latest updates.
+    pub inputs: Table<(UpdateId, u32), InputRecord>,
     /// Values of others, by name.
     pub config: Table<ConfigName, ConfigRecord>,
     /// Who did what, latest entries.
@@ -205,6 +207,7 @@ macro_rules! small_tables {
         $each!(sessions, |r: &SessionRecord| format!("session/{}", r.id));
         $each!(updates, |r: &UpdateRecord| format!("rolling-update/{}", r.id));
         $each!(evidence, |r: &EvidenceRecord| format!("evidence/{}", r.update));
+        $each!(inputs, |r: &InputRecord| format!("inputs/{}/{:05}", r.update, r.n));
         $each!(audit, |r: &AuditRecord| audit_key(r));
         $each!(requests, |r: &RequestRecord| format!("request/{}", r.id));
     };
@@ -400,6 +403,10 @@ impl State {
                 let r = decode::<EvidenceRecord>(key, value)?;
                 self.evidence.insert(r.update.clone(), r);
             }
+            "inputs" => {
+                let r = decode::<InputRecord>(key, value)?;
+                self.inputs.insert((r.update.clone(), r.n), r);
+            }
             "rolling-update" => {
                 let r = decode::<UpdateRecord>(key, value)?;
                 self.updates.insert(r.id.clone(), r);
@@ -421,6 +428,12 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What the planner saw of an update, the earliest first.
+    pub fn inputs_of(&self, update: &UpdateId) -> impl Iterator<Item = &InputRecord> {
+        let all = self.inputs.range((update.clone(), 0)..=(update.clone(), u32::MAX));
+        all.map(|(_, input)| &**input)
     }
 
     /// Instances of a slice, ordered by id.

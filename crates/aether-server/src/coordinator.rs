@@ -114,7 +114,8 @@ async fn pass(
     let unmarked_ms = now_ms.saturating_sub(state.meta.log_time_ms);
     let commands = match plan.commands.is_empty() {
         true if plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS => vec![Command::Tick {}],
-        _ => plan.commands,
+        // What was seen first: one after the other they come into the log.
+        _ => plan.inputs.into_iter().chain(plan.commands).collect(),
     };
     refused |= propose_all(control, term, commands).await;
     if refused {

@@ -250,14 +250,17 @@ impl Coordinator {
             plan.wake_at_ms.map_or(LOOK_EVERY_MS, |at_ms| at_ms.saturating_sub(log_time_ms).max(1));
         let unmarked_ms = log_time_ms.saturating_sub(state.meta.log_time_ms);
         let mut commands = plan.commands.clone();
+        let mut inputs = plan.inputs.clone();
         if commands.is_empty() && plan.wake_at_ms.is_some() && unmarked_ms > TICK_EVERY_MS {
             commands.push(Command::Tick {});
         }
         if let Some(bug) = self.planted {
             planted::on_commands(bug, &mut commands, state);
+            planted::on_inputs(bug, &mut inputs);
         }
         self.plan = plan;
-        (commands, wake_in_ms)
+        // A log has one order: what was seen stands before what was decided.
+        (inputs.into_iter().chain(commands).collect(), wake_in_ms)
     }
 
     /// What was heard and is not in the state yet.

@@ -73,6 +73,10 @@ fn finish(mut world: World, ended: Result<(), String>) -> Outcome {
     if violation.is_none() {
         violation = world.compare_replicas();
     }
+    if let (None, Err(detail)) = (&violation, invariants::replays(&world.log.newest)) {
+        let (at_ms, index) = (world.now_ms, world.log.index());
+        violation = Some(Violation { invariant: "replays", detail, at_ms, index });
+    }
     Outcome {
         trace: world.trace.hash(),
         steps: world.steps,

@@ -8,6 +8,7 @@ mod config;
 mod evidence;
 mod in_place;
 mod ingress;
+mod inputs;
 mod instances;
 mod level;
 mod members;
@@ -178,6 +179,9 @@ impl Tx<'_> {
             }
             Command::Deploy { slice, version, instances } => {
                 self.deploy(slice, version, *instances)
+            }
+            Command::RecordInput { update, rows, seen, decided } => {
+                self.record_input(update, rows, seen, decided)
             }
             Command::SetCurrent { slice, version } => self.set_current(slice, version),
             Command::Scale { slice, instances } => self.scale(slice, *instances),
@@ -447,6 +451,7 @@ impl Tx<'_> {
         for (_, id) in ended.iter().rev().skip(ENDED_UPDATES_MAX) {
             self.state.updates.remove(id);
             self.state.evidence.remove(id);
+            self.drop_inputs(id);
         }
     }
 

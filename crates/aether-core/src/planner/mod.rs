@@ -17,10 +17,13 @@ mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::health::Verdict;
 use crate::ids::{InstanceId, NodeName, SessionId, UpdateId};
+use crate::replay;
 use crate::state::State;
 
 pub use crate::records::CRASH_LOOP_RESTARTS;
@@ -42,7 +45,8 @@ pub const NO_CAPACITY: &str = "no_capacity";
 
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum SessionView {
     /// It reports within its lease.
     Connected {
@@ -61,7 +65,8 @@ pub enum SessionView {
 }
 
 /// What the leader knows of one node's agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum NodeView {
     /// It reports within its lease.
     Reporting,
@@ -118,6 +123,9 @@ pub struct Wait {
 pub struct Plan {
     /// Commands to propose, in this order.
     pub commands: Vec<Command>,
+    /// What was seen of each update that something was decided about, to be proposed
+    /// ahead of the commands: in the same order, each finds the state that was seen.
+    pub inputs: Vec<Command>,
     /// By slice, what is waited for.
     pub waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log time at which something falls due though nothing else happens.
@@ -143,18 +151,27 @@ pub fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     nodes::lifecycles(view, &mut plan);
     let of_nodes = plan.commands.len();
+    let mut decided = Vec::new();
     sessions(view, &mut plan);
     let mut placer = Placer::new(view);
     for record in view.state.slices.values() {
         if plan.commands.len() >= COMMANDS_MAX {
             break;
         }
+        let before = plan.commands.len();
         slice(view, &record.slice, &mut placer, &mut plan);
+        if let Some(update) = &record.live_update
+            && plan.commands.len() > before
+        {
+            decided.push((update, before..plan.commands.len()));
+        }
     }
     if of_nodes > 0 {
         // A node takes its instances with it: what was decided beside that did not
         // know. What is waited for stands all the same.
         plan.commands.truncate(of_nodes);
+    } else {
+        plan.inputs = replay::inputs(view, &decided, &plan.commands);
     }
     plan
 }

@@ -245,7 +245,7 @@ pub fn kind(command: &Command) -> String {
 #[test]
 fn every_command_is_carried_out_at_times_and_refused_at_times() {
     let outcomes = RefCell::new(BTreeSet::new());
-    check(CASES * 5, drafts(120), |drafts| {
+    check(CASES * 6, drafts(120), |drafts| {
         drop(walk(&drafts, |request, outcome| {
             outcomes.borrow_mut().insert((kind(&request.command), outcome.is_ok()));
         }));

@@ -16,6 +16,7 @@ mod preconditions;
 mod preview;
 mod random;
 mod recreate;
+mod replay;
 mod restore;
 mod rolling;
 mod scenarios;

@@ -235,7 +235,11 @@ impl World {
     pub fn round(&mut self) -> bool {
         let index = self.state.meta.index;
         let sessions = self.sessions.clone();
-        for command in self.plan().commands {
+        let plan = self.plan();
+        for input in plan.inputs {
+            self.ok(input);
+        }
+        for command in plan.commands {
             // A stale decision is refused and planned anew; nothing else may be.
             if let Err(refusal) = self.propose(command.clone()) {
                 assert!(matches!(refusal, Refusal::Stale { .. }), "{command:?}: {refusal}");

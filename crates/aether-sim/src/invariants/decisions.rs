@@ -3,7 +3,7 @@
 //! may make a decision wrong. (Design, section 10: "apply rejects a command that
 //! would break one"; such a command is not planned in the first place.)
 
-use aether_core::command::{Outcome, Refusal};
+use aether_core::command::{Command, Outcome, Refusal};
 
 use crate::log::{Entry, Payload};
 
@@ -20,8 +20,13 @@ pub fn refused_as_stale(
     let (Some((last, before)), Err(refusal)) = (entries.split_last(), outcome) else {
         return Ok(());
     };
-    let between: Vec<_> =
-        before.iter().rev().take_while(|entry| entry.at.index > decided_at).collect();
+    let between = before.iter().rev().take_while(|entry| entry.at.index > decided_at);
+    let changes = |entry: &&Entry| match &entry.payload {
+        // That is what was seen, of the same look.
+        Payload::Request(request) => !matches!(request.command, Command::RecordInput { .. }),
+        Payload::Blank => true,
+    };
+    let between: Vec<_> = between.filter(changes).collect();
     let by_person = |entry: &Entry| match &entry.payload {
         Payload::Request(request) => request.actor == crate::operator::ACTOR,
         Payload::Blank => false,

@@ -25,6 +25,7 @@ mod picks;
 mod ready_floor;
 mod refused;
 mod removal_fence;
+mod replays;
 mod revisions;
 mod rolled_back;
 mod same_state;
@@ -56,6 +57,7 @@ pub use decisions::refused_as_stale;
 pub use every_update_ends::{serves, unfinished};
 pub use ordered_stop::ordered_stop;
 pub use picks::picks_by_newest;
+pub use replays::replays;
 pub use same_state::{same_hash, same_state};
 pub use tables_forward::forward;
 

@@ -89,6 +89,8 @@ planted! {
     RestoresAllAtOnce = "restores-all-at-once",
     /// Batches do not wait for each other.
     SkipsStagger = "skips-stagger",
+    /// Who was silent or behind is not written down with what was decided.
+    ForgetsWhoWasSilent = "forgets-who-was-silent",
     /// A batch takes calls before it is ready.
     AdmitsUnreadyBatch = "admits-unready-batch",
     /// In place, the new version goes before the old one is whole again.
@@ -234,5 +236,15 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
             commands.retain(|command| !matches!(command, Command::Finish { .. }));
         }
         _ => {}
+    }
+}
+
+/// What a bug of the driver makes of what was seen.
+pub fn on_inputs(bug: Planted, inputs: &mut [Command]) {
+    for input in inputs {
+        if let (Planted::ForgetsWhoWasSilent, Command::RecordInput { seen, .. }) = (bug, input) {
+            seen.sessions.clear();
+            seen.nodes.clear();
+        }
     }
 }

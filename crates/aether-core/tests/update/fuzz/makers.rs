@@ -3,6 +3,7 @@
 //!
 //! A new command needs one line in [`MAKERS`]; a test says so.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aether_core::command::{Command, Observation};
@@ -11,9 +12,10 @@ use aether_core::evidence::{Side, Tallies};
 use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
+use aether_core::planner::{self, View};
 use aether_core::records::{
     Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
-    Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling,
+    Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, Seen,
     SessionKind, Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
@@ -332,6 +334,21 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         version: dice.version(),
         instances: dice.count32(),
     }),
+    ("RecordInput", 1, |dice| {
+        let plan = planner::plan(&View {
+            state: dice.state,
+            now_ms: dice.state.meta.log_time_ms.saturating_add(dice.count()),
+            sessions: &BTreeMap::new(),
+            nodes: &BTreeMap::new(),
+            verdicts: &BTreeMap::new(),
+            table_age_max_ms: dice.count(),
+            node_lost_ms: dice.count(),
+        });
+        let seen = || Seen { now_ms: 7, table_age_max_ms: 5, node_lost_ms: 3, ..Seen::default() };
+        let (update, rows) = (dice.update(), "0".repeat(32));
+        let otherwise = || Command::RecordInput { update, rows, seen: seen(), decided: vec![] };
+        plan.inputs.into_iter().next().unwrap_or_else(otherwise)
+    }),
     ("SetCurrent", 1, |dice| Command::SetCurrent { slice: dice.slice(), version: dice.version() }),
     ("Scale", 2, |dice| Command::Scale { slice: dice.slice(), instances: dice.count32() }),
     ("Undeploy", 1, |dice| Command::Undeploy {
@@ -427,10 +444,23 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let instances = if dice.one_in(3) { dice.count32() } else { most };
         Command::ScaleNew { update, instances, if_modified }
     }),
-    ("MoveInPlace", 2, |dice| {
+    ("MoveInPlace", 3, |dice| {
         let update = dice.update();
         let if_modified = dice.modified(&update);
-        Command::MoveInPlace { update, new: dice.count32(), old: dice.count32(), if_modified }
+        let (new, old) = match dice.state.updates.get(&update).filter(|_| !dice.one_in(3)) {
+            // One step of what an update in place takes.
+            Some(known) => {
+                let target = |no| {
+                    let target = dice.state.targets.get(&(known.slice.clone(), no));
+                    target.map_or(0, |target| target.instances)
+                };
+                let old = known.old.as_ref().map_or(0, |old| target(old.revision));
+                let new = target(known.new.revision);
+                if dice.flag() { (new + 1, old) } else { (new, old.saturating_sub(1)) }
+            }
+            None => (dice.count32(), dice.count32()),
+        };
+        Command::MoveInPlace { update, new, old, if_modified }
     }),
     ("MarkSwitched", 1, |dice| {
         let update = dice.update();
