@@ -603,6 +603,13 @@ impl UpdateRecord {
         self.progress.as_ref().map_or(0, |progress| progress.step)
     }
 
+    /// Whether a person promoted it past what its step takes to go on, and the next one
+    /// waits for nothing but its instances.
+    pub fn is_promoted(&self) -> bool {
+        let next = self.progress.as_ref().and_then(|progress| progress.pending);
+        next.is_some() && self.pending_weights.is_none()
+    }
+
     /// Whether it has come so far that there is no way back.
     pub fn is_one_way(&self) -> bool {
         let from = self.way().and_then(|way| way.one_way_from);

@@ -14,13 +14,14 @@ use aether_core::evidence::{self, QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::latency;
-use aether_core::planner::{self, NodeView, Plan, SessionView, View};
+use aether_core::planner::{self, NodeView, PAUSED, Plan, SessionView, View};
 use aether_core::records::{
     EvidenceRecord, Measure, SessionRecord, Side, Sums, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 
 use crate::agent::Report;
+use crate::invariants;
 use crate::invoker::SessionReport;
 use crate::log::{ProposalId, ReplicaId};
 use crate::planted::{self, Planted};
@@ -103,6 +104,8 @@ pub struct Coordinator {
     pub look_at_ms: Option<u64>,
     /// The last plan, for people.
     pub plan: Plan,
+    /// What it does not account for.
+    pub accounts: Result<(), String>,
     planted: Option<Planted>,
 }
 
@@ -131,6 +134,7 @@ impl Coordinator {
             is_dirty: true,
             look_at_ms: None,
             plan: Plan::default(),
+            accounts: Ok(()),
             planted,
         }
     }
@@ -237,7 +241,7 @@ impl Coordinator {
         if let Some(bug) = self.planted {
             planted::on_view(bug, &mut sessions, &mut nodes, &self.waits);
         }
-        let plan = planner::plan(&View {
+        let mut plan = planner::plan(&View {
             state,
             now_ms: log_time_ms,
             sessions: &sessions,
@@ -258,6 +262,10 @@ impl Coordinator {
             planted::on_commands(bug, &mut commands, state);
             planted::on_inputs(bug, &mut inputs);
         }
+        if self.planted == Some(Planted::SaysNothingOfPauses) {
+            plan.waits.values_mut().for_each(|waits| waits.retain(|wait| wait.code != PAUSED));
+        }
+        self.accounts = invariants::accounts_for_all(state, &plan, log_time_ms);
         self.plan = plan;
         // A log has one order: what was seen stands before what was decided.
         (inputs.into_iter().chain(commands).collect(), wake_in_ms)

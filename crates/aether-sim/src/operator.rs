@@ -219,7 +219,7 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         stagger_ms: *rng.pick(&[0, 0, 2_000, 6_000]),
         hold_ms: *rng.pick(&[0, 0, 3_000]),
         analysis,
-        one_way_from: None,
+        one_way_from: rng.chance(15).then(|| rng.between(1, 2) as u32),
         max_failures: *rng.pick(&[0, 0, 1, 2]),
     }
 }

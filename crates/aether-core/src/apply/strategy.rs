@@ -14,6 +14,9 @@ use crate::transition;
 use crate::weights::Weights;
 use crate::words::counted;
 
+/// The feature level from which a batch can be promoted before its instances are there.
+const PROMOTED_AHEAD_LEVEL: u32 = 4;
+
 /// Longest reason of a person for a pause, in bytes.
 const WHY_BYTES_MAX: usize = 500;
 
@@ -235,7 +238,12 @@ impl Tx<'_> {
         }
         // In place, instances that are not there yet can take no calls, whoever asks.
         if !force || way.in_place.is_some() {
-            self.check_step(&update, step, weights)?;
+            let is_there = self.check_step(&update, step, weights);
+            let may_wait = self.state.meta.feature_level >= PROMOTED_AHEAD_LEVEL;
+            if is_there.is_err() && way.in_place.is_some() && !full && may_wait {
+                return self.promote_ahead(update, step);
+            }
+            is_there?;
         }
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.options.manual_approval {
@@ -248,6 +256,29 @@ impl Tx<'_> {
         }
         let why = format!("promoted to step {step} of {last}: ");
         self.commit_step(update, step, weights, &why);
+        Ok(answer)
+    }
+
+    /// Ends the hold of a batch before the next one is there, which begins then. Only
+    /// that way is a batch left that its calls will never decide about.
+    fn promote_ahead(&mut self, mut update: UpdateRecord, step: u32) -> Outcome {
+        let last = update.way().map_or(0, |way| way.last());
+        let now_ms = self.now_ms();
+        update.forget_pending();
+        if update.pause.take().is_some() {
+            self.forget_evidence(&update.id);
+        }
+        if let Some(progress) = &mut update.progress {
+            progress.pending = Some(step);
+        }
+        update.deadline = transition::deadline_of(&update, now_ms);
+        let note = format!("step {step} of {last} follows once its instances are ready");
+        let answer = Answer {
+            update: Some(update.id.clone()),
+            note: Some(note.clone()),
+            ..Answer::default()
+        };
+        self.put_update(update, format!("promoted: {note}"));
         Ok(answer)
     }
 

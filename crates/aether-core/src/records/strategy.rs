@@ -275,7 +275,8 @@ pub struct Progress {
     /// Log time from which its hold counts: that of its entry, or of the last
     /// resume.
     pub since_ms: u64,
-    /// A step that waits for approval.
+    /// A step that waits for approval, together with its weights; or, where no weights
+    /// wait, one that was promoted in place before its instances were there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<u32>,
     /// How long after the switch of a blue-green update calls to both versions

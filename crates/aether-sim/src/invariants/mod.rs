@@ -4,6 +4,7 @@
 //! moment that concerns them (a call begins, an agent stops a process). They
 //! know what is true in the simulated world, which the real code only hears of.
 
+mod accounts;
 mod acks;
 mod bystanders;
 mod capacity_guard;
@@ -14,6 +15,7 @@ mod deposed;
 mod every_update_ends;
 mod evidence;
 mod fence;
+mod first_attempts;
 mod in_place;
 mod leases;
 mod log_time;
@@ -26,6 +28,7 @@ mod ready_floor;
 mod refused;
 mod removal_fence;
 mod replays;
+mod retries;
 mod revisions;
 mod rolled_back;
 mod same_state;
@@ -51,6 +54,7 @@ use crate::invoker::Invoker;
 use crate::leader::Waits;
 use crate::log::{Entry, Payload};
 
+pub use accounts::accounts_for_all;
 pub use acks::acks_are_true;
 pub use deadlines::deadlines_are_kept;
 pub use decisions::refused_as_stale;
@@ -58,6 +62,7 @@ pub use every_update_ends::{serves, unfinished};
 pub use ordered_stop::ordered_stop;
 pub use picks::picks_by_newest;
 pub use replays::replays;
+pub use retries::retried;
 pub use same_state::{same_hash, same_state};
 pub use tables_forward::forward;
 
@@ -165,6 +170,8 @@ pub struct Checker {
     pub started_once: started_once::Started,
     /// Calls and their outcomes.
     pub one_outcome: one_outcome::Outcomes,
+    /// What sessions counted.
+    pub first_attempts: first_attempts::FirstAttempts,
     /// How calls were split.
     pub split: split::Splits,
     /// Which sessions were waited for before an instance was stopped.

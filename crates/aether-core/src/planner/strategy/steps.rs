@@ -130,7 +130,8 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
         return Some(Reason::new("inconclusive", format!("{at}: {}", compared.reason())));
     }
     // Where calls decide, and only there, it may be they that are missing.
-    let is_judged = matches!(hold, Hold::For { .. }) && update.weights.new_side() > 0;
+    let is_judged =
+        matches!(hold, Hold::For { .. }) && update.weights.new_side() > 0 && !update.is_promoted();
     let why = match verdict(view, update) {
         Verdict::Insufficient if is_judged => too_few(view, update),
         _ => {
@@ -159,6 +160,9 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
         0 => format!("at {weights}, before the first step"),
         _ => format!("step {step} of {}, the ratio is {weights}", way.last()),
     };
+    if update.is_promoted() {
+        return false;
+    }
     let wait = match way.hold(step) {
         Hold::Promotion {} => Wait {
             code: "promotion",
