@@ -14,6 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith` |
 //!
 //! # Adding to it
 //!
@@ -37,13 +38,14 @@ use thiserror::Error;
 
 use crate::apply::Position;
 use crate::command::{Command, Refusal, Request};
+use crate::records::Strategy;
 use crate::state::{Meta, RowError, State};
 
 /// The level of every build and every new cluster before anything is raised.
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 3;
+pub const FEATURE_LEVEL_MAX: u32 = 4;
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {
@@ -103,6 +105,8 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
+        Command::StartWith { strategy, .. } if has_gates(strategy) => 4,
+        Command::RecordGate { .. } => 4,
         Command::StartWith { .. }
         | Command::Promote { .. }
         | Command::Suspend { .. }
@@ -114,12 +118,17 @@ pub fn level_of(command: &Command) -> u32 {
     }
 }
 
+fn has_gates(strategy: &Strategy) -> bool {
+    strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty())
+}
+
 /// What came with a level, for people.
 pub fn brought_by(level: u32) -> &'static str {
     match level {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
+        4 => "gates",
         _ => "what a newer release brought",
     }
 }

@@ -6,6 +6,7 @@
 
 mod config;
 mod evidence;
+mod gates;
 mod in_place;
 mod members;
 mod options;
@@ -28,6 +29,12 @@ use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use evidence::{EvidenceRecord, Mark, Measure, Sums};
+pub use gates::{
+    Condition, GATE_ARGUMENT_BYTES_MAX, GATE_ARGUMENTS_MAX, GATE_INTERVAL_MS_MAX,
+    GATE_INTERVAL_MS_MIN, GATE_MESSAGE_BYTES_MAX, GATE_NAME_BYTES_MAX, GATE_QUERY_BYTES_MAX,
+    GATE_TIMEOUT_MS_MAX, GATE_TOLERATED_MAX, GATE_URL_BYTES_MAX, GATES_MAX, Gate, GateSource,
+    GateState, GateVerdict, GateWhen, HttpUrl,
+};
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
@@ -236,6 +243,12 @@ impl Reason {
 
     /// Code of a pause, or of a rollback, that a person asked for.
     pub const OPERATOR: &str = "operator";
+
+    /// Code of a pause, or of a rollback, because a gate said no.
+    pub const GATE_FAILED: &str = "gate_failed";
+
+    /// Code of a pause because a gate did not say anything for too long.
+    pub const GATE_INCONCLUSIVE: &str = "gate_inconclusive";
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";

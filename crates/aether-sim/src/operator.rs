@@ -170,6 +170,7 @@ fn strategy(rng: &mut Rng) -> Strategy {
         on_failure: *rng.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
         patience_ms: rng.between(5_000, 30_000),
         warm_up_ms: rng.between(0, 2_000),
+        gates: Vec::new(),
     };
     match rng.below(12) {
         0..3 => Strategy::Manual {},

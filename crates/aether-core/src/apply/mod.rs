@@ -6,6 +6,7 @@
 mod artifacts;
 mod config;
 mod evidence;
+mod gates;
 mod in_place;
 mod ingress;
 mod instances;
@@ -207,6 +208,18 @@ impl Tx<'_> {
             }
             Command::RecordEvidence { update, measure, sums } => {
                 self.record_evidence(update, *measure, sums)
+            }
+            Command::RecordGate {
+                update,
+                gate,
+                when,
+                step,
+                since_ms,
+                number,
+                verdict,
+                message,
+            } => {
+                self.record_gate(update, gate, *when, *step, *since_ms, *number, *verdict, message)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)

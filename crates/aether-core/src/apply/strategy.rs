@@ -2,6 +2,7 @@
 //! person's word.
 
 use super::Tx;
+use super::gates::{self, check_gates};
 use super::updates::SPAN_MS_MAX;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
@@ -61,6 +62,7 @@ pub(super) fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
     if analysis.patience_ms == 0 {
         return bad("patience", "0 ms".to_owned(), "above zero");
     }
+    check_gates(&analysis.gates)?;
     check_span("patience", analysis.patience_ms)?;
     check_span("warm-up", analysis.warm_up_ms)
 }
@@ -164,6 +166,7 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             progress.step = u32::try_from(passed).unwrap_or(u32::MAX);
             progress.since_ms = self.state.meta.log_time_ms;
+            progress.gates.clear();
         }
         let message = format!("{} set the ratio {weights} by hand", self.actor);
         update.pause =
@@ -221,18 +224,28 @@ impl Tx<'_> {
         let Some(way) = update.way() else {
             return Err(Refusal::HasNoSteps { update: id.clone() });
         };
+        if force
+            && !full
+            && let Some(passed) = self.pass_gates_in_place(&update)
+        {
+            return passed;
+        }
         if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
             return Err(Self::wrong_state(&update, "'promote'", "DEPLOYED and ROUTING"));
         }
         let (last, at) = (way.last(), update.step());
         let step = if full { last } else { at + 1 };
         if at >= last {
-            return self.complete(id, force, None);
+            return self.complete_past_gates(id, force, force || full, None);
         }
         let weights = way.weights(step).expect("it is a step");
         if !force {
             Self::check_not_paused(&update, true)?;
         }
+        if !force && !full {
+            gates::check_open(&update, &way, step)?;
+        }
+        let past = gates::past(&update, &way, step);
         // In place, instances that are not there yet can take no calls, whoever asks.
         if !force || way.in_place.is_some() {
             self.check_step(&update, step, weights)?;
@@ -240,13 +253,13 @@ impl Tx<'_> {
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.options.manual_approval {
             let note = format!("routing {weights} waits for 'aether update approve {id}'");
-            self.ask_for_step(update, step, weights, force);
+            self.ask_for_step(update, step, weights, force, &past);
             return Ok(Answer { note: Some(note), ..answer });
         }
         if update.pause.take().is_some() {
             self.forget_evidence(id);
         }
-        let why = format!("promoted to step {step} of {last}: ");
+        let why = format!("promoted to step {step} of {last}{past}: ");
         self.commit_step(update, step, weights, &why);
         Ok(answer)
     }
@@ -262,12 +275,15 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
+        if gates::check_open(&update, &way, step).is_err() {
+            return Err(stale(&update));
+        }
         self.check_step(&update, step, weights)?;
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
         if update.options.manual_approval && changes {
-            self.ask_for_step(update, step, weights, false);
+            self.ask_for_step(update, step, weights, false, "");
         } else {
             self.commit_step(update, step, weights, &why);
         }
@@ -288,8 +304,15 @@ impl Tx<'_> {
         }
     }
 
-    /// Writes down that a step waits for approval.
-    fn ask_for_step(&mut self, mut update: UpdateRecord, step: u32, weights: Weights, force: bool) {
+    /// Writes down that a step waits for approval, and which gates it went past.
+    fn ask_for_step(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        force: bool,
+        past: &str,
+    ) {
         update.pending_weights = Some(weights);
         update.pending_forced = force;
         update.pending_actor = Some(self.actor.to_owned());
@@ -297,7 +320,10 @@ impl Tx<'_> {
             progress.pending = Some(step);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
-        self.put_update(update, format!("step {step}, routing {weights}, waits for approval"));
+        self.put_update(
+            update,
+            format!("step {step}{past}, routing {weights}, waits for approval"),
+        );
     }
 
     /// Enters a step. What the history says of it begins with why.
@@ -313,6 +339,7 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             progress.step = step;
             progress.since_ms = now_ms;
+            progress.gates.clear();
         }
         update.deadline = transition::deadline_of(&update, now_ms);
         self.commit_weights(update, weights, why);

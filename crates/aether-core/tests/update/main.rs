@@ -7,6 +7,7 @@ mod canary;
 mod config;
 mod faults;
 mod fuzz;
+mod gates;
 mod ingress;
 mod level;
 mod nodes;

@@ -2,7 +2,9 @@
 //! the one before it takes to go on is there, and the last one is followed by
 //! the completion.
 
-use super::{Plan, View, Wait, act, name_missing, objection, wait_for_approval, wait_for_resume};
+use super::{
+    Plan, View, Wait, act, gates, name_missing, objection, wait_for_approval, wait_for_resume,
+};
 use crate::apply::instances_needed;
 use crate::command::Command;
 use crate::duration::Millis;
@@ -33,6 +35,12 @@ pub(super) fn serving_behind(
         plan.commands.push(act(update, failure_action(update, &way), reason));
         return;
     }
+    if update.pause.is_none()
+        && let Some((action, reason)) = gates::objection(update, &way, failure_action(update, &way))
+    {
+        plan.commands.push(act(update, action, reason));
+        return;
+    }
     name_missing(view, update, plan);
     if update.pause.is_some() {
         wait_for_resume(update, plan);
@@ -51,7 +59,13 @@ pub(super) fn serving_behind(
         // Whoever promotes finds the instances ready.
         return;
     }
-    if stays(plan) || is_held(view, update, &way, plan) {
+    // Whoever promotes finds the gates passed; otherwise they come last.
+    let by_person = way.hold(update.step()) == (Hold::Promotion {});
+    if stays(plan)
+        || (by_person && gates::hold(view, update, &way, plan))
+        || is_held(view, update, &way, plan)
+        || gates::hold(view, update, &way, plan)
+    {
         return;
     }
     match way.weights(next) {
@@ -103,6 +117,9 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
     }
     let last = way.last();
     let at = format!("step {} of {last} was not decided in time", update.step());
+    if let Some(gate) = gates::waited_for(view, update) {
+        return Some(Reason::new(Reason::GATE_INCONCLUSIVE, format!("{at}: {gate}")));
+    }
     if let Hold::Evidence { .. } = way.hold(update.step())
         && let Some(compared) = comparison(view.state, update, &Present::default())
     {
