@@ -3,7 +3,7 @@
 //! may make a decision wrong. (Design, section 10: "apply rejects a command that
 //! would break one"; such a command is not planned in the first place.)
 
-use aether_core::command::{Outcome, Refusal};
+use aether_core::command::{Command, Outcome, Refusal};
 
 use crate::log::{Entry, Payload};
 
@@ -29,6 +29,12 @@ pub fn refused_as_stale(
     let is_raced = between.iter().any(|entry| by_person(entry));
     match (refusal, &last.payload) {
         (_, Payload::Blank) => Ok(()),
+        // Who is asked answers when they like, also when it is of no matter any more.
+        (Refusal::Stale { .. }, Payload::Request(request))
+            if matches!(request.command, Command::RecordGate { .. }) =>
+        {
+            Ok(())
+        }
         // With nothing in between there is nothing that could have made it stale.
         (Refusal::Stale { .. }, Payload::Request(request)) => match between.is_empty() {
             true => Err(format!("{:?} was stale when it was decided", request.command)),

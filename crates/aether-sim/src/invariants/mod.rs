@@ -14,6 +14,7 @@ mod deposed;
 mod every_update_ends;
 mod evidence;
 mod fence;
+mod gates;
 mod in_place;
 mod leases;
 mod log_time;
@@ -171,6 +172,8 @@ pub struct Checker {
     pub tables: tables::Tables,
     /// What was counted for whom.
     evidence: evidence::Evidence,
+    /// Which gates were passed.
+    gates: gates::Passed,
     revisions: revisions::Revisions,
 }
 
@@ -183,6 +186,7 @@ impl Checker {
         for (name, check) in OVER_ENTRIES {
             check(step).map_err(|detail| (*name, detail))?;
         }
+        self.gates.check(step).map_err(|detail| ("gates", detail))?;
         self.revisions.check(step.after).map_err(|detail| ("revisions", detail))?;
         self.evidence.check(step).map_err(|detail| ("evidence", detail))?;
         self.tables.check(step).map_err(|detail| ("tables", detail))?;
