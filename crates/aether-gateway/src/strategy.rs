@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use crate::Services;
 use crate::call::request;
 use crate::extract::{Caller, OptionalJson, UpdateRef};
+use crate::gate::GateBody;
 use crate::options::named;
 use crate::problem::Problem;
 use crate::schema::{self, ChangedUpdate, IfMatch, InUpdate, WriteHeaders};
@@ -88,6 +89,9 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 2592000000u64)]
     stagger_ms: Option<u64>,
+    /// Who outside is asked before a step is entered or left. Not of MANUAL.
+    #[schema(max_items = 16)]
+    gates: Option<Vec<GateBody>>,
 }
 
 impl StrategyBody {
@@ -108,6 +112,7 @@ impl StrategyBody {
             max_surge: self.max_surge.unwrap_or_default(),
             batches: self.batches.unwrap_or_default(),
             stagger_ms: self.stagger_ms,
+            gates: self.gates.unwrap_or_default().into_iter().map(GateBody::message).collect(),
         }
     }
 }

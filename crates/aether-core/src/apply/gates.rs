@@ -67,6 +67,9 @@ fn check_gate(gate: &Gate) -> Result<(), Refusal> {
                 let expected = format!("1 to {GATE_QUERY_BYTES_MAX} bytes of PromQL");
                 return bad(&of("the query"), counted(query.len() as u64, "byte"), &expected);
             }
+            if url.contains('?') {
+                return bad(&of("the URL"), short(url), "that of the server, without a query");
+            }
             if let Err(expected) = condition.parse::<Condition>() {
                 return bad(&of("the condition"), short(condition), &expected);
             }

@@ -380,6 +380,14 @@ fn gates_that_make_no_sense_are_refused_at_the_start() {
         (ask("", "< 1"), "PromQL"),
         (ask(&"a".repeat(5_000), "< 1"), "PromQL"),
         (ask("up", "small"), "one of < <="),
+        (
+            of(GateSource::Prometheus {
+                url: "http://p/?a".into(),
+                query: "up".into(),
+                condition: "< 1".into(),
+            }),
+            "without a query",
+        ),
         (run("true", vec![]), "absolute path"),
         (run("/bin/true", vec!["a".to_owned(); 33]), "at most 32"),
         (run("/bin/true", vec!["a\0".to_owned()]), "NUL"),
@@ -407,4 +415,38 @@ fn below_their_level_gates_are_refused_and_the_rest_goes_on() {
     let refused = world.propose(start).unwrap_err();
     assert!(matches!(refused, Refusal::LevelTooLow { needs: 4, committed: 3, .. }), "{refused}");
     world.ok(start_with("2.0.0", options(), Strategy::Canary(gated(vec![]))));
+}
+
+#[test]
+fn a_plan_lists_the_gates_of_each_step() {
+    let world = World::deployed(4);
+    let request = aether_core::command::Request {
+        request_id: None,
+        actor: "test".to_owned(),
+        command: start_with(
+            "2.0.0",
+            UpdateOptions::default(),
+            Strategy::Canary(gated(vec![webhook("g", Before), webhook("h", After)])),
+        ),
+    };
+    let preview = aether_core::preview::preview(&world.state, &request, world.now_ms).unwrap();
+    assert_eq!((preview.refusal, preview.stuck), (None, None));
+    let steps: Vec<&str> = preview.steps.iter().map(|step| step.event.as_str()).collect();
+    assert_eq!(
+        steps,
+        [
+            "started: org.example:my-slice from 1.0.0 to 2.0.0, 4 instances, CANARY",
+            "deploying 4 instances",
+            "4 instances are ready",
+            "gate 'g' before step 1: pass",
+            "step 1 of 2: routing 0:1 -> 1:1",
+            "gate 'h' after step 1: pass",
+            "gate 'g' before step 2: pass",
+            "step 2 of 2: routing 1:1 -> 1:0",
+            "gate 'h' after step 2: pass",
+            "completing",
+            "removing the instances of 1.0.0",
+            "2.0.0 is the current version",
+        ]
+    );
 }

@@ -7,6 +7,7 @@ pub mod change;
 pub mod cluster;
 pub mod event;
 pub mod explain;
+pub mod gate;
 pub mod health;
 pub mod history;
 pub mod paint;
