@@ -450,3 +450,23 @@ fn a_plan_lists_the_gates_of_each_step() {
         ]
     );
 }
+
+#[test]
+fn in_place_a_forced_promotion_ends_the_pause_over_what_was_counted() {
+    let rolling =
+        Rolling { analysis: analysis(vec![webhook("g", Before)]), ..in_batches("2", "2", "0") };
+    let (mut world, id) = begin(Strategy::Rolling(rolling));
+    answer(&mut world, Pass);
+    world.pass(2_000);
+    world.pass(2_000);
+    assert_eq!(world.update(&id).step(), 1);
+    world.count(&id, 500, 200, 0);
+    world.rounds(2);
+    assert_eq!(paused_over(&world, &id).as_deref(), Some("threshold_exceeded"));
+    world.ok(promote(&id, false, true));
+    world.rounds(3);
+    assert_eq!(paused_over(&world, &id), None, "the same calls do not pause it again");
+    world.pass(2_000);
+    world.pass(2_000);
+    assert_eq!(world.update(&id).step(), 2);
+}
