@@ -8,8 +8,9 @@ use aether_invoker::Invoker;
 use aether_proto::v1;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::equal_hashes;
+use aether_tests::judge::Judge;
 use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
@@ -300,5 +301,50 @@ async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
     assert_eq!(seen["oldVersion"], "1.0.0", "{seen:#}");
     scene.stage.cli(&["update", "rollback", &second]).await.unwrap();
     scene.stage.until_state(&second, "ROLLED_BACK").await.unwrap();
+    assert_none_failed(&scene.end("1.0.0").await);
+}
+
+#[tokio::test]
+async fn a_canary_asks_its_gate_through_a_failover_and_goes_back_when_that_says_no() {
+    let mut scene = Scene::set(&[]).await;
+    let mut judge = Judge::start().await;
+    let gate =
+        format!("before named judge webhook http://{}/ask every 100ms timeout 1m", judge.address);
+    let steps = ["--steps", "1:9 500ms, 1:0 500ms", "--on-step-failure", "rollback"];
+    let update = scene.start(&[&steps[..], &["--gate", &gate]].concat()).await;
+
+    let first = judge.next().await;
+    assert_eq!(first.told["toVersion"], "2.0.0", "{:#}", first.told);
+    assert_eq!((&first.told["step"], &first.told["weights"]), (&1.into(), &"0:1".into()));
+    let later = json!({"verdict": "inconclusive", "message": "not yet"});
+    first.answer(200, &later).await;
+    // Its leader dies while it is asked again, and the next one asks the same.
+    let second = judge.next().await;
+    assert_eq!(second.told["attempt"], 2, "{:#}", second.told);
+    let explained = scene.stage.cli(&["update", "explain", &update]).await.unwrap();
+    let waits = explained["waits"].as_array().unwrap();
+    assert!(waits.iter().any(|wait| wait["code"] == "gate"), "{explained:#}");
+    scene.load.phase("leader killed while the gate is asked");
+    scene.kill_leader().await;
+    let again = judge.next().await;
+    assert_eq!(again.key, second.key, "who is asked can tell that it is the same question");
+    drop(second);
+    again.answer(200, &json!({"verdict": "pass", "message": "fine"})).await;
+    scene.until_step(&update, 1).await;
+
+    let third = judge.next().await;
+    assert_eq!((&third.told["step"], &third.told["attempt"]), (&2.into(), &1.into()));
+    third.answer(403, &json!({"message": "too many errors"})).await;
+    let ended = scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    assert_eq!(ended["outcome"]["code"], "gate_failed", "{ended:#}");
+    let said = events(&ended);
+    let count = |text: &str| said.iter().filter(|event| event.contains(text)).count();
+    for text in [
+        "gate 'judge' before step 1: inconclusive: not yet",
+        "gate 'judge' before step 1: pass: fine",
+        "gate 'judge' before step 2: fail: too many errors",
+    ] {
+        assert_eq!(count(text), 1, "{text} in {said:#?}");
+    }
     assert_none_failed(&scene.end("1.0.0").await);
 }

@@ -16,8 +16,9 @@ use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
-    CleanupPolicy, Counts, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
-    OptionChanges, Reason, Seen, SessionKind, Strategy, Sums, UpdateOptions,
+    CleanupPolicy, Counts, Desired, GateVerdict, GateWhen, InstanceRecord, Measure, NodeLifecycle,
+    NodeSchedule, Observed, OptionChanges, Reason, Seen, SessionKind, Strategy, Sums,
+    UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -576,6 +577,27 @@ pub enum Command {
         slice: SliceName,
         /// The version.
         version: Version,
+    },
+    /// Coordinator: what a gate answered.
+    RecordGate {
+        /// The update.
+        update: UpdateId,
+        /// The gate's name.
+        gate: String,
+        /// When it was asked.
+        when: GateWhen,
+        /// Number of the step that it was asked for, from 1.
+        step: u32,
+        /// [`since_ms`](crate::records::Progress::since_ms) of the update as it was
+        /// asked: what was asked before a resume is of no matter after it.
+        since_ms: u64,
+        /// Which measurement of this gate for this step it is, from 1; each is
+        /// taken in once.
+        number: u32,
+        /// What it showed.
+        verdict: GateVerdict,
+        /// What it said.
+        message: String,
     },
     /// Log time moves on past a deadline though nothing else happens. With braces:
     /// serde reads past unknown fields of a variant that has none.

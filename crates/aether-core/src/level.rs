@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -105,6 +105,7 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
         Command::StartWith { strategy, .. } => level_of_strategy(strategy),
+        Command::RecordGate { .. } => 4,
         Command::Promote { .. }
         | Command::Suspend { .. }
         | Command::EnterStep { .. }
@@ -125,10 +126,8 @@ pub fn level_of(command: &Command) -> u32 {
 
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
-    match strategy {
-        Strategy::Rolling(rolling) if rolling.max_failures > 0 => 4,
-        _ => 3,
-    }
+    let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
+    if has_gates || strategy.max_failures() > 0 { 4 } else { 3 }
 }
 
 /// What came with a level, for people.
@@ -137,7 +136,7 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
-        4 => "'aether env', 'aether update replay', evidence by instance",
+        4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
         _ => "what a newer release brought",
     }
 }

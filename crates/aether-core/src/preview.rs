@@ -18,8 +18,8 @@ use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
 use crate::planner::{self, NodeView, SessionView, View};
 use crate::records::{
-    Colour, Desired, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side, UpdateRecord,
-    UpdateState,
+    Colour, Desired, GateVerdict, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side,
+    UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::weights::Weights;
@@ -273,6 +273,11 @@ impl<'a> World<'a> {
         let mut any = false;
         for command in plan.commands.clone() {
             any |= self.apply("coordinator", command).is_ok();
+        }
+        for asked in &plan.measurements {
+            // Nobody is asked; what they would say is hoped for, like health.
+            let passed = asked.answered(GateVerdict::Pass, String::new());
+            any |= self.apply("coordinator", passed).is_ok();
         }
         (self.agents_act() || any, plan)
     }

@@ -7,6 +7,7 @@
 mod config;
 mod environment;
 mod evidence;
+mod gates;
 mod in_place;
 mod inputs;
 mod members;
@@ -32,6 +33,12 @@ pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use environment::{Colour, SetVersion};
 pub use evidence::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, InstanceEvidence, Mark, Measure, Sums,
+};
+pub use gates::{
+    Condition, GATE_ARGUMENT_BYTES_MAX, GATE_ARGUMENTS_MAX, GATE_INTERVAL_MS_MAX,
+    GATE_INTERVAL_MS_MIN, GATE_MESSAGE_BYTES_MAX, GATE_NAME_BYTES_MAX, GATE_QUERY_BYTES_MAX,
+    GATE_TIMEOUT_MS_MAX, GATE_TOLERATED_MAX, GATE_URL_BYTES_MAX, GATES_MAX, Gate, GateSource,
+    GateState, GateVerdict, GateWhen, HttpUrl,
 };
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
 pub use inputs::{INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, Seen};
@@ -249,6 +256,12 @@ impl Reason {
 
     /// Code of a pause, or of a rollback, that a person asked for.
     pub const OPERATOR: &str = "operator";
+
+    /// Code of a pause, or of a rollback, because a gate said no.
+    pub const GATE_FAILED: &str = "gate_failed";
+
+    /// Code of a pause because a gate did not say anything for too long.
+    pub const GATE_INCONCLUSIVE: &str = "gate_inconclusive";
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";

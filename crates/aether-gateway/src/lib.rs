@@ -48,6 +48,7 @@ mod digest;
 mod early;
 mod events;
 mod extract;
+mod gate;
 mod guard;
 mod kv;
 mod openapi;

@@ -15,6 +15,8 @@ use aether_core::table::SliceTable;
 use aether_proto::peer::UpdateView;
 use aether_proto::v1;
 
+use crate::services::gates;
+
 /// The SCREAMING_SNAKE_CASE name that a unit variant serialises to.
 fn name<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
@@ -182,6 +184,8 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         old_counts: evidence.map(|evidence| counts(evidence.present().old)),
         late: evidence.map_or(0, |evidence| evidence.late),
         in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
+        gates: way.analysis.gates.iter().map(gates::told).collect(),
+        gate_states: gates::states(&way, progress, now_ms),
     })
 }
 

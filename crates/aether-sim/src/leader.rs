@@ -21,6 +21,7 @@ use aether_core::records::{
 use aether_core::state::State;
 
 use crate::agent::Report;
+use crate::gates::Asked;
 use crate::invariants;
 use crate::invoker::SessionReport;
 use crate::log::{ProposalId, ReplicaId};
@@ -95,6 +96,8 @@ pub struct Coordinator {
     windows: BTreeMap<(SliceName, RevisionNo), VecDeque<(u64, Tally)>>,
     /// When the evidence of an update was last proposed, log time.
     recorded: BTreeMap<UpdateId, u64>,
+    /// Gates that are asked.
+    asked: Asked,
     stage: Stage,
     outstanding: BTreeSet<ProposalId>,
     refused: bool,
@@ -128,6 +131,7 @@ impl Coordinator {
             expected: BTreeMap::new(),
             windows: BTreeMap::new(),
             recorded: BTreeMap::new(),
+            asked: Asked::default(),
             stage: Stage::Idle,
             outstanding: BTreeSet::new(),
             refused: false,
@@ -195,6 +199,7 @@ impl Coordinator {
             self.expect_sessions(state, now_ms);
             let mut news = self.news(state, now_ms);
             self.evidence(state, log_time_ms, &mut news);
+            news.extend(self.asked.due(now_ms));
             self.stage = Stage::News;
             if !news.is_empty() {
                 return Next::Propose(news);
@@ -252,6 +257,9 @@ impl Coordinator {
         });
         let wake_in_ms =
             plan.wake_at_ms.map_or(LOOK_EVERY_MS, |at_ms| at_ms.saturating_sub(log_time_ms).max(1));
+        self.asked.look(&plan.measurements, self.term, now_ms);
+        let answer_in_ms = self.asked.next_ms().map(|at_ms| at_ms.saturating_sub(now_ms).max(1));
+        let wake_in_ms = wake_in_ms.min(answer_in_ms.unwrap_or(LOOK_EVERY_MS));
         let unmarked_ms = log_time_ms.saturating_sub(state.meta.log_time_ms);
         let mut commands = plan.commands.clone();
         let mut inputs = plan.inputs.clone();

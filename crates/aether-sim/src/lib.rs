@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod campaign;
 pub mod clock;
+pub mod gates;
 pub mod instance;
 pub mod invariants;
 pub mod invoker;

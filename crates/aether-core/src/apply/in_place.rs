@@ -169,7 +169,9 @@ impl Tx<'_> {
         let changes = (new, old) != (new_now, old_now);
         let fits = u64::from(new) + u64::from(old) <= u64::from(bounds.ceiling)
             || u64::from(new) + u64::from(old) <= u64::from(new_now) + u64::from(old_now);
-        let is_right = if goes_back { back } else { forward };
+        let is_open =
+            |way| super::gates::check_open(&update, &way, update.step().saturating_add(1)).is_ok();
+        let is_right = if goes_back { back } else { forward && update.way().is_some_and(is_open) };
         if !is_right || !changes || !fits || (old > 0 && old_no.is_none()) {
             return Err(stale(&update));
         }

@@ -6,6 +6,7 @@
 mod artifacts;
 mod config;
 mod evidence;
+mod gates;
 mod in_place;
 mod ingress;
 mod inputs;
@@ -212,6 +213,18 @@ impl Tx<'_> {
             }
             Command::RecordEvidence { update, measure, sums, instances } => {
                 self.record_evidence(update, *measure, sums, instances)
+            }
+            Command::RecordGate {
+                update,
+                gate,
+                when,
+                step,
+                since_ms,
+                number,
+                verdict,
+                message,
+            } => {
+                self.record_gate(update, gate, *when, *step, *since_ms, *number, *verdict, message)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)

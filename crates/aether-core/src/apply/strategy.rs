@@ -2,6 +2,7 @@
 //! person's word.
 
 use super::Tx;
+use super::gates::{self, check_gates};
 use super::updates::SPAN_MS_MAX;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
@@ -64,6 +65,7 @@ pub(super) fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
     if analysis.patience_ms == 0 {
         return bad("patience", "0 ms".to_owned(), "above zero");
     }
+    check_gates(&analysis.gates)?;
     check_span("patience", analysis.patience_ms)?;
     check_span("warm-up", analysis.warm_up_ms)
 }
@@ -167,6 +169,7 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             progress.step = u32::try_from(passed).unwrap_or(u32::MAX);
             progress.since_ms = self.state.meta.log_time_ms;
+            progress.gates.clear();
         }
         let message = format!("{} set the ratio {weights} by hand", self.actor);
         update.pause =
@@ -224,23 +227,39 @@ impl Tx<'_> {
         let Some(way) = update.way() else {
             return Err(Refusal::HasNoSteps { update: id.clone() });
         };
+        if force
+            && !full
+            && let Some(passed) = self.pass_gates_in_place(&update)
+        {
+            return passed;
+        }
         if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
             return Err(Self::wrong_state(&update, "'promote'", "DEPLOYED and ROUTING"));
         }
         let (last, at) = (way.last(), update.step());
         let step = if full { last } else { at + 1 };
         if at >= last {
-            return self.complete(id, force, None);
+            return self.complete_past_gates(id, force, force || full, None);
         }
         let weights = way.weights(step).expect("it is a step");
         if !force {
             Self::check_not_paused(&update, true)?;
         }
+        let may_wait = self.state.meta.feature_level >= PROMOTED_AHEAD_LEVEL
+            && way.in_place.is_some()
+            && !full;
+        if !force && !full {
+            match gates::check_open(&update, &way, step) {
+                // They are asked once the hold is over.
+                Err(_) if may_wait => return self.promote_ahead(update, step),
+                is_open => is_open?,
+            }
+        }
+        let past = gates::past(&update, &way, step);
         // In place, instances that are not there yet can take no calls, whoever asks.
         if !force || way.in_place.is_some() {
             let is_there = self.check_step(&update, step, weights);
-            let may_wait = self.state.meta.feature_level >= PROMOTED_AHEAD_LEVEL;
-            if is_there.is_err() && way.in_place.is_some() && !full && may_wait {
+            if is_there.is_err() && may_wait {
                 return self.promote_ahead(update, step);
             }
             is_there?;
@@ -248,13 +267,13 @@ impl Tx<'_> {
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
         if update.options.manual_approval {
             let note = format!("routing {weights} waits for 'aether update approve {id}'");
-            self.ask_for_step(update, step, weights, force);
+            self.ask_for_step(update, step, weights, force, &past);
             return Ok(Answer { note: Some(note), ..answer });
         }
         if update.pause.take().is_some() {
             self.forget_evidence(id);
         }
-        let why = format!("promoted to step {step} of {last}: ");
+        let why = format!("promoted to step {step} of {last}{past}: ");
         self.commit_step(update, step, weights, &why);
         Ok(answer)
     }
@@ -264,6 +283,12 @@ impl Tx<'_> {
     fn promote_ahead(&mut self, mut update: UpdateRecord, step: u32) -> Outcome {
         let last = update.way().map_or(0, |way| way.last());
         let now_ms = self.now_ms();
+        if update.is_promoted() && update.pause.is_none() {
+            // Said once more it is no news, and no more time.
+            let note = format!("step {step} of {last} is promoted already, and follows");
+            let update = Some(update.id);
+            return Ok(Answer { update, note: Some(note), ..Answer::default() });
+        }
         update.forget_pending();
         if update.pause.take().is_some() {
             self.forget_evidence(&update.id);
@@ -272,7 +297,9 @@ impl Tx<'_> {
             progress.pending = Some(step);
         }
         update.deadline = transition::deadline_of(&update, now_ms);
-        let note = format!("step {step} of {last} follows once its instances are ready");
+        let note = format!(
+            "step {step} of {last} follows once its instances are ready and its gates pass"
+        );
         let answer = Answer {
             update: Some(update.id.clone()),
             note: Some(note.clone()),
@@ -293,12 +320,15 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
+        if gates::check_open(&update, &way, step).is_err() {
+            return Err(stale(&update));
+        }
         self.check_step(&update, step, weights)?;
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
         if update.options.manual_approval && changes {
-            self.ask_for_step(update, step, weights, false);
+            self.ask_for_step(update, step, weights, false, "");
         } else {
             self.commit_step(update, step, weights, &why);
         }
@@ -319,8 +349,15 @@ impl Tx<'_> {
         }
     }
 
-    /// Writes down that a step waits for approval.
-    fn ask_for_step(&mut self, mut update: UpdateRecord, step: u32, weights: Weights, force: bool) {
+    /// Writes down that a step waits for approval, and which gates it went past.
+    fn ask_for_step(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        force: bool,
+        past: &str,
+    ) {
         update.pending_weights = Some(weights);
         update.pending_forced = force;
         update.pending_actor = Some(self.actor.to_owned());
@@ -328,7 +365,10 @@ impl Tx<'_> {
             progress.pending = Some(step);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
-        self.put_update(update, format!("step {step}, routing {weights}, waits for approval"));
+        self.put_update(
+            update,
+            format!("step {step}{past}, routing {weights}, waits for approval"),
+        );
     }
 
     /// Enters a step. What the history says of it begins with why.
@@ -344,6 +384,7 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             progress.step = step;
             progress.since_ms = now_ms;
+            progress.gates.clear();
         }
         update.deadline = transition::deadline_of(&update, now_ms);
         if update.pause.is_some() {

@@ -130,7 +130,10 @@ impl Tx<'_> {
                 options.clone(),
             )
         };
-        update.progress = update.way().map(|_| Progress::default());
+        if let Some(way) = update.strategy.way(base_instances, false) {
+            super::gates::check_gate_steps(&way)?;
+            update.progress = Some(Progress::default());
+        }
         let by = if strategy.is_manual() { String::new() } else { format!(", {strategy}") };
         let instances = counted(wanted, "instance");
         self.put_update(
@@ -420,6 +423,17 @@ impl Tx<'_> {
         force: bool,
         if_modified: Option<u64>,
     ) -> Outcome {
+        self.complete_past_gates(id, force, force, if_modified)
+    }
+
+    /// The same, past gates that are not passed though sessions are waited for.
+    pub(super) fn complete_past_gates(
+        &mut self,
+        id: &UpdateId,
+        force: bool,
+        past_gates: bool,
+        if_modified: Option<u64>,
+    ) -> Outcome {
         let mut update = self.update(id)?;
         Self::check_unmodified(&update, if_modified)?;
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
@@ -441,8 +455,16 @@ impl Tx<'_> {
         if !force && !self.state.is_new_side_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;
         }
+        let mut event = "completing".to_owned();
+        if let Some(way) = update.way() {
+            let end = way.last().saturating_add(1);
+            if !past_gates {
+                super::gates::check_open(&update, &way, end)?;
+            }
+            event += &super::gates::past(&update, &way, end);
+        }
         update.forced = force;
-        self.transition(update, UpdateState::Completing, "completing".to_owned());
+        self.transition(update, UpdateState::Completing, event);
         Ok(answer)
     }
 
@@ -541,6 +563,10 @@ impl Tx<'_> {
         if let Some(progress) = &mut update.progress {
             // What was shown up to now is what it paused over.
             progress.since_ms = self.now_ms();
+            // What is approved next has passed them.
+            if update.pending_weights.is_none() {
+                progress.gates.clear();
+            }
             self.forget_evidence(id);
             self.begin_epoch(&update);
         }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::coordinates::{Artifact, SliceName, Version};
 use crate::ids::{NodeName, UpdateId};
-use crate::records::{NodeLifecycle, UpdateState};
+use crate::records::{GateWhen, NodeLifecycle, UpdateState};
 use crate::weights::Weights;
 
 /// Which family a refusal belongs to; decides exit and status codes.
@@ -115,6 +115,18 @@ pub enum Refusal {
     )]
     HasNoSteps { update: UpdateId },
     #[error(
+        "gate '{gate}' {when} step {step} of update {update} has not passed{}; wait for it ('aether update explain {update}'), or go past it with 'aether update promote {update} --force'", said_so(.said)
+    )]
+    GateClosed {
+        update: UpdateId,
+        gate: String,
+        when: GateWhen,
+        step: u32,
+        /// What it said last, if anything.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        said: String,
+    },
+    #[error(
         "update {update} was marked one-way from step {step} on, and is there: the old version may not understand any more what the new one wrote; go forward, or start an update to a version that does"
     )]
     OneWay { update: UpdateId, step: u32 },
@@ -203,6 +215,11 @@ fn what_helps(said: &str) -> &str {
         "" => "wait for them, start the update with more --instances, or use --force",
         said => said,
     }
+}
+
+/// What a gate said last.
+fn said_so(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" ({said})") }
 }
 
 /// Whether the ratio can be set by hand.

@@ -30,7 +30,7 @@ pub use crate::records::CRASH_LOOP_RESTARTS;
 pub use placement::Placer;
 pub use removal::verb as force_verb;
 pub use replicas::placement_waits;
-pub use strategy::comparison;
+pub use strategy::{Measurement, comparison};
 pub use voters::{Membership, VoterStep, VoterWait, can_leave, next_voter_step, voter_wait};
 
 /// Code of the wait for sessions that cannot be reached, and of the pause over
@@ -39,6 +39,9 @@ pub const SESSION_UNREACHABLE: &str = "session_unreachable";
 
 /// Code of the wait of an update that is paused while it serves: for a person.
 pub const PAUSED: &str = "paused";
+
+/// Code of the wait for a gate.
+pub const GATE: &str = "gate";
 
 /// Code of the wait for a place for instances.
 pub const NO_CAPACITY: &str = "no_capacity";
@@ -126,6 +129,9 @@ pub struct Plan {
     /// What was seen of each update that something was decided about, to be proposed
     /// ahead of the commands: in the same order, each finds the state that was seen.
     pub inputs: Vec<Command>,
+    /// Questions to gates that have no answer yet. The driver asks each of them once,
+    /// and proposes what it said.
+    pub measurements: Vec<Measurement>,
     /// By slice, what is waited for.
     pub waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log time at which something falls due though nothing else happens.

@@ -43,7 +43,8 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
                 "{} lasted longer than {} s: {}",
                 update.state,
                 deadline.span_ms / 1000,
-                not_ready(view, update)
+                strategy::waited_for(view, update)
+                    .or_else(|| not_ready(view, update))
                     .or_else(|| not_steady(view, update))
                     .unwrap_or_else(|| "not all instances became ready".to_owned())
             ),
@@ -186,10 +187,16 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
-    let in_place = update.way().and_then(|way| way.in_place);
+    let way = update.way().filter(|way| way.in_place.is_some());
+    let in_place = way.as_ref().and_then(|way| way.in_place);
     if in_place.is_some() && update.pause.is_some() {
         // Old instances would go on to leave.
         strategy::wait_for_resume(update, plan);
+        return;
+    }
+    if let Some(way) = &way
+        && strategy::before_first_batch(view, update, way, plan)
+    {
         return;
     }
     if let Some(bounds) = in_place

@@ -8,6 +8,7 @@ mod config;
 mod environment;
 mod faults;
 mod fuzz;
+mod gates;
 mod ingress;
 mod level;
 mod nodes;

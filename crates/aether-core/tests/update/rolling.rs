@@ -318,7 +318,7 @@ fn a_batch_that_too_few_calls_reach_is_left_by_promotion() {
     let promoted = |force| crate::world::promote(&id, false, force);
     assert!(matches!(world.propose(promoted(false)), Err(Refusal::Paused { .. })));
     let note = world.ok(promoted(true)).note.unwrap();
-    assert_eq!(note, "step 2 of 2 follows once its instances are ready");
+    assert_eq!(note, "step 2 of 2 follows once its instances are ready and its gates pass");
     world.settle();
     assert_eq!((world.update(&id).step(), world.ready("2.0.0")), (2, 4));
     // The next one is judged by its own calls.

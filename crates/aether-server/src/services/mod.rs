@@ -7,6 +7,7 @@ pub mod cluster;
 mod events;
 mod following;
 mod foresight;
+pub(crate) mod gates;
 mod holders;
 mod kv;
 mod logs;

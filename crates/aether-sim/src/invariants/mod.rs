@@ -16,6 +16,7 @@ mod every_update_ends;
 mod evidence;
 mod fence;
 mod first_attempts;
+mod gates;
 mod in_place;
 mod leases;
 mod log_time;
@@ -180,6 +181,8 @@ pub struct Checker {
     pub tables: tables::Tables,
     /// What was counted for whom.
     evidence: evidence::Evidence,
+    /// Which gates were passed.
+    gates: gates::Passed,
     revisions: revisions::Revisions,
 }
 
@@ -192,6 +195,7 @@ impl Checker {
         for (name, check) in OVER_ENTRIES {
             check(step).map_err(|detail| (*name, detail))?;
         }
+        self.gates.check(step).map_err(|detail| ("gates", detail))?;
         self.revisions.check(step.after).map_err(|detail| ("revisions", detail))?;
         self.evidence.check(step).map_err(|detail| ("evidence", detail))?;
         self.tables.check(step).map_err(|detail| ("tables", detail))?;

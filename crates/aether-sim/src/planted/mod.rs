@@ -97,6 +97,8 @@ planted! {
     RemovesBeforeWhole = "removes-before-whole",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
+    /// A gate that said nothing counts as passed.
+    ForgottenGate = "forgotten-gate",
     /// What the old version needs to run is let go during the update.
     ForgetsWayBack = "forgets-way-back",
     /// One replica's state drifts from the others'.

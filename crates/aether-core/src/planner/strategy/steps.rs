@@ -3,7 +3,7 @@
 //! the completion.
 
 use super::{
-    INSTANCE_OUTLIER, Plan, View, Wait, act, against, host, name_missing, objection,
+    INSTANCE_OUTLIER, Plan, View, Wait, act, against, gates, host, name_missing, objection,
     wait_for_approval, wait_for_resume,
 };
 use crate::apply::instances_needed;
@@ -33,7 +33,17 @@ pub(super) fn serving_behind(
     if update.pause.is_none()
         && let Some(reason) = objection(view, update).or_else(|| objection_of_step(view, update))
     {
-        let action = failure_action(update, &way, &reason);
+        // One instance is no failure of the version.
+        let action = match reason.code == INSTANCE_OUTLIER {
+            true => DeadlineAction::Pause,
+            false => failure_action(update, &way),
+        };
+        plan.commands.push(act(update, action, reason));
+        return;
+    }
+    if update.pause.is_none()
+        && let Some((action, reason)) = gates::objection(update, &way, failure_action(update, &way))
+    {
         plan.commands.push(act(update, action, reason));
         return;
     }
@@ -56,7 +66,13 @@ pub(super) fn serving_behind(
         // Whoever promotes finds the instances ready.
         return;
     }
-    if stays(plan) || is_held(view, update, &way, plan) {
+    // Whoever promotes finds the gates passed; otherwise they come last.
+    let by_person = way.hold(update.step()) == (Hold::Promotion {});
+    if stays(plan)
+        || (by_person && gates::hold(view, update, &way, plan))
+        || is_held(view, update, &way, plan)
+        || gates::hold(view, update, &way, plan)
+    {
         return;
     }
     match way.weights(next) {
@@ -65,13 +81,9 @@ pub(super) fn serving_behind(
     }
 }
 
-/// What a failed step leads to. Where there is no way back, or one instance is to
-/// blame, a pause.
-fn failure_action(update: &UpdateRecord, way: &Way<'_>, reason: &Reason) -> DeadlineAction {
-    match update.is_one_way() || reason.code == INSTANCE_OUTLIER {
-        true => DeadlineAction::Pause,
-        false => way.analysis.on_failure,
-    }
+/// What a failed step leads to. Where there is no way back, a pause.
+fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
+    if update.is_one_way() { DeadlineAction::Pause } else { way.analysis.on_failure }
 }
 
 /// What the thresholds say of the new version over all of the step.
@@ -123,6 +135,9 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
         0 => "the first step was not entered in time".to_owned(),
         _ => format!("step {step} of {last} was not decided in time"),
     };
+    if let Some(gate) = gates::waited_for(view, update) {
+        return Some(Reason::new(Reason::GATE_INCONCLUSIVE, format!("{at}: {gate}")));
+    }
     let hold = way.hold(step);
     if let Hold::Evidence { .. } = hold
         && let Some(compared) = comparison(view.state, update, &Present::default())

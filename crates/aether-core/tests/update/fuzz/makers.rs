@@ -15,8 +15,9 @@ use aether_core::manifest::Manifest;
 use aether_core::planner::{self, View};
 use aether_core::records::{
     Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
-    Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, Seen,
-    SessionKind, Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
+    Gate, GateSource, GateVerdict, GateWhen, Measure, NodeLifecycle, NodeSchedule, Observed,
+    OptionChanges, Reason, Recreate, Rolling, Seen, SessionKind, Share, Step, Strategy, Sums,
+    Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -192,6 +193,7 @@ impl<'a> Dice<'a> {
             on_failure: self.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
             patience_ms: self.count(),
             warm_up_ms: if self.one_in(4) { self.count() } else { 0 },
+            gates: if self.one_in(3) { self.gates() } else { Vec::new() },
         };
         let one_way = self.one_in(4).then(|| self.count32());
         if self.one_in(3) {
@@ -238,6 +240,35 @@ impl<'a> Dice<'a> {
             scale_with_weight: self.flag(),
             one_way_from: one_way,
         })
+    }
+
+    fn gates(&mut self) -> Vec<Gate> {
+        let names = if self.one_in(8) { ["a", "a"] } else { ["a", "b"] };
+        let count = 1 + self.below(2) as usize;
+        let mut gate = |name: &str| {
+            let url = self.pick(&["http://h:1/a", "http://h", "http://[::1]/", "https://h"]);
+            let source = match self.below(3) {
+                0 => GateSource::Webhook { url: url.to_owned() },
+                1 => GateSource::Prometheus {
+                    url: url.to_owned(),
+                    query: "up".to_owned(),
+                    condition: self.pick(&["< 1", ">= 0.5", "0"]).to_owned(),
+                },
+                _ => GateSource::Command {
+                    program: self.pick(&["/bin/true", "true"]).to_owned(),
+                    arguments: vec!["a".to_owned()],
+                },
+            };
+            let when = self.pick(&[GateWhen::Before, GateWhen::After]);
+            Gate {
+                step: self.one_in(4).then(|| self.below(4) as u32),
+                failures_max: self.below(3) as u32,
+                inconclusive_max: self.below(3) as u32,
+                interval_ms: if self.one_in(4) { self.count() } else { 1_000 },
+                ..Gate::new(name, when, source)
+            }
+        };
+        names[..count].iter().map(|name| gate(name)).collect()
     }
 
     fn side(&mut self) -> Side {
@@ -466,6 +497,29 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let update = dice.update();
         let if_modified = dice.modified(&update);
         Command::MarkSwitched { update, mixed_ms: dice.count(), if_modified }
+    }),
+    ("RecordGate", 3, |dice| {
+        let update = dice.update();
+        let record = dice.state.updates.get(&update);
+        let way = record.and_then(|record| record.way());
+        let asked = way.as_ref().zip(record).and_then(|(way, record)| {
+            let (gate, step) = way.gates_beyond(record.step()).next()?;
+            let progress = record.progress.as_ref()?;
+            let measured = progress.gate(gate, step).map_or(0, |state| state.measured);
+            Some((gate.name.clone(), gate.when, step, progress.since_ms, measured + 1))
+        });
+        let off = || ("a".to_owned(), GateWhen::After, 1, 0, 1);
+        let (gate, when, step, since_ms, number) = asked.unwrap_or_else(off);
+        let number = if dice.one_in(6) { dice.count32() } else { number };
+        let since_ms = if dice.one_in(6) { dice.count() } else { since_ms };
+        let verdict = dice.pick(&[
+            GateVerdict::Pass,
+            GateVerdict::Pass,
+            GateVerdict::Fail,
+            GateVerdict::Inconclusive,
+        ]);
+        let message = "m".repeat(dice.pick(&[0, 3, 500, 501]));
+        Command::RecordGate { update, gate, when, step, since_ms, number, verdict, message }
     }),
     ("RecordEvidence", 3, |dice| {
         let update = dice.update();

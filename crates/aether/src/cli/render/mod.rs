@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod env;
 pub mod event;
 pub mod explain;
+pub mod gate;
 pub mod health;
 pub mod history;
 pub mod paint;

@@ -3,7 +3,7 @@
 use aether_core::weights::Weights;
 use aether_proto::v1;
 
-use super::{fields, or_dash, percent, percent_of_ppm, slice, span, table};
+use super::{fields, gate, or_dash, percent, percent_of_ppm, slice, span, table};
 use crate::cli::follow::is_terminal;
 
 /// History entries shown; `-o json` has them all.
@@ -27,6 +27,10 @@ pub fn whole(update: &v1::Update) -> String {
         ("actual", actual(update)),
         ("in place", update.progress.as_ref().and_then(in_place).unwrap_or_default()),
         ("counted", update.progress.as_ref().map(counted_in_step).unwrap_or_default()),
+        (
+            "gates",
+            update.progress.as_ref().map(|p| gate::states(&p.gate_states)).unwrap_or_default(),
+        ),
         ("instances", instances(update)),
         ("paused", paused(update)),
         ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
