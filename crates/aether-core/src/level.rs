@@ -14,6 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
+//! | 4 | 0.1 | configurations of slices: `PushConfig`, `remake` of `StartWith` |
 //!
 //! # Adding to it
 //!
@@ -43,7 +44,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 3;
+pub const FEATURE_LEVEL_MAX: u32 = 4;
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {
@@ -103,6 +104,8 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
+        Command::StartWith { remake, .. } if !remake.is_nothing() => 4,
+        Command::PushConfig { .. } => 4,
         Command::StartWith { .. }
         | Command::Promote { .. }
         | Command::Suspend { .. }
@@ -120,6 +123,7 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
+        4 => "configurations of slices and restarts",
         _ => "what a newer release brought",
     }
 }

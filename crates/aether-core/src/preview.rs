@@ -13,12 +13,12 @@ use std::sync::Arc;
 use crate::apply::{Position, instances_needed};
 use crate::command::{Command, Observation, Refusal, Request};
 use crate::coordinates::SliceName;
-use crate::diff::{self, Change};
+use crate::diff::Change;
 use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
 use crate::planner::{self, NodeView, SessionView, View};
 use crate::records::{
-    Desired, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side, UpdateRecord,
+    Desired, InstanceRecord, NodeLifecycle, Observed, Remake, RevisionRecord, Side, UpdateRecord,
     UpdateState,
 };
 use crate::state::State;
@@ -115,10 +115,10 @@ pub struct Preview {
 /// What this request, a [`Command::StartUpdate`] or [`Command::StartWith`], would do
 /// now, at log time `now_ms`.
 pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview> {
-    let (Command::StartUpdate { slice, version, .. } | Command::StartWith { slice, version, .. }) =
-        &request.command
-    else {
-        return None;
+    let (slice, version, remake) = match &request.command {
+        Command::StartUpdate { slice, version, .. } => (slice, version, Remake::default()),
+        Command::StartWith { slice, version, remake, .. } => (slice, version, *remake),
+        _ => return None,
     };
     let old = state
         .slices
@@ -142,6 +142,9 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
     };
     let artifact = state.artifacts.get(&slice.base().at(version.clone()));
     if let Some(artifact) = artifact {
+        let config = state.next_config(slice, old.map(|old| &**old), remake.config).ok().flatten();
+        let is_same = old.is_some_and(|old| old.version == *version);
+        let restarts = old.filter(|_| is_same).map_or(0, |old| old.restarts);
         let new = RevisionRecord {
             slice: slice.clone(),
             no: crate::ids::RevisionNo(0),
@@ -149,8 +152,10 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
             digest: artifact.digest.clone(),
             manifest: Arc::clone(&artifact.manifest),
             created: 0,
+            config,
+            restarts: restarts.saturating_add((is_same && remake.restart).into()),
         };
-        preview.changes = diff::revisions(old.map(|old| &**old), &new);
+        preview.changes = state.differences(old.map(|old| &**old), &new);
     }
     let before = world.by_node();
     match world.apply(&request.actor, request.command.clone()) {

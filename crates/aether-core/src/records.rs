@@ -5,6 +5,7 @@
 //! distinct types with one writer each. Nothing here changes a record.
 
 mod config;
+mod configuration;
 mod evidence;
 mod in_place;
 mod members;
@@ -21,12 +22,17 @@ use serde::{Deserialize, Serialize};
 use crate::apply::instances_needed;
 use crate::audit::{AuditPosition, Subject};
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
+use crate::ids::{ConfigNo, Fence, InstanceId, NodeName, RevisionNo, UpdateId};
 use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+pub use configuration::{
+    CONFIG_ENV_MAX, CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX, CONFIG_PATH_BYTES_MAX,
+    CONFIGURATION_BYTES_MAX, CONFIGURATIONS_BYTES_MAX, CONFIGURATIONS_KEPT, ConfigPick,
+    ConfigRevisionRecord, Configuration, Remake,
+};
 pub use evidence::{EvidenceRecord, Mark, Measure, Sums};
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
@@ -73,6 +79,10 @@ pub struct SliceRecord {
     pub live_update: Option<UpdateId>,
     /// Log index of the last change, for compare-and-set.
     pub modified: u64,
+    /// Number of the configuration that was pushed last; 0 before the first, and
+    /// once they were withdrawn.
+    #[serde(default, skip_serializing_if = "ConfigNo::is_none")]
+    pub last_config: ConfigNo,
 }
 
 impl SliceRecord {
@@ -85,6 +95,7 @@ impl SliceRecord {
             last_revision: RevisionNo(0),
             live_update: None,
             modified: 0,
+            last_config: ConfigNo(0),
         }
     }
 }
@@ -105,6 +116,12 @@ pub struct RevisionRecord {
     pub manifest: Arc<Manifest>,
     /// Log index that made it.
     pub created: u64,
+    /// What is laid over the artifact, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigNo>,
+    /// How often this version was started anew for nothing but that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
 }
 
 /// One side of a route or of an update.

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
-use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, ConfigRecord, Desired, EvidenceRecord, InstanceRecord,
-    NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord, RetainedRecord,
-    RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord, UpdateRecord,
-    UpdateState, VoterChange,
+    ArtifactRecord, AuditRecord, ConfigRecord, ConfigRevisionRecord, Desired, EvidenceRecord,
+    InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord,
+    RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord,
+    UpdateRecord, UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -102,6 +102,9 @@ pub const CONFIG_PREFIX: &str = "config/";
 /// Key of a revision or a target.
 pub type RevisionKey = (SliceName, RevisionNo);
 
+/// Key of a configuration.
+pub type ConfigKey = (SliceName, ConfigNo);
+
 /// The whole replicated state.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -113,6 +116,8 @@ pub struct State {
     pub slices: Table<SliceName, SliceRecord>,
     /// Revisions in use.
     pub revisions: Table<RevisionKey, RevisionRecord>,
+    /// Configurations of slice names.
+    pub config_revisions: Table<ConfigKey, ConfigRevisionRecord>,
     /// Routes.
     pub routes: Table<SliceName, RouteRecord>,
     /// Instance targets.
@@ -149,6 +154,8 @@ struct Derived {
     by_node: OrdSet<(NodeName, InstanceId)>,
     /// What `config` counts towards its bound.
     config_bytes: u64,
+    /// What `config_revisions` counts towards its bound.
+    config_revision_bytes: u64,
     /// Request ids by age.
     request_order: OrdMap<u64, String>,
 }
@@ -196,6 +203,10 @@ macro_rules! small_tables {
         ));
         $each!(slices, |r: &SliceRecord| format!("slice/{}", r.slice));
         $each!(revisions, |r: &RevisionRecord| format!("revision/{}/{}", r.slice, r.no.0));
+        $each!(config_revisions, |r: &ConfigRevisionRecord| format!(
+            "config-revision/{}/{}",
+            r.slice, r.no.0
+        ));
         $each!(routes, |r: &RouteRecord| format!("version-routing/{}", r.slice));
         $each!(targets, |r: &TargetRecord| format!("slice-target/{}/{}", r.slice, r.revision.0));
         $each!(retained, |r: &RetainedRecord| format!("retained/{}", r.slice));
@@ -370,6 +381,9 @@ impl State {
             "revision" => {
                 let r = decode::<RevisionRecord>(key, value)?;
                 self.revisions.insert((r.slice.clone(), r.no), r);
+            }
+            "config-revision" => {
+                self.put_config_revision(decode::<ConfigRevisionRecord>(key, value)?);
             }
             "version-routing" => {
                 let r = decode::<RouteRecord>(key, value)?;
@@ -605,6 +619,42 @@ impl State {
         let revisions: Vec<RevisionKey> =
             self.revisions.range(all).map(|(key, _)| key.clone()).collect();
         revisions.iter().for_each(|key| drop(self.revisions.remove(key)));
+    }
+
+    /// Configurations of a slice, ordered by number.
+    pub fn configs_of<'a>(
+        &'a self,
+        slice: &SliceName,
+    ) -> impl Iterator<Item = &'a Arc<ConfigRevisionRecord>> + 'a + use<'a> {
+        let all = (slice.clone(), ConfigNo(0))..=(slice.clone(), ConfigNo(u32::MAX));
+        self.config_revisions.range(all).map(|(_, record)| record)
+    }
+
+    /// What is laid over the artifact of a revision, if anything.
+    pub fn config_of(&self, revision: &RevisionRecord) -> Option<&Arc<ConfigRevisionRecord>> {
+        self.config_revisions.get(&(revision.slice.clone(), revision.config?))
+    }
+
+    /// What all configurations count towards their bound.
+    pub fn config_revision_bytes(&self) -> u64 {
+        self.derived.config_revision_bytes
+    }
+
+    /// Inserts a configuration, and keeps their sum true.
+    pub(crate) fn put_config_revision(&mut self, record: impl Into<Arc<ConfigRevisionRecord>>) {
+        let record = record.into();
+        self.derived.config_revision_bytes += record.content.weight();
+        let key = (record.slice.clone(), record.no);
+        if let Some(replaced) = self.config_revisions.insert(key, record) {
+            self.derived.config_revision_bytes -= replaced.content.weight();
+        }
+    }
+
+    /// Removes a configuration, and keeps their sum true.
+    pub(crate) fn remove_config_revision(&mut self, key: &ConfigKey) {
+        if let Some(removed) = self.config_revisions.remove(key) {
+            self.derived.config_revision_bytes -= removed.content.weight();
+        }
     }
 
     /// Remembers an answer; forgets the oldest beyond `REQUESTS_MAX`.

@@ -15,7 +15,7 @@ use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
     Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Hold, NodeSchedule, OptionChanges,
-    Recreate, Rolling, Share, Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
+    Recreate, Remake, Rolling, Share, Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -238,7 +238,15 @@ pub fn start(
     }
     match strategy.is_manual() && !supersede {
         true => Command::StartUpdate { slice, version, instances, options },
-        false => Command::StartWith { slice, version, instances, options, strategy, supersede },
+        false => Command::StartWith {
+            slice,
+            version,
+            instances,
+            options,
+            strategy,
+            supersede,
+            remake: Remake::default(),
+        },
     }
 }
 
