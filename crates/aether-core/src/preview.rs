@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::apply::{Position, instances_needed};
 use crate::command::{Command, Observation, Refusal, Request};
-use crate::coordinates::SliceName;
+use crate::coordinates::{SliceName, Version};
 use crate::diff::Change;
 use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
@@ -140,23 +140,7 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
         least_ms: 0,
         stuck: None,
     };
-    let artifact = state.artifacts.get(&slice.base().at(version.clone()));
-    if let Some(artifact) = artifact {
-        let config = state.next_config(slice, old.map(|old| &**old), remake.config).ok().flatten();
-        let is_same = old.is_some_and(|old| old.version == *version);
-        let restarts = old.filter(|_| is_same).map_or(0, |old| old.restarts);
-        let new = RevisionRecord {
-            slice: slice.clone(),
-            no: crate::ids::RevisionNo(0),
-            version: version.clone(),
-            digest: artifact.digest.clone(),
-            manifest: Arc::clone(&artifact.manifest),
-            created: 0,
-            config,
-            restarts: restarts.saturating_add((is_same && remake.restart).into()),
-        };
-        preview.changes = state.differences(old.map(|old| &**old), &new);
-    }
+    preview.changes = changes(state, slice, version, remake, old.map(|old| &**old));
     let before = world.by_node();
     match world.apply(&request.actor, request.command.clone()) {
         Err(refusal) => {
@@ -176,6 +160,34 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
     preview.instances_peak = world.peak;
     preview.nodes = world.loads(&before);
     Some(preview)
+}
+
+/// How the revision that it would move to differs from the one that serves; nothing
+/// where there can be no such revision.
+fn changes(
+    state: &State,
+    slice: &SliceName,
+    version: &Version,
+    remake: Remake,
+    old: Option<&RevisionRecord>,
+) -> Vec<Change> {
+    let Some(artifact) = state.artifacts.get(&slice.base().at(version.clone())) else {
+        return Vec::new();
+    };
+    let Ok(config) = state.next_config(slice, old, remake.config) else { return Vec::new() };
+    let same = old.filter(|old| old.version == *version);
+    let restart = same.is_some() && remake.restart;
+    let new = RevisionRecord {
+        slice: slice.clone(),
+        no: crate::ids::RevisionNo(0),
+        version: version.clone(),
+        digest: artifact.digest.clone(),
+        manifest: Arc::clone(&artifact.manifest),
+        created: 0,
+        config,
+        restarts: same.map_or(0, |old| old.restarts).saturating_add(restart.into()),
+    };
+    state.differences(old, &new)
 }
 
 /// The world of a preview.

@@ -37,6 +37,7 @@ mod reference;
 mod render;
 mod scale;
 mod shim;
+mod slice_config;
 mod slices;
 mod snapshot;
 mod status;
@@ -118,6 +119,9 @@ enum Command {
     Status(status::Status),
     Nodes(nodes::Nodes),
     Slices(slices::Slices),
+    /// Push and look at what is laid over the artifacts of slices
+    #[command(subcommand)]
+    Config(slice_config::Command),
     Logs(logs::Logs),
     Events(events::Events),
     /// Look into the replicated KV store
@@ -195,6 +199,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(verb) => asking(verb.run(global)),
         Command::Nodes(verb) => asking(verb.run(global)),
         Command::Slices(verb) => asking(verb.run(global)),
+        Command::Config(command) => command.run(global),
         Command::Logs(verb) => asking(verb.run(global)),
         Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),

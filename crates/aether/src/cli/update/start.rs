@@ -22,6 +22,8 @@ Examples:
   aether update start org.example:my-slice 2.0.0 --auto --on-step-failure rollback
   aether update start org.example:my-slice 2.0.0 --steps '1:19 5m, 1:9 pause, 1:1, 1:0'
   aether update start org.example:my-slice 2.0.0 --strategy blue-green --verify 1m
+  aether update start org.example:my-slice 1.0.0 --config latest --strategy rolling
+  aether update start org.example:my-slice 1.0.0 --restart --strategy rolling
 
 See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Start {
