@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -104,8 +104,9 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
+        Command::StartWith { remake, .. } if !remake.is_nothing() => 4,
         Command::StartWith { strategy, .. } => level_of_strategy(strategy),
-        Command::RecordGate { .. } => 4,
+        Command::RecordGate { .. } | Command::PushConfig { .. } => 4,
         Command::Promote { .. }
         | Command::Suspend { .. }
         | Command::EnterStep { .. }

@@ -5,6 +5,7 @@
 //! distinct types with one writer each. Nothing here changes a record.
 
 mod config;
+mod configuration;
 mod environment;
 mod evidence;
 mod gates;
@@ -24,12 +25,17 @@ use serde::{Deserialize, Serialize};
 use crate::apply::instances_needed;
 use crate::audit::{AuditPosition, Subject};
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
+use crate::ids::{ConfigNo, Fence, InstanceId, NodeName, RevisionNo, UpdateId};
 use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+pub use configuration::{
+    CONFIG_ENV_MAX, CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX, CONFIG_PATH_BYTES_MAX,
+    CONFIGURATION_BYTES_MAX, CONFIGURATIONS_BYTES_MAX, CONFIGURATIONS_KEPT, ConfigPick,
+    ConfigRevisionRecord, Configuration, Remake,
+};
 pub use environment::{Colour, SetVersion};
 pub use evidence::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, InstanceEvidence, Mark, Measure, Sums,
@@ -89,6 +95,10 @@ pub struct SliceRecord {
     /// The version that it is to have, where somebody said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<SetVersion>,
+    /// Number of the configuration that was pushed last; 0 before the first, and
+    /// once they were withdrawn.
+    #[serde(default, skip_serializing_if = "ConfigNo::is_none")]
+    pub last_config: ConfigNo,
 }
 
 impl SliceRecord {
@@ -102,6 +112,7 @@ impl SliceRecord {
             live_update: None,
             modified: 0,
             set: None,
+            last_config: ConfigNo(0),
         }
     }
 }
@@ -125,6 +136,12 @@ pub struct RevisionRecord {
     /// By which the set of its instances goes.
     #[serde(default, skip_serializing_if = "Colour::is_blue")]
     pub colour: Colour,
+    /// What is laid over the artifact, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigNo>,
+    /// How often this version was started anew for nothing but that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
 }
 
 /// One side of a route or of an update.

@@ -162,6 +162,12 @@ texts! {
         most: 2_000,
         example: "1:19 5m, 10% pause, 1:1, 1:0",
     };
+    ConfigPick: Text {
+        says: "A configuration of the slice: its number, or `latest`.",
+        pattern: "(latest|c?[1-9][0-9]{0,8})".to_owned(),
+        most: 10,
+        example: "latest",
+    };
     Share: Text {
         says: "A number of instances, or a share of them in percent.",
         pattern: SHARE.to_owned(),

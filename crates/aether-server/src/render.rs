@@ -8,7 +8,7 @@ use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
     Bounds, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Observed, Reason,
-    RetainedRecord, Side, Strategy, UpdateRecord,
+    RetainedRecord, RevisionRecord, Side, Strategy, UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
@@ -28,6 +28,17 @@ fn name<T: serde::Serialize>(value: &T) -> String {
 /// A reason.
 pub fn reason(reason: &Reason) -> v1::Reason {
     v1::Reason { code: reason.code.clone(), message: reason.message.clone() }
+}
+
+/// A revision, without what is in it.
+pub fn revision(record: &RevisionRecord) -> v1::Revision {
+    v1::Revision {
+        number: record.no.0,
+        version: record.version.to_string(),
+        sha256: record.digest.clone(),
+        config: record.config.map(|no| no.0),
+        restarts: record.restarts,
+    }
 }
 
 /// One instance.
@@ -81,6 +92,10 @@ pub fn update(
         false => instances(state, record, side.revision, now_ms),
     };
     let table = state.slice_table(&record.slice).filter(|_| !record.state.is_terminal());
+    let kept_revision = |side: &Side| {
+        let kept = state.revisions.get(&(record.slice.clone(), side.revision));
+        kept.map(|kept| revision(kept))
+    };
     let effective = table.as_ref().and_then(SliceTable::effective_weights);
     let old_target = record.old.as_ref().and_then(|side| {
         state.targets.get(&(record.slice.clone(), side.revision)).map(|t| t.instances)
@@ -124,6 +139,8 @@ pub fn update(
         as_of: Some(as_of),
         note: String::new(),
         progress: progress(state, record, now_ms),
+        old_revision: record.old.as_ref().and_then(kept_revision),
+        new_revision: kept_revision(&record.new),
     }
 }
 
@@ -415,6 +432,8 @@ pub fn slice(
         retained_update: kept.map(|kept| kept.update.to_string()),
         revision: record.current.map(|no| no.0),
         waits_for: once(waits.map(|wait| wait.message.clone())),
+        config: revision.and_then(|revision| revision.config).map(|no| no.0),
+        latest_config: Some(record.last_config.0).filter(|no| *no > 0),
         as_of: None,
     }
 }

@@ -15,7 +15,7 @@ use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
     Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Gate, GateSource, GateWhen, Hold,
-    NodeSchedule, OptionChanges, Recreate, Rolling, Share, Step, Strategy, UpdateOptions,
+    NodeSchedule, OptionChanges, Recreate, Remake, Rolling, Share, Step, Strategy, UpdateOptions,
     UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
@@ -259,7 +259,15 @@ pub fn start(
     }
     match strategy.is_manual() && !supersede {
         true => Command::StartUpdate { slice, version, instances, options },
-        false => Command::StartWith { slice, version, instances, options, strategy, supersede },
+        false => Command::StartWith {
+            slice,
+            version,
+            instances,
+            options,
+            strategy,
+            supersede,
+            remake: Remake::default(),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use super::{INSTANCES_MAX, Tx};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::{RevisionNo, UpdateId};
 use crate::records::{
-    BATCHES_MAX, Bounds, CleanupPolicy, Desired, GOALS_MAX, Rolling, Share, Strategy,
+    BATCHES_MAX, Bounds, CleanupPolicy, Desired, GOALS_MAX, Rolling, Share, Side, Strategy,
     UpdateOptions, UpdateRecord, UpdateState,
 };
 use crate::weights::Weights;
@@ -94,6 +94,18 @@ pub(super) fn check_options_in_place(
         bad("manual approval", "on".to_owned(), expected)?;
     }
     Ok(())
+}
+
+/// What an update moves from and to, by version, and by revision where the version is
+/// the same.
+fn named(update: &UpdateRecord) -> (String, String) {
+    let new = &update.new;
+    let Some(old) = &update.old else { return ("nothing".to_owned(), new.version.to_string()) };
+    if old.version != new.version {
+        return (old.version.to_string(), new.version.to_string());
+    }
+    let of = |side: &Side| format!("{} ({})", side.version, side.revision);
+    (of(old), of(new))
 }
 
 impl Tx<'_> {
@@ -185,8 +197,7 @@ impl Tx<'_> {
         if takes_away && ready_of(new, old) < floor {
             return Err(stale(&update));
         }
-        let (from, to) = (&update.old, &update.new.version);
-        let from = from.as_ref().map_or_else(|| "nothing".to_owned(), |s| s.version.to_string());
+        let (from, to) = named(&update);
         let mut event = format!("{} of {to}, {old} of {from}", counted(new, "instance"));
         let admitted = update.way().map_or(0, |way| match update.step() {
             0 => 0,

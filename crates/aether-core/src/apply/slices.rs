@@ -6,7 +6,7 @@ use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
 use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
-use crate::ids::RevisionNo;
+use crate::ids::{ConfigNo, RevisionNo};
 use crate::manifest::Manifest;
 use crate::records::{
     ArtifactRecord, Colour, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord,
@@ -102,6 +102,8 @@ impl Tx<'_> {
         &mut self,
         record: &mut SliceRecord,
         version: &Version,
+        config: Option<ConfigNo>,
+        restarts: u32,
     ) -> Result<Side, Refusal> {
         let known = self.known_artifact(&record.slice, version)?;
         record.last_revision.0 += 1;
@@ -118,6 +120,8 @@ impl Tx<'_> {
             manifest: Arc::clone(&known.manifest),
             created: self.index(),
             colour,
+            config,
+            restarts,
         };
         let key = (record.slice.clone(), revision.no);
         self.state.revisions.insert(key, Arc::new(revision));
@@ -162,7 +166,8 @@ impl Tx<'_> {
                 version: deployed.map_or_else(|| version.clone(), |r| r.version.clone()),
             });
         }
-        let side = self.make_revision(&mut record, version)?;
+        let config = self.state.next_config(slice, None, None)?;
+        let side = self.make_revision(&mut record, version, config, 0)?;
         let revision = self.state.revisions[&(slice.clone(), side.revision)].clone();
         self.check_room(instances, &revision.manifest)?;
         record.current = Some(side.revision);
@@ -247,7 +252,7 @@ impl Tx<'_> {
             return self.retire(slice);
         }
         let Some(current) = record.current else {
-            return Err(Refusal::UnknownSlice { slice: slice.clone() });
+            return self.withdraw_what_was_pushed(record, version);
         };
         let deployed =
             self.state.revisions.get(&(slice.clone(), current)).map(|r| r.version.clone());
@@ -265,11 +270,29 @@ impl Tx<'_> {
         }
         record.current = None;
         record.instances = 0;
+        self.withdraw_configs(&mut record);
         self.put_slice(record);
         self.remove_route(slice);
         self.drain_revision(slice, current);
         self.audit(Subject::slice(slice), "undeployed".to_owned());
         self.forget_slice_if_empty(slice);
+        Ok(Answer::default())
+    }
+
+    /// Of a slice of which nothing is deployed there may be configurations.
+    fn withdraw_what_was_pushed(
+        &mut self,
+        mut record: SliceRecord,
+        version: Option<&Version>,
+    ) -> Outcome {
+        let slice = record.slice.clone();
+        if record.last_config.is_none() || version.is_some() {
+            return Err(Refusal::UnknownSlice { slice });
+        }
+        self.withdraw_configs(&mut record);
+        self.put_slice(record);
+        self.audit(Subject::slice(&slice), "configurations withdrawn".to_owned());
+        self.forget_slice_if_empty(&slice);
         Ok(Answer::default())
     }
 

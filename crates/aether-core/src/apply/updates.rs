@@ -3,10 +3,10 @@
 use super::{Tx, back_as_far_as, instances_needed};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
-use crate::ids::UpdateId;
+use crate::ids::{ConfigNo, UpdateId};
 use crate::records::{
-    CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Side, Strategy, UpdateOptions,
-    UpdateRecord, UpdateState,
+    CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Remake, RevisionRecord, Side,
+    Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -77,16 +77,65 @@ fn way_out(update: &UpdateRecord, weights: Weights, weight: u32, needed: u32) ->
     )
 }
 
+/// What the start of an update asks for.
+pub(super) struct Start<'a> {
+    pub slice: &'a SliceName,
+    pub version: &'a Version,
+    pub instances: Option<u32>,
+    pub options: &'a UpdateOptions,
+    pub strategy: &'a Strategy,
+    pub supersede: bool,
+    pub remake: Remake,
+}
+
+/// What a new revision has beside its version, and how it differs in that from the
+/// current one, for people.
+struct Beside {
+    config: Option<ConfigNo>,
+    restarts: u32,
+    said: String,
+}
+
 impl Tx<'_> {
-    pub(super) fn start_update(
-        &mut self,
-        slice: &SliceName,
-        version: &Version,
-        instances: Option<u32>,
-        options: &UpdateOptions,
-        strategy: &Strategy,
-        supersede: bool,
-    ) -> Outcome {
+    /// What the next revision of a slice has beside its version.
+    ///
+    /// # Errors
+    /// There is no such configuration, or the revision would be the current one.
+    fn beside(
+        &self,
+        start: &Start<'_>,
+        digest: &str,
+        current: Option<&RevisionRecord>,
+    ) -> Result<Beside, Refusal> {
+        let Start { slice, version, remake, .. } = start;
+        let config = self.state.next_config(slice, current, remake.config)?;
+        let named = |config: Option<ConfigNo>| {
+            config.map_or_else(|| "no configuration".to_owned(), |no| format!("configuration {no}"))
+        };
+        let Some(current) = current else {
+            let said = config.map(|_| format!(", {}", named(config))).unwrap_or_default();
+            return Ok(Beside { config, restarts: 0, said });
+        };
+        let mut said = String::new();
+        if config != current.config {
+            said = format!(", {} -> {}", named(current.config), named(config));
+        }
+        if current.version != **version || current.digest != digest {
+            return Ok(Beside { config, restarts: 0, said });
+        }
+        if !remake.restart && self.is_same_config(slice, current.config, config) {
+            let (slice, version) = ((*slice).clone(), (*version).clone());
+            return Err(Refusal::SameRevision { slice, version });
+        }
+        let restarts = current.restarts.saturating_add(remake.restart.into());
+        if remake.restart {
+            said += ", restart";
+        }
+        Ok(Beside { config, restarts, said })
+    }
+
+    pub(super) fn start_update(&mut self, start: Start<'_>) -> Outcome {
+        let Start { slice, version, instances, options, strategy, supersede, .. } = start;
         check_options(options)?;
         super::strategy::check_strategy(strategy)?;
         // What makes no sense in any state is said before what this state lacks.
@@ -96,9 +145,7 @@ impl Tx<'_> {
         self.check_no_update(slice)?;
         let known = self.known_artifact(slice, version)?;
         let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
-        if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
-            return Err(Refusal::SameRevision { slice: slice.clone(), version: version.clone() });
-        }
+        let beside = self.beside(&start, &known.digest, current.map(|current| &**current))?;
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
@@ -111,7 +158,7 @@ impl Tx<'_> {
         let retired = kept.map(|kept| format!("version {kept}, which was kept warm, is removed"));
         let extra = super::in_place::check_start(strategy, options, wanted, deployed)?;
         self.check_room(extra, &known.manifest)?;
-        let new = self.make_revision(&mut record, version)?;
+        let new = self.make_revision(&mut record, version, beside.config, beside.restarts)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
         record.live_update = Some(id.clone());
@@ -138,7 +185,7 @@ impl Tx<'_> {
         let instances = counted(wanted, "instance");
         self.put_update(
             update,
-            format!("started: {slice} from {from} to {version}, {instances}{by}"),
+            format!("started: {slice} from {from} to {version}{}, {instances}{by}", beside.said),
         );
         let rules = self.rules_of_others(slice, &known.manifest.ingress);
         let notes: Vec<String> = superseded.into_iter().chain(retired).chain(rules).collect();

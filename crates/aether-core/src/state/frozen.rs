@@ -52,7 +52,7 @@ const SHARED: [(&str, &str); 4] = [
 ];
 
 /// What is a map in a command, and may have any key.
-const MAPS: [&str; 3] = ["env", "labels", "require"];
+const MAPS: [&str; 4] = ["env", "files", "labels", "require"];
 
 fn file(name: &str) -> Frozen {
     Frozen::new(env!("CARGO_MANIFEST_DIR"), name, RULE)

@@ -5,6 +5,7 @@ mod audit;
 mod blue_green;
 mod canary;
 mod config;
+mod configuration;
 mod environment;
 mod faults;
 mod fuzz;

@@ -329,13 +329,9 @@ fn a_batch_that_too_few_calls_reach_is_left_by_promotion() {
 fn what_cannot_be_done_in_place_is_refused() {
     let mut world = World::deployed(4);
     let mut refused = |options: UpdateOptions, instances: Option<u32>, rolling: Rolling| {
-        let Command::StartWith { slice, version, strategy, supersede, .. } =
-            start_with("2.0.0", options.clone(), Strategy::Rolling(rolling))
-        else {
-            unreachable!()
-        };
-        let command =
-            Command::StartWith { slice, version, instances, options, strategy, supersede };
+        let mut command = start_with("2.0.0", options, Strategy::Rolling(rolling));
+        let Command::StartWith { instances: wanted, .. } = &mut command else { unreachable!() };
+        *wanted = instances;
         let refusal = world.propose(command).unwrap_err();
         assert!(matches!(refusal, Refusal::BadOption { .. }), "{refusal}");
         refusal.to_string()

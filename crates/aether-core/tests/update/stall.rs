@@ -242,6 +242,7 @@ impl Walk<'_> {
             options: draft.options.clone(),
             strategy: draft.strategy.clone(),
             supersede: draft.supersede,
+            remake: Default::default(),
         })
     }
 

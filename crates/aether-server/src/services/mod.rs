@@ -4,6 +4,7 @@ pub mod agents;
 pub mod archives;
 pub mod artifacts;
 pub mod cluster;
+mod configs;
 mod events;
 mod following;
 mod foresight;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aether_core::command::{Answer, Command};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::{CleanupPolicy, Strategy, UpdateRecord};
+use aether_core::records::{CleanupPolicy, Remake, Strategy, UpdateRecord};
 use aether_core::weights::Weights;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::reading::{self, Handover};
 use super::resolve::{Current, resolve};
-use super::{Streamed, foresight, options, strategy};
+use super::{Streamed, configs, foresight, options, strategy};
 use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::gates::GatePrograms;
@@ -47,6 +47,8 @@ fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
     let version = fields.take("version", request.version.parse());
     let mut options = options::of_start(request, &mut fields);
     let strategy = strategy::of_start(request, &mut fields);
+    let config = fields.take("config", configs::pick(&request.config)).flatten();
+    let remake = Remake { config, restart: request.restart };
     // One switch back is what it is chosen for.
     if matches!(strategy, Strategy::BlueGreen(_)) && request.cleanup_policy.is_empty() {
         options.cleanup = CleanupPolicy::GracePeriod;
@@ -56,10 +58,10 @@ fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
     };
     let (instances, supersede) = (request.instances, request.supersede);
     // What every release can carry out is asked for in its words.
-    if strategy.is_manual() && !supersede {
+    if strategy.is_manual() && !supersede && remake.is_nothing() {
         return Ok(Command::StartUpdate { slice, version, instances, options });
     }
-    Ok(Command::StartWith { slice, version, instances, options, strategy, supersede })
+    Ok(Command::StartWith { slice, version, instances, options, strategy, supersede, remake })
 }
 
 /// The place of an update in a list.

@@ -342,6 +342,7 @@ fn plan() -> v1::UpdatePlan {
         instances: 6,
     };
     v1::UpdatePlan {
+        same_version: false,
         artifact_base: "org.example:my-slice".into(),
         old_version: Some("1.0.0".into()),
         new_version: "2.0.0".into(),
@@ -431,6 +432,8 @@ async fn history() {
 async fn compared() {
     let mut scene = Scene::new().await;
     let revision = |number, version: &str| v1::Revision {
+        config: None,
+        restarts: 0,
         number,
         version: version.into(),
         sha256: "0123456789abcdef".repeat(4),

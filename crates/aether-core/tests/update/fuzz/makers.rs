@@ -9,15 +9,17 @@ use std::sync::Arc;
 use aether_core::command::{Command, Observation};
 use aether_core::coordinates::{Artifact, SliceName};
 use aether_core::evidence::{Side, Tallies};
-use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::ids::{
+    ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId,
+};
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, View};
 use aether_core::records::{
-    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
-    Gate, GateSource, GateVerdict, GateWhen, Measure, NodeLifecycle, NodeSchedule, Observed,
-    OptionChanges, Reason, Recreate, Rolling, Seen, SessionKind, Share, Step, Strategy, Sums,
-    Thresholds, UpdateOptions,
+    Analysis, BlueGreen, CONFIG_FILE_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy,
+    ConfigPick, Counts, DeadlineAction, Gate, GateSource, GateVerdict, GateWhen, Measure,
+    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Remake, Rolling, Seen,
+    SessionKind, Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -271,6 +273,40 @@ impl<'a> Dice<'a> {
         names[..count].iter().map(|name| gate(name)).collect()
     }
 
+    /// A number of a configuration that there is as often as not.
+    fn config_no(&mut self) -> ConfigNo {
+        ConfigNo(if self.one_in(8) { u32::MAX } else { self.below(6) as u32 })
+    }
+
+    fn remake(&mut self) -> Remake {
+        let pick = match self.one_in(2) {
+            true => ConfigPick::Latest {},
+            false => ConfigPick::Number { no: self.config_no() },
+        };
+        Remake { config: self.one_in(2).then_some(pick), restart: self.one_in(3) }
+    }
+
+    fn push_config(&mut self) -> Command {
+        let paths = ["app.conf", "etc/a", "etc", "../x", "/x"];
+        let count = self.below(3);
+        let files = (0..count).map(|_| {
+            let length =
+                if self.one_in(8) { CONFIG_FILE_BYTES_MAX + 1 } else { self.below(9) as usize };
+            (self.pick(&paths).to_owned(), "x".repeat(length).into())
+        });
+        let files = files.collect();
+        let names = ["MODE", "A=B", "PORT"];
+        let count = self.below(3);
+        let env = (0..count).map(|_| (self.pick(&names).to_owned(), self.count().to_string()));
+        let env = env.collect();
+        Command::PushConfig {
+            slice: self.slice(),
+            env,
+            files,
+            if_latest: self.one_in(8).then(|| self.config_no()),
+        }
+    }
+
     fn side(&mut self) -> Side {
         let (requests, errors) = (self.count().saturating_mul(100), self.count());
         Side { requests, errors, timed: requests, slow: self.count() }
@@ -450,7 +486,9 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         options: dice.options(),
         strategy: dice.strategy(),
         supersede: dice.one_in(3),
+        remake: dice.remake(),
     }),
+    ("PushConfig", 4, |dice| dice.push_config()),
     ("Promote", 3, |dice| Command::Promote {
         update: dice.update(),
         full: dice.one_in(3),

@@ -5,6 +5,7 @@
 pub mod artifact;
 pub mod change;
 pub mod cluster;
+pub mod config;
 pub mod env;
 pub mod event;
 pub mod explain;

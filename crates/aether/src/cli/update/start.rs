@@ -25,6 +25,8 @@ Examples:
   aether update start org.example:my-slice 2.0.0 --auto \\
       --gate 'before prometheus http://127.0.0.1:9090 \"sum(rate(errors[1m]))\" \"< 0.05\" every 30s' \\
       --gate 'after step 2 webhook http://127.0.0.1:9000/judge'
+  aether update start org.example:my-slice 1.0.0 --config latest --strategy rolling
+  aether update start org.example:my-slice 1.0.0 --restart --strategy rolling
 
 See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Start {
