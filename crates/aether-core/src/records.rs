@@ -47,7 +47,9 @@ pub use gates::{
     GateState, GateVerdict, GateWhen, HttpUrl,
 };
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
-pub use inputs::{INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, Seen};
+pub use inputs::{
+    INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, NodeSeen, Seen, SessionSeen, VerdictSeen,
+};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{

@@ -74,14 +74,14 @@ pub fn replay(state: &State, update: &UpdateId) -> Result<Replay, RowError> {
 fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
     let connected = || SessionView::Connected { applied: u64::MAX, busy: BTreeSet::new() };
     let session = |id: &SessionId| {
-        let view = seen.sessions.get(id).cloned().unwrap_or_else(connected);
+        let view = seen.sessions.get(id).map_or_else(connected, SessionView::from);
         (id.clone(), view)
     };
     let node = |name: &NodeName| {
-        let view = seen.nodes.get(name).copied().unwrap_or(NodeView::Reporting);
+        let view = seen.nodes.get(name).map_or(NodeView::Reporting, |seen| (*seen).into());
         (name.clone(), view)
     };
-    let verdict = seen.verdict.clone().map(|verdict| (update.id.clone(), verdict));
+    let verdict = seen.verdict.clone().map(|verdict| (update.id.clone(), verdict.into()));
     let view = View {
         state,
         now_ms: seen.now_ms,
@@ -207,11 +207,11 @@ fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let last = route.max(left.unwrap_or(0));
     let session = |id: &SessionId| {
         let seen = view.sessions.get(id).cloned().unwrap_or(SessionView::Awaited);
-        (!is_plain(&seen, last)).then(|| (id.clone(), seen))
+        (!is_plain(&seen, last)).then(|| (id.clone(), (&seen).into()))
     };
     let node = |name: &NodeName| {
         let seen = view.nodes.get(name).copied().unwrap_or(NodeView::Awaited);
-        (seen != NodeView::Reporting).then(|| (name.clone(), seen))
+        (seen != NodeView::Reporting).then(|| (name.clone(), seen.into()))
     };
     let mut elsewhere: BTreeMap<NodeName, u32> = BTreeMap::new();
     let others = view.state.instances.values().filter(|i| i.slice != update.slice);
@@ -231,7 +231,7 @@ fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
         now_ms: view.now_ms,
         sessions: view.state.sessions.keys().filter_map(session).collect(),
         nodes: view.state.nodes.keys().filter_map(node).collect(),
-        verdict: view.verdicts.get(&update.id).cloned(),
+        verdict: view.verdicts.get(&update.id).cloned().map(Into::into),
         elsewhere,
         table_age_max_ms: view.table_age_max_ms,
         node_lost_ms: view.node_lost_ms,

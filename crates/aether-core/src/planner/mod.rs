@@ -17,8 +17,6 @@ mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::health::Verdict;
@@ -48,8 +46,7 @@ pub const NO_CAPACITY: &str = "no_capacity";
 
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionView {
     /// It reports within its lease.
     Connected {
@@ -68,8 +65,7 @@ pub enum SessionView {
 }
 
 /// What the leader knows of one node's agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeView {
     /// It reports within its lease.
     Reporting,
