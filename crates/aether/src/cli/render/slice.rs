@@ -177,8 +177,8 @@ mod tests {
             ..Default::default()
         };
         let text = whole(&twice);
-        assert!(text.contains("ready    1/1\n"), "{text}");
-        assert!(text.contains("config   c1; c2 was pushed since"), "{text}");
+        assert!(text.contains("ready     1/1\n"), "{text}");
+        assert!(text.contains("config    c1; c2 was pushed since"), "{text}");
         let short = v1::Slice {
             slice: "org.example:b".into(),
             waits_for: vec!["2 instances of r1 have no place: no node".into()],
