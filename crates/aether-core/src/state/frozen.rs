@@ -243,6 +243,8 @@ fn every_field_and_word_of_commands_and_records_is_frozen() {
 
     let all = [
         ("CleanupPolicy", known::<CleanupPolicy>("\"?\"")),
+        // BLUE is what a record without one has.
+        ("Colour", ["GREEN".to_owned()].into()),
         ("DeadlineAction", known::<DeadlineAction>("\"?\"")),
         ("Desired", known::<Desired>("\"?\"")),
         ("GateVerdict", known::<GateVerdict>("\"?\"")),
