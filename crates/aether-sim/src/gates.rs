@@ -34,7 +34,7 @@ impl Asked {
             if self.under_way.contains_key(&key) || self.answered.contains(&key) {
                 continue;
             }
-            let seed = key.bytes().fold(term, |sum, b| sum.wrapping_mul(31) + u64::from(b));
+            let seed = key.bytes().fold(term, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
             let mut rng = Rng::new(seed, 7);
             let verdict = match rng.below(100) {
                 0..70 => GateVerdict::Pass,
@@ -49,9 +49,11 @@ impl Asked {
 
     /// Answers that have come.
     pub fn due(&mut self, now_ms: u64) -> Vec<Command> {
-        let is_due = |_: &String, (due_ms, _): &mut (u64, Command)| *due_ms <= now_ms;
-        let due = self.under_way.extract_if(.., is_due);
-        let (keys, answers): (Vec<_>, Vec<_>) = due.map(|(key, (_, told))| (key, told)).unzip();
+        let all = std::mem::take(&mut self.under_way).into_iter();
+        let (due, rest): (Vec<_>, Vec<_>) = all.partition(|(_, (due_ms, _))| *due_ms <= now_ms);
+        self.under_way = rest.into_iter().collect();
+        let (keys, answers): (Vec<_>, Vec<_>) =
+            due.into_iter().map(|(key, (_, told))| (key, told)).unzip();
         self.answered.extend(keys);
         answers
     }
