@@ -185,6 +185,41 @@ async fn a_blue_green_switch_is_one_entry_for_all_and_so_is_the_way_back() {
     assert_none_failed(&phases);
 }
 
+#[tokio::test]
+async fn an_environment_is_set_refreshed_and_taken_back_while_its_leader_dies() {
+    let mut scene = Scene::set(&[]).await;
+    let refused = scene.stage.refused(&["env", "refresh", EXAMPLE]).await.unwrap();
+    assert!(refused.contains("env set-current"), "{refused}");
+    scene.stage.cli(&["env", "set-current", EXAMPLE, "2.0.0"]).await.unwrap();
+    let status = async |stage: &Stage| stage.cli(&["env", "status", EXAMPLE]).await.unwrap();
+    let before = status(&scene.stage).await["slices"][0].clone();
+    assert_eq!((&before["version"], &before["setVersion"]), (&"1.0.0".into(), &"2.0.0".into()));
+    assert_eq!(before["colour"], "BLUE");
+
+    scene.load.phase("leader killed while it is verified");
+    let refresh = ["env", "refresh", EXAMPLE, "--verify", "2s"];
+    let update = scene.stage.cli(&refresh).await.unwrap()["updateId"].as_str().unwrap().to_owned();
+    let slow = ["update", "set", &update, "--max-latency-ms", "60000"];
+    scene.stage.cli(&slow).await.unwrap();
+    scene.kill_leader().await;
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    scene.load.phase("refreshed");
+    scene.load.until_requests(ENOUGH).await;
+    let after = status(&scene.stage).await["slices"][0].clone();
+    assert_eq!((&after["version"], &after["colour"]), (&"2.0.0".into(), &"GREEN".into()));
+    assert_eq!(after["retainedColour"], "BLUE", "{after:#}");
+    let nothing = scene.stage.cluster.cli(&["env", "refresh", EXAMPLE]).await.unwrap();
+    assert!(nothing.stderr.contains("nothing to refresh"), "{nothing:?}");
+
+    scene.load.phase("back");
+    scene.stage.cli(&["env", "rollback", EXAMPLE, "--wait"]).await.unwrap();
+    scene.load.phase("gone back");
+    let phases = scene.end("1.0.0").await;
+    let there = phase(&phases, "refreshed");
+    assert_eq!(there.answers("2.0.0"), there.requests, "{:?}", there.versions);
+    assert_none_failed(&phases);
+}
+
 /// What a follower's own copy says of an update in place, every 10 ms until told to
 /// stop: ready instances, those that exist, and how far it has come.
 async fn sample(

@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of a batch; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -46,6 +46,21 @@ pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
 pub const FEATURE_LEVEL_MAX: u32 = 4;
+
+/// What holds from a level on though no command says so: the planner and `apply` look at
+/// the committed level for these.
+pub mod since {
+    /// Sets of instances have colours of their own.
+    pub const COLOURS: u32 = 4;
+    /// Evidence may be told by instance.
+    pub const EVIDENCE_BY_INSTANCE: u32 = 4;
+    /// The removal of a side names what it was decided on.
+    pub const GUARDED_REMOVAL: u32 = 4;
+    /// What the planner saw is written down.
+    pub const INPUTS: u32 = 4;
+    /// A batch can be promoted before its instances are there.
+    pub const PROMOTION_AHEAD: u32 = 4;
+}
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {

@@ -8,11 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::apply::INSTANCES_MAX;
 use crate::command::Command;
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::level::since;
 use crate::planner::{self, NodeView, SessionView, View};
 use crate::records::{Desired, InputRecord, InstanceRecord, Observed, Seen, UpdateRecord};
-use crate::state::{Meta, RowError, State, rows_hash};
+use crate::state::{Meta, RowError, State, row_hash};
 
 /// One decision, and the same decision now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +100,8 @@ fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
 fn fill(state: &mut State, seen: &Seen) {
     let mut k = 0;
     for (node, count) in &seen.elsewhere {
-        for _ in 0..*count {
+        // There are no more of them anywhere, whatever a log says.
+        for _ in 0..(*count).min(INSTANCES_MAX) {
             let slice: crate::coordinates::SliceName =
                 "aether.replay:others".parse().expect("it is a name");
             state.put_instance(InstanceRecord {
@@ -132,6 +135,22 @@ fn placeless(command: &Command) -> Command {
         placements.fill(nowhere);
     }
     command
+}
+
+/// Most nodes, sessions and instances of a slice together of which rows are written
+/// down: beyond it they would fill the bound of an update with its first look, and each
+/// look would cost what they cost to write.
+const ROWS_MAX: usize = 1_000;
+
+/// Whether there is too much to be written down.
+pub(crate) fn is_too_large(state: &State, update: &UpdateRecord) -> bool {
+    let instances = state.instances_of(&update.slice).count();
+    state.nodes.len() + state.sessions.len() + instances > ROWS_MAX
+}
+
+/// Whether more can be written down of an update.
+pub(crate) fn takes_inputs(state: &State, update: &UpdateId) -> bool {
+    state.inputs_of(update).next_back().is_none_or(|last| last.seen.is_some())
 }
 
 /// Rows as they are after an input.
@@ -189,9 +208,8 @@ pub(crate) fn rows_of(state: &State, update: &UpdateRecord) -> BTreeMap<String, 
 
 /// What tells whether rows are those that a leader saw.
 pub(crate) fn hash_of(rows: &BTreeMap<String, String>) -> String {
-    let rows: Vec<_> =
-        rows.iter().map(|(key, row)| (key.clone(), row.clone().into_bytes())).collect();
-    format!("{:032x}", rows_hash(&rows))
+    let hashes = rows.iter().map(|(key, row)| row_hash(key, row.as_bytes()));
+    format!("{:032x}", hashes.fold(0u128, u128::wrapping_add))
 }
 
 /// What a leader saw when it planned, as far as it is not in the state, for one update.
@@ -245,20 +263,21 @@ pub(crate) fn inputs(
     decided: &[(&UpdateId, Range<usize>)],
     commands: &[Command],
 ) -> Vec<Command> {
-    if view.state.meta.feature_level < INPUTS_LEVEL {
+    if view.state.meta.feature_level < since::INPUTS {
         return Vec::new();
     }
     let input = |(id, range): &(&UpdateId, Range<usize>)| {
-        let update = view.state.updates.get(*id)?;
+        let update = view.state.updates.get(*id).filter(|u| takes_inputs(view.state, &u.id))?;
+        let rows = match is_too_large(view.state, update) {
+            true => String::new(),
+            false => hash_of(&rows_of(view.state, update)),
+        };
         Some(Command::RecordInput {
             update: update.id.clone(),
-            rows: hash_of(&rows_of(view.state, update)),
+            rows,
             seen: seen(view, update, &commands[..range.start]),
             decided: commands.get(range.clone())?.to_vec(),
         })
     };
     decided.iter().filter_map(input).collect()
 }
-
-/// The feature level from which inputs are written down.
-const INPUTS_LEVEL: u32 = 4;

@@ -446,7 +446,7 @@ impl State {
     }
 
     /// What the planner saw of an update, the earliest first.
-    pub fn inputs_of(&self, update: &UpdateId) -> impl Iterator<Item = &InputRecord> {
+    pub fn inputs_of(&self, update: &UpdateId) -> impl DoubleEndedIterator<Item = &InputRecord> {
         let all = self.inputs.range((update.clone(), 0)..=(update.clone(), u32::MAX));
         all.map(|(_, input)| &**input)
     }

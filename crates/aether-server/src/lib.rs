@@ -32,6 +32,8 @@ mod restore;
 mod services;
 mod status;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod uplink;
 mod views;
 mod voters;

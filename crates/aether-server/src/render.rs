@@ -189,7 +189,8 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         steps: way.steps.iter().map(ToString::to_string).collect(),
         step: progress.step,
         held_ms: now_ms.saturating_sub(progress.since_ms),
-        pending_step: progress.pending,
+        // One that was promoted ahead waits for its instances, not for approval.
+        pending_step: progress.pending.filter(|_| record.pending_weights.is_some()),
         mixed_ms: progress.mixed_ms,
         on_failure: name(&way.analysis.on_failure),
         patience_ms: way.analysis.patience_ms,

@@ -29,3 +29,7 @@ pub mod script;
 pub mod shrink;
 pub mod trace;
 pub mod world;
+
+/// A run is mostly small allocations: in the tests, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -249,11 +249,8 @@ impl Tx<'_> {
         }
         drop(way);
         states.into_iter().for_each(|state| Self::put_gate(&mut update, state));
-        if update.pause.take().is_some() {
-            // What it paused over was seen by whoever goes on all the same.
-            update.health_from_ms = self.now_ms();
-            self.forget_evidence(&update.id);
-            self.begin_epoch(&update);
+        if update.pause.is_some() {
+            self.end_pause(&mut update);
             update.deadline = crate::transition::deadline_of(&update, self.now_ms());
         }
         let id = update.id.clone();

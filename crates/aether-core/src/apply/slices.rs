@@ -7,6 +7,7 @@ use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
 use crate::ids::{ConfigNo, RevisionNo};
+use crate::level::since;
 use crate::manifest::Manifest;
 use crate::records::{
     ArtifactRecord, Colour, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord,
@@ -14,9 +15,6 @@ use crate::records::{
 };
 use crate::weights::Weights;
 use crate::words::counted;
-
-/// The feature level from which sets of instances have colours of their own.
-const COLOURS_LEVEL: u32 = 4;
 
 impl Tx<'_> {
     pub(super) fn check_instances(&self, instances: u32) -> Result<(), Refusal> {
@@ -109,7 +107,7 @@ impl Tx<'_> {
         record.last_revision.0 += 1;
         let serves = record.current.and_then(|no| self.state.colour(&record.slice, no));
         let colour = match serves {
-            Some(colour) if self.state.meta.feature_level >= COLOURS_LEVEL => colour.other(),
+            Some(colour) if self.state.meta.feature_level >= since::COLOURS => colour.other(),
             _ => Colour::Blue,
         };
         let revision = RevisionRecord {

@@ -7,6 +7,7 @@ use super::updates::SPAN_MS_MAX;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::UpdateId;
+use crate::level::since;
 use crate::records::{
     Analysis, DeadlineAction, Hold, Pause, Reason, STEPS_MAX, Step, Strategy, UpdateRecord,
     UpdateState,
@@ -14,9 +15,6 @@ use crate::records::{
 use crate::transition;
 use crate::weights::Weights;
 use crate::words::counted;
-
-/// The feature level from which a batch can be promoted before its instances are there.
-const PROMOTED_AHEAD_LEVEL: u32 = 4;
 
 /// Longest reason of a person for a pause, in bytes.
 const WHY_BYTES_MAX: usize = 500;
@@ -245,7 +243,7 @@ impl Tx<'_> {
         if !force {
             Self::check_not_paused(&update, true)?;
         }
-        let may_wait = self.state.meta.feature_level >= PROMOTED_AHEAD_LEVEL
+        let may_wait = self.state.meta.feature_level >= since::PROMOTION_AHEAD
             && way.in_place.is_some()
             && !full;
         if !force && !full {
@@ -290,9 +288,7 @@ impl Tx<'_> {
             return Ok(Answer { update, note: Some(note), ..Answer::default() });
         }
         update.forget_pending();
-        if update.pause.take().is_some() {
-            self.forget_evidence(&update.id);
-        }
+        self.end_pause(&mut update);
         if let Some(progress) = &mut update.progress {
             progress.pending = Some(step);
         }

@@ -605,21 +605,29 @@ impl Tx<'_> {
         if update.pause.is_none() {
             return Err(Refusal::NotPaused { update: id.clone() });
         }
-        update.pause = None;
-        update.health_from_ms = self.now_ms();
+        self.end_pause(&mut update);
         if let Some(progress) = &mut update.progress {
-            // What was shown up to now is what it paused over.
             progress.since_ms = self.now_ms();
             // What is approved next has passed them.
             if update.pending_weights.is_none() {
                 progress.gates.clear();
             }
-            self.forget_evidence(id);
-            self.begin_epoch(&update);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
         self.put_update(update, "resumed".to_owned());
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
+    }
+
+    /// A person goes on: what was shown up to now is what it paused over.
+    pub(super) fn end_pause(&mut self, update: &mut UpdateRecord) {
+        if update.pause.take().is_none() {
+            return;
+        }
+        update.health_from_ms = self.now_ms();
+        if update.progress.is_some() {
+            self.forget_evidence(&update.id);
+            self.begin_epoch(update);
+        }
     }
 
     pub(super) fn retain_old_side(&mut self, update: &UpdateRecord, old: &Side) {

@@ -9,15 +9,13 @@ use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::RevisionNo;
+use crate::level::since;
 use crate::records::{
     CleanupPolicy, DeadlineAction, Desired, InstanceRecord, Observed, Reason, Side, UpdateRecord,
     UpdateState,
 };
 use crate::weights::Weights;
 use crate::words::counted;
-
-/// The feature level from which the removal of a side names what it was decided on.
-const GUARDED_REMOVAL_LEVEL: u32 = 4;
 
 /// Deadlines come first: they must not wait for what is stuck.
 pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
@@ -298,7 +296,7 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
         .instances_of(&update.slice)
         .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
     if wanted {
-        let is_known = view.state.meta.feature_level >= GUARDED_REMOVAL_LEVEL;
+        let is_known = view.state.meta.feature_level >= since::GUARDED_REMOVAL;
         plan.commands.push(Command::RemoveLosingSide {
             update: update.id.clone(),
             if_modified: is_known.then_some(update.modified),

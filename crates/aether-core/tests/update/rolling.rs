@@ -319,6 +319,9 @@ fn a_batch_that_too_few_calls_reach_is_left_by_promotion() {
     assert!(matches!(world.propose(promoted(false)), Err(Refusal::Paused { .. })));
     let note = world.ok(promoted(true)).note.unwrap();
     assert_eq!(note, "step 2 of 2 follows once its instances are ready and its gates pass");
+    // What it paused over is not held against it again, and what comes next counts.
+    assert_eq!(world.update(&id).health_from_ms, world.state.meta.log_time_ms);
+    assert_eq!(world.state.evidence[&id].evidence.epochs().len(), 1);
     world.settle();
     assert_eq!((world.update(&id).step(), world.ready("2.0.0")), (2, 4));
     // The next one is judged by its own calls.

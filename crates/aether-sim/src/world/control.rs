@@ -226,7 +226,9 @@ impl World {
             match next {
                 Next::Sleep(delay_ms) => return self.look_in(replica, delay_ms.max(1)),
                 Next::Propose(commands) => {
-                    for command in commands {
+                    let keeps = self.settings.keeps_inputs;
+                    let is_kept = |c: &Command| !matches!(c, Command::RecordInput { .. }) || keeps;
+                    for command in commands.into_iter().filter(is_kept) {
                         self.propose(replica, term, command);
                     }
                 }
