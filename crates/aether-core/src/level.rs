@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of a batch; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //!
 //! # Adding to it
 //!
@@ -58,7 +58,7 @@ pub mod since {
     pub const GUARDED_REMOVAL: u32 = 4;
     /// What the planner saw is written down.
     pub const INPUTS: u32 = 4;
-    /// A batch can be promoted before its instances are there.
+    /// A step can be promoted before its gates have passed, or its instances are there.
     pub const PROMOTION_AHEAD: u32 = 4;
 }
 

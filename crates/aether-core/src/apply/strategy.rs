@@ -243,9 +243,7 @@ impl Tx<'_> {
         if !force {
             Self::check_not_paused(&update, true)?;
         }
-        let may_wait = self.state.meta.feature_level >= since::PROMOTION_AHEAD
-            && way.in_place.is_some()
-            && !full;
+        let may_wait = self.state.meta.feature_level >= since::PROMOTION_AHEAD && !full;
         if !force && !full {
             match gates::check_open(&update, &way, step) {
                 // They are asked once the hold is over.
@@ -257,7 +255,7 @@ impl Tx<'_> {
         // In place, instances that are not there yet can take no calls, whoever asks.
         if !force || way.in_place.is_some() {
             let is_there = self.check_step(&update, step, weights);
-            if is_there.is_err() && may_wait {
+            if is_there.is_err() && may_wait && way.in_place.is_some() {
                 return self.promote_ahead(update, step);
             }
             is_there?;
@@ -276,8 +274,9 @@ impl Tx<'_> {
         Ok(answer)
     }
 
-    /// Ends the hold of a batch before the next one is there, which begins then. Only
-    /// that way is a batch left that its calls will never decide about.
+    /// Ends the hold of a step before the next one can be entered: gates between them
+    /// are asked then, and in place its instances begin then. Only that way is a step
+    /// left that its calls will never decide about.
     fn promote_ahead(&mut self, mut update: UpdateRecord, step: u32) -> Outcome {
         let last = update.way().map_or(0, |way| way.last());
         let now_ms = self.now_ms();

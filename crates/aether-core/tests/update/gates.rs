@@ -220,8 +220,11 @@ fn a_person_promotes_past_gates_by_force_or_in_full_and_the_history_says_so() {
     let last =
         |world: &World, id: &UpdateId| world.update(id).history.last().unwrap().event.clone();
     let (mut world, id) = begin(Strategy::Canary(gated(gates())));
-    let refused = world.propose(promote(&id, false, false)).unwrap_err();
-    assert!(refused.to_string().contains("gate 'g' before step 1 of update"), "{refused}");
+    // Without force it waits for them.
+    let note = world.ok(promote(&id, false, false)).note.unwrap();
+    assert!(note.contains("once its instances are ready and its gates pass"), "{note}");
+    world.rounds(3);
+    assert_eq!((world.update(&id).step(), world.waits()), (0, vec!["gate"]));
     world.ok(promote(&id, false, true));
     assert!(
         last(&world, &id).contains("step 1 of 2, past the gate 'g': "),
@@ -285,11 +288,34 @@ fn a_switch_asks_after_its_verification_and_before_its_completion() {
     let (mut world, id) = begin(Strategy::BlueGreen(switch(false)));
     world.pass(30_000);
     assert_eq!(names(&world), ["before before 1"]);
-    assert!(matches!(world.propose(promote(&id, false, false)), Err(Refusal::GateClosed { .. })));
     answer(&mut world, Pass);
     assert_eq!(world.waits(), ["promotion"]);
     world.ok(promote(&id, false, false));
     assert_eq!(world.update(&id).weights.to_string(), "1:0");
+    // Or the person first, and then the gates.
+    let (mut world, id) = begin(Strategy::BlueGreen(switch(false)));
+    world.ok(promote(&id, false, false));
+    world.rounds(3);
+    assert_eq!((names(&world), world.waits()), (vec!["before before 1".to_owned()], vec!["gate"]));
+    answer(&mut world, Pass);
+    assert_eq!(world.update(&id).weights.to_string(), "1:0");
+}
+
+#[test]
+fn a_step_that_too_few_calls_reach_is_promoted_and_its_gates_are_asked_all_the_same() {
+    let (mut world, id) = begin(Strategy::Canary(gated(vec![webhook("h", After)])));
+    world.rounds(3);
+    assert_eq!((world.update(&id).step(), names(&world).len()), (1, 0));
+    world.pass(2 * MINUTE);
+    assert_eq!(world.waits(), ["evidence"], "nothing was counted, and the gate comes after it");
+    world.ok(promote(&id, false, false));
+    world.rounds(3);
+    assert_eq!((world.update(&id).step(), world.waits()), (1, vec!["gate"]));
+    let asked = world.plan().measurements.remove(0);
+    assert!(asked.is_of_update(&asked.key()) && !asked.is_of_update(&format!("{id}0.after-1")));
+    answer(&mut world, Pass);
+    world.rounds(3);
+    assert_eq!(world.update(&id).step(), 2);
 }
 
 #[test]

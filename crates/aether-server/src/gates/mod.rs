@@ -32,6 +32,10 @@ use crate::leader::LeaderView;
 /// updates at once open no thousand connections.
 const AT_ONCE_MAX: usize = 8;
 
+/// Of those, of one update: somebody whose gates never answer keeps the others from
+/// nothing.
+const OF_ONE_MAX: usize = 2;
+
 /// Pause after an answer was not taken in: it may come up again at once.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 
@@ -125,7 +129,10 @@ impl Gates {
         asked.retain(|key, state| *state == Asked::UnderWay || listed.contains(key));
         for measurement in measurements {
             let key = measurement.key();
-            if asked.contains_key(&key) {
+            let of_update = |(key, state): &(&String, &Asked)| {
+                **state == Asked::UnderWay && measurement.is_of_update(key)
+            };
+            if asked.contains_key(&key) || asked.iter().filter(of_update).count() >= OF_ONE_MAX {
                 continue;
             }
             // The end of one of those under way has the coordinator look again.

@@ -312,7 +312,7 @@ mod tests {
     /// many bytes, equal for all.
     fn world(names: &[String], bytes: usize) -> State {
         let mut state = State::default();
-        apply(&mut state, Command::RaiseFeatureLevel { to: 4 });
+        apply(&mut state, Command::RaiseFeatureLevel { to: aether_core::level::FEATURE_LEVEL_MAX });
         apply(
             &mut state,
             Command::RegisterNode {

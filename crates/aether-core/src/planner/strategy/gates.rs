@@ -56,6 +56,11 @@ impl Measurement {
         format!("{update}.{when}-{step}.{name}.{since_ms}.{number}")
     }
 
+    /// Whether a key is of a measurement for the same update.
+    pub fn is_of_update(&self, key: &str) -> bool {
+        key.strip_prefix(self.update.as_str()).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// The command that tells what it showed.
     pub fn answered(&self, verdict: GateVerdict, message: String) -> Command {
         Command::RecordGate {

@@ -68,7 +68,7 @@ pub(super) fn serving_behind(
     }
     // Whoever promotes finds the gates passed; otherwise they come last.
     let by_person = way.hold(update.step()) == (Hold::Promotion {});
-    if stays(plan)
+    if (!update.is_promoted() && stays(plan))
         || (by_person && gates::hold(view, update, &way, plan))
         || is_held(view, update, &way, plan)
         || gates::hold(view, update, &way, plan)
