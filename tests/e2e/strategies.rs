@@ -68,10 +68,26 @@ impl Scene {
         self.end_with(current, INSTANCES).await
     }
 
+    /// Of every update is written down what was seen, by whichever leader, and any
+    /// node decides the same from it.
+    async fn decides_the_same_again(&self) {
+        let listed = self.stage.cli(&["update", "list", "--all"]).await.unwrap();
+        for update in listed["updates"].as_array().unwrap() {
+            let id = update["updateId"].as_str().unwrap();
+            let replay = self.stage.cli(&["update", "replay", id]).await.unwrap();
+            let decisions = replay["decisions"].as_array().unwrap();
+            // To deploy, that it is deployed, and the end, unless another start ended it.
+            let least = if update["state"] == "COMPLETED" { 3 } else { 1 };
+            assert!(decisions.len() >= least, "{replay:#}");
+            assert_eq!(replay["differ"], 0, "{replay:#}");
+        }
+    }
+
     async fn end_with(self, current: &str, instances: usize) -> Vec<Phase> {
         until_alone(&self.stage, current, instances).await;
         self.load.phase("after");
         self.load.until_requests(ENOUGH).await;
+        self.decides_the_same_again().await;
         let phases = self.load.stop().await;
         let after = phase(&phases, "after");
         assert_eq!(after.answers(current), after.requests, "{:?}", after.versions);

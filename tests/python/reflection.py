@@ -211,6 +211,7 @@ class Story:
         ask("aether.v1.Updates/Watch", this)
         ask("aether.v1.Updates/Explain", this)
         ask("aether.v1.Updates/History", this)
+        ask("aether.v1.Updates/Replay", this)
         ask("aether.v1.Updates/Diff", this)
         ask("aether.v1.Updates/SetOptions", {**this, "maxLatencyMs": 60_000})
         ask("aether.v1.Updates/SetRouting", {**this, "routing": "1:1"})

@@ -15,7 +15,7 @@
 //! | `POST /rolling-update/{id}/{complete,rollback,approve,resume}` | the same |
 //! | `POST /rolling-update/{id}/{undo,cleanup}` | the same |
 //! | `PATCH /rolling-update/{id}` | `Updates.SetOptions` |
-//! | `GET /rolling-update/{id}/{health,explain,history,diff}` | the same |
+//! | `GET /rolling-update/{id}/{health,explain,history,replay,diff}` | the same |
 //! | `POST /rolling-update/plan` | `Updates.Plan` |
 //! | `GET /rolling-updates` | `Updates.List` |
 //! | `GET /api/{status,nodes}`; `GET`, `DELETE /api/nodes/{name}` | `Cluster` |

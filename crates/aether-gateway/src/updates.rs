@@ -35,6 +35,7 @@ pub(crate) fn routes() -> OpenApiRouter<Services> {
         .routes(routes!(explain))
         .routes(routes!(cleanup))
         .routes(routes!(history))
+        .routes(routes!(replay))
         .routes(routes!(diff))
 }
 
@@ -376,6 +377,19 @@ async fn history(
     update: UpdateRef,
 ) -> Result<JsonBody<Value>, Problem> {
     read(services.updates.history(named(update))).await
+}
+
+/// What was decided about an update, decided again from what was seen then.
+#[utoipa::path(
+    get, path = "/rolling-update/{id}/replay", tag = "updates", operation_id = "replayUpdate",
+    params(InUpdate),
+    responses((status = 200, description = "The decisions.", body = v1::UpdateReplay))
+)]
+async fn replay(
+    State(services): State<Services>,
+    update: UpdateRef,
+) -> Result<JsonBody<Value>, Problem> {
+    read(services.updates.replay(named(update))).await
 }
 
 /// How the two revisions of an update differ.

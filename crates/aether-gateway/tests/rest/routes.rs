@@ -73,6 +73,7 @@ async fn every_route_exists_at_the_root_and_under_api() {
             ("/rolling-update/current?stale=true", "update_id: \"current\", stale: true"),
             ("/rolling-update/u1f/health", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-update/u1f/history", "UpdateRef { update_id: \"u1f\""),
+            ("/rolling-update/u1f/replay", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-update/u1f/diff", "DiffRequest { update_id: \"u1f\", slice: \"\""),
             ("/rolling-update/u1f/explain", "UpdateRef { update_id: \"u1f\""),
             ("/rolling-updates", "ListUpdatesRequest { all: false, stale: false, page_size: 0"),

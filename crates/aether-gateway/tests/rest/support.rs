@@ -105,6 +105,12 @@ fn history() -> v1::UpdateHistory {
     v1::UpdateHistory { update_id: "u1f".into(), entries: vec![entry], ..Default::default() }
 }
 
+fn replay() -> v1::UpdateReplay {
+    let decided = v1::DecidedCommand { name: "Finish".into(), json: "{}".into() };
+    let decision = v1::ReplayedDecision { decided: vec![decided], ..Default::default() };
+    v1::UpdateReplay { update_id: "u1f".into(), decisions: vec![decision], ..Default::default() }
+}
+
 fn diff() -> v1::RevisionDiff {
     let path = "manifest.run.env.MODE".into();
     let change = v1::FieldChange { path, before: None, after: Some("\"fast\"".into()) };
@@ -285,6 +291,12 @@ impl Updates for Fake {
         request: tonic::Request<v1::DiffRequest>,
     ) -> Result<Response<v1::RevisionDiff>, Status> {
         self.answer(request, diff()).await
+    }
+    async fn replay(
+        &self,
+        request: tonic::Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateReplay>, Status> {
+        self.answer(request, replay()).await
     }
     type WatchStream = Answers<v1::Update>;
     async fn watch(

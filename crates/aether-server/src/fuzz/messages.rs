@@ -122,6 +122,7 @@ fn updates() -> Vec<Call> {
         ),
         one("/aether.v1.Updates/Plan", start()),
         one("/aether.v1.Updates/History", reference()),
+        one("/aether.v1.Updates/Replay", reference()),
         one(
             "/aether.v1.Updates/Diff",
             v1::DiffRequest {

@@ -9,6 +9,7 @@ mod events;
 mod following;
 mod foresight;
 pub(crate) mod gates;
+mod hindsight;
 mod holders;
 mod kv;
 mod logs;

@@ -16,6 +16,7 @@ use aether_core::records::{
     UpdateState,
 };
 use aether_core::state::State;
+use aether_proto::errors::code_of;
 use aether_proto::peer::UpdateView;
 use aether_proto::v1;
 use aether_proto::v1::artifacts_server::Artifacts;
@@ -250,6 +251,19 @@ async fn an_answer_that_may_be_old_says_so() {
     // What this copy does not have may exist all the same.
     assert_eq!(kv_get("none").await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(info("a.b:c:9.9.9").await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn what_nobody_decided_cannot_be_decided_again() {
+    let node = Node::start().await;
+    let update = node.update().await;
+    let refused = node.updates.replay(reference(&update)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(code_of(&refused).as_deref(), Some("inputs_unknown"));
+    assert!(refused.message().contains(&update.id.to_string()), "{}", refused.message());
+    let unknown = v1::UpdateRef { update_id: "u0".into(), ..Default::default() };
+    let refused = node.updates.replay(Request::new(unknown)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::reading::{self, Handover};
 use super::resolve::{Current, resolve};
-use super::{Streamed, configs, foresight, options, strategy};
+use super::{Streamed, configs, foresight, hindsight, options, strategy};
 use crate::control::Read;
 use crate::deadline::Deadline;
 use crate::gates::GatePrograms;
@@ -516,6 +516,22 @@ impl Updates for UpdatesService {
         let diff = found.map_err(|problem| read.missing(problem))?;
         let as_of = Some(self.views.control.as_of(&read));
         Ok(Response::new(v1::RevisionDiff { as_of, ..diff }))
+    }
+
+    async fn replay(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateReplay>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        let read = self.views.control.read(false, deadline).await;
+        let record = resolve(&read.published.state, &request.update_id, Current::Live);
+        let record = record.map_err(|problem| read.missing(problem))?.clone();
+        let published = Arc::clone(&read.published);
+        let replayed =
+            tokio::task::spawn_blocking(move || hindsight::replay(&published.state, &record));
+        let replay = replayed.await.map_err(|_| Status::internal("nothing was replayed"))??;
+        let as_of = Some(self.views.control.as_of(&read));
+        Ok(Response::new(v1::UpdateReplay { as_of, ..replay }))
     }
 
     async fn watch(

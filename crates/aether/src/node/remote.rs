@@ -168,6 +168,13 @@ impl Updates for Remote {
         UpdatesClient::new(self.channel().await?).diff(request).await
     }
 
+    async fn replay(
+        &self,
+        request: Request<v1::UpdateRef>,
+    ) -> Result<Response<v1::UpdateReplay>, Status> {
+        UpdatesClient::new(self.channel().await?).replay(request).await
+    }
+
     async fn watch(
         &self,
         request: Request<v1::UpdateRef>,

@@ -30,6 +30,7 @@ const VERBS: &[(&str, bool)] = &[
     ("update plan org.example:my-slice 2.0.0", false),
     ("update history current", false),
     ("update diff current", false),
+    ("update replay current", false),
     ("artifact push DIR/slice", true),
     ("artifact list", false),
     ("artifact info org.example:my-slice:1.0.0", false),

@@ -429,6 +429,52 @@ async fn history() {
 }
 
 #[tokio::test]
+async fn replay() {
+    let mut scene = Scene::new().await;
+    let command = |name: &str, rest: &str| v1::DecidedCommand {
+        name: name.into(),
+        json: format!("{{\"type\":\"{name}\",\"update\":\"u1f\"{rest}}}"),
+    };
+    let decision = |index, after_ms, decided: Vec<_>| v1::ReplayedDecision {
+        index,
+        after_ms,
+        decided,
+        ..Default::default()
+    };
+    let same = v1::UpdateReplay {
+        update_id: "u1f".into(),
+        artifact_base: "org.example:my-slice".into(),
+        decisions: vec![
+            decision(52, 0, vec![command("BeginDeploy", "")]),
+            decision(61, 3_250, vec![command("EnterStep", ",\"step\":1"), command("Drain", "")]),
+        ],
+        release: "0.1.0".into(),
+        as_of: fresh(),
+        ..Default::default()
+    };
+    scene.node.will_answer("Updates/Replay", &same);
+    scene
+        .run_all(&[
+            "update replay u1f",
+            "update replay u1f --detailed-exitcode -o json",
+            "update replay",
+        ])
+        .await;
+    let mut differs = same;
+    differs.decisions[1].now = vec![command("Rollback", "")];
+    differs.decisions[1].differs = true;
+    differs.decisions.push(v1::ReplayedDecision {
+        differs: true,
+        ..decision(70, 60_000, vec![command("Finish", "")])
+    });
+    (differs.differ, differs.cut, differs.as_of) = (2, true, old());
+    scene.node.will_answer("Updates/Replay", &differs);
+    scene.run("update replay u1f").await;
+    scene.run("update replay u1f --detailed-exitcode").await;
+    scene.ends("update_replay");
+}
+
+#[tokio::test]
 async fn compared() {
     let mut scene = Scene::new().await;
     let revision = |number, version: &str| v1::Revision {

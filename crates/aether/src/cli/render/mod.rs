@@ -14,6 +14,7 @@ pub mod health;
 pub mod history;
 pub mod paint;
 pub mod plan;
+pub mod replay;
 pub mod slice;
 pub mod update;
 pub mod voters;

@@ -13,6 +13,7 @@ mod options;
 mod pause;
 mod plan;
 mod promote;
+mod replay;
 mod resume;
 mod rollback;
 mod routing;
@@ -61,6 +62,7 @@ pub enum Command {
     Plan(plan::Plan),
     History(history::History),
     Diff(diff::Diff),
+    Replay(replay::Replay),
 }
 
 impl Command {
@@ -86,6 +88,7 @@ impl Command {
             Self::Plan(verb) => asking(verb.run(global)),
             Self::History(verb) => asking(verb.run(global)),
             Self::Diff(verb) => asking(verb.run(global)),
+            Self::Replay(verb) => asking(verb.run(global)),
         }
     }
 }
