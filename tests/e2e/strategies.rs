@@ -319,13 +319,38 @@ async fn a_rollback_from_the_middle_keeps_ten_ready_all_the_way_back() {
 }
 
 #[tokio::test]
-async fn recreate_stops_all_before_it_starts_any() {
-    let scene = Scene::set(&[]).await;
+async fn a_batch_that_never_comes_up_is_the_last_and_is_taken_back_within_the_floor() {
+    let (mut scene, update) = rolling(&["--exit-on-start", "3"], &[]).await;
+    let (stop, stopped) = oneshot::channel();
+    let sampler = tokio::spawn(sample(channels(&scene.stage), update.clone(), stopped));
+    let of_batch = |update: &Value| update["progress"]["inPlace"]["notReached"] == 10;
+    scene.stage.until(&update, of_batch).await.unwrap();
+    scene.load.phase("leader killed while the batch crashes");
+    scene.kill_leader().await;
+    let ended = scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    stop.send(()).unwrap();
+    let samples = sampler.await.unwrap();
+    check_bounds(&samples);
+    assert!(samples.iter().all(|sample| sample.not_reached >= 10 && sample.updated == 0));
+    let named = |sample: &v1::InPlace| sample.failed.iter().any(|text| text.contains("status 3"));
+    assert!(samples.iter().any(named), "who failed, and why: {:?}", samples.last());
+    assert!(ended["outcome"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{ended:#}");
+    let phases = scene.end_with("1.0.0", 12).await;
+    assert!(phases.iter().all(|phase| phase.answers("2.0.0") == 0));
+    assert_none_failed(&phases);
+}
+
+#[tokio::test]
+async fn recreate_stops_all_before_it_starts_any_also_when_its_leader_dies() {
+    let mut scene = Scene::set(&[]).await;
     scene.load.phase("nothing serves for a while, which was asked for by name");
     let how = ["--strategy", "recreate", "--healthy-time", "100ms"];
     let update = scene.start(&how).await;
     let (stop, stopped) = oneshot::channel();
     let sampler = tokio::spawn(sample(channels(&scene.stage), update.clone(), stopped));
+    let is_stopping = |update: &Value| update["state"] == "DEPLOYING";
+    scene.stage.until(&update, is_stopping).await.unwrap();
+    scene.kill_leader().await;
     scene.stage.until_state(&update, "COMPLETED").await.unwrap();
     stop.send(()).unwrap();
     let samples = sampler.await.unwrap();
@@ -337,7 +362,7 @@ async fn recreate_stops_all_before_it_starts_any() {
 
 #[tokio::test]
 async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
-    let scene = Scene::set(&[]).await;
+    let mut scene = Scene::set(&[]).await;
     scene.stage.push("3.0.0", &[]).await.unwrap();
     let first = scene.stage.start("2.0.0", &["--max-latency-ms", LATENCY]).await.unwrap();
     scene.stage.until_state(&first, "DEPLOYED").await.unwrap();
@@ -346,6 +371,9 @@ async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
     let refused = scene.stage.refused(&["update", "start", slice, "3.0.0"]).await.unwrap();
     assert!(refused.contains("is live"), "{refused}");
     let second = scene.stage.start("3.0.0", &["--supersede"]).await.unwrap();
+    // Whoever leads next has both: the one that goes back, and the one that waits for it.
+    scene.load.phase("leader killed at the start");
+    scene.kill_leader().await;
     let ended = scene.stage.until_state(&first, "ROLLED_BACK").await.unwrap();
     assert_eq!(ended["outcome"]["code"], "superseded", "{ended:#}");
     let seen = scene.stage.until_state(&second, "DEPLOYED").await.unwrap();
