@@ -14,7 +14,7 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 4 | 0.1 | `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified`; a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls` |
 //!
 //! # Adding to it
 //!
@@ -54,6 +54,10 @@ pub(crate) fn first() -> u32 {
 
 pub(crate) fn is_first(level: &u32) -> bool {
     *level == FEATURE_LEVEL_FIRST
+}
+
+pub(crate) fn is_none_of_them(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The level that a command needs. Every command has its own line here, so that
@@ -107,11 +111,17 @@ pub fn level_of(command: &Command) -> u32 {
         Command::StartWith { strategy, .. } => level_of_strategy(strategy),
         Command::Promote { .. }
         | Command::Suspend { .. }
-        | Command::EnterStep { .. }
         | Command::ScaleNew { .. }
-        | Command::MoveInPlace { .. }
-        | Command::MarkSwitched { .. } => 3,
-        Command::SetCurrent { .. } | Command::RecordInput { .. } => 4,
+        | Command::MoveInPlace { .. } => 3,
+        Command::EnterStep { opened_max, .. } => match opened_max {
+            None => 3,
+            Some(_) => 4,
+        },
+        Command::MarkSwitched { late_calls, .. } => match late_calls {
+            0 => 3,
+            _ => 4,
+        },
+        Command::HoldCalls { .. } | Command::SetCurrent { .. } | Command::RecordInput { .. } => 4,
         Command::RemoveLosingSide { if_modified, .. } => match if_modified {
             None => 1,
             Some(_) => 4,
@@ -127,6 +137,7 @@ pub fn level_of(command: &Command) -> u32 {
 fn level_of_strategy(strategy: &Strategy) -> u32 {
     match strategy {
         Strategy::Rolling(rolling) if rolling.max_failures > 0 => 4,
+        Strategy::BlueGreen(switch) if switch.barrier => 4,
         _ => 3,
     }
 }
@@ -137,7 +148,9 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
-        4 => "'aether env', 'aether update replay', evidence by instance",
+        4 => {
+            "'aether env', 'aether update replay', evidence by instance, a switch behind a barrier"
+        }
         _ => "what a newer release brought",
     }
 }

@@ -150,7 +150,31 @@ pub struct RouteRecord {
     /// How the ingress finds the slice: the rules of the side that serves.
     #[serde(default)]
     pub ingress: Vec<IngressClaim>,
+    /// Set while sessions hold new calls, from the entry of this route revision on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<CallHold>,
 }
+
+/// Why new calls to a slice are held, and since when. It stands while nothing else
+/// happens to its update: every entry that changes that one ends it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallHold {
+    /// The update that is about to switch.
+    pub update: UpdateId,
+    /// Log time since which.
+    pub since_ms: u64,
+}
+
+/// How long sessions may take to say that they hold new calls, in log time from the
+/// entry that asks them; then the switch is given up. A session that is well says it
+/// within milliseconds, and every call waits meanwhile.
+pub const BARRIER_MS: u64 = 200;
+
+/// How long a session holds new calls at most, by its own clock from when it has
+/// applied the table that asks for it. Beyond [`BARRIER_MS`], so that there is time
+/// for the switch to reach it.
+pub const CALL_HOLD_MS: u64 = 250;
 
 impl RouteRecord {
     /// The side whose manifest says how the ingress finds the slice.
@@ -249,6 +273,10 @@ impl Reason {
 
     /// Code of a pause, or of a rollback, that a person asked for.
     pub const OPERATOR: &str = "operator";
+
+    /// Code of the pause over a switch for which not every session held its calls in
+    /// time. A resume tries it again.
+    pub const BARRIER_FAILED: &str = "barrier_failed";
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";
@@ -562,7 +590,29 @@ impl UpdateRecord {
 
     /// Its way as steps; none where people set the ratio.
     pub fn way(&self) -> Option<Way<'_>> {
-        self.strategy.way(self.base_instances, self.old.is_none())
+        let mut way = self.strategy.way(self.base_instances, self.old.is_none())?;
+        if self.is_promoted() {
+            way.before = strategy::Hold::Wait { ms: 0 };
+        }
+        Some(way)
+    }
+
+    /// Whether a person has promoted or approved the switch, which waits for sessions.
+    pub fn is_promoted(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.promoted)
+    }
+
+    /// Whether this step is a switch that waits until every session holds its calls.
+    /// Of a first deployment there is no old version that calls could go to.
+    pub fn has_barrier_at(&self, step: u32) -> bool {
+        self.strategy.has_barrier() && self.old.is_some() && step == 1
+    }
+
+    /// Takes a promotion back that has not led to the switch yet.
+    pub(crate) fn forget_promotion(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.promoted = false;
+        }
     }
 
     /// Instances that the new side begins with.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::command::Command;
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
-use crate::planner::{self, NodeView, SessionView, View};
+use crate::planner::{self, Holding, NodeView, SessionView, View};
 use crate::records::{Desired, InputRecord, InstanceRecord, Observed, Seen, UpdateRecord};
 use crate::state::{Meta, RowError, State, rows_hash};
 
@@ -72,7 +72,10 @@ pub fn replay(state: &State, update: &UpdateId) -> Result<Replay, RowError> {
 }
 
 fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
-    let connected = || SessionView::Connected { applied: u64::MAX, busy: BTreeSet::new() };
+    let connected = || {
+        let (busy, holding) = (BTreeSet::new(), Holding::able());
+        SessionView::Connected { applied: u64::MAX, busy, holding }
+    };
     let session = |id: &SessionId| {
         let view = seen.sessions.get(id).cloned().unwrap_or_else(connected);
         (id.clone(), view)
@@ -198,7 +201,10 @@ pub(crate) fn hash_of(rows: &BTreeMap<String, String>) -> String {
 /// `before` is what the same look decided about other slices.
 fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let is_plain = |view: &SessionView, index: u64| match view {
-        SessionView::Connected { applied, busy } => *applied >= index && busy.is_empty(),
+        SessionView::Connected { applied, busy, holding } => {
+            let holds = holding.is_plain() || !update.strategy.has_barrier();
+            *applied >= index && busy.is_empty() && holds
+        }
         SessionView::Awaited | SessionView::Unreachable { .. } => false,
     };
     let route = view.state.routes.get(&update.slice);

@@ -143,7 +143,7 @@ impl SliceHandle {
         B::Error: Into<BoxError>,
     {
         let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
-        let pick = self.pick()?;
+        let pick = self.pick_until(deadline).await?;
         self.invoker.shared().budget.deposit();
         let request = prepare(request.map(RequestBody::new), &pick);
         self.attempts(pick, request, options, deadline).await
@@ -198,9 +198,13 @@ impl SliceHandle {
             pick.record(Outcome::Error);
             tried.push(pick.instance().clone());
             let (error, again) = self.judge(&pick, failure, &mut may_have_arrived);
-            let next = again
-                .filter(|_| tried.len() < config.attempts_max)
-                .and_then(|again| Some((again, self.state.pick_other(pick.side(), &tried)?)));
+            let next = match again.filter(|_| tried.len() < config.attempts_max) {
+                Some(again) => {
+                    let other = self.state.pick_other(pick.side(), &tried).await;
+                    other.map(|other| (again, other))
+                }
+                None => None,
+            };
             let Some((again, other)) = next else {
                 let (target, source) = (pick.endpoint().target(), error);
                 return Err(if may_have_arrived {

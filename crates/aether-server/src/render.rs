@@ -182,6 +182,9 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         old_counts: evidence.map(|evidence| counts(evidence.present().old)),
         late: evidence.map_or(0, |evidence| evidence.late),
         in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
+        barrier: record.strategy.has_barrier(),
+        late_calls: progress.late_calls,
+        promoted: progress.promoted,
     })
 }
 

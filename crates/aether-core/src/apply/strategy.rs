@@ -161,6 +161,7 @@ impl Tx<'_> {
         let passed = update.way().map_or(0, |way| {
             way.steps.iter().take_while(|step| !weights.is_raised_by(step.weights)).count()
         });
+        update.forget_promotion();
         if let Some(progress) = &mut update.progress {
             progress.step = u32::try_from(passed).unwrap_or(u32::MAX);
             progress.since_ms = self.state.meta.log_time_ms;
@@ -203,6 +204,7 @@ impl Tx<'_> {
         let event = format!("paused: {message}");
         let reason = Reason::new(Reason::OPERATOR, message);
         update.pause = Some(Pause { reason, since_ms: self.now_ms() });
+        update.forget_promotion();
         // Nothing is to happen by itself while somebody looks.
         update.deadline = Some(transition::deadline_of_pause(self.now_ms()));
         self.put_update(update, event);
@@ -243,15 +245,25 @@ impl Tx<'_> {
             self.ask_for_step(update, step, weights, force);
             return Ok(Answer { note: Some(note), ..answer });
         }
+        if update.has_barrier_at(step) && !force {
+            return Ok(self.await_switch(update, "promoted: "));
+        }
         if update.pause.take().is_some() {
             self.forget_evidence(id);
         }
-        let why = format!("promoted to step {step} of {last}: ");
+        let how = if update.has_barrier_at(step) { ", without its barrier" } else { "" };
+        let why = format!("promoted to step {step} of {last}{how}: ");
         self.commit_step(update, step, weights, &why);
         Ok(answer)
     }
 
-    pub(super) fn enter_step(&mut self, id: &UpdateId, step: u32, if_modified: u64) -> Outcome {
+    pub(super) fn enter_step(
+        &mut self,
+        id: &UpdateId,
+        step: u32,
+        if_modified: u64,
+        opened_max: Option<u64>,
+    ) -> Outcome {
         let update = self.update(id)?;
         let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
         let waits = update.pause.is_some() || update.pending_weights.is_some();
@@ -266,8 +278,12 @@ impl Tx<'_> {
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
-        if update.options.manual_approval && changes {
+        let has_barrier = update.has_barrier_at(step);
+        let is_approved = has_barrier && update.is_promoted();
+        if update.options.manual_approval && changes && !is_approved {
             self.ask_for_step(update, step, weights, false);
+        } else if has_barrier {
+            return self.switch_held(update, step, weights, opened_max);
         } else {
             self.commit_step(update, step, weights, &why);
         }
@@ -303,16 +319,31 @@ impl Tx<'_> {
     /// Enters a step. What the history says of it begins with why.
     pub(super) fn commit_step(
         &mut self,
-        mut update: UpdateRecord,
+        update: UpdateRecord,
         step: u32,
         weights: Weights,
         why: &str,
     ) {
+        self.commit_step_held(update, step, weights, why, None);
+    }
+
+    /// The same where sessions held their calls for it by this route revision.
+    pub(super) fn commit_step_held(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        why: &str,
+        held_revision: Option<u64>,
+    ) {
         let now_ms = self.now_ms();
         update.forget_pending();
+        update.forget_promotion();
         if let Some(progress) = &mut update.progress {
             progress.step = step;
             progress.since_ms = now_ms;
+            (progress.held_revision, progress.late_calls) = (held_revision, None);
+            progress.mixed_ms = progress.mixed_ms.filter(|_| held_revision.is_none());
         }
         update.deadline = transition::deadline_of(&update, now_ms);
         if update.pause.is_some() {
@@ -342,6 +373,7 @@ impl Tx<'_> {
         &mut self,
         id: &UpdateId,
         mixed_ms: u64,
+        late_calls: u64,
         if_modified: u64,
     ) -> Outcome {
         let mut update = self.update(id)?;
@@ -350,11 +382,24 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
-        if update.modified != if_modified {
+        let was_held = progress.held_revision.is_some();
+        if update.modified != if_modified || (late_calls > 0 && !was_held) {
             return Err(stale(&update));
         }
         progress.mixed_ms = Some(mixed_ms);
-        let event = format!("every session has switched; for {mixed_ms} ms both versions served");
+        progress.late_calls = was_held.then_some(late_calls);
+        let mixed = format!("for {mixed_ms} ms both versions served");
+        let how = match (was_held, late_calls) {
+            (false, _) => mixed,
+            (true, 0) => "no call began at the old version after the first at the new".to_owned(),
+            (true, late) => {
+                let late = counted(late, "call");
+                format!(
+                    "{late} could not be held long enough and began at the old version; {mixed}"
+                )
+            }
+        };
+        let event = format!("every session has switched; {how}");
         self.put_update(update, event);
         Ok(Answer::default())
     }

@@ -202,7 +202,11 @@ impl Tx<'_> {
             let action = "a change of the cleanup policy";
             return Err(Self::wrong_state(&update, action, "states before COMPLETING"));
         }
+        let asked_before = update.options.manual_approval;
         let said = changes.make(&mut update.options);
+        if update.options.manual_approval && !asked_before {
+            update.forget_promotion();
+        }
         let answer = |note: String| {
             Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })
         };
@@ -376,6 +380,7 @@ impl Tx<'_> {
             route_revision: 0,
             table_revision: 0,
             ingress: Vec::new(),
+            hold: None,
         });
     }
 
@@ -402,6 +407,9 @@ impl Tx<'_> {
         }
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {
+            Some(step) if update.has_barrier_at(step) && !update.pending_forced => {
+                return Ok(self.await_switch(update, &why));
+            }
             Some(step) => {
                 // It was promoted past its pause, which ends as it would have then.
                 if update.pending_forced && update.pause.take().is_some() {

@@ -121,6 +121,10 @@ pub struct BlueGreen {
     /// There is no way back once switched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_way: bool,
+    /// Every session holds new calls until all of them do, and only then the switch
+    /// is committed: no call starts at the old version after the first one at the new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub barrier: bool,
 }
 
 /// One step: the weights, and what it takes to go on from there.
@@ -282,6 +286,18 @@ pub struct Progress {
     /// could begin, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed_ms: Option<u64>,
+    /// A person has promoted or approved the switch with a barrier: it follows once
+    /// every session can hold its calls. Taken back by a pause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub promoted: bool,
+    /// Route revision under which calls were held for the switch; absent where it was
+    /// made without a barrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_revision: Option<u64>,
+    /// Calls that began at the old version though they were to be held, because the
+    /// switch did not reach their session in time. Written down with `mixed_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_calls: Option<u64>,
 }
 
 /// The way of an update as steps, whatever its strategy calls them.
@@ -308,6 +324,11 @@ impl Strategy {
             Self::Rolling(rolling) => rolling.max_failures,
             _ => 0,
         }
+    }
+
+    /// Whether the switch waits until every session holds its calls.
+    pub fn has_barrier(&self) -> bool {
+        matches!(self, Self::BlueGreen(switch) if switch.barrier)
     }
 
     /// Whether instances are replaced where they are.

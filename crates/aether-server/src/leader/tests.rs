@@ -69,7 +69,8 @@ fn view(leader: &LeaderView, state: &State) -> SessionView {
 }
 
 fn connected(applied: u64) -> SessionView {
-    SessionView::Connected { applied, busy: BTreeSet::new() }
+    let (busy, holding) = (BTreeSet::new(), Holding::default());
+    SessionView::Connected { applied, busy, holding }
 }
 
 fn agent(life: u64, attach: u64, silent_ms: u64) -> peer::ReportRequest {
@@ -453,7 +454,8 @@ fn evidence_is_told_by_instance_once_there_is_a_baseline_of_this_leader() {
     };
     let update = deployed_by(&mut state, start, 3);
     let if_modified = state.updates[&update].modified;
-    let enter = Command::EnterStep { update: update.clone(), step: 1, if_modified };
+    let opened_max = None;
+    let enter = Command::EnterStep { update: update.clone(), step: 1, if_modified, opened_max };
     apply(&mut state, enter).unwrap();
     let ids: Vec<String> = state.instances.keys().map(ToString::to_string).collect();
     let life = open(&mut state);

@@ -246,6 +246,7 @@ fn enter(
                 update: id,
                 step,
                 if_modified: update.modified,
+                opened_max: None,
             });
         }
         return;
@@ -258,7 +259,9 @@ fn enter(
     let needed = carries.max(wanted);
     let ready = view.state.ready_count(slice, update.new.revision);
     if needed <= ready && old_side_carries(view, update, weights) {
-        plan.commands.push(Command::EnterStep { update: id, step, if_modified: update.modified });
+        let if_modified = update.modified;
+        let enter = Command::EnterStep { update: id, step, if_modified, opened_max: None };
+        plan.commands.push(enter);
         return;
     }
     plan.wait(
