@@ -4,6 +4,7 @@
 //! decided (`TargetRecord`, `Desired`) and what agents report (`Observed`) are
 //! distinct types with one writer each. Nothing here changes a record.
 
+mod barrier;
 mod config;
 mod environment;
 mod evidence;
@@ -28,6 +29,7 @@ use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
+pub use barrier::{BARRIER_MS, CALL_HOLD_MS, CallHold};
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use environment::{Colour, SetVersion};
 pub use evidence::{
@@ -154,27 +156,6 @@ pub struct RouteRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<CallHold>,
 }
-
-/// Why new calls to a slice are held, and since when. It stands while nothing else
-/// happens to its update: every entry that changes that one ends it too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CallHold {
-    /// The update that is about to switch.
-    pub update: UpdateId,
-    /// Log time since which.
-    pub since_ms: u64,
-}
-
-/// How long sessions may take to say that they hold new calls, in log time from the
-/// entry that asks them; then the switch is given up. A session that is well says it
-/// within milliseconds, and every call waits meanwhile.
-pub const BARRIER_MS: u64 = 200;
-
-/// How long a session holds new calls at most, by its own clock from when it has
-/// applied the table that asks for it. Beyond [`BARRIER_MS`], so that there is time
-/// for the switch to reach it.
-pub const CALL_HOLD_MS: u64 = 250;
 
 impl RouteRecord {
     /// The side whose manifest says how the ingress finds the slice.
@@ -595,24 +576,6 @@ impl UpdateRecord {
             way.before = strategy::Hold::Wait { ms: 0 };
         }
         Some(way)
-    }
-
-    /// Whether a person has promoted or approved the switch, which waits for sessions.
-    pub fn is_promoted(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.promoted)
-    }
-
-    /// Whether this step is a switch that waits until every session holds its calls.
-    /// Of a first deployment there is no old version that calls could go to.
-    pub fn has_barrier_at(&self, step: u32) -> bool {
-        self.strategy.has_barrier() && self.old.is_some() && step == 1
-    }
-
-    /// Takes a promotion back that has not led to the switch yet.
-    pub(crate) fn forget_promotion(&mut self) {
-        if let Some(progress) = &mut self.progress {
-            progress.promoted = false;
-        }
     }
 
     /// Instances that the new side begins with.
