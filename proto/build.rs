@@ -36,6 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(true)
         // The replica passes entry bodies on without copying them.
         .bytes(".aether.raft.v1")
+        // The same content has the same bytes.
+        .btree_map(".aether.v1.InstanceConfig")
+        .btree_map(".aether.v1.PushConfigRequest")
+        .btree_map(".aether.v1.SliceConfig")
         // Public messages are also what `-o json` and REST show.
         .type_attribute(".aether.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".aether.v1", "#[serde(rename_all = \"camelCase\")]")

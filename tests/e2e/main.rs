@@ -5,6 +5,7 @@
 mod agents;
 mod archives;
 mod broken;
+mod configuration;
 mod cut_off;
 mod durability;
 mod events;

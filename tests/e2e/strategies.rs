@@ -9,8 +9,9 @@ use aether_proto::v1;
 use aether_proto::v1::routing_client::RoutingClient;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::equal_hashes;
+use aether_tests::judge::Judge;
 use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
@@ -303,6 +304,41 @@ async fn a_session_that_does_not_hold_its_calls_ends_the_barrier_and_nothing_is_
     assert_none_failed(&scene.end("2.0.0").await);
 }
 
+#[tokio::test]
+async fn an_environment_is_set_refreshed_and_taken_back_while_its_leader_dies() {
+    let mut scene = Scene::set(&[]).await;
+    let refused = scene.stage.refused(&["env", "refresh", EXAMPLE]).await.unwrap();
+    assert!(refused.contains("env set-current"), "{refused}");
+    scene.stage.cli(&["env", "set-current", EXAMPLE, "2.0.0"]).await.unwrap();
+    let status = async |stage: &Stage| stage.cli(&["env", "status", EXAMPLE]).await.unwrap();
+    let before = status(&scene.stage).await["slices"][0].clone();
+    assert_eq!((&before["version"], &before["setVersion"]), (&"1.0.0".into(), &"2.0.0".into()));
+    assert_eq!(before["colour"], "BLUE");
+
+    scene.load.phase("leader killed while it is verified");
+    let refresh = ["env", "refresh", EXAMPLE, "--verify", "2s"];
+    let update = scene.stage.cli(&refresh).await.unwrap()["updateId"].as_str().unwrap().to_owned();
+    let slow = ["update", "set", &update, "--max-latency-ms", "60000"];
+    scene.stage.cli(&slow).await.unwrap();
+    scene.kill_leader().await;
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    scene.load.phase("refreshed");
+    scene.load.until_requests(ENOUGH).await;
+    let after = status(&scene.stage).await["slices"][0].clone();
+    assert_eq!((&after["version"], &after["colour"]), (&"2.0.0".into(), &"GREEN".into()));
+    assert_eq!(after["retainedColour"], "BLUE", "{after:#}");
+    let nothing = scene.stage.cluster.cli(&["env", "refresh", EXAMPLE]).await.unwrap();
+    assert!(nothing.stderr.contains("nothing to refresh"), "{nothing:?}");
+
+    scene.load.phase("back");
+    scene.stage.cli(&["env", "rollback", EXAMPLE, "--wait"]).await.unwrap();
+    scene.load.phase("gone back");
+    let phases = scene.end("1.0.0").await;
+    let there = phase(&phases, "refreshed");
+    assert_eq!(there.answers("2.0.0"), there.requests, "{:?}", there.versions);
+    assert_none_failed(&phases);
+}
+
 /// What a follower's own copy says of an update in place, every 10 ms until told to
 /// stop: ready instances, those that exist, and how far it has come.
 async fn sample(
@@ -419,5 +455,50 @@ async fn a_start_that_supersedes_ends_the_live_update_in_its_own_entry() {
     assert_eq!(seen["oldVersion"], "1.0.0", "{seen:#}");
     scene.stage.cli(&["update", "rollback", &second]).await.unwrap();
     scene.stage.until_state(&second, "ROLLED_BACK").await.unwrap();
+    assert_none_failed(&scene.end("1.0.0").await);
+}
+
+#[tokio::test]
+async fn a_canary_asks_its_gate_through_a_failover_and_goes_back_when_that_says_no() {
+    let mut scene = Scene::set(&[]).await;
+    let mut judge = Judge::start().await;
+    let gate =
+        format!("before named judge webhook http://{}/ask every 100ms timeout 1m", judge.address);
+    let steps = ["--steps", "1:9 500ms, 1:0 500ms", "--on-step-failure", "rollback"];
+    let update = scene.start(&[&steps[..], &["--gate", &gate]].concat()).await;
+
+    let first = judge.next().await;
+    assert_eq!(first.told["toVersion"], "2.0.0", "{:#}", first.told);
+    assert_eq!((&first.told["step"], &first.told["weights"]), (&1.into(), &"0:1".into()));
+    let later = json!({"verdict": "inconclusive", "message": "not yet"});
+    first.answer(200, &later).await;
+    // Its leader dies while it is asked again, and the next one asks the same.
+    let second = judge.next().await;
+    assert_eq!(second.told["attempt"], 2, "{:#}", second.told);
+    let explained = scene.stage.cli(&["update", "explain", &update]).await.unwrap();
+    let waits = explained["waits"].as_array().unwrap();
+    assert!(waits.iter().any(|wait| wait["code"] == "gate"), "{explained:#}");
+    scene.load.phase("leader killed while the gate is asked");
+    scene.kill_leader().await;
+    let again = judge.next().await;
+    assert_eq!(again.key, second.key, "who is asked can tell that it is the same question");
+    drop(second);
+    again.answer(200, &json!({"verdict": "pass", "message": "fine"})).await;
+    scene.until_step(&update, 1).await;
+
+    let third = judge.next().await;
+    assert_eq!((&third.told["step"], &third.told["attempt"]), (&2.into(), &1.into()));
+    third.answer(403, &json!({"message": "too many errors"})).await;
+    let ended = scene.stage.until_state(&update, "ROLLED_BACK").await.unwrap();
+    assert_eq!(ended["outcome"]["code"], "gate_failed", "{ended:#}");
+    let said = events(&ended);
+    let count = |text: &str| said.iter().filter(|event| event.contains(text)).count();
+    for text in [
+        "gate 'judge' before step 1: inconclusive: not yet",
+        "gate 'judge' before step 1: pass: fine",
+        "gate 'judge' before step 2: fail: too many errors",
+    ] {
+        assert_eq!(count(text), 1, "{text} in {said:#?}");
+    }
     assert_none_failed(&scene.end("1.0.0").await);
 }

@@ -4,6 +4,7 @@
 pub mod acknowledged;
 pub mod evidence;
 pub mod grpc;
+pub mod judge;
 pub mod linearizability;
 pub mod links;
 pub mod proxy;

@@ -215,6 +215,7 @@ impl Attachment {
             protocol: PROTOCOL,
             life: self.life_ms,
             attach: self.attached,
+            takes_configs: true,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{fs, io};
 use aether_core::coordinates::{Artifact, SliceName};
 use aether_core::ids::{Fence, InstanceId};
 use aether_core::manifest::Manifest;
-use aether_core::records::Desired;
+use aether_core::records::{Configuration, Desired};
 use aether_proto::v1;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
@@ -57,12 +57,25 @@ pub(crate) struct Work {
     pub manifest: Manifest,
     /// Client addresses of nodes that hold the archive.
     pub holders: Vec<String>,
+    /// Digest of what is laid over the artifact, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
+    /// What that is. Kept once for all instances, in the directive.
+    #[serde(skip)]
+    pub config: Option<Arc<Configuration>>,
 }
 
 impl Work {
     /// The digest as a type; checked when the work was read.
     pub fn digest(&self) -> Result<Digest, crate::artifact::DigestError> {
         self.digest.parse()
+    }
+
+    fn take_config(&mut self, configs: &Configs) -> Result<(), String> {
+        let Some(digest) = &self.config_digest else { return Ok(()) };
+        let config = configs.get(digest).ok_or("its configuration was not sent with it")?;
+        self.config = Some(Arc::clone(config));
+        Ok(())
     }
 }
 
@@ -72,7 +85,12 @@ pub(crate) struct Directive {
     pub fence: Fence,
     pub lease_ms: u64,
     pub assignments: BTreeMap<InstanceId, Assignment>,
+    /// What is laid over artifacts, by digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: Configs,
 }
+
+type Configs = BTreeMap<String, Arc<Configuration>>;
 
 impl Directive {
     /// Reads a message. An instance whose id cannot be read makes the whole
@@ -80,13 +98,28 @@ impl Directive {
     pub fn read(message: v1::AgentDown) -> Result<Self, String> {
         let fence =
             Fence { incarnation: message.incarnation, term: message.term, index: message.index };
+        let configs = message.configs.into_iter().filter_map(config).collect();
         let mut assignments = BTreeMap::new();
         for wire in message.assignments {
             let id: InstanceId = wire.instance_id.parse().map_err(|e| format!("{e}"))?;
-            let assignment = Assignment { desired: desired(&wire.desired)?, work: work(wire) };
-            assignments.insert(id, assignment);
+            let desired = desired(&wire.desired)?;
+            let work = work(wire, &configs).map(Arc::new);
+            assignments.insert(id, Assignment { desired, work });
         }
-        Ok(Self { fence, lease_ms: message.lease_ms, assignments })
+        Ok(Self { fence, lease_ms: message.lease_ms, assignments, configs })
+    }
+
+    /// Gives each instance what is laid over its artifact, after what was kept was
+    /// read.
+    fn give_configs(&mut self) {
+        for assignment in self.assignments.values_mut() {
+            let Ok(work) = &mut assignment.work else { continue };
+            // Nobody else has it yet.
+            let given = Arc::get_mut(work).map_or(Ok(()), |work| work.take_config(&self.configs));
+            if let Err(problem) = given {
+                assignment.work = Err(problem);
+            }
+        }
     }
 
     /// How long the control plane waits for a report before it counts the node
@@ -108,18 +141,31 @@ fn desired(text: &str) -> Result<Desired, String> {
     }
 }
 
-fn work(wire: v1::Assignment) -> Result<Arc<Work>, String> {
+/// A configuration with its digest; none for one that is not what its digest says, or
+/// that this node would not write.
+fn config(wire: v1::InstanceConfig) -> Option<(String, Arc<Configuration>)> {
+    let files = wire.files.into_iter().map(|(path, text)| (path, text.into()));
+    let config = Configuration { files: files.collect(), env: wire.env.into_iter().collect() };
+    let is_sound = config.check().is_ok() && config.digest() == wire.sha256;
+    is_sound.then(|| (wire.sha256, Arc::new(config)))
+}
+
+fn work(wire: v1::Assignment, configs: &Configs) -> Result<Work, String> {
     let manifest: Manifest = serde_json::from_str(&wire.manifest_json)
         .map_err(|error| format!("the manifest cannot be read: {error}"))?;
     manifest.check().map_err(|error| error.to_string())?;
     wire.sha256.parse::<Digest>().map_err(|error| error.to_string())?;
-    Ok(Arc::new(Work {
+    let mut work = Work {
         slice: wire.slice.parse().map_err(|e| format!("{e}"))?,
         artifact: wire.artifact.parse().map_err(|e| format!("{e}"))?,
         digest: wire.sha256,
         manifest,
         holders: wire.holders,
-    }))
+        config_digest: Some(wire.config_sha256).filter(|digest| !digest.is_empty()),
+        config: None,
+    };
+    work.take_config(configs)?;
+    Ok(work)
 }
 
 /// The kept directive cannot be read or written.
@@ -156,7 +202,10 @@ impl Keeper {
         let accepted = match fs::read(&path) {
             // Not as an `Option`: that would read a `null` as nothing to run.
             Ok(bytes) => serde_json::from_slice::<Directive>(&bytes)
-                .map(|directive| Some(Arc::new(directive)))
+                .map(|mut directive| {
+                    directive.give_configs();
+                    Some(Arc::new(directive))
+                })
                 .map_err(|e| DirectiveError { path: path.clone(), source: e.into() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(DirectiveError { path, source }),
@@ -235,6 +284,45 @@ mod tests {
         for damaged in ["{", "", "null", "[]"] {
             fs::write(dir.path().join("directive.json"), damaged).unwrap();
             assert!(Keeper::open(dir.path()).is_err(), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_given_to_all_that_name_it_and_must_be_what_it_says() {
+        let files = [("a".to_owned(), "x".into())].into();
+        let config = Configuration { files, env: BTreeMap::new() };
+        let mut wire = message(0, 1, &["a", "b", "c"]);
+        wire.assignments[0].config_sha256 = config.digest();
+        wire.assignments[1].config_sha256 = config.digest();
+        let sent = |path: &str, sha256| v1::InstanceConfig {
+            sha256,
+            files: [(path.to_owned(), "x".to_owned())].into(),
+            env: BTreeMap::new(),
+        };
+        let read = |configs: Vec<v1::InstanceConfig>| {
+            let directive = Directive::read(v1::AgentDown { configs, ..wire.clone() }).unwrap();
+            let works = directive.assignments.values().map(|assignment| assignment.work.clone());
+            (works.collect::<Vec<_>>(), directive)
+        };
+        let (works, directive) = read(vec![sent("a", config.digest())]);
+        for work in &works[..2] {
+            assert_eq!(work.as_ref().unwrap().config.as_deref(), Some(&config));
+        }
+        assert_eq!(works[2].as_ref().unwrap().config, None);
+        let dir = tempfile::tempdir().unwrap();
+        Keeper::open(dir.path()).unwrap().offer(directive.clone()).unwrap();
+        let kept = Keeper::open(dir.path()).unwrap();
+        assert_eq!(**kept.accepted().unwrap(), directive, "with what is laid over");
+
+        let outside = Configuration { files: [("../a".to_owned(), "x".into())].into(), ..config };
+        for wrong in [
+            vec![],
+            vec![sent("b", wire.assignments[0].config_sha256.clone())],
+            vec![sent("../a", outside.digest())],
+        ] {
+            let (works, _) = read(wrong);
+            assert!(works[0].as_ref().unwrap_err().contains("configuration was not sent"));
+            assert!(works[2].is_ok(), "the others are told");
         }
     }
 

@@ -23,7 +23,7 @@ use aether_core::manifest::{
     ByteSize, Cpu, IngressRule, Liveness, Manifest, Placement, Probe, Readiness, Resources, Run,
     StopSignal,
 };
-use aether_core::records::Desired;
+use aether_core::records::{Configuration, Desired};
 use aether_frozen::Frozen;
 use aether_proto::v1;
 use prost::Message;
@@ -241,6 +241,8 @@ fn work(manifest: Manifest, holders: &[&str]) -> Result<Arc<Work>, String> {
         digest: Digest::of(b"").to_string(),
         manifest,
         holders: holders.iter().map(|holder| (*holder).to_owned()).collect(),
+        config_digest: None,
+        config: None,
     }))
 }
 
@@ -262,7 +264,29 @@ fn directive() -> Directive {
         fence: Fence { incarnation: u64::MAX, term: 7, index: u64::MAX - 1 },
         lease_ms: u64::MAX,
         assignments: assignments.collect(),
+        configs: BTreeMap::new(),
     }
+}
+
+fn configuration() -> Arc<Configuration> {
+    let files = [("etc/a.conf".to_owned(), "é ${PORT}\n".into()), ("b".to_owned(), "".into())];
+    Arc::new(Configuration { files: files.into(), env: [("A".to_owned(), "1".to_owned())].into() })
+}
+
+/// Two instances of one configuration, and one without.
+fn configured_directive() -> Directive {
+    let config = configuration();
+    let digest = config.digest();
+    let mut directive = directive();
+    directive.assignments.retain(|_, assignment| assignment.work.is_ok());
+    directive.assignments = directive.assignments.into_iter().take(3).collect();
+    for assignment in directive.assignments.values_mut().take(2) {
+        let work = Arc::get_mut(assignment.work.as_mut().unwrap()).unwrap();
+        work.config_digest = Some(digest.clone());
+        work.config = Some(config.clone());
+    }
+    directive.configs = [(digest, config)].into();
+    directive
 }
 
 fn keep(directive: &Directive) -> (tempfile::TempDir, Keeper) {
@@ -281,9 +305,11 @@ fn read_directive(bytes: &[u8]) -> Result<Arc<Directive>, String> {
 
 #[test]
 fn directives_are_written_and_read_as_they_were() {
-    for (name, directive) in
-        [("directive.json", directive()), ("directive-none.json", Directive::default())]
-    {
+    for (name, directive) in [
+        ("directive.json", directive()),
+        ("directive-none.json", Directive::default()),
+        ("directive-configured.json", configured_directive()),
+    ] {
         let (dir, _) = keep(&directive);
         kept(name).holds(&fs::read(dir.path().join("directive.json")).unwrap());
         match read_directive(&kept(name).bytes()) {
@@ -300,6 +326,11 @@ fn directives_are_written_and_read_as_they_were() {
 fn what_an_agent_is_told_is_read_as_it_was() {
     let mut directive = directive();
     directive.assignments.retain(|_, assignment| assignment.work.is_ok());
+    is_told("told.txt", &directive);
+    is_told("told-configured.txt", &configured_directive());
+}
+
+fn is_told(name: &str, directive: &Directive) {
     let assignments = directive.assignments.iter().map(|(id, assignment)| {
         let work = assignment.work.as_ref().unwrap();
         let desired = serde_json::to_value(assignment.desired).unwrap();
@@ -313,7 +344,13 @@ fn what_an_agent_is_told_is_read_as_it_was() {
             manifest_json: serde_json::to_string(&work.manifest).unwrap(),
             desired: desired.as_str().unwrap().to_owned(),
             holders: work.holders.clone(),
+            config_sha256: work.config_digest.clone().unwrap_or_default(),
         }
+    });
+    let configs = directive.configs.iter().map(|(digest, config)| v1::InstanceConfig {
+        sha256: digest.clone(),
+        files: config.files.iter().map(|(path, text)| (path.clone(), text.to_string())).collect(),
+        env: config.env.clone().into_iter().collect(),
     });
     let down = v1::AgentDown {
         incarnation: directive.fence.incarnation,
@@ -321,13 +358,14 @@ fn what_an_agent_is_told_is_read_as_it_was() {
         index: directive.fence.index,
         lease_ms: directive.lease_ms,
         assignments: assignments.collect(),
+        configs: configs.collect(),
         ..Default::default()
     };
-    let file = attached("told.txt");
+    let file = attached(name);
     file.holds((hex(&down) + "\n").as_bytes());
     let message = v1::AgentDown::decode(&unhex(&file.text())[..]).unwrap();
     match Directive::read(message) {
-        Ok(read) if read == directive => {}
+        Ok(read) if read == *directive => {}
         other => file.broken(&format!("reads as {other:?}")),
     }
 }

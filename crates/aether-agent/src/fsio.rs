@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,20 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], survives: Survives) -> io:
         (Survives::PowerCut, Some(parent)) => sync_dir(parent),
         _ => Ok(()),
     }
+}
+
+/// Likewise for a file that others than its owner may read, by way of `temporary` on
+/// the same file system: what is left there of an earlier attempt is in nobody's way.
+pub(crate) fn write_public(path: &Path, bytes: &[u8], temporary: &Path) -> io::Result<()> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+    file.write_all(bytes)?;
+    // Not with `mode`, of which the process's mask takes something away.
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    fs::rename(temporary, path)
 }
 
 /// Makes the names in a directory survive a power cut.

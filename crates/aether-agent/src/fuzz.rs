@@ -6,6 +6,7 @@ use std::path::Path;
 
 use aether_core::ids::Fence;
 use aether_core::manifest::Manifest;
+use aether_core::records::Configuration;
 use aether_fuzz::proptest::collection::vec;
 use aether_fuzz::proptest::prelude::*;
 use aether_fuzz::proptest::sample::select;
@@ -23,6 +24,7 @@ fn manifest() -> Manifest {
 }
 
 fn down() -> v1::AgentDown {
+    let config = Configuration { files: [("a".to_owned(), "x".into())].into(), env: [].into() };
     let assignment = |id: &str, desired: &str| v1::Assignment {
         instance_id: id.to_owned(),
         slice: "org.example:a".to_owned(),
@@ -33,6 +35,7 @@ fn down() -> v1::AgentDown {
         manifest_json: serde_json::to_string(&manifest()).unwrap(),
         desired: desired.to_owned(),
         holders: vec!["127.0.0.1:8090".to_owned()],
+        config_sha256: if desired == "RUN" { config.digest() } else { String::new() },
     };
     v1::AgentDown {
         incarnation: 1,
@@ -44,6 +47,11 @@ fn down() -> v1::AgentDown {
         needed_sha256: vec![Digest::of(b"").to_string()],
         unnamed_sha256: vec![Digest::of(b"x").to_string()],
         lists_archives: true,
+        configs: vec![v1::InstanceConfig {
+            sha256: config.digest(),
+            files: [("a".to_owned(), "x".to_owned())].into(),
+            env: Default::default(),
+        }],
     }
 }
 
@@ -63,6 +71,7 @@ fn a_directive_is_read_whole_or_not_at_all_and_kept_as_it_was_read() {
                 if let Ok(work) = &assignment.work {
                     assert_eq!(work.manifest.check(), Ok(()));
                     assert!(work.digest().is_ok());
+                    assert_eq!(work.config.as_ref().map(|c| c.digest()), work.config_digest);
                 }
             }
             let lease = directive.lease();

@@ -15,7 +15,7 @@ use aether_core::records::Reason;
 use crate::artifact::{ArtifactStore, Digest, StoreError};
 use crate::directive::Work;
 use crate::fetch::Fetcher;
-use crate::fsio::{self, Survives};
+use crate::fsio;
 use crate::shim::spec::Layout;
 use crate::substitute::Variables;
 use crate::unpacked::{self, unpack_once};
@@ -185,11 +185,7 @@ pub(crate) fn outfit(
         ("ARTIFACT_DIR", artifact_dir.display().to_string()),
         ("INSTANCE_DIR", work_dir.display().to_string()),
     ]);
-    for name in &work.manifest.run.config_files {
-        copy_config(name, artifact_dir, &work_dir, &variables).map_err(|problem| {
-            Reason::new("config_failed", format!("config file '{name}' {problem}"))
-        })?;
-    }
+    lay_files(work, artifact_dir, &work_dir, &variables)?;
     let run = &work.manifest.run;
     let substituted = |command: &Vec<String>| {
         let mut command: Vec<String> = command.iter().map(|text| variables.apply(text)).collect();
@@ -206,7 +202,9 @@ pub(crate) fn outfit(
     let live_exec =
         work.manifest.live.as_ref().and_then(|live| live.exec.as_ref()).map(substituted);
     let mut env = BTreeMap::from([("PATH".to_owned(), default_path())]);
-    env.extend(run.env.iter().map(|(name, text)| (name.clone(), variables.apply(text))));
+    let pushed = work.config.iter().flat_map(|config| &config.env);
+    let texts = run.env.iter().chain(pushed);
+    env.extend(texts.map(|(name, text)| (name.clone(), variables.apply(text))));
     for (name, value) in [
         ("PORT", port),
         ("HOST", ip),
@@ -219,7 +217,62 @@ pub(crate) fn outfit(
     Ok(Outfit { command, env, ready_exec, live_exec })
 }
 
-fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Result<(), String> {
+/// Makes the instance's own files: those that the manifest lists, from the artifact
+/// or what was pushed in its place, with everything substituted; and the others that
+/// were pushed, as they are.
+fn lay_files(
+    work: &Work,
+    artifact_dir: &Path,
+    work_dir: &Path,
+    variables: &Variables,
+) -> Result<(), Reason> {
+    let failed = |name: &str, problem: String| {
+        Reason::new("config_failed", format!("config file '{name}' {problem}"))
+    };
+    let pushed = work.config.as_ref().map(|config| &config.files);
+    let listed = &work.manifest.run.config_files;
+    for name in listed {
+        let content = match pushed.and_then(|pushed| pushed.get(name)) {
+            Some(text) => Ok(text.to_string()),
+            None => read_config(name, artifact_dir),
+        };
+        content
+            .and_then(|content| lay_file(work_dir, name, &variables.apply(&content)))
+            .map_err(|problem| failed(name, problem))?;
+    }
+    for (name, text) in pushed.into_iter().flatten().filter(|(name, _)| !listed.contains(name)) {
+        lay_file(work_dir, name, text).map_err(|problem| failed(name, problem))?;
+    }
+    Ok(())
+}
+
+/// Puts a file in its place below `dir` in one step. Its directories are made; none of
+/// them may be a link, which could lead out.
+fn lay_file(dir: &Path, name: &str, content: &str) -> Result<(), String> {
+    let text = |error: std::io::Error| format!("cannot be written: {error}");
+    fs::create_dir_all(dir).map_err(text)?;
+    let mut parent = dir.to_owned();
+    let (parents, _) = name.rsplit_once('/').unwrap_or(("", name));
+    for part in parents.split('/').filter(|part| !part.is_empty()) {
+        parent.push(part);
+        match fs::symlink_metadata(&parent) {
+            Ok(known) if known.is_dir() => {}
+            Ok(_) => {
+                return Err(format!("cannot be written: {} is no directory", parent.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir(&parent).map_err(text)?;
+            }
+            Err(error) => return Err(text(error)),
+        }
+    }
+    // Beside the directory, where the slice has nothing to do.
+    let temporary = dir.with_extension("new");
+    fsio::write_public(&dir.join(name), content.as_bytes(), &temporary).map_err(text)
+}
+
+/// A config file of the artifact.
+fn read_config(name: &str, from: &Path) -> Result<String, String> {
     let text = |error: std::io::Error| format!("cannot be copied: {error}");
     let source = from.join(name).canonicalize().map_err(text)?;
     if !source.starts_with(from.canonicalize().map_err(text)?) || !source.is_file() {
@@ -231,12 +284,7 @@ fn copy_config(name: &str, from: &Path, to: &Path, variables: &Variables) -> Res
     if content.len() as u64 > CONFIG_BYTES_MAX {
         return Err(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
     }
-    let target = to.join(name);
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(text)?;
-    }
-    let content = variables.apply(&content);
-    fsio::write_atomic(&target, content.as_bytes(), Survives::Process).map_err(text)
+    Ok(content)
 }
 
 /// Where programs without a slash are looked for unless the manifest says.
@@ -247,6 +295,7 @@ fn default_path() -> String {
 #[cfg(test)]
 mod tests {
     use aether_core::manifest::Manifest;
+    use aether_core::records::Configuration;
 
     use super::*;
 
@@ -258,7 +307,17 @@ mod tests {
             digest: Digest::of(b"").to_string(),
             manifest: Manifest::parse(&manifest).unwrap(),
             holders: Vec::new(),
+            config_digest: None,
+            config: None,
         }
+    }
+
+    fn configured(run: &str, files: &[(&str, &str)], env: &[(&str, &str)]) -> Work {
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).into()));
+        let env = env.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        let config = Configuration { files: files.collect(), env: env.collect() };
+        assert_eq!(config.check(), Ok(()));
+        Work { config: Some(Arc::new(config)), ..work(run) }
     }
 
     #[test]
@@ -291,6 +350,74 @@ mod tests {
         let expected =
             ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "D", "HOST", "PATH", "PORT", "V"];
         assert_eq!(names, expected, "nothing of the agent's own environment");
+    }
+
+    #[test]
+    fn what_was_pushed_takes_the_place_of_the_artifact_s_and_comes_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = dir.path().join("artifact");
+        fs::create_dir_all(artifact.join("etc")).unwrap();
+        fs::write(artifact.join("etc/a.conf"), "the artifact's").unwrap();
+        fs::write(artifact.join("etc/kept.conf"), "on ${PORT}").unwrap();
+        let layout = Layout::new(dir.path().join("instance"));
+        let work = configured(
+            "command=['a']\nconfig_files=['etc/a.conf','etc/kept.conf','new.conf']\n\
+             env={ MODE='manifest', KEPT='1' }",
+            &[("etc/a.conf", "pushed ${PORT}"), ("new.conf", "${VERSION}"), ("b/c/d", "${PORT}")],
+            &[("MODE", "pushed ${PORT}"), ("PORT", "1")],
+        );
+        let instance: InstanceId = "a-1-0".parse().unwrap();
+        let listen = "127.0.0.1:12345".parse().unwrap();
+        // Twice: an instance that is started again finds its files there.
+        for _ in 0..2 {
+            let outfit = outfit(&instance, &work, listen, &artifact, &layout).unwrap();
+            assert_eq!(outfit.env["MODE"], "pushed 12345");
+            assert_eq!((&*outfit.env["KEPT"], &*outfit.env["PORT"]), ("1", "12345"));
+            for (name, content) in [
+                ("etc/a.conf", "pushed 12345"),
+                ("etc/kept.conf", "on 12345"),
+                ("new.conf", "1.2.3"),
+                // Not listed: it may be the slice's own way of naming things.
+                ("b/c/d", "${PORT}"),
+            ] {
+                let path = layout.work().join(name);
+                assert_eq!(fs::read_to_string(&path).unwrap(), content, "{name}");
+                let mode = std::os::unix::fs::PermissionsExt::mode(
+                    &fs::metadata(&path).unwrap().permissions(),
+                );
+                assert_eq!(mode & 0o777, 0o644, "{name}");
+            }
+            assert_eq!(fs::read_dir(layout.work()).unwrap().count(), 3, "nothing is left behind");
+        }
+        assert_eq!(
+            fs::read_to_string(artifact.join("etc/a.conf")).unwrap(),
+            "the artifact's",
+            "others use it too"
+        );
+    }
+
+    #[test]
+    fn what_was_pushed_is_not_written_through_a_link_that_the_slice_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (artifact, out) = (dir.path().join("artifact"), dir.path().join("out"));
+        fs::create_dir_all(&artifact).unwrap();
+        fs::create_dir_all(&out).unwrap();
+        let layout = Layout::new(dir.path().join("instance"));
+        fs::create_dir_all(layout.work()).unwrap();
+        std::os::unix::fs::symlink(&out, layout.work().join("etc")).unwrap();
+        fs::write(out.join("b"), "before").unwrap();
+        std::os::unix::fs::symlink(out.join("b"), layout.work().join("b")).unwrap();
+        let instance: InstanceId = "a-1-0".parse().unwrap();
+        let listen = "127.0.0.1:1".parse().unwrap();
+        let through = configured("command=['a']", &[("etc/a", "x")], &[]);
+        let reason = outfit(&instance, &through, listen, &artifact, &layout).unwrap_err();
+        assert_eq!(reason.code, "config_failed");
+        assert!(reason.message.contains("is no directory"), "{}", reason.message);
+        let over = configured("command=['a']", &[("b", "after")], &[]);
+        outfit(&instance, &over, listen, &artifact, &layout).unwrap();
+        assert_eq!(fs::read_to_string(out.join("b")).unwrap(), "before");
+        assert_eq!(fs::read_to_string(layout.work().join("b")).unwrap(), "after");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
     }
 
     #[test]

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::manifest::Manifest;
 use crate::records::{
-    CleanupPolicy, Counts, Desired, InstanceRecord, Measure, NodeLifecycle, NodeSchedule, Observed,
-    OptionChanges, Reason, Seen, SessionKind, Strategy, Sums, UpdateOptions,
+    CleanupPolicy, Counts, Desired, GateVerdict, GateWhen, InstanceRecord, Measure, NodeLifecycle,
+    NodeSchedule, Observed, OptionChanges, Reason, Remake, Seen, SessionKind, Strategy, Sums,
+    UpdateOptions,
 };
 use crate::weights::Weights;
 
@@ -483,6 +484,9 @@ pub enum Command {
         /// A live update of the slice ends with it, as ROLLED_BACK.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         supersede: bool,
+        /// In what the new revision is to differ beside its version.
+        #[serde(default, skip_serializing_if = "Remake::is_nothing")]
+        remake: Remake,
     },
     /// Enters the next step of an update, or goes beyond the last one.
     Promote {
@@ -594,6 +598,41 @@ pub enum Command {
         /// The version.
         version: Version,
     },
+    /// Coordinator: what a gate answered.
+    RecordGate {
+        /// The update.
+        update: UpdateId,
+        /// The gate's name.
+        gate: String,
+        /// When it was asked.
+        when: GateWhen,
+        /// Number of the step that it was asked for, from 1.
+        step: u32,
+        /// [`since_ms`](crate::records::Progress::since_ms) of the update as it was
+        /// asked: what was asked before a resume is of no matter after it.
+        since_ms: u64,
+        /// Which measurement of this gate for this step it is, from 1; each is
+        /// taken in once.
+        number: u32,
+        /// What it showed.
+        verdict: GateVerdict,
+        /// What it said.
+        message: String,
+    },
+    /// Keeps what is to be laid over the artifact of a slice, under the next number.
+    PushConfig {
+        /// The slice.
+        slice: SliceName,
+        /// All files, by path.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        files: BTreeMap<String, Arc<str>>,
+        /// All environment entries.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, String>,
+        /// Refuse unless this is the latest; 0 is for none there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_latest: Option<ConfigNo>,
+    },
     /// Log time moves on past a deadline though nothing else happens. With braces:
     /// serde reads past unknown fields of a variant that has none.
     Tick {},
@@ -618,6 +657,9 @@ pub struct Answer {
     /// Something the user should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The configuration that it made, or found to be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigNo>,
 }
 
 /// What `apply` answers to whoever proposed the entry.

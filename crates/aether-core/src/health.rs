@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::evidence::{INSTANCES_MIN, Side};
 use crate::ids::InstanceId;
 use crate::latency;
@@ -70,8 +68,7 @@ impl Tally {
 }
 
 /// What the thresholds say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Too few requests to say anything; never taken for healthy.
     Insufficient,

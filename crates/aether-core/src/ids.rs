@@ -176,6 +176,27 @@ impl fmt::Display for RevisionNo {
     }
 }
 
+/// Number of a configuration. It rises within a slice name and is never used twice,
+/// also after everything of the slice was removed; 0 is none.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(transparent)]
+pub struct ConfigNo(pub u32);
+
+impl ConfigNo {
+    /// Whether it is that of no configuration.
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for ConfigNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("c{}", self.0))
+    }
+}
+
 /// Orders the actions of successive leaders. Whoever has seen one refuses any
 /// lower one; the order is incarnation, then index. The term is for reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]

@@ -14,7 +14,8 @@
 //! | 1 | 0.1 | everything of the first format |
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
-//! | 4 | 0.1 | `RecordInput`; `SetCurrent`, and colours of revisions; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified`; a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls` |
+//! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
 //!
 //! # Adding to it
 //!
@@ -45,7 +46,22 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+pub const FEATURE_LEVEL_MAX: u32 = 5;
+
+/// What holds from a level on though no command says so: the planner and `apply` look at
+/// the committed level for these.
+pub mod since {
+    /// Sets of instances have colours of their own.
+    pub const COLOURS: u32 = 4;
+    /// Evidence may be told by instance.
+    pub const EVIDENCE_BY_INSTANCE: u32 = 4;
+    /// The removal of a side names what it was decided on.
+    pub const GUARDED_REMOVAL: u32 = 4;
+    /// What the planner saw is written down.
+    pub const INPUTS: u32 = 4;
+    /// A step can be promoted before its gates have passed, or its instances are there.
+    pub const PROMOTION_AHEAD: u32 = 4;
+}
 
 /// What a node that does not tell its level supports.
 pub(crate) fn first() -> u32 {
@@ -108,20 +124,29 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
-        Command::StartWith { strategy, .. } => level_of_strategy(strategy),
+        Command::StartWith { remake, strategy, .. } => {
+            let of_remake = if remake.is_nothing() { 3 } else { 4 };
+            of_remake.max(level_of_strategy(strategy))
+        }
+        Command::RecordGate { .. } | Command::PushConfig { .. } => 4,
         Command::Promote { .. }
         | Command::Suspend { .. }
         | Command::ScaleNew { .. }
         | Command::MoveInPlace { .. } => 3,
         Command::EnterStep { opened_max, .. } => match opened_max {
             None => 3,
-            Some(_) => 4,
+            Some(_) => 5,
         },
         Command::MarkSwitched { late_calls, .. } => match late_calls {
             0 => 3,
-            _ => 4,
+            _ => 5,
         },
-        Command::HoldCalls { .. } | Command::SetCurrent { .. } | Command::RecordInput { .. } => 4,
+        Command::SetCurrent { .. } => 4,
+        Command::RecordInput { seen, decided, .. } => {
+            let decided = decided.iter().map(level_of).max().unwrap_or_default();
+            decided.max(if seen.tells_of_holding() { 5 } else { 4 })
+        }
+        Command::HoldCalls { .. } => 5,
         Command::RemoveLosingSide { if_modified, .. } => match if_modified {
             None => 1,
             Some(_) => 4,
@@ -135,10 +160,11 @@ pub fn level_of(command: &Command) -> u32 {
 
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
-    match strategy {
-        Strategy::Rolling(rolling) if rolling.max_failures > 0 => 4,
-        Strategy::BlueGreen(switch) if switch.barrier => 4,
-        _ => 3,
+    let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
+    match strategy.has_barrier() {
+        true => 5,
+        false if has_gates || strategy.max_failures() > 0 => 4,
+        false => 3,
     }
 }
 
@@ -148,9 +174,8 @@ pub fn brought_by(level: u32) -> &'static str {
         0 | 1 => "the first format",
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
-        4 => {
-            "'aether env', 'aether update replay', evidence by instance, a switch behind a barrier"
-        }
+        4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
+        5 => "'--switch barrier' of blue-green updates",
         _ => "what a newer release brought",
     }
 }

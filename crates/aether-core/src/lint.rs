@@ -11,6 +11,7 @@ pub fn lint(state: &State) -> Vec<String> {
     updates(state, &mut findings);
     routes(state, &mut findings);
     targets(state, &mut findings);
+    configurations(state, &mut findings);
     for instance in state.instances.values() {
         let target = state.targets.get(&(instance.slice.clone(), instance.revision));
         if instance.desired == Desired::Run && target.is_none() {
@@ -41,6 +42,29 @@ fn targets(state: &State, findings: &mut Vec<String>) {
             let wanted = target.instances;
             findings.push(format!("{slice} {no} is unused and has a target of {wanted}"));
         }
+    }
+}
+
+/// What a revision refers to is there, and no number is ahead of the last.
+fn configurations(state: &State, findings: &mut Vec<String>) {
+    for revision in state.revisions.values() {
+        if revision.config.is_some() && state.config_of(revision).is_none() {
+            findings.push(format!("{} {} has lost its configuration", revision.slice, revision.no));
+        }
+    }
+    for config in state.config_revisions.values() {
+        let Some(record) = state.slices.get(&config.slice) else {
+            findings.push(format!("{} of {} is of no slice", config.no, config.slice));
+            continue;
+        };
+        let last = record.last_config.0.max(state.meta.revisions_forgotten.0);
+        if config.no.0 > last {
+            findings.push(format!("{} of {} is ahead of its slice", config.no, config.slice));
+        }
+    }
+    let bytes: u64 = state.config_revisions.values().map(|r| r.content.weight()).sum();
+    if bytes != state.config_revision_bytes() {
+        findings.push("the sum of all configurations is wrong".to_owned());
     }
 }
 

@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use crate::apply::{Position, instances_needed};
 use crate::command::{Command, Observation, Refusal, Request};
-use crate::coordinates::SliceName;
-use crate::diff::{self, Change};
+use crate::coordinates::{SliceName, Version};
+use crate::diff::Change;
 use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
 use crate::planner::{self, Holding, NodeView, SessionView, View};
 use crate::records::{
-    Colour, Desired, InstanceRecord, NodeLifecycle, Observed, RevisionRecord, Side, UpdateRecord,
-    UpdateState,
+    Colour, Desired, GateVerdict, InstanceRecord, NodeLifecycle, Observed, Remake, RevisionRecord,
+    Side, UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::weights::Weights;
@@ -115,10 +115,10 @@ pub struct Preview {
 /// What this request, a [`Command::StartUpdate`] or [`Command::StartWith`], would do
 /// now, at log time `now_ms`.
 pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview> {
-    let (Command::StartUpdate { slice, version, .. } | Command::StartWith { slice, version, .. }) =
-        &request.command
-    else {
-        return None;
+    let (slice, version, remake) = match &request.command {
+        Command::StartUpdate { slice, version, .. } => (slice, version, Remake::default()),
+        Command::StartWith { slice, version, remake, .. } => (slice, version, *remake),
+        _ => return None,
     };
     let old = state
         .slices
@@ -140,19 +140,7 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
         least_ms: 0,
         stuck: None,
     };
-    let artifact = state.artifacts.get(&slice.base().at(version.clone()));
-    if let Some(artifact) = artifact {
-        let new = RevisionRecord {
-            slice: slice.clone(),
-            no: crate::ids::RevisionNo(0),
-            version: version.clone(),
-            digest: artifact.digest.clone(),
-            manifest: Arc::clone(&artifact.manifest),
-            created: 0,
-            colour: Colour::Blue,
-        };
-        preview.changes = diff::revisions(old.map(|old| &**old), &new);
-    }
+    preview.changes = changes(state, slice, version, remake, old.map(|old| &**old));
     let before = world.by_node();
     match world.apply(&request.actor, request.command.clone()) {
         Err(refusal) => {
@@ -172,6 +160,35 @@ pub fn preview(state: &State, request: &Request, now_ms: u64) -> Option<Preview>
     preview.instances_peak = world.peak;
     preview.nodes = world.loads(&before);
     Some(preview)
+}
+
+/// How the revision that it would move to differs from the one that serves; nothing
+/// where there can be no such revision.
+fn changes(
+    state: &State,
+    slice: &SliceName,
+    version: &Version,
+    remake: Remake,
+    old: Option<&RevisionRecord>,
+) -> Vec<Change> {
+    let Some(artifact) = state.artifacts.get(&slice.base().at(version.clone())) else {
+        return Vec::new();
+    };
+    let Ok(config) = state.next_config(slice, old, remake.config) else { return Vec::new() };
+    let same = old.filter(|old| old.version == *version);
+    let restart = same.is_some() && remake.restart;
+    let new = RevisionRecord {
+        slice: slice.clone(),
+        no: crate::ids::RevisionNo(0),
+        version: version.clone(),
+        digest: artifact.digest.clone(),
+        manifest: Arc::clone(&artifact.manifest),
+        created: 0,
+        colour: Colour::Blue,
+        config,
+        restarts: same.map_or(0, |old| old.restarts).saturating_add(restart.into()),
+    };
+    state.differences(old, &new)
 }
 
 /// The world of a preview.
@@ -274,6 +291,11 @@ impl<'a> World<'a> {
         let mut any = false;
         for command in plan.commands.clone() {
             any |= self.apply("coordinator", command).is_ok();
+        }
+        for asked in &plan.measurements {
+            // Nobody is asked; what they would say is hoped for, like health.
+            let passed = asked.answered(GateVerdict::Pass, String::new());
+            any |= self.apply("coordinator", passed).is_ok();
         }
         (self.agents_act() || any, plan)
     }

@@ -6,17 +6,19 @@
 
 mod barrier;
 mod config;
+mod configuration;
 mod environment;
 mod evidence;
+mod gates;
 mod in_place;
 mod inputs;
+mod instance;
 mod members;
 mod options;
 mod strategy;
 mod voters;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -24,19 +26,34 @@ use serde::{Deserialize, Serialize};
 use crate::apply::instances_needed;
 use crate::audit::{AuditPosition, Subject};
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{Fence, InstanceId, NodeName, RevisionNo, UpdateId};
+use crate::ids::{ConfigNo, NodeName, RevisionNo, UpdateId};
 use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
 pub use barrier::{BARRIER_MS, CALL_HOLD_MS, CallHold};
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
+pub use configuration::{
+    CONFIG_ENV_MAX, CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX, CONFIG_PATH_BYTES_MAX,
+    CONFIGURATION_BYTES_MAX, CONFIGURATIONS_BYTES_MAX, CONFIGURATIONS_KEPT, ConfigPick,
+    ConfigRevisionRecord, Configuration, Remake,
+};
 pub use environment::{Colour, SetVersion};
 pub use evidence::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, InstanceEvidence, Mark, Measure, Sums,
 };
+pub use gates::{
+    Condition, GATE_ARGUMENT_BYTES_MAX, GATE_ARGUMENTS_MAX, GATE_INTERVAL_MS_MAX,
+    GATE_INTERVAL_MS_MIN, GATE_MESSAGE_BYTES_MAX, GATE_NAME_BYTES_MAX, GATE_QUERY_BYTES_MAX,
+    GATE_TIMEOUT_MS_MAX, GATE_TOLERATED_MAX, GATE_URL_BYTES_MAX, GATES_MAX, Gate, GateSource,
+    GateState, GateVerdict, GateWhen, HttpUrl,
+};
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
-pub use inputs::{INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, Seen};
+pub use inputs::{
+    HoldingSeen, INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, LateSeen, NodeSeen, Seen,
+    SessionSeen, VerdictSeen,
+};
+pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{
@@ -84,6 +101,10 @@ pub struct SliceRecord {
     /// The version that it is to have, where somebody said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<SetVersion>,
+    /// Number of the configuration that was pushed last; 0 before the first, and
+    /// once they were withdrawn.
+    #[serde(default, skip_serializing_if = "ConfigNo::is_none")]
+    pub last_config: ConfigNo,
 }
 
 impl SliceRecord {
@@ -97,6 +118,7 @@ impl SliceRecord {
             live_update: None,
             modified: 0,
             set: None,
+            last_config: ConfigNo(0),
         }
     }
 }
@@ -120,6 +142,12 @@ pub struct RevisionRecord {
     /// By which the set of its instances goes.
     #[serde(default, skip_serializing_if = "Colour::is_blue")]
     pub colour: Colour,
+    /// What is laid over the artifact, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigNo>,
+    /// How often this version was started anew for nothing but that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
 }
 
 /// One side of a route or of an update.
@@ -197,43 +225,6 @@ pub struct RetainedRecord {
     pub update: UpdateId,
 }
 
-/// What the coordinator decided about an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Desired {
-    /// It runs, and is an endpoint while ready.
-    Run,
-    /// It gets no new calls; calls in flight end. Nothing was signalled yet.
-    Drain,
-    /// It is to end: stop signal, grace, kill.
-    Stop,
-}
-
-/// What an agent last reported of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Observed {
-    /// Assigned; nothing was reported yet.
-    Assigned,
-    /// The artifact is being fetched and unpacked.
-    Fetching,
-    /// The process was started and is not ready yet.
-    Starting,
-    /// The readiness probe passes.
-    Ready,
-    /// The process runs, but was ready once and now fails its probe.
-    Unready,
-    /// The process ended by itself; it is restarted after a backoff.
-    Crashed,
-    /// The stop signal was sent.
-    Stopping,
-    /// The process and its group are gone.
-    Stopped,
-    /// Its node is lost: nobody knows. No agent reports this; what the node
-    /// reports on its return takes its place.
-    Unknown,
-}
-
 /// Machine-readable code and text of why something is as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -258,6 +249,11 @@ impl Reason {
     /// Code of the pause over a switch for which not every session held its calls in
     /// time. A resume tries it again.
     pub const BARRIER_FAILED: &str = "barrier_failed";
+    /// Code of a pause, or of a rollback, because a gate said no.
+    pub const GATE_FAILED: &str = "gate_failed";
+
+    /// Code of a pause because a gate did not say anything for too long.
+    pub const GATE_INCONCLUSIVE: &str = "gate_inconclusive";
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";
@@ -265,71 +261,6 @@ impl Reason {
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }
-    }
-}
-
-/// `instances/{node}/{instance}`: one running copy of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InstanceRecord {
-    /// Its id, never reused.
-    pub id: InstanceId,
-    /// The slice.
-    pub slice: SliceName,
-    /// The revision it runs.
-    pub revision: RevisionNo,
-    /// Where it runs.
-    pub node: NodeName,
-    /// What the coordinator decided.
-    pub desired: Desired,
-    /// Entry of that decision.
-    pub fence: Fence,
-    /// Log time of that decision.
-    pub desired_since_ms: u64,
-    /// Log index at which it left the routing table, 0 while in it or before.
-    pub left_table: u64,
-    /// What the agent reported last.
-    pub observed: Observed,
-    /// Log time since which `observed` holds.
-    pub observed_since_ms: u64,
-    /// Where it listens.
-    pub endpoint: Option<SocketAddr>,
-    /// How often the process ended by itself and was started again.
-    pub restarts: u32,
-    /// Why it is not ready, if it is not.
-    pub reason: Option<Reason>,
-}
-
-/// Crashes of one instance after which it counts as unable to stay up: the first may
-/// be an accident of the machine, two more in a row are not.
-pub const CRASH_LOOP_RESTARTS: u32 = 3;
-
-impl InstanceRecord {
-    /// Why it does not stay up, if it does not.
-    pub fn crash_loop(&self) -> Option<&Reason> {
-        let reason = self.reason.as_ref()?;
-        // An agent that says `crashed` has counted fewer ends in a row; other ends, such
-        // as for want of memory, are only counted.
-        let often = self.observed == Observed::Crashed && self.restarts >= CRASH_LOOP_RESTARTS;
-        let loops = reason.code == Reason::CRASH_LOOP || (often && reason.code != "crashed");
-        loops.then_some(reason)
-    }
-
-    /// Whether calls may be sent to it.
-    pub fn is_routable(&self) -> bool {
-        self.desired == Desired::Run && self.observed == Observed::Ready && self.endpoint.is_some()
-    }
-
-    /// Whether it may come back into the table when it is wanted again: it was
-    /// not told to stop, and its node is not lost.
-    pub fn is_revivable(&self) -> bool {
-        self.desired == Desired::Drain && self.observed != Observed::Unknown
-    }
-
-    /// Whether it has ended and is not started again, not even with its node.
-    pub fn has_ended(&self) -> bool {
-        let returns = self.reason.as_ref().is_some_and(|r| r.code == Reason::NODE_STOPPED);
-        self.observed == Observed::Stopped && !returns
     }
 }
 
@@ -566,16 +497,13 @@ impl UpdateRecord {
         self.pending_actor = None;
         if let Some(progress) = &mut self.progress {
             progress.pending = None;
+            progress.approved = false;
         }
     }
 
     /// Its way as steps; none where people set the ratio.
     pub fn way(&self) -> Option<Way<'_>> {
-        let mut way = self.strategy.way(self.base_instances, self.old.is_none())?;
-        if self.is_promoted() {
-            way.before = strategy::Hold::Wait { ms: 0 };
-        }
-        Some(way)
+        self.strategy.way(self.base_instances, self.old.is_none())
     }
 
     /// Instances that the new side begins with.
@@ -614,6 +542,13 @@ impl UpdateRecord {
     /// set the ratio.
     pub fn step(&self) -> u32 {
         self.progress.as_ref().map_or(0, |progress| progress.step)
+    }
+
+    /// Whether a person promoted it past what its step takes to go on, and the next one
+    /// waits for nothing but its instances.
+    pub fn is_promoted(&self) -> bool {
+        let next = self.progress.as_ref().and_then(|progress| progress.pending);
+        next.is_some() && self.pending_weights.is_none()
     }
 
     /// Whether it has come so far that there is no way back.

@@ -8,11 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::apply::INSTANCES_MAX;
 use crate::command::Command;
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::level::since;
 use crate::planner::{self, Holding, NodeView, SessionView, View};
 use crate::records::{Desired, InputRecord, InstanceRecord, Observed, Seen, UpdateRecord};
-use crate::state::{Meta, RowError, State, rows_hash};
+use crate::state::{Meta, RowError, State, row_hash};
 
 /// One decision, and the same decision now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,14 +79,14 @@ fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
         SessionView::Connected { applied: u64::MAX, busy, holding }
     };
     let session = |id: &SessionId| {
-        let view = seen.sessions.get(id).cloned().unwrap_or_else(connected);
+        let view = seen.sessions.get(id).map_or_else(connected, SessionView::from);
         (id.clone(), view)
     };
     let node = |name: &NodeName| {
-        let view = seen.nodes.get(name).copied().unwrap_or(NodeView::Reporting);
+        let view = seen.nodes.get(name).map_or(NodeView::Reporting, |seen| (*seen).into());
         (name.clone(), view)
     };
-    let verdict = seen.verdict.clone().map(|verdict| (update.id.clone(), verdict));
+    let verdict = seen.verdict.clone().map(|verdict| (update.id.clone(), verdict.into()));
     let view = View {
         state,
         now_ms: seen.now_ms,
@@ -101,7 +103,8 @@ fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
 fn fill(state: &mut State, seen: &Seen) {
     let mut k = 0;
     for (node, count) in &seen.elsewhere {
-        for _ in 0..*count {
+        // There are no more of them anywhere, whatever a log says.
+        for _ in 0..(*count).min(INSTANCES_MAX) {
             let slice: crate::coordinates::SliceName =
                 "aether.replay:others".parse().expect("it is a name");
             state.put_instance(InstanceRecord {
@@ -135,6 +138,22 @@ fn placeless(command: &Command) -> Command {
         placements.fill(nowhere);
     }
     command
+}
+
+/// Most nodes, sessions and instances of a slice together of which rows are written
+/// down: beyond it they would fill the bound of an update with its first look, and each
+/// look would cost what they cost to write.
+const ROWS_MAX: usize = 1_000;
+
+/// Whether there is too much to be written down.
+pub(crate) fn is_too_large(state: &State, update: &UpdateRecord) -> bool {
+    let instances = state.instances_of(&update.slice).count();
+    state.nodes.len() + state.sessions.len() + instances > ROWS_MAX
+}
+
+/// Whether more can be written down of an update.
+pub(crate) fn takes_inputs(state: &State, update: &UpdateId) -> bool {
+    state.inputs_of(update).next_back().is_none_or(|last| last.seen.is_some())
 }
 
 /// Rows as they are after an input.
@@ -192,9 +211,18 @@ pub(crate) fn rows_of(state: &State, update: &UpdateRecord) -> BTreeMap<String, 
 
 /// What tells whether rows are those that a leader saw.
 pub(crate) fn hash_of(rows: &BTreeMap<String, String>) -> String {
-    let rows: Vec<_> =
-        rows.iter().map(|(key, row)| (key.clone(), row.clone().into_bytes())).collect();
-    format!("{:032x}", rows_hash(&rows))
+    let hashes = rows.iter().map(|(key, row)| row_hash(key, row.as_bytes()));
+    format!("{:032x}", hashes.fold(0u128, u128::wrapping_add))
+}
+
+/// What of it a plan for an update looks at.
+fn held_for(update: &UpdateRecord, holding: &Holding) -> Holding {
+    let mut holding = match update.strategy.has_barrier() {
+        true => holding.clone(),
+        false => Holding::able(),
+    };
+    holding.late.retain(|slice, _| *slice == update.slice);
+    holding
 }
 
 /// What a leader saw when it planned, as far as it is not in the state, for one update.
@@ -202,8 +230,7 @@ pub(crate) fn hash_of(rows: &BTreeMap<String, String>) -> String {
 fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let is_plain = |view: &SessionView, index: u64| match view {
         SessionView::Connected { applied, busy, holding } => {
-            let holds = holding.is_plain() || !update.strategy.has_barrier();
-            *applied >= index && busy.is_empty() && holds
+            *applied >= index && busy.is_empty() && holding.is_plain()
         }
         SessionView::Awaited | SessionView::Unreachable { .. } => false,
     };
@@ -212,12 +239,15 @@ fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let left = view.state.instances_of(&update.slice).map(|i| i.left_table).max();
     let last = route.max(left.unwrap_or(0));
     let session = |id: &SessionId| {
-        let seen = view.sessions.get(id).cloned().unwrap_or(SessionView::Awaited);
-        (!is_plain(&seen, last)).then(|| (id.clone(), seen))
+        let mut seen = view.sessions.get(id).cloned().unwrap_or(SessionView::Awaited);
+        if let SessionView::Connected { holding, .. } = &mut seen {
+            *holding = held_for(update, holding);
+        }
+        (!is_plain(&seen, last)).then(|| (id.clone(), (&seen).into()))
     };
     let node = |name: &NodeName| {
         let seen = view.nodes.get(name).copied().unwrap_or(NodeView::Awaited);
-        (seen != NodeView::Reporting).then(|| (name.clone(), seen))
+        (seen != NodeView::Reporting).then(|| (name.clone(), seen.into()))
     };
     let mut elsewhere: BTreeMap<NodeName, u32> = BTreeMap::new();
     let others = view.state.instances.values().filter(|i| i.slice != update.slice);
@@ -237,7 +267,7 @@ fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
         now_ms: view.now_ms,
         sessions: view.state.sessions.keys().filter_map(session).collect(),
         nodes: view.state.nodes.keys().filter_map(node).collect(),
-        verdict: view.verdicts.get(&update.id).cloned(),
+        verdict: view.verdicts.get(&update.id).cloned().map(Into::into),
         elsewhere,
         table_age_max_ms: view.table_age_max_ms,
         node_lost_ms: view.node_lost_ms,
@@ -251,20 +281,21 @@ pub(crate) fn inputs(
     decided: &[(&UpdateId, Range<usize>)],
     commands: &[Command],
 ) -> Vec<Command> {
-    if view.state.meta.feature_level < INPUTS_LEVEL {
+    if view.state.meta.feature_level < since::INPUTS {
         return Vec::new();
     }
     let input = |(id, range): &(&UpdateId, Range<usize>)| {
-        let update = view.state.updates.get(*id)?;
+        let update = view.state.updates.get(*id).filter(|u| takes_inputs(view.state, &u.id))?;
+        let rows = match is_too_large(view.state, update) {
+            true => String::new(),
+            false => hash_of(&rows_of(view.state, update)),
+        };
         Some(Command::RecordInput {
             update: update.id.clone(),
-            rows: hash_of(&rows_of(view.state, update)),
+            rows,
             seen: seen(view, update, &commands[..range.start]),
             decided: commands.get(range.clone())?.to_vec(),
         })
     };
     decided.iter().filter_map(input).collect()
 }
-
-/// The feature level from which inputs are written down.
-const INPUTS_LEVEL: u32 = 4;

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
-use crate::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::ids::{ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::records::{
-    ArtifactRecord, AuditRecord, Colour, ConfigRecord, Desired, EvidenceRecord, InputRecord,
-    InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed, RequestRecord,
-    RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord, TargetRecord,
-    UpdateRecord, UpdateState, VoterChange,
+    ArtifactRecord, AuditRecord, Colour, ConfigRecord, ConfigRevisionRecord, Desired,
+    EvidenceRecord, InputRecord, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed,
+    RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord,
+    TargetRecord, UpdateRecord, UpdateState, VoterChange,
 };
 use crate::table::{Endpoint, SliceTable, VersionSet};
 
@@ -102,6 +102,9 @@ pub const CONFIG_PREFIX: &str = "config/";
 /// Key of a revision or a target.
 pub type RevisionKey = (SliceName, RevisionNo);
 
+/// Key of a configuration.
+pub type ConfigKey = (SliceName, ConfigNo);
+
 /// The whole replicated state.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -113,6 +116,8 @@ pub struct State {
     pub slices: Table<SliceName, SliceRecord>,
     /// Revisions in use.
     pub revisions: Table<RevisionKey, RevisionRecord>,
+    /// Configurations of slice names.
+    pub config_revisions: Table<ConfigKey, ConfigRevisionRecord>,
     /// Routes.
     pub routes: Table<SliceName, RouteRecord>,
     /// Instance targets.
@@ -151,6 +156,8 @@ struct Derived {
     by_node: OrdSet<(NodeName, InstanceId)>,
     /// What `config` counts towards its bound.
     config_bytes: u64,
+    /// What `config_revisions` counts towards its bound.
+    config_revision_bytes: u64,
     /// Request ids by age.
     request_order: OrdMap<u64, String>,
 }
@@ -198,6 +205,10 @@ macro_rules! small_tables {
         ));
         $each!(slices, |r: &SliceRecord| format!("slice/{}", r.slice));
         $each!(revisions, |r: &RevisionRecord| format!("revision/{}/{}", r.slice, r.no.0));
+        $each!(config_revisions, |r: &ConfigRevisionRecord| format!(
+            "config-revision/{}/{}",
+            r.slice, r.no.0
+        ));
         $each!(routes, |r: &RouteRecord| format!("version-routing/{}", r.slice));
         $each!(targets, |r: &TargetRecord| format!("slice-target/{}/{}", r.slice, r.revision.0));
         $each!(retained, |r: &RetainedRecord| format!("retained/{}", r.slice));
@@ -246,6 +257,7 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
     }
 }
 
+mod configs;
 #[cfg(test)]
 mod frozen;
 mod pages;
@@ -374,6 +386,9 @@ impl State {
                 let r = decode::<RevisionRecord>(key, value)?;
                 self.revisions.insert((r.slice.clone(), r.no), r);
             }
+            "config-revision" => {
+                self.put_config_revision(decode::<ConfigRevisionRecord>(key, value)?);
+            }
             "version-routing" => {
                 let r = decode::<RouteRecord>(key, value)?;
                 self.routes.insert(r.slice.clone(), r);
@@ -431,7 +446,7 @@ impl State {
     }
 
     /// What the planner saw of an update, the earliest first.
-    pub fn inputs_of(&self, update: &UpdateId) -> impl Iterator<Item = &InputRecord> {
+    pub fn inputs_of(&self, update: &UpdateId) -> impl DoubleEndedIterator<Item = &InputRecord> {
         let all = self.inputs.range((update.clone(), 0)..=(update.clone(), u32::MAX));
         all.map(|(_, input)| &**input)
     }

@@ -44,10 +44,12 @@
 mod artifacts;
 mod call;
 mod cluster;
+mod configs;
 mod digest;
 mod early;
 mod events;
 mod extract;
+mod gate;
 mod guard;
 mod kv;
 mod openapi;
@@ -128,6 +130,7 @@ pub fn router(services: Services, readiness: impl Readiness, metrics: impl Metri
         .merge(kv::routes())
         .merge(voters::routes())
         .merge(slices::routes())
+        .merge(configs::routes())
         .merge(artifacts::routes());
     let (router, api) = OpenApiRouter::with_openapi(openapi::base())
         .merge(everywhere())

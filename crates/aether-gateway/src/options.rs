@@ -86,6 +86,12 @@ pub(crate) struct StartBody {
     strategy: Option<StrategyBody>,
     /// A live update of the slice ends in the same log entry, as ROLLED_BACK.
     supersede: Option<bool>,
+    /// The configuration of the new revision; that of the current one if absent.
+    #[schema(inline, value_type = Option<schema::ConfigPick>)]
+    #[serde(default, deserialize_with = "named")]
+    config: Option<String>,
+    /// A new revision though nothing differs: every instance is replaced.
+    restart: Option<bool>,
 }
 
 impl StartBody {
@@ -107,6 +113,8 @@ impl StartBody {
             healthy_ms: self.healthy_ms,
             strategy: self.strategy.map(StrategyBody::message),
             supersede: self.supersede.unwrap_or_default(),
+            config: self.config.unwrap_or_default(),
+            restart: self.restart.unwrap_or_default(),
             request_id,
             actor,
         }

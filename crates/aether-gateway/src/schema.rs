@@ -162,6 +162,12 @@ texts! {
         most: 2_000,
         example: "1:19 5m, 10% pause, 1:1, 1:0",
     };
+    ConfigPick: Text {
+        says: "A configuration of the slice: its number, or `latest`.",
+        pattern: "(latest|c?[1-9][0-9]{0,8})".to_owned(),
+        most: 10,
+        example: "latest",
+    };
     Share: Text {
         says: "A number of instances, or a share of them in percent.",
         pattern: SHARE.to_owned(),
@@ -173,6 +179,42 @@ texts! {
         pattern: format!("{SHARE}(, ?{SHARE}){{0,19}}"),
         most: 200,
         example: "1, 5%, 25%",
+    };
+    GateName: Text {
+        says: "A gate.",
+        pattern: "[a-z0-9_-]{1,40}".to_owned(),
+        most: 40,
+        example: "errors",
+    };
+    GateWhen: Text {
+        says: "When a gate is asked: before or after; upper or lower case.",
+        pattern: "([Bb][Ee][Ff][Oo][Rr][Ee]|[Aa][Ff][Tt][Ee][Rr])".to_owned(),
+        most: 6,
+        example: "BEFORE",
+    };
+    GateUrl: Text {
+        says: "A URL. Not https: the nodes have no TLS client.",
+        pattern: "http://[a-z0-9.-]+(:[1-9][0-9]{0,3})?(/[A-Za-z0-9/._?=&%-]*)?".to_owned(),
+        most: 2_048,
+        example: "http://127.0.0.1:9000/gate",
+    };
+    ServerUrl: Text {
+        says: "The URL of a server, without a query. Not https: the nodes have no TLS client.",
+        pattern: "http://[a-z0-9.-]+(:[1-9][0-9]{0,3})?(/[A-Za-z0-9/._%-]*)?".to_owned(),
+        most: 2_048,
+        example: "http://prometheus:9090",
+    };
+    GateCondition: Text {
+        says: "A comparison with a number.",
+        pattern: "(<|<=|>|>=|==|!=) ?-?[0-9]{1,15}(\\.[0-9]{1,15})?".to_owned(),
+        most: 40,
+        example: "< 0.05",
+    };
+    ProgramPath: Text {
+        says: "The absolute path of a program.",
+        pattern: "/[A-Za-z0-9/._-]+".to_owned(),
+        most: 1_024,
+        example: "/opt/smoke",
     };
     StepFailure: Text {
         says: "What follows when a step fails; upper or lower case.",

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use crate::Services;
 use crate::call::request;
 use crate::extract::{Caller, OptionalJson, UpdateRef};
+use crate::gate::GateBody;
 use crate::options::named;
 use crate::problem::Problem;
 use crate::schema::{self, ChangedUpdate, IfMatch, InUpdate, WriteHeaders};
@@ -96,6 +97,9 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 10000)]
     max_failures: Option<u32>,
+    /// Who outside is asked before a step is entered or left. Not of MANUAL.
+    #[schema(max_items = 16)]
+    gates: Option<Vec<GateBody>>,
 }
 
 impl StrategyBody {
@@ -118,6 +122,7 @@ impl StrategyBody {
             stagger_ms: self.stagger_ms,
             barrier: self.barrier.unwrap_or_default(),
             max_failures: self.max_failures,
+            gates: self.gates.unwrap_or_default().into_iter().map(GateBody::message).collect(),
         }
     }
 }

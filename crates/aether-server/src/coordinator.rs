@@ -19,6 +19,7 @@ use futures::future::join_all;
 use tracing::{debug, info, warn};
 
 use crate::control::Control;
+use crate::gates::Gates;
 use crate::leader::LeaderView;
 use crate::machine::{decode_outcome, encode_request};
 
@@ -47,7 +48,7 @@ pub struct Waits {
 }
 
 /// Runs until the process ends; works while this node leads.
-pub async fn run(control: Control, leader: Arc<LeaderView>, waits: Waits) {
+pub async fn run(control: Control, leader: Arc<LeaderView>, waits: Waits, mut gates: Gates) {
     let mut leadership = control.replica().leadership();
     let mut states = control.watch();
     let mut leading_term = None;
@@ -68,6 +69,7 @@ pub async fn run(control: Control, leader: Arc<LeaderView>, waits: Waits) {
         let term = (now.is_leader && now.ready).then_some(now.term);
         if term != leading_term {
             leading_term = term;
+            gates.give_up();
             if let Some(term) = term {
                 info!(term, "this node coordinates");
                 leader.take_over(term, control.local().state.meta.index);
@@ -77,18 +79,19 @@ pub async fn run(control: Control, leader: Arc<LeaderView>, waits: Waits) {
             continue;
         };
         let state = states.borrow_and_update().state.clone();
-        wake_in = pass(&control, &leader, term, &state, now_ms, waits).await;
+        wake_in = pass(&control, &leader, term, &state, now_ms, waits, &mut gates).await;
     }
 }
 
 /// One look at everything. Returns when to look again at the latest.
 async fn pass(
     control: &Control,
-    leader: &LeaderView,
+    leader: &Arc<LeaderView>,
     term: u64,
     state: &State,
     now_ms: u64,
     waits: Waits,
+    gates: &mut Gates,
 ) -> Duration {
     leader.set_now(now_ms, state.meta.incarnation);
     let mut news = news(leader, state);
@@ -107,6 +110,7 @@ async fn pass(
         table_age_max_ms: waits.table_age_max.as_millis() as u64,
         node_lost_ms: waits.node_lost.as_millis() as u64,
     });
+    gates.look(control, leader, term, plan.measurements);
     leader.set_waits(plan.waits, state.meta.index);
     let wake_in = plan
         .wake_at_ms
@@ -221,7 +225,7 @@ async fn propose_all(control: &Control, term: u64, commands: Vec<Command>) -> bo
 }
 
 /// Proposes one command. Whether it was refused or not committed.
-async fn propose(control: &Control, term: u64, command: Command) -> bool {
+pub(crate) async fn propose(control: &Control, term: u64, command: Command) -> bool {
     let request = Request { request_id: None, actor: "coordinator".to_owned(), command };
     let applied = control.replica().propose_as_leader(term, encode_request(&request)).await;
     match applied.map(|applied| decode_outcome(&applied.response)) {

@@ -193,6 +193,7 @@ fn agent_hello() -> v1::AgentHello {
         protocol: 1,
         life: 1,
         attach: 1,
+        takes_configs: true,
     }
 }
 

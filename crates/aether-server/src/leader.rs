@@ -512,6 +512,8 @@ impl Inner {
             min_requests: update.options.thresholds.requests_min,
             pause: update.pause.as_ref().map(|pause| render::reason(&pause.reason)),
             paused_ms: update.pause.as_ref().map(|pause| now_ms.saturating_sub(pause.since_ms)),
+            // They are in the record, which who is asked has.
+            gates: Vec::new(),
         };
         // Waits of before the last change would speak of what is over, and those of
         // a slice are of its live update.

@@ -19,6 +19,7 @@ mod deadline;
 mod feed;
 #[cfg(test)]
 mod fuzz;
+mod gates;
 mod hub;
 mod leader;
 mod levels;
@@ -31,6 +32,8 @@ mod restore;
 mod services;
 mod status;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod uplink;
 mod views;
 mod voters;
@@ -55,6 +58,7 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 pub use deadline::parse as parse_timeout;
+pub use gates::GatePrograms;
 pub use machine::{Published, StateMachine, States};
 pub use services::artifacts::ArtifactsService;
 pub use services::cluster::ClusterService;
@@ -84,6 +88,8 @@ pub struct Config {
     /// How long a node is unreachable before it counts as lost, and its instances
     /// are replaced elsewhere.
     pub node_lost: Duration,
+    /// Programs that gates may run on this node.
+    pub gate_programs: GatePrograms,
 }
 
 /// The control plane of one voting node. Dropping it ends its tasks.
@@ -131,13 +137,15 @@ impl Server {
         ));
         let waits =
             coordinator::Waits { table_age_max: config.table_age_max, node_lost: config.node_lost };
-        tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits));
+        let programs = config.gate_programs.clone();
+        let gates = gates::Gates::new(config.node.as_str(), programs.clone());
+        tasks.spawn(coordinator::run(control.clone(), Arc::clone(&leader), waits, gates));
         tasks.spawn(voters::run(control.clone()));
         tasks.spawn(levels::run(control.clone()));
         tasks.spawn(artifacts.clone().replicate());
         tasks.spawn(artifacts.clone().collect());
         Self {
-            updates: UpdatesService::new(views.clone()),
+            updates: UpdatesService::new(views.clone()).running(config.node.as_str(), programs),
             slices: SlicesService::new(views.clone()),
             artifacts,
             voters: VotersService::new(views.clone()),

@@ -145,9 +145,14 @@ fn health(out: &mut String, control: &Control, leader: &LeaderView) {
     ] {
         head(out, name, "counter", help);
         for (update, health) in &views {
-            for version in health.old_version.iter().chain(&health.new_version) {
-                let labels =
-                    format!("{{slice=\"{}\",version=\"{}\"}}", update.slice, version.version);
+            let old = update.old.as_ref().zip(health.old_version.as_ref());
+            let new = health.new_version.as_ref().map(|version| (&update.new, version));
+            for (side, version) in old.into_iter().chain(new) {
+                // Both sides may have one version; a series must be there once.
+                let labels = format!(
+                    "{{slice=\"{}\",version=\"{}\",revision=\"{}\"}}",
+                    update.slice, version.version, side.revision.0
+                );
                 let value = match name {
                     "aether_requests_total" => version.request_count,
                     _ => version.error_count,

@@ -8,12 +8,14 @@ use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::planner;
 use aether_core::records::{
     Bounds, DeadlineAction, Desired, InstanceRecord, NodeLifecycle, Observed, Reason,
-    RetainedRecord, Side, Strategy, UpdateRecord,
+    RetainedRecord, RevisionRecord, Side, Strategy, UpdateRecord,
 };
 use aether_core::state::State;
 use aether_core::table::SliceTable;
 use aether_proto::peer::UpdateView;
 use aether_proto::v1;
+
+use crate::services::gates;
 
 /// The SCREAMING_SNAKE_CASE name that a unit variant serialises to.
 fn name<T: serde::Serialize>(value: &T) -> String {
@@ -26,6 +28,17 @@ fn name<T: serde::Serialize>(value: &T) -> String {
 /// A reason.
 pub fn reason(reason: &Reason) -> v1::Reason {
     v1::Reason { code: reason.code.clone(), message: reason.message.clone() }
+}
+
+/// A revision, without what is in it.
+pub fn revision(record: &RevisionRecord) -> v1::Revision {
+    v1::Revision {
+        number: record.no.0,
+        version: record.version.to_string(),
+        sha256: record.digest.clone(),
+        config: record.config.map(|no| no.0),
+        restarts: record.restarts,
+    }
 }
 
 /// One instance.
@@ -79,6 +92,10 @@ pub fn update(
         false => instances(state, record, side.revision, now_ms),
     };
     let table = state.slice_table(&record.slice).filter(|_| !record.state.is_terminal());
+    let kept_revision = |side: &Side| {
+        let kept = state.revisions.get(&(record.slice.clone(), side.revision));
+        kept.map(|kept| revision(kept))
+    };
     let effective = table.as_ref().and_then(SliceTable::effective_weights);
     let old_target = record.old.as_ref().and_then(|side| {
         state.targets.get(&(record.slice.clone(), side.revision)).map(|t| t.instances)
@@ -122,6 +139,8 @@ pub fn update(
         as_of: Some(as_of),
         note: String::new(),
         progress: progress(state, record, now_ms),
+        old_revision: record.old.as_ref().and_then(kept_revision),
+        new_revision: kept_revision(&record.new),
     }
 }
 
@@ -170,7 +189,8 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         steps: way.steps.iter().map(ToString::to_string).collect(),
         step: progress.step,
         held_ms: now_ms.saturating_sub(progress.since_ms),
-        pending_step: progress.pending,
+        // One that was promoted ahead waits for its instances, not for approval.
+        pending_step: progress.pending.filter(|_| record.pending_weights.is_some()),
         mixed_ms: progress.mixed_ms,
         on_failure: name(&way.analysis.on_failure),
         patience_ms: way.analysis.patience_ms,
@@ -182,9 +202,11 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         old_counts: evidence.map(|evidence| counts(evidence.present().old)),
         late: evidence.map_or(0, |evidence| evidence.late),
         in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
+        gates: way.analysis.gates.iter().map(gates::told).collect(),
+        gate_states: gates::states(&way, progress, now_ms),
         barrier: record.strategy.has_barrier(),
         late_calls: progress.late_calls,
-        promoted: progress.promoted,
+        promoted: record.is_promoted(),
     })
 }
 
@@ -414,6 +436,8 @@ pub fn slice(
         retained_update: kept.map(|kept| kept.update.to_string()),
         revision: record.current.map(|no| no.0),
         waits_for: once(waits.map(|wait| wait.message.clone())),
+        config: revision.and_then(|revision| revision.config).map(|no| no.0),
+        latest_config: Some(record.last_config.0).filter(|no| *no > 0),
         as_of: None,
     }
 }

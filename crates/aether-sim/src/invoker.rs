@@ -13,13 +13,16 @@ use aether_core::planner::LateCalls;
 use aether_core::records::SessionKind;
 use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::state::State;
-use aether_core::table::{SliceTable, VersionSet};
+use aether_core::table::{Endpoint, SliceTable, VersionSet};
 
 use crate::log::ReplicaId;
 use crate::planted::Planted;
 
 /// Number of a call, never used twice in a run.
 pub type CallId = u64;
+
+/// How many instances one call may be tried on, as in the real invoker.
+pub const ATTEMPTS_MAX: usize = 5;
 
 /// Tables as they come: everything, or what changed.
 #[derive(Debug, Clone)]
@@ -71,6 +74,8 @@ pub struct Held {
     schedule: Option<Schedule>,
     /// The next ticket.
     ticket: u64,
+    /// Where the next retry begins to look: retries take no ticket.
+    retries: u64,
     /// The route that holds calls, and until when.
     hold: Option<(u64, u64)>,
 }
@@ -106,6 +111,19 @@ pub struct Picked {
     pub late_for: Option<u64>,
 }
 
+impl Picked {
+    fn of(set: &VersionSet, endpoint: &Endpoint, side: Side, table: &Arc<SliceTable>) -> Self {
+        Self {
+            instance: endpoint.instance.clone(),
+            address: endpoint.address,
+            revision: set.revision,
+            side,
+            table: Arc::clone(table),
+            late_for: None,
+        }
+    }
+}
+
 /// A call that has begun and has no outcome yet.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -117,6 +135,8 @@ pub struct Call {
     pub instance: InstanceId,
     /// When it began.
     pub began_ms: u64,
+    /// Another endpoint did not get it before, which was counted then.
+    pub is_retry: bool,
 }
 
 /// What a session says of itself.
@@ -254,6 +274,7 @@ impl Invoker {
         let weights = table.effective_weights();
         let known = self.held.get(&table.slice);
         let ticket = known.map_or(0, |held| held.ticket);
+        let retries = known.map_or(0, |held| held.retries);
         let restarts = self.planted == Some(Planted::InvokerRestartsSplit);
         let schedule = match (known.and_then(|held| held.schedule), weights) {
             (_, None) => known.and_then(|held| held.schedule),
@@ -273,7 +294,7 @@ impl Invoker {
             standing.unwrap_or((route, now_ms + table.hold_ms))
         });
         let table = Arc::new(table.clone());
-        self.held.insert(table.slice.clone(), Held { table, schedule, ticket, hold });
+        self.held.insert(table.slice.clone(), Held { table, schedule, ticket, retries, hold });
     }
 
     /// What comes of the wish to call. One that finds the queue full is not held.
@@ -310,14 +331,44 @@ impl Invoker {
         };
         let set = set.filter(|set| !set.endpoints.is_empty())?;
         let endpoint = &set.endpoints[(slot.rank % set.endpoints.len() as u64) as usize];
-        Some(Picked {
-            instance: endpoint.instance.clone(),
-            address: endpoint.address,
-            revision: set.revision,
-            side: slot.side,
-            table: Arc::clone(&held.table),
-            late_for: None,
-        })
+        Some(Picked::of(set, endpoint, slot.side, &held.table))
+    }
+
+    /// Where a call goes that provably reached none of `tried`: to another endpoint
+    /// of its side, and where that has none left, to one of the other side. A side
+    /// without a weight gets none.
+    pub fn pick_other(
+        &mut self,
+        slice: &SliceName,
+        side: Side,
+        tried: &[InstanceId],
+    ) -> Option<Picked> {
+        let held = self.held.get_mut(slice)?;
+        let weights = held.table.effective_weights()?;
+        held.retries += 1;
+        let sides = match self.planted {
+            Some(Planted::RetryStaysInVersion) => vec![side],
+            Some(Planted::RetryCrossesAtOnce) => vec![side.other(), side],
+            _ => vec![side, side.other()],
+        };
+        for side in sides {
+            let (weight, set) = match side {
+                Side::New => (weights.new_side(), &held.table.new),
+                Side::Old => (weights.old_side(), &held.table.old),
+            };
+            let takes_calls = weight > 0 || self.planted == Some(Planted::RetryIgnoresWeights);
+            let Some(set) = set.as_ref().filter(|set| takes_calls && !set.endpoints.is_empty())
+            else {
+                continue;
+            };
+            let at = (held.retries % set.endpoints.len() as u64) as usize;
+            let (before, after) = set.endpoints.split_at(at);
+            let mut all = after.iter().chain(before);
+            if let Some(endpoint) = all.find(|endpoint| !tried.contains(&endpoint.instance)) {
+                return Some(Picked::of(set, endpoint, side, &held.table));
+            }
+        }
+        None
     }
 
     /// Whether a table of it has the instance.

@@ -14,13 +14,15 @@ use aether_core::evidence::{self, QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::latency;
-use aether_core::planner::{self, Holding, NodeView, Plan, SessionView, View};
+use aether_core::planner::{self, Holding, NodeView, PAUSED, Plan, SessionView, View};
 use aether_core::records::{
     EvidenceRecord, Measure, SessionRecord, Side, Sums, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 
 use crate::agent::Report;
+use crate::gates::Asked;
+use crate::invariants;
 use crate::invoker::SessionReport;
 use crate::log::{ProposalId, ReplicaId};
 use crate::planted::{self, Planted};
@@ -94,6 +96,8 @@ pub struct Coordinator {
     windows: BTreeMap<(SliceName, RevisionNo), VecDeque<(u64, Tally)>>,
     /// When the evidence of an update was last proposed, log time.
     recorded: BTreeMap<UpdateId, u64>,
+    /// Gates that are asked.
+    asked: Asked,
     stage: Stage,
     outstanding: BTreeSet<ProposalId>,
     refused: bool,
@@ -103,6 +107,8 @@ pub struct Coordinator {
     pub look_at_ms: Option<u64>,
     /// The last plan, for people.
     pub plan: Plan,
+    /// What it does not account for.
+    pub accounts: Result<(), String>,
     planted: Option<Planted>,
 }
 
@@ -125,12 +131,14 @@ impl Coordinator {
             expected: BTreeMap::new(),
             windows: BTreeMap::new(),
             recorded: BTreeMap::new(),
+            asked: Asked::default(),
             stage: Stage::Idle,
             outstanding: BTreeSet::new(),
             refused: false,
             is_dirty: true,
             look_at_ms: None,
             plan: Plan::default(),
+            accounts: Ok(()),
             planted,
         }
     }
@@ -191,6 +199,7 @@ impl Coordinator {
             self.expect_sessions(state, now_ms);
             let mut news = self.news(state, now_ms);
             self.evidence(state, log_time_ms, &mut news);
+            news.extend(self.asked.due(now_ms));
             self.stage = Stage::News;
             if !news.is_empty() {
                 return Next::Propose(news);
@@ -237,7 +246,7 @@ impl Coordinator {
         if let Some(bug) = self.planted {
             planted::on_view(bug, &mut sessions, &mut nodes, &self.waits);
         }
-        let plan = planner::plan(&View {
+        let mut plan = planner::plan(&View {
             state,
             now_ms: log_time_ms,
             sessions: &sessions,
@@ -248,6 +257,9 @@ impl Coordinator {
         });
         let wake_in_ms =
             plan.wake_at_ms.map_or(LOOK_EVERY_MS, |at_ms| at_ms.saturating_sub(log_time_ms).max(1));
+        self.asked.look(&plan.measurements, self.term, now_ms);
+        let answer_in_ms = self.asked.next_ms().map(|at_ms| at_ms.saturating_sub(now_ms).max(1));
+        let wake_in_ms = wake_in_ms.min(answer_in_ms.unwrap_or(LOOK_EVERY_MS));
         let unmarked_ms = log_time_ms.saturating_sub(state.meta.log_time_ms);
         let mut commands = plan.commands.clone();
         let mut inputs = plan.inputs.clone();
@@ -258,6 +270,10 @@ impl Coordinator {
             planted::on_commands(bug, &mut commands, state);
             planted::on_inputs(bug, &mut inputs);
         }
+        if self.planted == Some(Planted::SaysNothingOfPauses) {
+            plan.waits.values_mut().for_each(|waits| waits.retain(|wait| wait.code != PAUSED));
+        }
+        self.accounts = invariants::accounts_for_all(state, &plan, log_time_ms);
         self.plan = plan;
         // A log has one order: what was seen stands before what was decided.
         (inputs.into_iter().chain(commands).collect(), wake_in_ms)

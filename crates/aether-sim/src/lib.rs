@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod campaign;
 pub mod clock;
+pub mod gates;
 pub mod instance;
 pub mod invariants;
 pub mod invoker;
@@ -28,3 +29,7 @@ pub mod script;
 pub mod shrink;
 pub mod trace;
 pub mod world;
+
+/// A run is mostly small allocations: in the tests, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

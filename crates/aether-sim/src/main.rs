@@ -9,9 +9,6 @@ use aether_sim::planted::Planted;
 use aether_sim::scenario::Scenario;
 use anyhow::{Context, Result, bail};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Seeds of a run that nobody gave a length.
 const SEEDS: u64 = 1_000;
 

@@ -14,8 +14,9 @@ use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Hold, NodeSchedule, OptionChanges,
-    Recreate, Rolling, Share, Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
+    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Gate, GateSource, GateWhen, Hold,
+    NodeSchedule, OptionChanges, Recreate, Remake, Rolling, Share, Step, Strategy, UpdateOptions,
+    UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -164,12 +165,31 @@ fn options(rng: &mut Rng) -> UpdateOptions {
     }
 }
 
+/// One or two gates, which are asked every few seconds.
+fn gates(rng: &mut Rng) -> Vec<Gate> {
+    let names = ["a", "b"];
+    let count = 1 + usize::from(rng.chance(40));
+    let gate = |name: &&str| {
+        let when = *rng.pick(&[GateWhen::Before, GateWhen::After]);
+        let url = "http://127.0.0.1/".to_owned();
+        Gate {
+            step: rng.chance(20).then_some(1),
+            interval_ms: rng.between(500, 4_000),
+            failures_max: rng.below(2) as u32,
+            inconclusive_max: rng.below(4) as u32,
+            ..Gate::new(name, when, GateSource::Webhook { url })
+        }
+    };
+    names[..count].iter().map(gate).collect()
+}
+
 /// Some updates go by hand, and the rest by steps that hold for seconds.
 fn strategy(rng: &mut Rng) -> Strategy {
     let analysis = Analysis {
         on_failure: *rng.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
         patience_ms: rng.between(5_000, 30_000),
         warm_up_ms: rng.between(0, 2_000),
+        gates: if rng.chance(30) { gates(rng) } else { Vec::new() },
     };
     match rng.below(12) {
         0..3 => Strategy::Manual {},
@@ -220,7 +240,7 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         stagger_ms: *rng.pick(&[0, 0, 2_000, 6_000]),
         hold_ms: *rng.pick(&[0, 0, 3_000]),
         analysis,
-        one_way_from: None,
+        one_way_from: rng.chance(15).then(|| rng.between(1, 2) as u32),
         max_failures: *rng.pick(&[0, 0, 1, 2]),
     }
 }
@@ -240,7 +260,15 @@ pub fn start(
     }
     match strategy.is_manual() && !supersede {
         true => Command::StartUpdate { slice, version, instances, options },
-        false => Command::StartWith { slice, version, instances, options, strategy, supersede },
+        false => Command::StartWith {
+            slice,
+            version,
+            instances,
+            options,
+            strategy,
+            supersede,
+            remake: Remake::default(),
+        },
     }
 }
 

@@ -58,7 +58,9 @@ fn has_ended(world: &World) -> Result<(), String> {
         return Err(format!("{update}, and waits for {waits:#?}"));
     }
     match world.is_healed {
-        true => invariants::serves(&world.log.newest),
+        true => invariants::serves(&world.log.newest, |version| {
+            world.behaviour(version.as_str()).is_bad_start()
+        }),
         false => Err("nothing was healed".to_owned()),
     }
 }

@@ -26,6 +26,9 @@ pub struct Settings {
     pub latency_ms_max: u64,
     /// Time between two calls of a caller.
     pub call_every_ms: u64,
+    /// Whether what the planner saw is written down. That is half of the work of a run,
+    /// which a quarter of the runs is enough for.
+    pub keeps_inputs: bool,
     /// Nothing is drawn that need not be: for transcripts that people read.
     pub is_quiet: bool,
     /// Whether somebody looks after updates once faults are over.
@@ -136,6 +139,7 @@ fn settings(seed: u64, rng: &mut Rng) -> Settings {
         },
         latency_ms_max: *rng.pick(&[5, 20, 80]),
         call_every_ms: *rng.pick(&[300, 700, 1_500]),
+        keeps_inputs: rng.chance(25),
         is_quiet: false,
         has_caretaker: true,
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use aether_proto::v1::InstanceObservation;
+use aether_proto::v1::{self, InstanceObservation};
 
 use crate::plane::Plane;
 use crate::world::{World, is_alive, until};
@@ -32,6 +32,38 @@ async fn an_assigned_instance_becomes_ready_with_a_port_and_a_clean_environment(
         ["AETHER_INSTANCE", "AETHER_SLICE", "AETHER_VERSION", "GREETING", "HOST", "PATH", "PORT"];
     assert_eq!(names, expected);
     assert!(log.contains(&format!("env GREETING=1.0.0 on {}", endpoint.port())), "{log}");
+}
+
+#[tokio::test]
+async fn an_instance_runs_with_the_configuration_that_it_is_assigned() {
+    let world = World::new().await;
+    let slice = world.fixture(&[], "config_files=['app.conf']\nenv={ MODE='manifest' }");
+    let config = |value: &str| {
+        let files = [("app.conf".to_owned(), format!("{value} on ${{PORT}}").into())].into();
+        let env = [("MODE".to_owned(), value.to_owned())].into();
+        aether_core::records::Configuration { files, env }
+    };
+    let sent = |config: &aether_core::records::Configuration| v1::InstanceConfig {
+        sha256: config.digest(),
+        files: config.files.iter().map(|(path, text)| (path.clone(), text.to_string())).collect(),
+        env: config.env.clone(),
+    };
+    let (one, two) = (config("one"), config("two"));
+    world.plane.configs(vec![sent(&one), sent(&two)]);
+    let assign = |id: &str, config: &aether_core::records::Configuration| v1::Assignment {
+        config_sha256: config.digest(),
+        ..slice.assign(id, "RUN", world.plane.address)
+    };
+    world.plane.want(5, vec![assign("a-1-0", &one), assign("a-1-1", &two)]);
+    for (id, value) in [("a-1-0", "one"), ("a-1-1", "two")] {
+        let seen = world.plane.observed(id, "READY").await;
+        let port = seen.endpoint.rsplit_once(':').unwrap().1.to_owned();
+        let file = fs::read_to_string(world.instance_dir(id).join("work/app.conf")).unwrap();
+        assert_eq!(file, format!("{value} on {port}"), "though the artifact has no such file");
+        let log = world.log(id, "stdout");
+        assert!(log.contains(&format!("env MODE={value}")), "{log}");
+    }
+    assert!(world.plane.hello().takes_configs);
 }
 
 #[tokio::test]

@@ -92,6 +92,11 @@ impl Plane {
         });
     }
 
+    /// What assignments may name from now on.
+    pub fn configs(&self, configs: Vec<v1::InstanceConfig>) {
+        self.wanted.send_modify(|down| down.configs = configs);
+    }
+
     /// Says which of the archives that the agent holds are needed, and which
     /// belong to no artifact.
     pub fn list_archives(&self, needed: &[&str], unnamed: &[&str]) {

@@ -133,6 +133,7 @@ impl Slice {
             manifest_json: serde_json::to_string(&self.manifest).unwrap(),
             desired: desired.to_owned(),
             holders: vec![holder.to_string()],
+            config_sha256: String::new(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! beside it that the decision did not know of.
 
 use super::Tx;
+use super::gates::check_open;
 use super::strategy::stale;
 use crate::command::{Answer, Outcome};
 use crate::ids::UpdateId;
@@ -19,13 +20,16 @@ impl Tx<'_> {
         let step = update.step() + 1;
         let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
         let waits = update.pause.is_some() || update.pending_weights.is_some();
-        let asks_first = update.options.manual_approval && !update.is_promoted();
-        let weights = update.way().and_then(|way| way.weights(step));
+        let asks_first = update.options.manual_approval && !update.is_approved();
+        let way = update.way();
+        let is_open = way.as_ref().is_some_and(|way| check_open(&update, way, step).is_ok());
+        let weights = way.and_then(|way| way.weights(step));
         let route = self.state.routes.get(&update.slice).filter(|route| route.hold.is_none());
         let (Some(weights), Some(route)) = (weights, route) else { return Err(stale(&update)) };
         if !serves
             || waits
             || asks_first
+            || !is_open
             || !update.has_barrier_at(step)
             || update.modified != if_modified
         {
@@ -71,19 +75,31 @@ impl Tx<'_> {
         Ok(Answer::default())
     }
 
-    /// Writes down that a person wants the switch, which is made once every session
-    /// can hold its calls.
-    pub(super) fn await_switch(&mut self, mut update: UpdateRecord, why: &str) -> Answer {
-        let id = update.id.clone();
-        update.forget_pending();
-        if let Some(progress) = &mut update.progress {
-            progress.promoted = true;
-            progress.since_ms = self.now_ms();
+    /// Promotes to a switch that waits for sessions, past the gates that a person went
+    /// past.
+    pub(super) fn promote_past_gates(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        past: &str,
+    ) -> Outcome {
+        if past.is_empty() {
+            return self.promote_ahead(update, step);
         }
-        update.deadline = crate::transition::deadline_of(&update, self.now_ms());
-        let note = "the switch follows as soon as every session holds its calls".to_owned();
-        self.put_update(update, format!("{why}{note}"));
-        Answer { update: Some(id), note: Some(note), ..Answer::default() }
+        self.force_gates(&mut update, step);
+        self.follow_ahead(update, step, &format!("promoted{past}"), false)
+    }
+
+    /// The same for one that waited for approval, which is given for whatever gates it
+    /// was to go past.
+    pub(super) fn approve_switch(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        pending: &str,
+    ) -> Outcome {
+        self.force_gates(&mut update, step);
+        self.follow_ahead(update, step, &format!("approved {pending}"), true)
     }
 
     /// Has calls go on if they are held for this update, and this entry is not the one

@@ -6,7 +6,7 @@ use super::{INSTANCES_MAX, Tx};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::ids::{RevisionNo, UpdateId};
 use crate::records::{
-    BATCHES_MAX, Bounds, CleanupPolicy, Desired, GOALS_MAX, Rolling, Share, Strategy,
+    BATCHES_MAX, Bounds, CleanupPolicy, Desired, GOALS_MAX, Rolling, Share, Side, Strategy,
     UpdateOptions, UpdateRecord, UpdateState,
 };
 use crate::weights::Weights;
@@ -96,6 +96,18 @@ pub(super) fn check_options_in_place(
     Ok(())
 }
 
+/// What an update moves from and to, by version, and by revision where the version is
+/// the same.
+fn named(update: &UpdateRecord) -> (String, String) {
+    let new = &update.new;
+    let Some(old) = &update.old else { return ("nothing".to_owned(), new.version.to_string()) };
+    if old.version != new.version {
+        return (old.version.to_string(), new.version.to_string());
+    }
+    let of = |side: &Side| format!("{} ({})", side.version, side.revision);
+    (of(old), of(new))
+}
+
 impl Tx<'_> {
     /// Refuses to give calls to more new instances than are ready.
     pub(super) fn check_batch(&self, update: &UpdateRecord, goal: u32) -> Result<(), Refusal> {
@@ -169,7 +181,9 @@ impl Tx<'_> {
         let changes = (new, old) != (new_now, old_now);
         let fits = u64::from(new) + u64::from(old) <= u64::from(bounds.ceiling)
             || u64::from(new) + u64::from(old) <= u64::from(new_now) + u64::from(old_now);
-        let is_right = if goes_back { back } else { forward };
+        let is_open =
+            |way| super::gates::check_open(&update, &way, update.step().saturating_add(1)).is_ok();
+        let is_right = if goes_back { back } else { forward && update.way().is_some_and(is_open) };
         if !is_right || !changes || !fits || (old > 0 && old_no.is_none()) {
             return Err(stale(&update));
         }
@@ -183,8 +197,7 @@ impl Tx<'_> {
         if takes_away && ready_of(new, old) < floor {
             return Err(stale(&update));
         }
-        let (from, to) = (&update.old, &update.new.version);
-        let from = from.as_ref().map_or_else(|| "nothing".to_owned(), |s| s.version.to_string());
+        let (from, to) = named(&update);
         let mut event = format!("{} of {to}, {old} of {from}", counted(new, "instance"));
         let admitted = update.way().map_or(0, |way| match update.step() {
             0 => 0,

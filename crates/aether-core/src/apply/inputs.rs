@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Tx;
 use super::strategy::stale;
-use crate::command::{Answer, Command, Outcome};
+use crate::command::{Answer, Command, Outcome, Refusal};
 use crate::ids::UpdateId;
 use crate::records::{INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, Seen};
 use crate::replay;
@@ -25,36 +25,34 @@ impl Tx<'_> {
         decided: &[Command],
     ) -> Outcome {
         let update = self.update(id)?;
-        let rows = replay::rows_of(self.state, &update);
         let is_nested = decided.iter().any(|c| matches!(c, Command::RecordInput { .. }));
-        let is_right = replay::hash_of(&rows) == rows_hash && !is_nested;
-        if update.state.is_terminal() || !is_right || decided.len() > DECIDED_MAX {
+        if update.state.is_terminal() || is_nested || decided.len() > DECIDED_MAX {
             return Err(stale(&update));
+        }
+        if !replay::takes_inputs(self.state, id) {
+            return Ok(Answer::default());
         }
         let (mut before, mut bytes, mut n) = (BTreeMap::new(), 0, 0);
         for input in self.state.inputs_of(id) {
-            if input.seen.is_none() {
-                return Ok(Answer::default());
-            }
             replay::fold(&mut before, input);
             bytes += input.bytes();
             n = input.n + 1;
         }
-        let gone = before.keys().filter(|key| !rows.contains_key(*key));
-        let gone = gone.map(|key| (key.clone(), None)).collect::<Vec<_>>();
-        let changed = rows.into_iter().filter(|(key, row)| before.get(key) != Some(row));
-        let record = InputRecord {
-            update: id.clone(),
+        let (update, index) = (id.clone(), self.index());
+        let nothing = InputRecord {
+            update,
             n,
-            index: self.index(),
-            seen: Some(seen.clone()),
-            rows: changed.map(|(key, row)| (key, Some(row))).chain(gone).collect(),
-            decided: decided.to_vec(),
+            index,
+            seen: None,
+            rows: BTreeMap::new(),
+            decided: Vec::new(),
         };
-        let record = match bytes + record.bytes() > INPUTS_BYTES_MAX {
-            false => record,
-            true => {
-                InputRecord { seen: None, rows: BTreeMap::new(), decided: Vec::new(), ..record }
+        let record = match self.rows_that_changed(id, rows_hash, &before)? {
+            None => nothing,
+            Some(rows) => {
+                let (seen, decided) = (Some(seen.clone()), decided.to_vec());
+                let record = InputRecord { seen, rows, decided, ..nothing.clone() };
+                if bytes + record.bytes() > INPUTS_BYTES_MAX { nothing } else { record }
             }
         };
         self.state.inputs.insert((id.clone(), n), Arc::new(record));
@@ -62,6 +60,27 @@ impl Tx<'_> {
             self.forget_inputs();
         }
         Ok(Answer::default())
+    }
+
+    /// What is other than it was; none where that is too much to be written down.
+    fn rows_that_changed(
+        &self,
+        id: &UpdateId,
+        rows_hash: &str,
+        before: &BTreeMap<String, String>,
+    ) -> Result<Option<BTreeMap<String, Option<String>>>, Refusal> {
+        let update = self.update(id)?;
+        if replay::is_too_large(self.state, &update) {
+            return Ok(None);
+        }
+        let rows = replay::rows_of(self.state, &update);
+        if replay::hash_of(&rows) != rows_hash {
+            return Err(stale(&update));
+        }
+        let gone = before.keys().filter(|key| !rows.contains_key(*key));
+        let gone: Vec<_> = gone.map(|key| (key.clone(), None)).collect();
+        let changed = rows.into_iter().filter(|(key, row)| before.get(key) != Some(row));
+        Ok(Some(changed.map(|(key, row)| (key, Some(row))).chain(gone).collect()))
     }
 
     /// Lets go of the inputs of all but the latest updates.

@@ -255,6 +255,8 @@ impl Tx<'_> {
         let Ok(record) = self.slice(slice) else { return };
         let in_use = record.current.is_some()
             || record.live_update.is_some()
+            // Pushed to be deployed with; `undeploy` withdraws it.
+            || !record.last_config.is_none()
             || self.state.retained.contains_key(slice)
             || self.state.instances_of(slice).next().is_some();
         if !in_use {
@@ -262,6 +264,7 @@ impl Tx<'_> {
             *forgotten = record.last_revision.max(*forgotten);
             self.state.slices.remove(slice);
             self.state.remove_revisions(slice);
+            self.forget_configs(slice, 0);
         }
     }
 }

@@ -6,7 +6,9 @@
 mod artifacts;
 mod barrier;
 mod config;
+mod configuration;
 mod evidence;
+mod gates;
 mod in_place;
 mod ingress;
 mod inputs;
@@ -32,8 +34,8 @@ use crate::command::{Answer, Command, Outcome, Refusal, Request};
 use crate::coordinates::SliceName;
 use crate::ids::{Fence, InstanceId, RevisionNo, UpdateId};
 use crate::records::{
-    AuditRecord, HistoryEntry, InstanceRecord, Reason, RequestRecord, RouteRecord, SliceRecord,
-    Strategy, TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, HistoryEntry, InstanceRecord, Reason, Remake, RequestRecord, RouteRecord,
+    SliceRecord, Strategy, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
 use crate::transition;
@@ -188,10 +190,35 @@ impl Tx<'_> {
             Command::Scale { slice, instances } => self.scale(slice, *instances),
             Command::Undeploy { slice, version } => self.undeploy(slice, version.as_ref()),
             Command::StartUpdate { slice, version, instances, options } => {
-                self.start_update(slice, version, *instances, options, &Strategy::Manual {}, false)
+                self.start_update(updates::Start {
+                    slice,
+                    version,
+                    instances: *instances,
+                    options,
+                    strategy: &Strategy::Manual {},
+                    supersede: false,
+                    remake: Remake::default(),
+                })
             }
-            Command::StartWith { slice, version, instances, options, strategy, supersede } => {
-                self.start_update(slice, version, *instances, options, strategy, *supersede)
+            Command::StartWith {
+                slice,
+                version,
+                instances,
+                options,
+                strategy,
+                supersede,
+                remake,
+            } => self.start_update(updates::Start {
+                slice,
+                version,
+                instances: *instances,
+                options,
+                strategy,
+                supersede: *supersede,
+                remake: *remake,
+            }),
+            Command::PushConfig { slice, files, env, if_latest } => {
+                self.push_config(slice, files, env, *if_latest)
             }
             Command::Promote { update, full, force, if_modified } => {
                 self.promote(update, *full, *force, *if_modified)
@@ -214,6 +241,18 @@ impl Tx<'_> {
             }
             Command::RecordEvidence { update, measure, sums, instances } => {
                 self.record_evidence(update, *measure, sums, instances)
+            }
+            Command::RecordGate {
+                update,
+                gate,
+                when,
+                step,
+                since_ms,
+                number,
+                verdict,
+                message,
+            } => {
+                self.record_gate(update, gate, *when, *step, *since_ms, *number, *verdict, message)
             }
             Command::SetWeights { update, weights, force, if_modified } => {
                 self.set_weights(update, *weights, *force, *if_modified)

@@ -30,10 +30,6 @@ impl Tx<'_> {
             return stale(&update);
         }
         update.pause = Some(Pause { reason: reason.clone(), since_ms: self.now_ms() });
-        // Nothing has come up against the version then: resumed, it is tried again.
-        if reason.code != Reason::BARRIER_FAILED {
-            update.forget_promotion();
-        }
         Self::pause_deadline(&mut update, self.now_ms());
         self.put_update(update, format!("paused: {}: {}", reason.code, reason.message));
         Ok(Answer::default())

@@ -6,7 +6,8 @@ use super::{INSTANCES_MAX, REVISIONS_MAX, Tx};
 use crate::audit::Subject;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{COORDINATE_BYTES_MAX, SliceName, Version};
-use crate::ids::RevisionNo;
+use crate::ids::{ConfigNo, RevisionNo};
+use crate::level::since;
 use crate::manifest::Manifest;
 use crate::records::{
     ArtifactRecord, Colour, Desired, NodeLifecycle, NodeRecord, Reason, RevisionRecord,
@@ -14,9 +15,6 @@ use crate::records::{
 };
 use crate::weights::Weights;
 use crate::words::counted;
-
-/// The feature level from which sets of instances have colours of their own.
-const COLOURS_LEVEL: u32 = 4;
 
 impl Tx<'_> {
     pub(super) fn check_instances(&self, instances: u32) -> Result<(), Refusal> {
@@ -102,12 +100,14 @@ impl Tx<'_> {
         &mut self,
         record: &mut SliceRecord,
         version: &Version,
+        config: Option<ConfigNo>,
+        restarts: u32,
     ) -> Result<Side, Refusal> {
         let known = self.known_artifact(&record.slice, version)?;
         record.last_revision.0 += 1;
         let serves = record.current.and_then(|no| self.state.colour(&record.slice, no));
         let colour = match serves {
-            Some(colour) if self.state.meta.feature_level >= COLOURS_LEVEL => colour.other(),
+            Some(colour) if self.state.meta.feature_level >= since::COLOURS => colour.other(),
             _ => Colour::Blue,
         };
         let revision = RevisionRecord {
@@ -118,6 +118,8 @@ impl Tx<'_> {
             manifest: Arc::clone(&known.manifest),
             created: self.index(),
             colour,
+            config,
+            restarts,
         };
         let key = (record.slice.clone(), revision.no);
         self.state.revisions.insert(key, Arc::new(revision));
@@ -162,7 +164,8 @@ impl Tx<'_> {
                 version: deployed.map_or_else(|| version.clone(), |r| r.version.clone()),
             });
         }
-        let side = self.make_revision(&mut record, version)?;
+        let config = self.state.next_config(slice, None, None)?;
+        let side = self.make_revision(&mut record, version, config, 0)?;
         let revision = self.state.revisions[&(slice.clone(), side.revision)].clone();
         self.check_room(instances, &revision.manifest)?;
         record.current = Some(side.revision);
@@ -248,7 +251,7 @@ impl Tx<'_> {
             return self.retire(slice);
         }
         let Some(current) = record.current else {
-            return Err(Refusal::UnknownSlice { slice: slice.clone() });
+            return self.withdraw_what_was_pushed(record, version);
         };
         let deployed =
             self.state.revisions.get(&(slice.clone(), current)).map(|r| r.version.clone());
@@ -266,11 +269,29 @@ impl Tx<'_> {
         }
         record.current = None;
         record.instances = 0;
+        self.withdraw_configs(&mut record);
         self.put_slice(record);
         self.remove_route(slice);
         self.drain_revision(slice, current);
         self.audit(Subject::slice(slice), "undeployed".to_owned());
         self.forget_slice_if_empty(slice);
+        Ok(Answer::default())
+    }
+
+    /// Of a slice of which nothing is deployed there may be configurations.
+    fn withdraw_what_was_pushed(
+        &mut self,
+        mut record: SliceRecord,
+        version: Option<&Version>,
+    ) -> Outcome {
+        let slice = record.slice.clone();
+        if record.last_config.is_none() || version.is_some() {
+            return Err(Refusal::UnknownSlice { slice });
+        }
+        self.withdraw_configs(&mut record);
+        self.put_slice(record);
+        self.audit(Subject::slice(&slice), "configurations withdrawn".to_owned());
+        self.forget_slice_if_empty(&slice);
         Ok(Answer::default())
     }
 

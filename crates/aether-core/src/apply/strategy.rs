@@ -2,10 +2,12 @@
 //! person's word.
 
 use super::Tx;
+use super::gates::{self, check_gates};
 use super::updates::SPAN_MS_MAX;
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::UpdateId;
+use crate::level::since;
 use crate::records::{
     Analysis, DeadlineAction, Hold, Pause, Reason, STEPS_MAX, Step, Strategy, UpdateRecord,
     UpdateState,
@@ -61,6 +63,7 @@ pub(super) fn check_analysis(analysis: &Analysis) -> Result<(), Refusal> {
     if analysis.patience_ms == 0 {
         return bad("patience", "0 ms".to_owned(), "above zero");
     }
+    check_gates(&analysis.gates)?;
     check_span("patience", analysis.patience_ms)?;
     check_span("warm-up", analysis.warm_up_ms)
 }
@@ -161,10 +164,10 @@ impl Tx<'_> {
         let passed = update.way().map_or(0, |way| {
             way.steps.iter().take_while(|step| !weights.is_raised_by(step.weights)).count()
         });
-        update.forget_promotion();
         if let Some(progress) = &mut update.progress {
             progress.step = u32::try_from(passed).unwrap_or(u32::MAX);
             progress.since_ms = self.state.meta.log_time_ms;
+            progress.gates.clear();
         }
         let message = format!("{} set the ratio {weights} by hand", self.actor);
         update.pause =
@@ -204,7 +207,6 @@ impl Tx<'_> {
         let event = format!("paused: {message}");
         let reason = Reason::new(Reason::OPERATOR, message);
         update.pause = Some(Pause { reason, since_ms: self.now_ms() });
-        update.forget_promotion();
         // Nothing is to happen by itself while somebody looks.
         update.deadline = Some(transition::deadline_of_pause(self.now_ms()));
         self.put_update(update, event);
@@ -223,37 +225,100 @@ impl Tx<'_> {
         let Some(way) = update.way() else {
             return Err(Refusal::HasNoSteps { update: id.clone() });
         };
+        if force
+            && !full
+            && let Some(passed) = self.pass_gates_in_place(&update)
+        {
+            return passed;
+        }
         if !matches!(update.state, UpdateState::Deployed | UpdateState::Routing) {
             return Err(Self::wrong_state(&update, "'promote'", "DEPLOYED and ROUTING"));
         }
         let (last, at) = (way.last(), update.step());
         let step = if full { last } else { at + 1 };
         if at >= last {
-            return self.complete(id, force, None);
+            return self.complete_past_gates(id, force, force || full, None);
         }
         let weights = way.weights(step).expect("it is a step");
         if !force {
             Self::check_not_paused(&update, true)?;
         }
+        let may_wait = self.state.meta.feature_level >= since::PROMOTION_AHEAD && !full;
+        if !force && !full {
+            match gates::check_open(&update, &way, step) {
+                // They are asked once the hold is over.
+                Err(_) if may_wait => return self.promote_ahead(update, step),
+                is_open => is_open?,
+            }
+        }
+        let past = gates::past(&update, &way, step);
         // In place, instances that are not there yet can take no calls, whoever asks.
         if !force || way.in_place.is_some() {
-            self.check_step(&update, step, weights)?;
+            let is_there = self.check_step(&update, step, weights);
+            if is_there.is_err() && may_wait && way.in_place.is_some() {
+                return self.promote_ahead(update, step);
+            }
+            is_there?;
         }
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
-        if update.options.manual_approval {
+        let waits_for_sessions = update.has_barrier_at(step) && !force;
+        if update.options.manual_approval && !(waits_for_sessions && update.is_approved()) {
             let note = format!("routing {weights} waits for 'aether update approve {id}'");
-            self.ask_for_step(update, step, weights, force);
+            self.ask_for_step(update, step, weights, force, &past);
             return Ok(Answer { note: Some(note), ..answer });
         }
-        if update.has_barrier_at(step) && !force {
-            return Ok(self.await_switch(update, "promoted: "));
+        if waits_for_sessions {
+            return self.promote_past_gates(update, step, &past);
         }
         if update.pause.take().is_some() {
             self.forget_evidence(id);
         }
         let how = if update.has_barrier_at(step) { ", without its barrier" } else { "" };
-        let why = format!("promoted to step {step} of {last}{how}: ");
+        let why = format!("promoted to step {step} of {last}{past}{how}: ");
         self.commit_step(update, step, weights, &why);
+        Ok(answer)
+    }
+
+    /// Ends the hold of a step before the next one can be entered: gates between them
+    /// are asked then, and in place its instances begin then. Only that way is a step
+    /// left that its calls will never decide about.
+    pub(super) fn promote_ahead(&mut self, update: UpdateRecord, step: u32) -> Outcome {
+        let last = update.way().map_or(0, |way| way.last());
+        if update.is_promoted() && update.pause.is_none() {
+            // Said once more it is no news, and no more time.
+            let note = format!("step {step} of {last} is promoted already, and follows");
+            let update = Some(update.id);
+            return Ok(Answer { update, note: Some(note), ..Answer::default() });
+        }
+        self.follow_ahead(update, step, "promoted", false)
+    }
+
+    /// Writes down that a step follows by itself as soon as it can be entered, and why.
+    pub(super) fn follow_ahead(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        why: &str,
+        is_approved: bool,
+    ) -> Outcome {
+        let last = update.way().map_or(0, |way| way.last());
+        update.forget_pending();
+        self.end_pause(&mut update);
+        if let Some(progress) = &mut update.progress {
+            (progress.pending, progress.approved) = (Some(step), is_approved);
+        }
+        update.deadline = transition::deadline_of(&update, self.now_ms());
+        let needs = match update.has_barrier_at(step) {
+            true => "its gates pass and every session holds its calls",
+            false => "its instances are ready and its gates pass",
+        };
+        let note = format!("step {step} of {last} follows once {needs}");
+        let answer = Answer {
+            update: Some(update.id.clone()),
+            note: Some(note.clone()),
+            ..Answer::default()
+        };
+        self.put_update(update, format!("{why}: {note}"));
         Ok(answer)
     }
 
@@ -274,14 +339,16 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
+        if gates::check_open(&update, &way, step).is_err() {
+            return Err(stale(&update));
+        }
         self.check_step(&update, step, weights)?;
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
         let has_barrier = update.has_barrier_at(step);
-        let is_approved = has_barrier && update.is_promoted();
-        if update.options.manual_approval && changes && !is_approved {
-            self.ask_for_step(update, step, weights, false);
+        if update.options.manual_approval && changes && !(has_barrier && update.is_approved()) {
+            self.ask_for_step(update, step, weights, false, "");
         } else if has_barrier {
             return self.switch_held(update, step, weights, opened_max);
         } else {
@@ -304,8 +371,15 @@ impl Tx<'_> {
         }
     }
 
-    /// Writes down that a step waits for approval.
-    fn ask_for_step(&mut self, mut update: UpdateRecord, step: u32, weights: Weights, force: bool) {
+    /// Writes down that a step waits for approval, and which gates it went past.
+    fn ask_for_step(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        force: bool,
+        past: &str,
+    ) {
         update.pending_weights = Some(weights);
         update.pending_forced = force;
         update.pending_actor = Some(self.actor.to_owned());
@@ -313,7 +387,10 @@ impl Tx<'_> {
             progress.pending = Some(step);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
-        self.put_update(update, format!("step {step}, routing {weights}, waits for approval"));
+        self.put_update(
+            update,
+            format!("step {step}{past}, routing {weights}, waits for approval"),
+        );
     }
 
     /// Enters a step. What the history says of it begins with why.
@@ -338,10 +415,10 @@ impl Tx<'_> {
     ) {
         let now_ms = self.now_ms();
         update.forget_pending();
-        update.forget_promotion();
         if let Some(progress) = &mut update.progress {
             progress.step = step;
             progress.since_ms = now_ms;
+            progress.gates.clear();
             (progress.held_revision, progress.late_calls) = (held_revision, None);
             progress.mixed_ms = progress.mixed_ms.filter(|_| held_revision.is_none());
         }

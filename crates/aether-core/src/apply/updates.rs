@@ -3,10 +3,10 @@
 use super::{Tx, back_as_far_as, instances_needed};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
-use crate::ids::UpdateId;
+use crate::ids::{ConfigNo, UpdateId};
 use crate::records::{
-    CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Side, Strategy, UpdateOptions,
-    UpdateRecord, UpdateState,
+    CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Remake, RevisionRecord, Side,
+    Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -77,16 +77,65 @@ fn way_out(update: &UpdateRecord, weights: Weights, weight: u32, needed: u32) ->
     )
 }
 
+/// What the start of an update asks for.
+pub(super) struct Start<'a> {
+    pub slice: &'a SliceName,
+    pub version: &'a Version,
+    pub instances: Option<u32>,
+    pub options: &'a UpdateOptions,
+    pub strategy: &'a Strategy,
+    pub supersede: bool,
+    pub remake: Remake,
+}
+
+/// What a new revision has beside its version, and how it differs in that from the
+/// current one, for people.
+struct Beside {
+    config: Option<ConfigNo>,
+    restarts: u32,
+    said: String,
+}
+
 impl Tx<'_> {
-    pub(super) fn start_update(
-        &mut self,
-        slice: &SliceName,
-        version: &Version,
-        instances: Option<u32>,
-        options: &UpdateOptions,
-        strategy: &Strategy,
-        supersede: bool,
-    ) -> Outcome {
+    /// What the next revision of a slice has beside its version.
+    ///
+    /// # Errors
+    /// There is no such configuration, or the revision would be the current one.
+    fn beside(
+        &self,
+        start: &Start<'_>,
+        digest: &str,
+        current: Option<&RevisionRecord>,
+    ) -> Result<Beside, Refusal> {
+        let Start { slice, version, remake, .. } = start;
+        let config = self.state.next_config(slice, current, remake.config)?;
+        let named = |config: Option<ConfigNo>| {
+            config.map_or_else(|| "no configuration".to_owned(), |no| format!("configuration {no}"))
+        };
+        let Some(current) = current else {
+            let said = config.map(|_| format!(", {}", named(config))).unwrap_or_default();
+            return Ok(Beside { config, restarts: 0, said });
+        };
+        let mut said = String::new();
+        if config != current.config {
+            said = format!(", {} -> {}", named(current.config), named(config));
+        }
+        if current.version != **version || current.digest != digest {
+            return Ok(Beside { config, restarts: 0, said });
+        }
+        if !remake.restart && self.is_same_config(slice, current.config, config) {
+            let (slice, version) = ((*slice).clone(), (*version).clone());
+            return Err(Refusal::SameRevision { slice, version });
+        }
+        let restarts = current.restarts.saturating_add(remake.restart.into());
+        if remake.restart {
+            said += ", restart";
+        }
+        Ok(Beside { config, restarts, said })
+    }
+
+    pub(super) fn start_update(&mut self, start: Start<'_>) -> Outcome {
+        let Start { slice, version, instances, options, strategy, supersede, .. } = start;
         check_options(options)?;
         super::strategy::check_strategy(strategy)?;
         // What makes no sense in any state is said before what this state lacks.
@@ -96,9 +145,7 @@ impl Tx<'_> {
         self.check_no_update(slice)?;
         let known = self.known_artifact(slice, version)?;
         let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
-        if current.is_some_and(|r| r.version == *version && r.digest == known.digest) {
-            return Err(Refusal::SameRevision { slice: slice.clone(), version: version.clone() });
-        }
+        let beside = self.beside(&start, &known.digest, current.map(|current| &**current))?;
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
@@ -111,7 +158,7 @@ impl Tx<'_> {
         let retired = kept.map(|kept| format!("version {kept}, which was kept warm, is removed"));
         let extra = super::in_place::check_start(strategy, options, wanted, deployed)?;
         self.check_room(extra, &known.manifest)?;
-        let new = self.make_revision(&mut record, version)?;
+        let new = self.make_revision(&mut record, version, beside.config, beside.restarts)?;
         let id = UpdateId::from_index(self.index());
         let base_instances = if old.is_some() { record.instances } else { wanted };
         record.live_update = Some(id.clone());
@@ -130,12 +177,15 @@ impl Tx<'_> {
                 options.clone(),
             )
         };
-        update.progress = update.way().map(|_| Progress::default());
+        if let Some(way) = update.strategy.way(base_instances, false) {
+            super::gates::check_gate_steps(&way)?;
+            update.progress = Some(Progress::default());
+        }
         let by = if strategy.is_manual() { String::new() } else { format!(", {strategy}") };
         let instances = counted(wanted, "instance");
         self.put_update(
             update,
-            format!("started: {slice} from {from} to {version}, {instances}{by}"),
+            format!("started: {slice} from {from} to {version}{}, {instances}{by}", beside.said),
         );
         let rules = self.rules_of_others(slice, &known.manifest.ingress);
         let notes: Vec<String> = superseded.into_iter().chain(retired).chain(rules).collect();
@@ -202,11 +252,7 @@ impl Tx<'_> {
             let action = "a change of the cleanup policy";
             return Err(Self::wrong_state(&update, action, "states before COMPLETING"));
         }
-        let asked_before = update.options.manual_approval;
         let said = changes.make(&mut update.options);
-        if update.options.manual_approval && !asked_before {
-            update.forget_promotion();
-        }
         let answer = |note: String| {
             Ok(Answer { update: Some(id.clone()), note: Some(note), ..Answer::default() })
         };
@@ -408,7 +454,7 @@ impl Tx<'_> {
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {
             Some(step) if update.has_barrier_at(step) && !update.pending_forced => {
-                return Ok(self.await_switch(update, &why));
+                return self.approve_switch(update, step, &pending);
             }
             Some(step) => {
                 // It was promoted past its pause, which ends as it would have then.
@@ -426,6 +472,17 @@ impl Tx<'_> {
         &mut self,
         id: &UpdateId,
         force: bool,
+        if_modified: Option<u64>,
+    ) -> Outcome {
+        self.complete_past_gates(id, force, force, if_modified)
+    }
+
+    /// The same, past gates that are not passed though sessions are waited for.
+    pub(super) fn complete_past_gates(
+        &mut self,
+        id: &UpdateId,
+        force: bool,
+        past_gates: bool,
         if_modified: Option<u64>,
     ) -> Outcome {
         let mut update = self.update(id)?;
@@ -449,8 +506,16 @@ impl Tx<'_> {
         if !force && !self.state.is_new_side_whole(&update) {
             self.check_capacity(&update, Weights::ALL_NEW)?;
         }
+        let mut event = "completing".to_owned();
+        if let Some(way) = update.way() {
+            let end = way.last().saturating_add(1);
+            if !past_gates {
+                super::gates::check_open(&update, &way, end)?;
+            }
+            event += &super::gates::past(&update, &way, end);
+        }
         update.forced = force;
-        self.transition(update, UpdateState::Completing, "completing".to_owned());
+        self.transition(update, UpdateState::Completing, event);
         Ok(answer)
     }
 
@@ -544,17 +609,31 @@ impl Tx<'_> {
         if update.pause.is_none() {
             return Err(Refusal::NotPaused { update: id.clone() });
         }
-        update.pause = None;
-        update.health_from_ms = self.now_ms();
+        self.end_pause(&mut update);
+        // Whoever promoted past gates is not asked again because a session was slow.
+        let keeps_forced = update.is_promoted() && update.strategy.has_barrier();
         if let Some(progress) = &mut update.progress {
-            // What was shown up to now is what it paused over.
             progress.since_ms = self.now_ms();
-            self.forget_evidence(id);
-            self.begin_epoch(&update);
+            // What is approved next has passed them.
+            if update.pending_weights.is_none() {
+                progress.gates.retain(|gate| keeps_forced && gate.forced_by.is_some());
+            }
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
         self.put_update(update, "resumed".to_owned());
         Ok(Answer { update: Some(id.clone()), ..Answer::default() })
+    }
+
+    /// A person goes on: what was shown up to now is what it paused over.
+    pub(super) fn end_pause(&mut self, update: &mut UpdateRecord) {
+        if update.pause.take().is_none() {
+            return;
+        }
+        update.health_from_ms = self.now_ms();
+        if update.progress.is_some() {
+            self.forget_evidence(&update.id);
+            self.begin_epoch(update);
+        }
     }
 
     pub(super) fn retain_old_side(&mut self, update: &UpdateRecord, old: &Side) {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::coordinates::{Artifact, SliceName, Version};
-use crate::ids::{NodeName, UpdateId};
-use crate::records::{NodeLifecycle, UpdateState};
+use crate::ids::{ConfigNo, NodeName, UpdateId};
+use crate::records::{GateWhen, NodeLifecycle, UpdateState};
 use crate::weights::Weights;
 
 /// Which family a refusal belongs to; decides exit and status codes.
@@ -58,8 +58,24 @@ pub enum Refusal {
         "update {update} of {slice} is live in state {state}; complete it or roll it back first"
     )]
     UpdateLive { slice: SliceName, update: UpdateId, state: UpdateState },
-    #[error("slice {slice} already runs version {version} (same revision); nothing to update")]
+    #[error(
+        "slice {slice} already runs version {version} (same revision); nothing to update: name another configuration with --config, or replace its instances with --restart"
+    )]
     SameRevision { slice: SliceName, version: Version },
+    #[error("a configuration of {slice} cannot be taken: it {problem}")]
+    BadConfig { slice: SliceName, problem: String },
+    #[error(
+        "slice {slice} has no configuration{}; 'aether config history {slice}' shows those there are, 'aether config push {slice}' adds one", named(.config)
+    )]
+    UnknownConfig {
+        slice: SliceName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<ConfigNo>,
+    },
+    #[error(
+        "the latest configuration of {slice} is {actual}, not {expected}: somebody else pushed one; 'aether config show {slice}' shows it"
+    )]
+    ConfigPushed { slice: SliceName, expected: ConfigNo, actual: ConfigNo },
     #[error("the number of instances must be 1 to {most}; {given} was asked for")]
     BadInstances { given: u32, most: u32 },
     #[error(
@@ -114,6 +130,18 @@ pub enum Refusal {
         "update {update} has no steps (MANUAL): set the ratio with 'aether update routing {update} -r <new:old>'"
     )]
     HasNoSteps { update: UpdateId },
+    #[error(
+        "gate '{gate}' {when} step {step} of update {update} has not passed{}; wait for it ('aether update explain {update}'), or go past it with 'aether update promote {update} --force'", said_so(.said)
+    )]
+    GateClosed {
+        update: UpdateId,
+        gate: String,
+        when: GateWhen,
+        step: u32,
+        /// What it said last, if anything.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        said: String,
+    },
     #[error(
         "update {update} was marked one-way from step {step} on, and is there: the old version may not understand any more what the new one wrote; go forward, or start an update to a version that does"
     )]
@@ -197,12 +225,22 @@ pub enum Refusal {
     Unreadable { problem: String },
 }
 
+/// Which configuration is missing.
+fn named(config: &Option<ConfigNo>) -> String {
+    config.map_or_else(String::new, |no| format!(" {no}"))
+}
+
 /// What to do about too few instances.
 fn what_helps(said: &str) -> &str {
     match said {
         "" => "wait for them, start the update with more --instances, or use --force",
         said => said,
     }
+}
+
+/// What a gate said last.
+fn said_so(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" ({said})") }
 }
 
 /// Whether the ratio can be set by hand.
@@ -258,15 +296,18 @@ impl Refusal {
             | Self::UnknownArtifact { .. }
             | Self::UnknownNode { .. }
             | Self::UnknownVoter { .. }
+            | Self::UnknownConfig { .. }
             | Self::UnknownKey { .. } => NotFound,
             Self::BadInstances { .. }
             | Self::BadOption { .. }
             | Self::BadManifest { .. }
+            | Self::BadConfig { .. }
             | Self::ArtifactMismatch { .. }
             | Self::Unreadable { .. } => Invalid,
-            Self::Modified { .. } | Self::KeyModified { .. } | Self::OtherPending { .. } => {
-                Precondition
-            }
+            Self::Modified { .. }
+            | Self::KeyModified { .. }
+            | Self::ConfigPushed { .. }
+            | Self::OtherPending { .. } => Precondition,
             _ => State,
         }
     }

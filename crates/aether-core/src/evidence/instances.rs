@@ -70,21 +70,27 @@ pub(super) fn outlier(instances: &InstanceTallies, needed_ln: f64) -> Option<Out
     let total = sum(&totals);
     let found = Event::ALL.into_iter().flat_map(|event| {
         let totals = &totals;
-        serving.iter().map(move |(instance, by)| {
+        serving.iter().filter_map(move |(instance, by)| {
             let own = sum(by);
             let peers = total.without(own);
-            Outlier {
+            // Most are not even beyond it in sum, and are not looked at twice.
+            let is_beyond = rate(own.counted(event)) > RATIO_MAX * rate(peers.counted(event));
+            is_beyond.then(|| Outlier {
                 instance: (*instance).clone(),
                 event,
                 own: own.counted(event),
                 peers: peers.counted(event),
                 evidence: EValue { ln: beside_peers_ln(by, totals, event), needed_ln },
-            }
+            })
         })
     });
     found
         .filter(|outlier| outlier.evidence.is_reached())
         .max_by(|a, b| a.evidence.ln.total_cmp(&b.evidence.ln))
+}
+
+fn rate(counted: Counted) -> f64 {
+    counted.events as f64 / (counted.requests as f64).max(1.0)
 }
 
 /// Evidence that an instance's rate is beyond [`RATIO_MAX`] times its peers'.

@@ -190,8 +190,9 @@ impl Judge {
         let [errors, slow] = Event::ALL.map(|event| {
             let bounds = self.bounds(event);
             let mut compared = compare(evidence, event, &bounds, left_out, present.per_second());
-            if left_out.is_none() {
-                // What one instance alone accounts for is not the version's yet.
+            // What one instance alone accounts for is not the version's yet. Where nothing is
+            // suspicious with all of them, nothing is without one.
+            if left_out.is_none() && compared.is_suspicious() {
                 let robust = instances::without_the_worst_ln(evidence, instances, event, &bounds);
                 compared.regression.ln = compared.regression.ln.min(robust);
             }

@@ -17,8 +17,6 @@ mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::health::Verdict;
@@ -30,7 +28,7 @@ pub use crate::records::CRASH_LOOP_RESTARTS;
 pub use placement::Placer;
 pub use removal::verb as force_verb;
 pub use replicas::placement_waits;
-pub use strategy::comparison;
+pub use strategy::{Measurement, comparison};
 pub use voters::{Membership, VoterStep, VoterWait, can_leave, next_voter_step, voter_wait};
 
 /// Code of the wait for sessions that cannot be reached, and of the pause over
@@ -40,18 +38,19 @@ pub const SESSION_UNREACHABLE: &str = "session_unreachable";
 /// Code of the wait of an update that is paused while it serves: for a person.
 pub const PAUSED: &str = "paused";
 
+/// Code of the wait for a gate.
+pub const GATE: &str = "gate";
+
 /// Code of the wait for a place for instances.
 pub const NO_CAPACITY: &str = "no_capacity";
 
 /// What a session says of holding new calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
     /// It can: it knows of holds.
     pub is_able: bool,
     /// By slice, calls that began though they were to be held, as far as that ever
     /// happened.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub late: BTreeMap<SliceName, LateCalls>,
 }
 
@@ -68,8 +67,7 @@ impl Holding {
 }
 
 /// Calls that began though they were to be held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LateCalls {
     /// The route that held them; of several, the last.
     pub route_revision: u64,
@@ -79,8 +77,7 @@ pub struct LateCalls {
 
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionView {
     /// It reports within its lease.
     Connected {
@@ -89,7 +86,6 @@ pub enum SessionView {
         /// Instances that left its tables and still have calls in flight.
         busy: BTreeSet<InstanceId>,
         /// What it says of holding new calls.
-        #[serde(default = "Holding::able", skip_serializing_if = "Holding::is_plain")]
         holding: Holding,
     },
     /// Not heard from under this leader, and a lease has not passed yet.
@@ -102,8 +98,7 @@ pub enum SessionView {
 }
 
 /// What the leader knows of one node's agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeView {
     /// It reports within its lease.
     Reporting,
@@ -163,6 +158,9 @@ pub struct Plan {
     /// What was seen of each update that something was decided about, to be proposed
     /// ahead of the commands: in the same order, each finds the state that was seen.
     pub inputs: Vec<Command>,
+    /// Questions to gates that have no answer yet. The driver asks each of them once,
+    /// and proposes what it said.
+    pub measurements: Vec<Measurement>,
     /// By slice, what is waited for.
     pub waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log time at which something falls due though nothing else happens.

@@ -9,15 +9,13 @@ use crate::apply::back_as_far_as;
 use crate::command::Command;
 use crate::coordinates::SliceName;
 use crate::ids::RevisionNo;
+use crate::level::since;
 use crate::records::{
     CleanupPolicy, DeadlineAction, Desired, InstanceRecord, Observed, Reason, Side, UpdateRecord,
     UpdateState,
 };
 use crate::weights::Weights;
 use crate::words::counted;
-
-/// The feature level from which the removal of a side names what it was decided on.
-const GUARDED_REMOVAL_LEVEL: u32 = 4;
 
 /// Deadlines come first: they must not wait for what is stuck.
 pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
@@ -43,7 +41,8 @@ pub(super) fn deadlines(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan)
                 "{} lasted longer than {} s: {}",
                 update.state,
                 deadline.span_ms / 1000,
-                not_ready(view, update)
+                strategy::waited_for(view, update)
+                    .or_else(|| not_ready(view, update))
                     .or_else(|| not_steady(view, update))
                     .unwrap_or_else(|| "not all instances became ready".to_owned())
             ),
@@ -186,10 +185,16 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
-    let in_place = update.way().and_then(|way| way.in_place);
+    let way = update.way().filter(|way| way.in_place.is_some());
+    let in_place = way.as_ref().and_then(|way| way.in_place);
     if in_place.is_some() && update.pause.is_some() {
         // Old instances would go on to leave.
         strategy::wait_for_resume(update, plan);
+        return;
+    }
+    if let Some(way) = &way
+        && strategy::before_first_batch(view, update, way, plan)
+    {
         return;
     }
     if let Some(bounds) = in_place
@@ -291,7 +296,7 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
         .instances_of(&update.slice)
         .any(|i| i.revision == losing.revision && i.desired == Desired::Run);
     if wanted {
-        let is_known = view.state.meta.feature_level >= GUARDED_REMOVAL_LEVEL;
+        let is_known = view.state.meta.feature_level >= since::GUARDED_REMOVAL;
         plan.commands.push(Command::RemoveLosingSide {
             update: update.id.clone(),
             if_modified: is_known.then_some(update.modified),

@@ -28,21 +28,15 @@ pub const BARRIER_MS: u64 = 200;
 pub const CALL_HOLD_MS: u64 = 250;
 
 impl UpdateRecord {
-    /// Whether a person has promoted or approved the switch, which waits for sessions.
-    pub fn is_promoted(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.promoted)
+    /// Whether the switch that it is promoted to is approved as well, and waits for
+    /// sessions that are to hold their calls.
+    pub fn is_approved(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.approved)
     }
 
     /// Whether this step is a switch that waits until every session holds its calls.
     /// Of a first deployment there is no old version that calls could go to.
     pub fn has_barrier_at(&self, step: u32) -> bool {
         self.strategy.has_barrier() && self.old.is_some() && step == 1
-    }
-
-    /// Takes a promotion back that has not led to the switch yet.
-    pub(crate) fn forget_promotion(&mut self) {
-        if let Some(progress) = &mut self.progress {
-            progress.promoted = false;
-        }
     }
 }

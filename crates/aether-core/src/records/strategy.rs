@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bounds, DeadlineAction, Recreate, Rolling};
+use super::{Bounds, DeadlineAction, Gate, GateState, GateWhen, Recreate, Rolling};
 use crate::duration::Millis;
 use crate::evidence::WARM_UP_MS;
 use crate::weights::Weights;
@@ -78,11 +78,19 @@ pub struct Analysis {
     /// Requests of so long after a change of weights count for nothing: caches
     /// are cold, and some are still of the ratio before.
     pub warm_up_ms: u64,
+    /// Who else is asked before a step is entered or left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 impl Default for Analysis {
     fn default() -> Self {
-        Self { on_failure: DeadlineAction::Pause, patience_ms: 3_600_000, warm_up_ms: WARM_UP_MS }
+        Self {
+            on_failure: DeadlineAction::Pause,
+            patience_ms: 3_600_000,
+            warm_up_ms: WARM_UP_MS,
+            gates: Vec::new(),
+        }
     }
 }
 
@@ -279,17 +287,22 @@ pub struct Progress {
     /// Log time from which its hold counts: that of its entry, or of the last
     /// resume.
     pub since_ms: u64,
-    /// A step that waits for approval.
+    /// A step that waits for approval, together with its weights; or, where no weights
+    /// wait, one that was promoted in place before its instances were there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<u32>,
     /// How long after the switch of a blue-green update calls to both versions
     /// could begin, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed_ms: Option<u64>,
-    /// A person has promoted or approved the switch with a barrier: it follows once
-    /// every session can hold its calls. Taken back by a pause.
+    /// What gates have answered since the last step was entered or the update was
+    /// resumed: those after this step, and those before the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateState>,
+    /// The switch behind a barrier that is `pending` is approved, and waits for sessions
+    /// only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub promoted: bool,
+    pub approved: bool,
     /// Route revision under which calls were held for the switch; absent where it was
     /// made without a barrier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -298,6 +311,14 @@ pub struct Progress {
     /// switch did not reach their session in time. Written down with `mixed_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_calls: Option<u64>,
+}
+
+impl Progress {
+    /// What a gate has answered for a step.
+    pub fn gate(&self, gate: &Gate, step: u32) -> Option<&GateState> {
+        let is_of = |s: &&GateState| s.gate == gate.name && s.when == gate.when && s.step == step;
+        self.gates.iter().find(is_of)
+    }
 }
 
 /// The way of an update as steps, whatever its strategy calls them.
@@ -315,6 +336,8 @@ pub struct Way<'a> {
     pub one_way_from: Option<u32>,
     /// Instances are replaced where they are, within these bounds.
     pub in_place: Option<Bounds>,
+    /// One step stands for all, and gates of any for it.
+    pub is_first_deployment: bool,
 }
 
 impl Strategy {
@@ -336,6 +359,17 @@ impl Strategy {
         matches!(self, Self::Rolling(_) | Self::Recreate(_))
     }
 
+    /// How steps are judged; none where people set the ratio.
+    pub fn analysis(&self) -> Option<&Analysis> {
+        match self {
+            Self::Manual {} => None,
+            Self::Canary(canary) => Some(&canary.analysis),
+            Self::BlueGreen(switch) => Some(&switch.analysis),
+            Self::Rolling(rolling) => Some(&rolling.analysis),
+            Self::Recreate(recreate) => Some(&recreate.analysis),
+        }
+    }
+
     /// The way of an update of `wanted` instances by this strategy; none where
     /// people set the ratio. Of a first deployment only the last step is left: there
     /// is nothing beside it that could take calls.
@@ -349,6 +383,7 @@ impl Strategy {
                 scale_with_weight: canary.scale_with_weight,
                 one_way_from: canary.one_way_from,
                 in_place: None,
+                is_first_deployment,
             },
             Self::BlueGreen(switch) => Way {
                 before: match switch.auto_promote {
@@ -363,6 +398,7 @@ impl Strategy {
                 scale_with_weight: false,
                 one_way_from: switch.one_way.then_some(1),
                 in_place: None,
+                is_first_deployment,
             },
             Self::Rolling(rolling) => Way {
                 before: Hold::Wait { ms: 0 },
@@ -371,6 +407,7 @@ impl Strategy {
                 scale_with_weight: false,
                 one_way_from: rolling.one_way_from,
                 in_place: Some(rolling.bounds(wanted)),
+                is_first_deployment,
             },
             Self::Recreate(recreate) => Way {
                 before: Hold::Wait { ms: 0 },
@@ -379,6 +416,7 @@ impl Strategy {
                 scale_with_weight: false,
                 one_way_from: None,
                 in_place: Some(Bounds { floor: 0, ceiling: wanted }),
+                is_first_deployment,
             },
         };
         if is_first_deployment {
@@ -408,6 +446,22 @@ impl Way<'_> {
         let Some(weights) = self.weights(step) else { return wanted };
         let new = u64::from(weights.new_side()) * u64::from(wanted);
         (new / u64::from(weights.total())) as u32
+    }
+
+    /// Gates that stand between a step and the next one, each with the number of
+    /// the step that it is asked for: those after the one, then those before the
+    /// other. From 0, those before the first; from the last, those before the
+    /// completion.
+    pub fn gates_beyond(&self, step: u32) -> impl Iterator<Item = (&Gate, u32)> {
+        let of = move |when, step: u32| {
+            let is_step = (1..=self.last()).contains(&step);
+            let is_of = move |gate: &&Gate| {
+                let fits = self.is_first_deployment || gate.step.is_none_or(|s| s == step);
+                is_step && gate.when == when && fits
+            };
+            self.analysis.gates.iter().filter(is_of).map(move |gate| (gate, step))
+        };
+        of(GateWhen::After, step).chain(of(GateWhen::Before, step.saturating_add(1)))
     }
 
     /// Number of the last step.

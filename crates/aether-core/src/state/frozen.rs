@@ -24,7 +24,9 @@ use crate::apply::Position;
 use crate::command::{Command, Request};
 use crate::level::{FEATURE_LEVEL_MAX, level_of};
 use crate::manifest::StopSignal;
-use crate::records::{CleanupPolicy, DeadlineAction, SessionKind, VoterWanted};
+use crate::records::{
+    CleanupPolicy, DeadlineAction, GateVerdict, GateWhen, SessionKind, VoterWanted,
+};
 
 const RULE: &str = "This is on disks and in logs. Replicas of two releases apply one log and \
     compare the hashes of what they make of it, so a command of a released level is never changed, \
@@ -50,7 +52,7 @@ const SHARED: [(&str, &str); 4] = [
 ];
 
 /// What is a map in a command, and may have any key.
-const MAPS: [&str; 3] = ["env", "labels", "require"];
+const MAPS: [&str; 4] = ["env", "files", "labels", "require"];
 
 fn file(name: &str) -> Frozen {
     Frozen::new(env!("CARGO_MANIFEST_DIR"), name, RULE)
@@ -241,8 +243,12 @@ fn every_field_and_word_of_commands_and_records_is_frozen() {
 
     let all = [
         ("CleanupPolicy", known::<CleanupPolicy>("\"?\"")),
+        // BLUE is what a record without one has.
+        ("Colour", ["GREEN".to_owned()].into()),
         ("DeadlineAction", known::<DeadlineAction>("\"?\"")),
         ("Desired", known::<Desired>("\"?\"")),
+        ("GateVerdict", known::<GateVerdict>("\"?\"")),
+        ("GateWhen", known::<GateWhen>("\"?\"")),
         ("NodeLifecycle", known::<NodeLifecycle>("\"?\"")),
         ("NodeSchedule", known::<NodeSchedule>("\"?\"")),
         ("Observed", known::<Observed>("\"?\"")),

@@ -6,8 +6,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::ids::{SessionId, UpdateId};
 use aether_core::planner::{Holding, LateCalls, SessionView};
 use aether_core::records::{
-    Analysis, BARRIER_MS, BlueGreen, CALL_HOLD_MS, CleanupPolicy, OptionChanges, RouteRecord,
-    SessionKind, Strategy, UpdateOptions, UpdateState,
+    Analysis, BARRIER_MS, BlueGreen, CALL_HOLD_MS, CleanupPolicy, Gate, GateSource, GateVerdict,
+    GateWhen, OptionChanges, RouteRecord, SessionKind, Strategy, UpdateOptions, UpdateState,
 };
 
 use crate::world::{SLICE, World, approve, promote, resume, rollback, start_with};
@@ -79,6 +79,13 @@ fn open(world: &mut World, name: &str) -> Command {
         fresh: true,
         follows: world.state.sessions.get(&session(name)).map_or(0, |known| known.opened),
     }
+}
+
+fn close(world: &mut World, name: &str) {
+    let opened = world.state.sessions[&session(name)].opened;
+    let reason = "goodbye".to_owned();
+    world.ok(Command::CloseSession { session: session(name), opened, reason });
+    world.sessions.remove(&session(name));
 }
 
 #[test]
@@ -212,15 +219,70 @@ fn whatever_else_happens_to_the_update_ends_the_hold_in_its_own_entry() {
 }
 
 #[test]
-fn a_pause_by_a_person_takes_the_promotion_back() {
+fn a_promotion_outlives_a_pause_and_nothing_is_held_meanwhile() {
     let (mut world, id) = holding();
     world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
     world.sessions_work = true;
     world.pass(1_000);
-    assert_eq!(world.waits(), ["paused"]);
+    assert_eq!((world.waits(), route(&world).hold.clone()), (vec!["paused"], None));
+    assert!(matches!(world.propose(promote(&id, false, false)), Err(Refusal::Paused { .. })));
     world.ok(resume(&id));
-    world.pass(1_000);
-    assert_eq!((ratio(&world, &id), world.waits()), ("0:1".to_owned(), vec!["promotion"]));
+    world.rounds(3);
+    assert_eq!(ratio(&world, &id), "1:0");
+}
+
+#[test]
+fn a_second_promotion_while_calls_are_held_is_no_news_and_one_by_force_switches_at_once() {
+    let (mut world, id) = holding();
+    let held = route(&world).clone();
+    let answer = world.ok(promote(&id, false, false));
+    assert!(answer.note.unwrap().contains("is promoted already"));
+    world.ok(promote(&id, true, false));
+    assert_eq!(*route(&world), held, "the hold stands");
+    world.ok(promote(&id, false, true));
+    assert_eq!((ratio(&world, &id), route(&world).hold.clone()), ("1:0".to_owned(), None));
+    assert_eq!(world.update(&id).progress.as_ref().unwrap().held_revision, None);
+    let said = &world.update(&id).history.last().unwrap().event;
+    assert!(said.contains("promoted to step 1 of 1, without its barrier"), "{said}");
+}
+
+#[test]
+fn a_session_that_leaves_while_calls_are_held_is_not_waited_for() {
+    let (mut world, id) = holding();
+    say(&mut world, "s1", Holding::able());
+    world.round();
+    assert_eq!(ratio(&world, &id), "0:1");
+    close(&mut world, "s2");
+    world.round();
+    assert_eq!(ratio(&world, &id), "1:0");
+    assert!(world.update(&id).progress.as_ref().unwrap().held_revision.is_some());
+}
+
+#[test]
+fn without_any_session_there_is_nobody_to_wait_for() {
+    let (mut world, id) = deployed(UpdateOptions::default());
+    for name in ["s1", "s2"] {
+        close(&mut world, name);
+    }
+    world.ok(promote(&id, false, false));
+    world.rounds(2);
+    assert_eq!(ratio(&world, &id), "1:0");
+    assert!(world.update(&id).progress.as_ref().unwrap().held_revision.is_some());
+    // One that comes between the look and the switch makes it look again.
+    let (mut world, id) = deployed(UpdateOptions::default());
+    for name in ["s1", "s2"] {
+        close(&mut world, name);
+    }
+    world.sessions_work = false;
+    world.ok(promote(&id, false, false));
+    let hold = world.plan().commands;
+    assert!(matches!(hold[..], [Command::HoldCalls { .. }]), "{hold:?}");
+    world.propose(hold[0].clone()).unwrap();
+    let switch = world.plan().commands;
+    let come = open(&mut world, "s3");
+    world.ok(come);
+    assert!(matches!(world.propose(switch[0].clone()), Err(Refusal::Stale { .. })));
+    assert_eq!(ratio(&world, &id), "0:1");
 }
 
 #[test]
@@ -315,7 +377,7 @@ fn an_approval_comes_before_calls_are_held() {
     world.pass(MINUTE);
     assert_eq!((world.waits(), route(&world).hold.clone()), (vec!["approval"], None));
     let answer = world.ok(approve(&id));
-    assert!(answer.note.unwrap().contains("as soon as every session holds its calls"));
+    assert!(answer.note.unwrap().contains("every session holds its calls"));
     assert_eq!(ratio(&world, &id), "0:1");
     world.rounds(3);
     assert_eq!(ratio(&world, &id), "1:0");
@@ -336,10 +398,98 @@ fn the_hold_ends_when_the_new_set_is_not_whole_any_more() {
     assert!(pause.message.contains("2 of 3 instances of 2.0.0 are ready"), "{}", pause.message);
 }
 
+/// Deployed, with a gate that nobody has asked yet.
+fn gated(options: UpdateOptions) -> (World, UpdateId) {
+    let webhook = GateSource::Webhook { url: "http://judge".into() };
+    let gates = vec![Gate::new("judge", GateWhen::Before, webhook)];
+    let Strategy::BlueGreen(switch) = behind_barrier(false) else { unreachable!() };
+    let analysis = Analysis { gates, ..switch.analysis.clone() };
+    let strategy = Strategy::BlueGreen(BlueGreen { analysis, ..switch });
+    let mut world = World::deployed(3);
+    let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
+    world.pass(100);
+    world.pass(2_000);
+    assert_eq!((world.state_of(&id), world.waits()), (UpdateState::Deployed, vec!["gate"]));
+    (world, id)
+}
+
+fn answer(world: &mut World, verdict: GateVerdict) {
+    let said = world.plan().measurements[0].answered(verdict, String::new());
+    world.ok(said);
+}
+
+#[test]
+fn gates_pass_before_calls_are_held() {
+    let (mut world, id) = gated(UpdateOptions::default());
+    world.ok(promote(&id, false, false));
+    world.rounds(3);
+    assert_eq!((world.waits(), route(&world).hold.clone()), (vec!["gate"], None));
+    let early = Command::HoldCalls { update: id.clone(), if_modified: world.update(&id).modified };
+    assert!(matches!(world.propose(early), Err(Refusal::Stale { .. })));
+    answer(&mut world, GateVerdict::Pass);
+    world.rounds(3);
+    assert_eq!(ratio(&world, &id), "1:0");
+    assert!(world.update(&id).progress.as_ref().unwrap().held_revision.is_some());
+    // One that says no pauses, and nothing is ever held.
+    let (mut world, id) = gated(UpdateOptions::default());
+    world.ok(promote(&id, false, false));
+    answer(&mut world, GateVerdict::Fail);
+    world.rounds(3);
+    assert_eq!(ratio(&world, &id), "0:1");
+    assert!(!world.log.iter().any(|(_, r)| matches!(r.command, Command::HoldCalls { .. })));
+}
+
+#[test]
+fn a_promotion_past_gates_still_waits_for_sessions_and_outlives_a_barrier_that_failed() {
+    let (mut world, id) = gated(UpdateOptions::default());
+    world.ok(promote(&id, false, false));
+    world.sessions_work = false;
+    world.ok(promote(&id, true, false));
+    let said = &world.update(&id).history.last().unwrap().event;
+    assert!(said.contains("promoted, past the gate 'judge': step 1 of 1 follows"), "{said}");
+    world.round();
+    assert!(route(&world).hold.is_some());
+    world.now_ms += BARRIER_MS;
+    world.round();
+    assert_eq!(world.update(&id).pause.as_ref().unwrap().reason.code, "barrier_failed");
+    world.sessions_work = true;
+    world.rounds(2);
+    world.ok(resume(&id));
+    world.rounds(3);
+    assert_eq!(ratio(&world, &id), "1:0", "{:?}", world.waits());
+}
+
+#[test]
+fn an_approval_past_gates_still_waits_for_sessions() {
+    let options = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    let (mut world, id) = gated(options);
+    world.ok(promote(&id, true, false));
+    assert_eq!(world.waits(), ["approval"]);
+    world.ok(approve(&id));
+    assert!(world.update(&id).is_approved());
+    assert!(world.ok(promote(&id, false, false)).note.unwrap().contains("is promoted already"));
+    world.rounds(3);
+    assert_eq!(ratio(&world, &id), "1:0");
+    let progress = world.update(&id).progress.clone().unwrap();
+    assert!(progress.held_revision.is_some() && !progress.approved && progress.pending.is_none());
+}
+
+#[test]
+fn a_promoted_switch_that_no_session_lets_through_pauses_at_its_deadline_and_says_why() {
+    let (mut world, id) = deployed(UpdateOptions::default());
+    world.sessions_work = false;
+    world.sessions.insert(session("s2"), SessionView::Unreachable { since_ms: 0 });
+    world.ok(promote(&id, false, false));
+    world.pass(Analysis::default().patience_ms);
+    let pause = world.update(&id).pause.clone().unwrap().reason;
+    assert_eq!(pause.code, "inconclusive");
+    assert!(pause.message.contains("session s2 (caller s2): cannot be reached"), "{pause:?}");
+}
+
 #[test]
 fn a_barrier_needs_its_feature_level() {
-    let mut world = World::deployed_at(3, 3);
+    let mut world = World::deployed_at(4, 3);
     let refused =
         world.propose(start_with("2.0.0", UpdateOptions::default(), behind_barrier(true)));
-    assert!(matches!(refused, Err(Refusal::LevelTooLow { needs: 4, committed: 3, .. })));
+    assert!(matches!(refused, Err(Refusal::LevelTooLow { needs: 5, committed: 4, .. })));
 }

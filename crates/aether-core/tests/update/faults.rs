@@ -394,3 +394,19 @@ fn instances_that_had_to_be_killed_are_in_the_history() {
     let said = history.iter().filter(|entry| entry.event.ends_with("within 1s of SIGTERM"));
     assert_eq!((said.count(), killed), (3, 3), "{history:?}");
 }
+
+#[test]
+fn a_side_is_not_removed_by_a_decision_of_before_somebody_turned_the_update_round() {
+    let (mut world, id) = at(S::Routing, 0);
+    world.ok(routing(&id, "1:0"));
+    world.settle();
+    world.ok(complete(&id));
+    let decided = world.plan().commands;
+    assert!(matches!(&decided[..], [Command::RemoveLosingSide { .. }]), "{decided:?}");
+    // Every session acked the route by which the new side serves alone; nobody that of
+    // the rollback.
+    world.ok(rollback(&id));
+    let refusal = world.propose(decided[0].clone()).unwrap_err();
+    assert!(matches!(refusal, Refusal::Stale { .. }), "{refusal}");
+    assert_eq!(world.ready("2.0.0"), 3);
+}

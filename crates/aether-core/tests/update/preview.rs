@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Refusal, Request};
 use aether_core::coordinates::SliceName;
-use aether_core::diff::{self, Change};
+use aether_core::diff::{self, Change, Whole};
 use aether_core::manifest::Manifest;
 use aether_core::preview::{Preview, preview};
 use aether_core::records::{
@@ -205,6 +205,8 @@ fn a_diff_names_the_fields_of_the_manifest_and_nothing_else() {
         ),
         created: version.as_bytes()[0].into(),
         colour: Colour::Blue,
+        config: None,
+        restarts: 0,
     };
     let old = revision("1.0.0", "grace = '5s'\n[run.env]\nMODE = 'a'\n");
     let new = revision("2.0.0", "[run.env]\nMODE = 'b'\nMORE = '1'\n");
@@ -213,7 +215,8 @@ fn a_diff_names_the_fields_of_the_manifest_and_nothing_else() {
         before: before.map(str::to_owned),
         after: after.map(str::to_owned),
     };
-    let changes = diff::revisions(Some(&old), &new);
+    let whole = |revision| Whole { revision, config: None };
+    let changes = diff::revisions(Some(whole(&old)), whole(&new));
     assert_eq!(
         changes,
         [
@@ -223,8 +226,8 @@ fn a_diff_names_the_fields_of_the_manifest_and_nothing_else() {
             changed("version", Some("\"1.0.0\""), Some("\"2.0.0\"")),
         ]
     );
-    assert!(diff::revisions(Some(&old), &old).is_empty());
-    assert!(diff::revisions(None, &old).iter().all(|change| change.before.is_none()));
+    assert!(diff::revisions(Some(whole(&old)), whole(&old)).is_empty());
+    assert!(diff::revisions(None, whole(&old)).iter().all(|change| change.before.is_none()));
 }
 
 #[test]

@@ -59,13 +59,9 @@ fn what_is_half_gone_is_not_superseded_and_what_would_serve_nobody_is_not_starte
         world.now_ms += 10;
         world.round();
     }
-    let Command::StartWith { slice, version, instances, options, strategy, .. } =
-        start_with("3.0.0", UpdateOptions::default(), Strategy::Manual {})
-    else {
-        unreachable!()
-    };
-    let supersede = true;
-    let command = Command::StartWith { slice, version, instances, options, strategy, supersede };
+    let mut command = start_with("3.0.0", UpdateOptions::default(), Strategy::Manual {});
+    let Command::StartWith { supersede, .. } = &mut command else { unreachable!() };
+    *supersede = true;
     let refused = world.propose(command).unwrap_err();
     assert!(matches!(refused, Refusal::NotSuperseded { .. }), "{refused}");
     world.ok(rollback(&id));

@@ -290,8 +290,8 @@ fn a_person_can_pause_and_promote_between_batches() {
     let (mut world, id) = begin(4, rolling);
     world.settle();
     assert_eq!(world.update(&id).step(), 1);
-    // The next batch has no instances yet: there is nothing that could take calls.
-    let refused = world.propose(crate::world::promote(&id, false, true)).unwrap_err();
+    // The last batch has no instances yet: there is nothing that could take calls.
+    let refused = world.propose(crate::world::promote(&id, true, true)).unwrap_err();
     assert!(matches!(refused, Refusal::CapacityGuard { .. }), "{refused}");
     world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
     world.pass(700_000);
@@ -302,17 +302,39 @@ fn a_person_can_pause_and_promote_between_batches() {
     assert_eq!(world.update(&id).step(), 2);
 }
 
+/// A batch that too few calls reach is never shown to be healthy; where there is no
+/// way back either, a promotion is all there is.
+#[test]
+fn a_batch_that_too_few_calls_reach_is_left_by_promotion() {
+    let rolling = Rolling { hold_ms: 3_000, one_way_from: Some(1), ..in_batches("2", "2", "0") };
+    let (mut world, id) = begin(4, rolling);
+    world.settle();
+    assert_eq!((world.waits(), world.update(&id).step()), (vec!["evidence"], 1));
+    let due_ms = world.update(&id).deadline.as_ref().unwrap().at_ms;
+    world.pass(due_ms - world.now_ms);
+    assert_eq!(world.update(&id).pause.as_ref().unwrap().reason.code, "inconclusive");
+    assert!(matches!(world.propose(rollback(&id)), Err(Refusal::OneWay { .. })));
+
+    let promoted = |force| crate::world::promote(&id, false, force);
+    assert!(matches!(world.propose(promoted(false)), Err(Refusal::Paused { .. })));
+    let note = world.ok(promoted(true)).note.unwrap();
+    assert_eq!(note, "step 2 of 2 follows once its instances are ready and its gates pass");
+    // What it paused over is not held against it again, and what comes next counts.
+    assert_eq!(world.update(&id).health_from_ms, world.state.meta.log_time_ms);
+    assert_eq!(world.state.evidence[&id].evidence.epochs().len(), 1);
+    world.settle();
+    assert_eq!((world.update(&id).step(), world.ready("2.0.0")), (2, 4));
+    // The next one is judged by its own calls.
+    assert_eq!(world.waits(), ["evidence"]);
+}
+
 #[test]
 fn what_cannot_be_done_in_place_is_refused() {
     let mut world = World::deployed(4);
     let mut refused = |options: UpdateOptions, instances: Option<u32>, rolling: Rolling| {
-        let Command::StartWith { slice, version, strategy, supersede, .. } =
-            start_with("2.0.0", options.clone(), Strategy::Rolling(rolling))
-        else {
-            unreachable!()
-        };
-        let command =
-            Command::StartWith { slice, version, instances, options, strategy, supersede };
+        let mut command = start_with("2.0.0", options, Strategy::Rolling(rolling));
+        let Command::StartWith { instances: wanted, .. } = &mut command else { unreachable!() };
+        *wanted = instances;
         let refusal = world.propose(command).unwrap_err();
         assert!(matches!(refusal, Refusal::BadOption { .. }), "{refusal}");
         refusal.to_string()

@@ -697,19 +697,3 @@ fn a_paused_update_is_not_completed_unless_somebody_insists() {
         assert_eq!(world.state_of(&id), S::Completed);
     }
 }
-
-#[test]
-fn a_side_is_not_removed_by_a_decision_of_before_somebody_turned_the_update_round() {
-    let (mut world, id) = at(S::Routing, 0);
-    world.ok(routing(&id, "1:0"));
-    world.settle();
-    world.ok(complete(&id));
-    let decided = world.plan().commands;
-    assert!(matches!(&decided[..], [Command::RemoveLosingSide { .. }]), "{decided:?}");
-    // Every session acked the route by which the new side serves alone; nobody that of
-    // the rollback.
-    world.ok(rollback(&id));
-    let refusal = world.propose(decided[0].clone()).unwrap_err();
-    assert!(matches!(refusal, Refusal::Stale { .. }), "{refusal}");
-    assert_eq!(world.ready("2.0.0"), 3);
-}

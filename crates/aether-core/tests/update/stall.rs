@@ -90,7 +90,7 @@ struct Turn {
 fn strategy() -> impl Strategy<Value = Way> {
     let analysis = (prop::bool::weighted(0.4), 1u64..20_000).prop_map(|(back, patience_ms)| {
         let on_failure = if back { DeadlineAction::Rollback } else { DeadlineAction::Pause };
-        Analysis { on_failure, patience_ms, warm_up_ms: 0 }
+        Analysis { on_failure, patience_ms, warm_up_ms: 0, gates: Vec::new() }
     });
     let one_way = prop::option::weighted(0.2, Just(1u32));
     let steps = prop::sample::select(vec![
@@ -243,6 +243,7 @@ impl Walk<'_> {
             options: draft.options.clone(),
             strategy: draft.strategy.clone(),
             supersede: draft.supersede,
+            remake: Default::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::UpdateId;
-use aether_core::records::{Strategy, UpdateOptions, UpdateState};
+use aether_core::records::{Remake, Strategy, UpdateOptions, UpdateState};
 
 use crate::world::{SLICE, World, canary, complete, routing};
 
@@ -14,6 +14,7 @@ fn supersede(version: &str) -> Command {
         options: UpdateOptions::default(),
         strategy: Strategy::Manual {},
         supersede: true,
+        remake: Remake::default(),
     }
 }
 

@@ -17,8 +17,8 @@ use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, Holding, NodeView, Plan, SessionView, View};
 use aether_core::records::{
-    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Rolling, SessionKind,
-    Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
+    Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Remake, Rolling,
+    SessionKind, Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::{RevisionKey, State};
 
@@ -503,6 +503,7 @@ pub fn start_with(version: &str, options: UpdateOptions, strategy: Strategy) -> 
         options,
         strategy,
         supersede: false,
+        remake: Remake::default(),
     }
 }
 

@@ -113,6 +113,35 @@ async fn every_route_exists_at_the_root_and_under_api() {
 }
 
 #[tokio::test]
+async fn a_configuration_is_pushed_read_and_moved_to() {
+    let gateway = Gateway::new();
+    let path = "/api/slices/org.example:my-slice/config";
+    let body = r#"{"files":{"app.conf":"x = 1\n"},"env":{"MODE":"fast"},"ifLatest":2}"#;
+    let answer = gateway.post(path, body).await;
+    assert_eq!((answer.status, &answer.json()["number"]), (201.try_into().unwrap(), &3.into()));
+    let asked = gateway.fake.asked().unwrap();
+    let expected = r#"files: {"app.conf": "x = 1\n"}, env: {"MODE": "fast"}, if_latest: Some(2)"#;
+    assert!(asked.contains(expected), "{asked}");
+    for (query, asks) in
+        [("", "number: 0, stale: false"), ("?number=3&stale=true", "number: 3, stale: true")]
+    {
+        let answer = gateway.get(&format!("{path}{query}")).await;
+        assert_eq!(answer.json()["files"]["app.conf"], "x = 1\n");
+        let asked = gateway.fake.asked().unwrap();
+        assert!(asked.contains(asks), "{asked}");
+    }
+    let list = gateway.get("/api/slices/org.example:my-slice/configs").await.json();
+    assert_eq!(list["configs"][0]["number"], 3);
+    for bad in [r#"{"file":{}}"#, r#"{"files":[]}"#, r#"{"files":{"a":1}}"#] {
+        assert_eq!(gateway.post(path, bad).await.status, 400, "{bad}");
+    }
+    let start = r#"{"artifactBase":"org.example:my-slice","version":"1.0.0","config":"latest","restart":true}"#;
+    gateway.post("/rolling-update/start", start).await;
+    let asked = gateway.fake.asked().unwrap();
+    assert!(asked.contains(r#"config: "latest", restart: true"#), "{asked}");
+}
+
+#[tokio::test]
 async fn list_and_health_have_the_guides_shape() {
     let gateway = Gateway::new();
     let list = gateway.get("/rolling-updates").await.json();

@@ -295,6 +295,15 @@ impl Updates for Fake {
     }
 }
 
+fn config() -> v1::SliceConfig {
+    v1::SliceConfig {
+        slice: "org.example:my-slice".into(),
+        number: 3,
+        files: [("app.conf".to_owned(), "x = 1\n".to_owned())].into(),
+        ..Default::default()
+    }
+}
+
 #[async_trait]
 impl Slices for Fake {
     async fn deploy(
@@ -327,6 +336,25 @@ impl Slices for Fake {
     ) -> Result<Response<v1::ListSlicesResponse>, Status> {
         let as_of = Some(v1::AsOf { index: 42, stale: false, node: "n1".into() });
         let answer = v1::ListSlicesResponse { slices: vec![slice()], as_of, ..Default::default() };
+        self.answer(request, answer).await
+    }
+    async fn push_config(
+        &self,
+        request: tonic::Request<v1::PushConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        self.answer(request, config()).await
+    }
+    async fn get_config(
+        &self,
+        request: tonic::Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        self.answer(request, config()).await
+    }
+    async fn list_configs(
+        &self,
+        request: tonic::Request<v1::ListConfigsRequest>,
+    ) -> Result<Response<v1::ListConfigsResponse>, Status> {
+        let answer = v1::ListConfigsResponse { configs: vec![config()], as_of: None };
         self.answer(request, answer).await
     }
     type LogsStream = Answers<v1::LogLine>;

@@ -64,6 +64,7 @@ impl Node {
                 agent_lease: LEASE,
                 table_age_max: Duration::from_secs(600),
                 node_lost: Duration::from_secs(30),
+                gate_programs: crate::GatePrograms::None,
             };
             let server = Server::start(config, replica.handle(), published, changes, store);
             let mut leadership = replica.handle().leadership();

@@ -34,6 +34,8 @@ fn start() -> v1::StartUpdateRequest {
         healthy_ms: Some(100),
         preset: String::new(),
         min_requests: Some(100),
+        config: "latest".to_owned(),
+        restart: true,
         request_id: "r1".to_owned(),
         actor: "me".to_owned(),
         strategy: Some(v1::Strategy {
@@ -162,6 +164,24 @@ fn slices() -> Vec<Call> {
         one(
             "/aether.v1.Slices/List",
             v1::ListSlicesRequest { slice: slice(), ..Default::default() },
+        ),
+        one(
+            "/aether.v1.Slices/PushConfig",
+            v1::PushConfigRequest {
+                slice: slice(),
+                files: [("app.conf".to_owned(), "x = 1\n".to_owned())].into(),
+                env: [("MODE".to_owned(), "fast".to_owned())].into(),
+                if_latest: Some(0),
+                ..Default::default()
+            },
+        ),
+        one(
+            "/aether.v1.Slices/GetConfig",
+            v1::GetConfigRequest { slice: slice(), number: 1, ..Default::default() },
+        ),
+        one(
+            "/aether.v1.Slices/ListConfigs",
+            v1::ListConfigsRequest { slice: slice(), ..Default::default() },
         ),
         one(
             "/aether.v1.Slices/Logs",

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use aether_core::command::Command;
 use aether_core::evidence::{QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::ids::{InstanceId, SessionId};
+use aether_core::level::since;
 use aether_core::records::{
     Counts, EvidenceRecord, INSTANCES_TOLD_MAX, Measure, Sums, UpdateRecord, UpdateState,
 };
@@ -22,9 +23,6 @@ const EVERY_MS: u64 = 1_000;
 /// Sessions whose sums one entry a second may hold. With more of them the entries
 /// become fewer: each session takes some 200 bytes in the log and in the record.
 const SESSIONS_A_SECOND: u64 = 100;
-
-/// The feature level from which evidence may be told by instance.
-const BY_INSTANCE_LEVEL: u32 = 4;
 
 /// What was last proposed of an update, by session.
 pub(super) type Proposed = BTreeMap<SessionId, Baseline>;
@@ -46,7 +44,7 @@ impl Inner {
             return commands;
         }
         // Who shares the log may not know of it yet.
-        let by_instance = state.meta.feature_level >= BY_INSTANCE_LEVEL;
+        let by_instance = state.meta.feature_level >= since::EVIDENCE_BY_INSTANCE;
         let mut recorded = BTreeMap::new();
         let mut proposed = std::mem::take(&mut self.proposed);
         let live = state.slices.values().filter_map(|slice| slice.live_update.as_ref());

@@ -451,6 +451,7 @@ fn evidence_is_told_by_instance_once_there_is_a_baseline_of_this_leader() {
         options: UpdateOptions::default(),
         strategy: Strategy::Canary(canary),
         supersede: false,
+        remake: Default::default(),
     };
     let update = deployed_by(&mut state, start, 3);
     let if_modified = state.updates[&update].modified;

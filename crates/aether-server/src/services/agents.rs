@@ -1,15 +1,16 @@
 //! Assignments down, observations up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aether_core::apply::INSTANCES_MAX;
-use aether_core::ids::NodeName;
-use aether_core::records::{Desired, InstanceRecord};
+use aether_core::ids::{NodeName, RevisionNo};
+use aether_core::records::{ConfigRevisionRecord, Desired, InstanceRecord};
 use aether_core::state::State;
-use aether_proto::v1;
 use aether_proto::v1::agent_up::Message;
 use aether_proto::v1::agents_server::Agents;
+use aether_proto::{MESSAGE_BYTES_MAX, v1};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -31,6 +32,10 @@ const QUEUED_MAX: usize = 2;
 const LABELS_MAX: usize = 64;
 /// Longest key or value of a label in bytes.
 const LABEL_BYTES_MAX: usize = 64;
+
+/// What the configurations in one message may count together: half of a message, the
+/// rest of which is for the instances.
+const CONFIGS_BYTES_MAX: u64 = (MESSAGE_BYTES_MAX / 2) as u64;
 
 /// The `Agents` service.
 #[derive(Clone)]
@@ -57,6 +62,7 @@ impl AgentsService {
         to: Down<v1::AgentDown>,
     ) -> Result<(), Status> {
         let mut states = self.control.watch();
+        let takes_configs = hello.takes_configs;
         let mut last: Option<(Vec<v1::Assignment>, u64)> = None;
         let mut taken = 0;
         let mut archives = Archives::default();
@@ -64,7 +70,7 @@ impl AgentsService {
         let mut alive = KeepAlive::new(Arc::clone(&self.hub), self.lease);
         loop {
             let state = states.borrow_and_update().state.clone();
-            let message = (assignments(&state, &node), {
+            let message = (assignments(&state, &node, takes_configs), {
                 let reported = reports.borrow_and_update();
                 if reported.asked > taken && reported.is_held_by(&state, &hello) {
                     taken = reported.asked;
@@ -105,6 +111,7 @@ impl AgentsService {
         (assignments, taken): (Vec<v1::Assignment>, u64),
         archives: &Archives,
     ) -> v1::AgentDown {
+        let configs = configs(state, &assignments);
         v1::AgentDown {
             incarnation: state.meta.incarnation,
             term: 0,
@@ -115,6 +122,7 @@ impl AgentsService {
             needed_sha256: archives.needed.clone(),
             unnamed_sha256: archives.unnamed.clone(),
             lists_archives: archives.listed,
+            configs: configs.into_values().map(|config| wire(&config)).collect(),
         }
     }
 
@@ -170,9 +178,69 @@ fn check_labels(hello: &v1::AgentHello) -> Result<(), Status> {
     Ok(())
 }
 
-/// Everything that a node should run, ordered by instance.
-fn assignments(state: &State, node: &NodeName) -> Vec<v1::Assignment> {
-    state.instances_on(node).filter_map(|instance| assignment(state, instance)).collect()
+/// Everything that a node should run, ordered by instance. An instance whose
+/// configuration the agent would not lay, or that no longer fits into a message, is
+/// told without a manifest: so it is not started, and says why.
+fn assignments(state: &State, node: &NodeName, takes_configs: bool) -> Vec<v1::Assignment> {
+    let mut assignments: Vec<v1::Assignment> =
+        state.instances_on(node).filter_map(|instance| assignment(state, instance)).collect();
+    let mut bytes = 0;
+    let mut named = BTreeSet::new();
+    for assignment in assignments.iter_mut().filter(|a| !a.config_sha256.is_empty()) {
+        let Some(config) = config_named(state, assignment) else { continue };
+        if !takes_configs {
+            withhold(assignment, "this node's agent is older than configurations of slices");
+            continue;
+        }
+        if !named.contains(&assignment.config_sha256) {
+            let weight = config.content.weight();
+            if bytes + weight > CONFIGS_BYTES_MAX {
+                let most = CONFIGS_BYTES_MAX;
+                let problem = format!("the configurations of this node exceed {most} bytes");
+                withhold(assignment, &problem);
+                continue;
+            }
+            bytes += weight;
+            named.insert(assignment.config_sha256.clone());
+        }
+    }
+    assignments
+}
+
+/// Leaves out what an instance needs to start. An agent of any release says of it
+/// that the field of this name is none of a manifest.
+fn withhold(assignment: &mut v1::Assignment, why: &str) {
+    assignment.manifest_json = serde_json::json!({ why: true }).to_string();
+    assignment.config_sha256.clear();
+}
+
+/// The configuration of an assignment's revision.
+fn config_named<'a>(
+    state: &'a State,
+    assignment: &v1::Assignment,
+) -> Option<&'a Arc<ConfigRevisionRecord>> {
+    let slice = assignment.slice.parse().ok()?;
+    let revision = state.revisions.get(&(slice, RevisionNo(assignment.revision)))?;
+    state.config_of(revision)
+}
+
+/// What assignments name, by digest.
+fn configs(
+    state: &State,
+    assignments: &[v1::Assignment],
+) -> BTreeMap<String, Arc<ConfigRevisionRecord>> {
+    let named = assignments.iter().filter(|assignment| !assignment.config_sha256.is_empty());
+    let named = named.filter_map(|assignment| config_named(state, assignment));
+    named.map(|config| (config.digest.clone(), Arc::clone(config))).collect()
+}
+
+fn wire(record: &ConfigRevisionRecord) -> v1::InstanceConfig {
+    let files = record.content.files.iter();
+    v1::InstanceConfig {
+        sha256: record.digest.clone(),
+        files: files.map(|(path, text)| (path.clone(), text.to_string())).collect(),
+        env: record.content.env.clone(),
+    }
 }
 
 fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment> {
@@ -198,6 +266,7 @@ fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment
             .filter_map(|holder| state.nodes.get(holder))
             .map(|holder| holder.address.to_string())
             .collect(),
+        config_sha256: state.config_of(revision).map_or_else(String::new, |c| c.digest.clone()),
     })
 }
 
@@ -228,5 +297,96 @@ impl Agents for AgentsService {
         let (reports, reported) = watch::channel(Reported::default());
         tokio::spawn(self.clone().listen(node.to_string(), connection, from, reports));
         Ok(streams::answer(QUEUED_MAX, |to| self.clone().push(node, hello, reported, to)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aether_core::command::Command;
+    use aether_core::manifest::Manifest;
+
+    use super::*;
+    use crate::testing::apply;
+
+    /// Slices of these names, each with one instance and a configuration of about so
+    /// many bytes, equal for all.
+    fn world(names: &[String], bytes: usize) -> State {
+        let mut state = State::default();
+        apply(&mut state, Command::RaiseFeatureLevel { to: aether_core::level::FEATURE_LEVEL_MAX });
+        apply(
+            &mut state,
+            Command::RegisterNode {
+                node: "n1".parse().unwrap(),
+                address: "127.0.0.1:1".parse().unwrap(),
+                labels: BTreeMap::new(),
+                instances_max: 1_000,
+            },
+        );
+        let text = "artifact = 'org.example:a:1.0.0'\n[run]\ncommand = ['./a']\n";
+        apply(
+            &mut state,
+            Command::RegisterArtifact {
+                artifact: "org.example:a:1.0.0".parse().unwrap(),
+                digest: "0".repeat(64),
+                size_bytes: 1,
+                manifest: Manifest::parse(text).unwrap().into(),
+                holder: "n1".parse().unwrap(),
+                others: BTreeSet::new(),
+            },
+        );
+        for (k, name) in names.iter().enumerate() {
+            let slice: aether_core::coordinates::SliceName = name.parse().unwrap();
+            let files = (0..bytes.div_ceil(60_000)).map(|part| {
+                let text = format!("{k}{}", "x".repeat(bytes.min(60_000)));
+                (format!("f{part}"), text.into())
+            });
+            let (files, env, if_latest) = (files.collect(), BTreeMap::new(), None);
+            let push = Command::PushConfig { slice: slice.clone(), files, env, if_latest };
+            apply(&mut state, push);
+            let version = "1.0.0".parse().unwrap();
+            apply(&mut state, Command::Deploy { slice: slice.clone(), version, instances: 1 });
+            let key = (slice.clone(), RevisionNo(1));
+            let target_modified = state.targets[&key].modified;
+            let placements = vec!["n1".parse().unwrap()];
+            let revision = RevisionNo(1);
+            apply(&mut state, Command::Assign { slice, revision, placements, target_modified });
+        }
+        state
+    }
+
+    #[test]
+    fn a_configuration_is_sent_once_with_those_that_name_it() {
+        let names: Vec<String> = (0..2).map(|k| format!("org.example:a@e{k}")).collect();
+        let state = world(&names, 100);
+        let told = assignments(&state, &"n1".parse().unwrap(), true);
+        let sent = configs(&state, &told);
+        assert_eq!((told.len(), sent.len()), (2, 2));
+        for assignment in &told {
+            let record = &sent[&assignment.config_sha256];
+            assert_eq!(wire(record).files.len(), 1);
+            assert!(serde_json::from_str::<Manifest>(&assignment.manifest_json).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_agent_that_lays_no_configurations_starts_nothing_that_needs_one() {
+        let state = world(&["org.example:a".to_owned()], 100);
+        let told = assignments(&state, &"n1".parse().unwrap(), false);
+        assert_eq!(told[0].desired, "RUN", "it can still be told to stop");
+        let read = serde_json::from_str::<Manifest>(&told[0].manifest_json).unwrap_err();
+        assert!(read.to_string().contains("older than configurations"), "{read}");
+        assert!(configs(&state, &told).is_empty());
+    }
+
+    #[test]
+    fn what_no_longer_fits_is_withheld_and_the_rest_is_told() {
+        let names: Vec<String> = (0..40).map(|k| format!("org.example:a@e{k}")).collect();
+        let state = world(&names, 240_000);
+        let told = assignments(&state, &"n1".parse().unwrap(), true);
+        let fits = told.iter().filter(|a| !a.config_sha256.is_empty()).count();
+        assert_eq!((told.len(), fits), (40, 34), "8 MiB in parts of 240 kB");
+        let withheld = told.iter().find(|a| a.config_sha256.is_empty()).unwrap();
+        let read = serde_json::from_str::<Manifest>(&withheld.manifest_json).unwrap_err();
+        assert!(read.to_string().contains("exceed 8388608 bytes"), "{read}");
     }
 }

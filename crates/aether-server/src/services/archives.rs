@@ -125,19 +125,12 @@ fn drop_unnamed(state: &State, store: &ArtifactStore, settled_after: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use aether_core::apply::Position;
-    use aether_core::command::{Command, Request};
+    use aether_core::command::Command;
     use aether_core::manifest::Manifest;
     use bytes::Bytes;
 
     use super::*;
-
-    fn apply(state: &mut State, command: Command) {
-        let index = state.meta.index + 1;
-        let at = Position { term: 1, index, log_time_ms: index, wall_ms: index };
-        let request = Request { request_id: None, actor: "test".to_owned(), command };
-        state.apply(at, &request).unwrap();
-    }
+    use crate::testing::apply;
 
     fn push(state: &mut State, version: &str, digest: String) {
         let artifact = format!("org.example:a:{version}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, RefusalKind, Request};
 use aether_core::coordinates::SliceName;
-use aether_core::diff::{self, Change};
+use aether_core::diff::Change;
 use aether_core::ids::RevisionNo;
 use aether_core::preview::{self, Preview};
 use aether_core::records::RevisionRecord;
@@ -13,7 +13,7 @@ use aether_core::state::State;
 use aether_proto::v1;
 use tonic::Status;
 
-use crate::status;
+use crate::{render, status};
 
 /// What a start would do. Walks through the whole update on a copy, which takes
 /// tens of milliseconds with ten thousand instances: not for an async thread.
@@ -45,6 +45,11 @@ pub fn plan(
             .as_ref()
             .map(|refusal| v1::Reason { code: refusal.code(), message: refusal.to_string() }),
         has_changes: !same,
+        same_version: preview.old.as_ref().is_some_and(|old| {
+            // Of an artifact that was pushed anew the digest differs.
+            let differs = |path| preview.changes.iter().any(|change| change.path == path);
+            old.version == *version && !differs("digest")
+        }),
         changes: preview.changes.iter().map(change).collect(),
         retires_version: preview.retires.as_ref().map(|side| side.version.to_string()),
         ..schedule(preview)
@@ -94,14 +99,6 @@ fn change(change: &Change) -> v1::FieldChange {
     }
 }
 
-fn revision(record: &RevisionRecord) -> v1::Revision {
-    v1::Revision {
-        number: record.no.0,
-        version: record.version.to_string(),
-        sha256: record.digest.clone(),
-    }
-}
-
 /// How two revisions of a slice differ; from nothing, where there is no `from`.
 /// Revision 0 is the one that serves now.
 ///
@@ -117,9 +114,9 @@ pub fn diff(
     let to = find(state, slice, to)?;
     Ok(v1::RevisionDiff {
         slice: slice.to_string(),
-        from: from.as_deref().map(revision),
-        to: Some(revision(&to)),
-        changes: diff::revisions(from.as_deref(), &to).iter().map(change).collect(),
+        from: from.as_deref().map(render::revision),
+        to: Some(render::revision(&to)),
+        changes: state.differences(from.as_deref(), &to).iter().map(change).collect(),
         as_of: None,
     })
 }

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Streamed;
+use super::configs;
 use super::logs::logs;
 use crate::control::Read;
 use crate::deadline::Deadline;
@@ -113,6 +114,30 @@ impl Slices for SlicesService {
             format!("{} is being removed; 'aether slices' shows what is left", request.slice)
         });
         Ok(Response::new(v1::UndeployResponse { note }))
+    }
+
+    async fn push_config(
+        &self,
+        request: Request<v1::PushConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        configs::push(&self.views, deadline, request).await.map(Response::new)
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        configs::get(&self.views, deadline, request).await.map(Response::new)
+    }
+
+    async fn list_configs(
+        &self,
+        request: Request<v1::ListConfigsRequest>,
+    ) -> Result<Response<v1::ListConfigsResponse>, Status> {
+        let (deadline, request) = Deadline::split(request);
+        configs::list(&self.views, deadline, request).await.map(Response::new)
     }
 
     async fn list(

@@ -5,6 +5,7 @@ use aether_core::records::{
 };
 use aether_proto::v1;
 
+use super::gates;
 use crate::status::Fields;
 
 /// The strategy that a start asks for.
@@ -164,5 +165,6 @@ fn analysis(asked: &v1::Strategy, fields: &mut Fields) -> Analysis {
         on_failure: fields.take("strategy.on_failure", on_failure).unwrap_or(default.on_failure),
         patience_ms: asked.patience_ms.unwrap_or(default.patience_ms),
         warm_up_ms: asked.warm_up_ms.unwrap_or(default.warm_up_ms),
+        gates: gates::of_start(&asked.gates, fields),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aether_core::command::{Answer, Command};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::UpdateId;
-use aether_core::records::{CleanupPolicy, Strategy, UpdateRecord};
+use aether_core::records::{CleanupPolicy, Remake, Strategy, UpdateRecord};
 use aether_core::weights::Weights;
 use aether_proto::v1;
 use aether_proto::v1::updates_server::Updates;
@@ -16,9 +16,10 @@ use tonic::{Request, Response, Status};
 
 use super::reading::{self, Handover};
 use super::resolve::{Current, resolve};
-use super::{Streamed, foresight, options, strategy};
+use super::{Streamed, configs, foresight, options, strategy};
 use crate::control::Read;
 use crate::deadline::Deadline;
+use crate::gates::GatePrograms;
 use crate::page::Page;
 use crate::status::Fields;
 use crate::views::{Seen, Views};
@@ -32,6 +33,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct UpdatesService {
     views: Views,
+    node: Arc<str>,
+    programs: Arc<GatePrograms>,
 }
 
 /// The command of a start.
@@ -44,6 +47,8 @@ fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
     let version = fields.take("version", request.version.parse());
     let mut options = options::of_start(request, &mut fields);
     let strategy = strategy::of_start(request, &mut fields);
+    let config = fields.take("config", configs::pick(&request.config)).flatten();
+    let remake = Remake { config, restart: request.restart };
     // One switch back is what it is chosen for.
     if matches!(strategy, Strategy::BlueGreen(_)) && request.cleanup_policy.is_empty() {
         options.cleanup = CleanupPolicy::GracePeriod;
@@ -53,10 +58,10 @@ fn start(request: &v1::StartUpdateRequest) -> Result<Command, Status> {
     };
     let (instances, supersede) = (request.instances, request.supersede);
     // What every release can carry out is asked for in its words.
-    if strategy.is_manual() && !supersede {
+    if strategy.is_manual() && !supersede && remake.is_nothing() {
         return Ok(Command::StartUpdate { slice, version, instances, options });
     }
-    Ok(Command::StartWith { slice, version, instances, options, strategy, supersede })
+    Ok(Command::StartWith { slice, version, instances, options, strategy, supersede, remake })
 }
 
 /// The place of an update in a list.
@@ -90,7 +95,26 @@ impl FromStr for ByStart {
 impl UpdatesService {
     /// Over the node's views.
     pub fn new(views: Views) -> Self {
-        Self { views }
+        Self { views, node: "".into(), programs: Arc::default() }
+    }
+
+    /// The same on a node on which gates may run these programs.
+    pub fn running(self, node: &str, programs: GatePrograms) -> Self {
+        Self { node: node.into(), programs: Arc::new(programs), ..self }
+    }
+
+    /// The command of a start, if this node would run its gates.
+    ///
+    /// # Errors
+    /// All fields that make no sense.
+    fn start_here(&self, request: &v1::StartUpdateRequest) -> Result<Command, Status> {
+        let command = start(request)?;
+        let Command::StartWith { strategy, .. } = &command else { return Ok(command) };
+        let gates = strategy.analysis().map(|analysis| analysis.gates.as_slice());
+        match self.programs.refused(&self.node, gates.unwrap_or_default()) {
+            Some(problem) => Err(status::invalid("strategy.gates", problem)),
+            None => Ok(command),
+        }
     }
 
     /// Resolves what a write names. The leader must have been asked: on an old
@@ -234,7 +258,7 @@ impl Updates for UpdatesService {
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::Update>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let command = start(&request)?;
+        let command = self.start_here(&request)?;
         self.write(deadline, &request.actor, &request.request_id, command).await
     }
 
@@ -364,7 +388,9 @@ impl Updates for UpdatesService {
             ))
         })?;
         let as_of = Some(self.views.control.as_of(&read));
-        let mut health = v1::UpdateHealth { as_of, ..health };
+        let progress = self.views.update(&read, &record, &seen).progress;
+        let gates = progress.map(|progress| progress.gate_states).unwrap_or_default();
+        let mut health = v1::UpdateHealth { as_of, gates, ..health };
         for version in health.old_version.iter_mut().chain(&mut health.new_version) {
             render::name_nodes(&read.published.state, &mut version.instances);
         }
@@ -429,7 +455,7 @@ impl Updates for UpdatesService {
         request: Request<v1::StartUpdateRequest>,
     ) -> Result<Response<v1::UpdatePlan>, Status> {
         let (deadline, request) = Deadline::split(request);
-        let command = start(&request)?;
+        let command = self.start_here(&request)?;
         let read = self.views.control.read(false, deadline).await;
         let now_ms = self.views.now_ms(&read, deadline).await;
         let published = Arc::clone(&read.published);

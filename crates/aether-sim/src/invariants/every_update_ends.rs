@@ -1,6 +1,7 @@
 //! After faults heal, every update ends, and every slice serves by exactly one
 //! version with all of its instances READY. (Design, invariant 15.)
 
+use aether_core::coordinates::Version;
 use aether_core::state::State;
 use aether_core::weights::Weights;
 
@@ -10,11 +11,12 @@ pub fn unfinished(state: &State) -> Vec<String> {
     live.map(|update| format!("{} of {} is {}", update.id, update.slice, update.state)).collect()
 }
 
-/// Looks whether every slice serves as it should.
+/// Looks whether every slice serves as it should, as far as its version lets it: an
+/// update may have come to its end in a moment in which one that `is_bad` was well.
 ///
 /// # Errors
 /// What does not.
-pub fn serves(state: &State) -> Result<(), String> {
+pub fn serves(state: &State, is_bad: impl Fn(&Version) -> bool) -> Result<(), String> {
     for record in state.slices.values() {
         let name = &record.slice;
         let Some(current) = record.current else { continue };
@@ -24,7 +26,8 @@ pub fn serves(state: &State) -> Result<(), String> {
             return Err(format!("{name} does not serve by {current} alone: {route:?}"));
         }
         let ready = state.ready_count(name, current);
-        if ready != record.instances {
+        let version = state.revisions.get(&(name.clone(), current)).map(|r| &r.version);
+        if ready != record.instances && !version.is_some_and(&is_bad) {
             let all = state.instances_of(name).filter(|i| i.revision == current);
             let others = all.filter(|i| !i.is_routable());
             let others: Vec<_> = others

@@ -4,6 +4,7 @@
 //! moment that concerns them (a call begins, an agent stops a process). They
 //! know what is true in the simulated world, which the real code only hears of.
 
+mod accounts;
 mod acks;
 mod barrier;
 mod bystanders;
@@ -15,6 +16,8 @@ mod deposed;
 mod every_update_ends;
 mod evidence;
 mod fence;
+mod first_attempts;
+mod gates;
 mod in_place;
 mod leases;
 mod log_time;
@@ -27,6 +30,7 @@ mod ready_floor;
 mod refused;
 mod removal_fence;
 mod replays;
+mod retries;
 mod revisions;
 mod rolled_back;
 mod same_state;
@@ -52,6 +56,7 @@ use crate::invoker::Invoker;
 use crate::leader::Waits;
 use crate::log::{Entry, Payload};
 
+pub use accounts::accounts_for_all;
 pub use acks::acks_are_true;
 pub use deadlines::{deadlines_are_kept, holds_end};
 pub use decisions::refused_as_stale;
@@ -59,6 +64,7 @@ pub use every_update_ends::{serves, unfinished};
 pub use ordered_stop::ordered_stop;
 pub use picks::picks_by_newest;
 pub use replays::replays;
+pub use retries::retried;
 pub use same_state::{same_hash, same_state};
 pub use tables_forward::forward;
 
@@ -166,6 +172,8 @@ pub struct Checker {
     pub started_once: started_once::Started,
     /// Calls and their outcomes.
     pub one_outcome: one_outcome::Outcomes,
+    /// What sessions counted.
+    pub first_attempts: first_attempts::FirstAttempts,
     /// How calls were split.
     pub split: split::Splits,
     /// Which sessions were waited for before an instance was stopped.
@@ -176,6 +184,8 @@ pub struct Checker {
     pub barrier: barrier::Barriers,
     /// What was counted for whom.
     evidence: evidence::Evidence,
+    /// Which gates were passed.
+    gates: gates::Passed,
     revisions: revisions::Revisions,
 }
 
@@ -188,6 +198,7 @@ impl Checker {
         for (name, check) in OVER_ENTRIES {
             check(step).map_err(|detail| (*name, detail))?;
         }
+        self.gates.check(step).map_err(|detail| ("gates", detail))?;
         self.revisions.check(step.after).map_err(|detail| ("revisions", detail))?;
         self.evidence.check(step).map_err(|detail| ("evidence", detail))?;
         self.barrier.check(step).map_err(|detail| ("barrier", detail))?;

@@ -110,6 +110,8 @@ fn pause(step: &Step<'_>, before: &UpdateRecord, after: &UpdateRecord) -> Result
         // A ratio by hand holds until somebody has the steps go on.
         (Some(Command::SetWeights { force: true, .. }), Some(_)) => before.progress.is_some(),
         (Some(Command::Promote { force, .. }), None) => *force || before.pause.is_none(),
+        // What was promoted past it.
+        (Some(Command::Approve { .. }), None) => before.pending_forced,
         (Some(Command::Resume { .. }), None) => true,
         (Some(Command::Complete { force: true, .. }), None) => true,
         // Another state is another matter, but for routing on.

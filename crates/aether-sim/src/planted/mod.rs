@@ -103,6 +103,8 @@ planted! {
     RemovesBeforeWhole = "removes-before-whole",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
+    /// A gate that said nothing counts as passed.
+    ForgottenGate = "forgotten-gate",
     /// What the old version needs to run is let go during the update.
     ForgetsWayBack = "forgets-way-back",
     /// One replica's state drifts from the others'.
@@ -135,6 +137,16 @@ planted! {
     InvokerRestartsSplit = "invoker-restarts-split",
     /// An invoker forgets calls on instances that left its tables.
     InvokerLosesCalls = "invoker-loses-calls",
+    /// An invoker gives up a call when its version has nobody left.
+    RetryStaysInVersion = "retry-stays-in-version",
+    /// An invoker tries the other version first.
+    RetryCrossesAtOnce = "retry-crosses-at-once",
+    /// An invoker tries a version again that is to get no calls.
+    RetryIgnoresWeights = "retry-ignores-weights",
+    /// An invoker counts retries as evidence.
+    RetryIsEvidence = "retry-is-evidence",
+    /// The planner says nothing of an update that is paused.
+    SaysNothingOfPauses = "says-nothing-of-pauses",
     /// The log takes in what a deposed leader proposes.
     DeposedLeaderWrites = "deposed-leader-writes",
     /// A new leader acts before it has applied an entry of its own.

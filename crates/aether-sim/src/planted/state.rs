@@ -8,8 +8,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::evidence::{Side, Tallies};
 use aether_core::ids::{RevisionNo, UpdateId};
 use aether_core::records::{
-    AuditRecord, Desired, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord, TargetRecord,
-    UpdateRecord, UpdateState,
+    AuditRecord, Desired, GateVerdict, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord,
+    TargetRecord, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -191,6 +191,15 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
         }
         (Planted::CountsSumsTwice, Command::RecordEvidence { update, .. }) => {
             counts_again(before, state, update);
+        }
+        (Planted::ForgottenGate, Command::RecordGate { update, verdict, .. })
+            if *verdict == GateVerdict::Inconclusive =>
+        {
+            rewrite(state, update, |update| {
+                let progress = update.progress.as_mut();
+                let gates = progress.into_iter().flat_map(|progress| &mut progress.gates);
+                gates.for_each(|gate| gate.last = GateVerdict::Pass);
+            });
         }
         (Planted::RestoresTooFew, Command::Rollback { update, .. }) => {
             let update = state.updates.get(update).cloned();

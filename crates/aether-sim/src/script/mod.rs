@@ -87,6 +87,7 @@ impl Player {
             waits: Waits { lease_ms: 3_000, table_age_max_ms: 60_000, node_lost_ms: 10_000 },
             latency_ms_max: 1,
             call_every_ms: 100,
+            keeps_inputs: true,
             is_quiet: true,
             has_caretaker: false,
         };

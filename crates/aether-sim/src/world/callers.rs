@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Outcome, Request};
 use aether_core::coordinates::SliceName;
+use aether_core::ids::InstanceId;
 use aether_core::state::State;
 
 use super::{Event, Origin, World};
 use crate::instance::Phase;
-use crate::invoker::{Call, SessionReport, Tables, Wish};
+use crate::invariants;
+use crate::invoker::{ATTEMPTS_MAX, Call, Picked, SessionReport, Tables, Wish};
 use crate::log::ReplicaId;
 use crate::planted::Planted;
 
@@ -145,7 +147,7 @@ impl World {
             }
             return;
         }
-        let found = crate::invariants::forward(who, tables);
+        let found = invariants::forward(who, tables);
         who.apply(tables, self.now_ms);
         let held = &who.held;
         self.checker.split.forget(caller, |slice| held.contains_key(slice));
@@ -181,8 +183,10 @@ impl World {
             return;
         }
         let Some(report) = who.report(goodbye) else { return };
-        let found = crate::invariants::acks_are_true(who, &report);
+        let found = invariants::acks_are_true(who, &report);
         self.check("acks_are_true", found);
+        let found = self.checker.first_attempts.told(caller, &self.callers[caller]);
+        self.check("first_attempts", found);
         for to in self.listeners() {
             let delay_ms = self.latency_ms();
             self.after(delay_ms, Event::SessionReport { to, report: Box::new(report.clone()) });
@@ -251,26 +255,18 @@ impl World {
         self.check("barrier", found);
         let found = self.checker.split.picked(caller, process, &slice, &picked);
         self.check("split", found);
-        let found = crate::invariants::picks_by_newest(&self.callers[caller], &slice, &picked);
+        let found = invariants::picks_by_newest(&self.callers[caller], &slice, &picked);
         self.check("picks_by_newest", found);
         let found = self.checker.fenced.call(&self.callers[caller], &picked.instance);
         self.check("removal_fence", found);
 
         self.next_call += 1;
         let id = self.next_call;
-        let (instance, revision) = (picked.instance, picked.revision);
-        let call = Call { slice, revision, instance, began_ms: self.now_ms };
         self.checker.one_outcome.began(id);
-        let reached = self.runs.get(&call.instance).is_some_and(|agent| {
-            let agent = &self.agents[*agent];
-            let process = agent.processes.get(&call.instance);
-            agent.has_power && process.is_some_and(|process| process.listens())
-        });
-        if !reached {
-            self.callers[caller].count(&call, true, 1);
+        let Some(call) = self.attempts(caller, slice, picked) else {
             let found = self.checker.one_outcome.ended(id);
             return self.check("one_outcome", found);
-        }
+        };
         let version = self.runs.get(&call.instance).and_then(|agent| {
             Some(self.agents[*agent].processes.get(&call.instance)?.version.clone())
         });
@@ -281,6 +277,53 @@ impl World {
         };
         self.callers[caller].calls.insert(id, call);
         self.after(takes_ms, Event::CallEnd { caller, process, call: id });
+    }
+
+    /// Tries one endpoint after the other until one gets the call. Only the first
+    /// attempt is evidence, whatever comes of the others.
+    fn attempts(&mut self, caller: usize, slice: SliceName, mut picked: Picked) -> Option<Call> {
+        let mut tried: Vec<InstanceId> = Vec::new();
+        loop {
+            let call = Call {
+                slice: slice.clone(),
+                revision: picked.revision,
+                instance: picked.instance.clone(),
+                began_ms: self.now_ms,
+                is_retry: !tried.is_empty(),
+            };
+            if self.is_reached(&call.instance) {
+                return Some(call);
+            }
+            if tried.is_empty() {
+                self.counted_first(caller, &call, true, 1);
+            }
+            tried.push(picked.instance);
+            let who = &mut self.callers[caller];
+            let may_go_on = tried.len() < ATTEMPTS_MAX;
+            let other = may_go_on.then(|| who.pick_other(&slice, picked.side, &tried)).flatten();
+            let table = who.held.get(&slice).map(|held| Arc::clone(&held.table));
+            let found = invariants::retried(table.as_deref(), picked.side, &tried, other.as_ref());
+            self.check("retries", found);
+            picked = other?;
+            let found = self.checker.fenced.call(&self.callers[caller], &picked.instance);
+            self.check("removal_fence", found);
+        }
+    }
+
+    /// Whether something takes connections there.
+    fn is_reached(&self, instance: &InstanceId) -> bool {
+        self.runs.get(instance).is_some_and(|agent| {
+            let agent = &self.agents[*agent];
+            let process = agent.processes.get(instance);
+            agent.has_power && process.is_some_and(|process| process.listens())
+        })
+    }
+
+    /// The outcome of a first attempt.
+    fn counted_first(&mut self, caller: usize, call: &Call, is_error: bool, latency_ms: u64) {
+        let who = &mut self.callers[caller];
+        who.count(call, is_error, latency_ms);
+        self.checker.first_attempts.ended(caller, who.process);
     }
 
     pub(super) fn call_end(&mut self, caller: usize, process: u64, id: u64) {
@@ -296,8 +339,12 @@ impl World {
         let is_error = serves.is_none() || errs;
         // Long calls are long on purpose, and no evidence of a slow version.
         let latency_ms = (self.now_ms - call.began_ms).min(behaves.latency_ms());
-        let who = &mut self.callers[caller];
-        who.count(&call, is_error, latency_ms);
+        if !call.is_retry {
+            self.counted_first(caller, &call, is_error, latency_ms);
+        } else if self.planted == Some(Planted::RetryIsEvidence) {
+            self.callers[caller].count(&call, is_error, latency_ms);
+        }
+        let who = &self.callers[caller];
         let was_last = !who.names(&call.instance) && !who.is_busy_on(&call.instance);
         self.trace.count(&[self.now_ms, id, u64::from(is_error)]);
         let found = self.checker.one_outcome.ended(id);

@@ -219,11 +219,16 @@ impl World {
             // A deposed leader's clock runs on.
             let state = &self.log.replicas[replica].state;
             let log_time_ms = self.log.clock.at(readings).max(state.meta.log_time_ms);
-            match coordinator.look(state, log_time_ms, self.now_ms) {
+            let next = coordinator.look(state, log_time_ms, self.now_ms);
+            let term = coordinator.term;
+            let found = std::mem::replace(&mut coordinator.accounts, Ok(()));
+            self.check("accounts", found);
+            match next {
                 Next::Sleep(delay_ms) => return self.look_in(replica, delay_ms.max(1)),
                 Next::Propose(commands) => {
-                    let term = coordinator.term;
-                    for command in commands {
+                    let keeps = self.settings.keeps_inputs;
+                    let is_kept = |c: &Command| !matches!(c, Command::RecordInput { .. }) || keeps;
+                    for command in commands.into_iter().filter(is_kept) {
                         self.propose(replica, term, command);
                     }
                 }

@@ -136,6 +136,13 @@ impl World {
         match over {
             Over::ReplicaDown(replica) => {
                 if !self.log.replicas[replica].is_up {
+                    // A stream ends with its process, also where the caller has not
+                    // looked in between: what is new would not fit what it has.
+                    for caller in 0..self.callers.len() {
+                        if self.callers[caller].attached == Some(replica) {
+                            self.hang_up(caller);
+                        }
+                    }
                     let found = self.log.restart(replica);
                     self.check("same_state", found);
                     self.after(1, Event::Apply(replica));

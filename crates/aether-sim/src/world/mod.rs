@@ -309,7 +309,7 @@ impl World {
     }
 
     /// How processes of a version behave.
-    fn behaviour(&self, version: &str) -> Behaviour {
+    pub fn behaviour(&self, version: &str) -> Behaviour {
         self.behaviours.get(version).copied().unwrap_or(Behaviour::Well)
     }
 

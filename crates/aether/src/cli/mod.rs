@@ -38,6 +38,7 @@ mod reference;
 mod render;
 mod scale;
 mod shim;
+mod slice_config;
 mod slices;
 mod snapshot;
 mod status;
@@ -122,6 +123,9 @@ enum Command {
     /// Say which version a slice is to have, and bring it about
     #[command(subcommand)]
     Env(env::Command),
+    /// Push and look at what is laid over the artifacts of slices
+    #[command(subcommand)]
+    Config(slice_config::Command),
     Logs(logs::Logs),
     Events(events::Events),
     /// Look into the replicated KV store
@@ -200,6 +204,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nodes(verb) => asking(verb.run(global)),
         Command::Slices(verb) => asking(verb.run(global)),
         Command::Env(verb) => asking(verb.run(global)),
+        Command::Config(command) => command.run(global),
         Command::Logs(verb) => asking(verb.run(global)),
         Command::Events(verb) => asking(verb.run(global)),
         Command::Kv(command) => asking(command.run(global)),

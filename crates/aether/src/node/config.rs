@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use aether_core::duration::Millis;
 use aether_core::ids::NodeName;
+use aether_server::GatePrograms;
 use thiserror::Error;
 
 /// Largest accepted configuration file in bytes. A thousand voters would fit.
@@ -112,6 +113,9 @@ pub struct NodeConfig {
     pub storage: Storage,
     /// How reads are confirmed.
     pub reads: Reads,
+    /// Programs that gates of updates may run on this node while it leads. To be set
+    /// on all voters alike.
+    pub gates: GatePrograms,
     /// What this node supports beside other releases.
     pub compatibility: Compatibility,
     /// Leases and timeouts.

@@ -209,6 +209,27 @@ impl Slices for Remote {
         SlicesClient::new(self.channel().await?).undeploy(request).await
     }
 
+    async fn push_config(
+        &self,
+        request: Request<v1::PushConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        SlicesClient::new(self.channel().await?).push_config(request).await
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::SliceConfig>, Status> {
+        SlicesClient::new(self.channel().await?).get_config(request).await
+    }
+
+    async fn list_configs(
+        &self,
+        request: Request<v1::ListConfigsRequest>,
+    ) -> Result<Response<v1::ListConfigsResponse>, Status> {
+        SlicesClient::new(self.channel().await?).list_configs(request).await
+    }
+
     async fn list(
         &self,
         request: Request<v1::ListSlicesRequest>,

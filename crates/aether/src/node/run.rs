@@ -229,6 +229,7 @@ async fn start_voter(config: &NodeConfig, store: Arc<ArtifactStore>) -> Result<V
         agent_lease: timing.agent_lease.duration(),
         table_age_max: timing.max_table_age.duration(),
         node_lost: timing.node_lost.duration(),
+        gate_programs: config.gates.clone(),
     };
     let server = Server::start(server_config, replica.handle(), published, changes, store);
     Ok(Voter { replica, server: Arc::new(server) })

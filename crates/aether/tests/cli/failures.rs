@@ -48,7 +48,13 @@ const VERBS: &[(&str, bool)] = &[
     ("node transfer-leader", true),
     ("slices", false),
     ("env status", false),
+    // These look at the slice first.
+    ("env refresh org.example:my-slice", false),
+    ("env rollback org.example:my-slice", false),
     ("env set-current org.example:my-slice 2.0.0", true),
+    ("config push org.example:my-slice --env A=1", true),
+    ("config show org.example:my-slice", false),
+    ("config history org.example:my-slice", false),
     ("logs org.example:my-slice", false),
     ("kv get x", false),
     ("kv put config/x 1", true),

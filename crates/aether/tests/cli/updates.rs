@@ -74,6 +74,21 @@ fn comparison() -> v1::Comparison {
     }
 }
 
+/// A gate that has said nothing yet.
+fn gate_state() -> v1::GateState {
+    v1::GateState {
+        name: "errors".into(),
+        when: "BEFORE".into(),
+        step: 2,
+        measured: 1,
+        inconclusive: 1,
+        last: "INCONCLUSIVE".into(),
+        message: "no data".into(),
+        ago_ms: Some(4_000),
+        ..Default::default()
+    }
+}
+
 /// An update between its first steps.
 fn by_steps(update: v1::Update) -> v1::Update {
     let counts = |requests| v1::StepCounts { requests, errors: 0, slow: 1, timed: requests };
@@ -87,6 +102,7 @@ fn by_steps(update: v1::Update) -> v1::Update {
         warm_up_ms: 10_000,
         new_counts: Some(counts(10)),
         old_counts: Some(counts(90)),
+        gate_states: vec![gate_state()],
         ..Default::default()
     };
     v1::Update { progress: Some(progress), ..update }
@@ -215,6 +231,7 @@ async fn health_and_explain() {
         pause: Some(reason("threshold_exceeded", "error rate 4 % is above 1 %")),
         paused_ms: Some(2_500),
         comparison: Some(comparison()),
+        gates: vec![gate_state()],
     };
     scene.node.will_answer("Updates/Health", &health);
     scene.run_all(&["update health u1f", "update health u1f -o yaml"]).await;
@@ -325,6 +342,7 @@ fn plan() -> v1::UpdatePlan {
         instances: 6,
     };
     v1::UpdatePlan {
+        same_version: false,
         artifact_base: "org.example:my-slice".into(),
         old_version: Some("1.0.0".into()),
         new_version: "2.0.0".into(),
@@ -414,6 +432,8 @@ async fn history() {
 async fn compared() {
     let mut scene = Scene::new().await;
     let revision = |number, version: &str| v1::Revision {
+        config: None,
+        restarts: 0,
         number,
         version: version.into(),
         sha256: "0123456789abcdef".repeat(4),

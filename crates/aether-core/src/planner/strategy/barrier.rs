@@ -21,7 +21,7 @@ use crate::planner::removal::{Outstanding, named};
 use crate::records::{BARRIER_MS, Reason, UpdateRecord};
 
 /// Code of the wait for sessions that are to hold their calls.
-const BARRIER: &str = "barrier";
+pub(super) const BARRIER: &str = "barrier";
 
 /// Begins to hold calls, if every session can be relied on to say that it does.
 pub(super) fn begin(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
@@ -37,7 +37,7 @@ pub(super) fn begin(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
         Wait {
             code: BARRIER,
             message: format!("every session to hold its calls for the switch; {obstacle}"),
-            since_ms: update.progress.as_ref().map_or(update.state_since_ms, |p| p.since_ms),
+            since_ms: update.modified_ms(),
             unblock: format!(
                 "bring them back, or up to date, or end them; or 'aether update promote {id} \
                  --force' to switch without a barrier"

@@ -34,13 +34,12 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, switch: &BlueGreen
         return;
     }
     let unverified = |plan: &mut Plan| {
-        let is_due = update.state == UpdateState::Deployed && !update.is_promoted();
-        is_due && !is_verified(view, update, switch.verify_ms, plan)
+        update.state == UpdateState::Deployed && !is_verified(view, update, switch.verify_ms, plan)
     };
     let before = plan.commands.len();
     steps::serving_behind(view, update, unverified, plan);
     let entered = plan.commands.get(before).filter(|c| matches!(c, Command::EnterStep { .. }));
-    let asks_first = update.options.manual_approval && !update.is_promoted();
+    let asks_first = update.options.manual_approval && !update.is_approved();
     if entered.is_some() && update.has_barrier_at(update.step() + 1) && !asks_first {
         plan.commands.truncate(before);
         barrier::begin(view, update, plan);

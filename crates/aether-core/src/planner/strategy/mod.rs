@@ -6,6 +6,7 @@
 mod barrier;
 mod blue_green;
 mod canary;
+mod gates;
 mod in_place;
 mod manual;
 mod recreate;
@@ -19,6 +20,8 @@ use crate::ids::InstanceId;
 use crate::records::{Reason, Strategy, UpdateRecord};
 use crate::weights::Weights;
 
+pub use gates::Measurement;
+pub(super) use gates::{before_first_batch, waited_for};
 pub(super) use in_place::{prepare, restore};
 pub use steps::comparison;
 pub(super) use steps::why_undecided;

@@ -3,8 +3,8 @@
 //! the completion.
 
 use super::{
-    INSTANCE_OUTLIER, Plan, View, Wait, act, against, host, name_missing, objection,
-    wait_for_approval, wait_for_resume,
+    INSTANCE_OUTLIER, Plan, View, Wait, act, against, barrier::BARRIER, gates, host, name_missing,
+    objection, wait_for_approval, wait_for_resume,
 };
 use crate::apply::instances_needed;
 use crate::command::Command;
@@ -33,7 +33,17 @@ pub(super) fn serving_behind(
     if update.pause.is_none()
         && let Some(reason) = objection(view, update).or_else(|| objection_of_step(view, update))
     {
-        let action = failure_action(update, &way, &reason);
+        // One instance is no failure of the version.
+        let action = match reason.code == INSTANCE_OUTLIER {
+            true => DeadlineAction::Pause,
+            false => failure_action(update, &way),
+        };
+        plan.commands.push(act(update, action, reason));
+        return;
+    }
+    if update.pause.is_none()
+        && let Some((action, reason)) = gates::objection(update, &way, failure_action(update, &way))
+    {
         plan.commands.push(act(update, action, reason));
         return;
     }
@@ -56,7 +66,13 @@ pub(super) fn serving_behind(
         // Whoever promotes finds the instances ready.
         return;
     }
-    if stays(plan) || is_held(view, update, &way, plan) {
+    // Whoever promotes finds the gates passed; otherwise they come last.
+    let by_person = way.hold(update.step()) == (Hold::Promotion {});
+    if (!update.is_promoted() && stays(plan))
+        || (by_person && gates::hold(view, update, &way, plan))
+        || is_held(view, update, &way, plan)
+        || gates::hold(view, update, &way, plan)
+    {
         return;
     }
     match way.weights(next) {
@@ -65,13 +81,9 @@ pub(super) fn serving_behind(
     }
 }
 
-/// What a failed step leads to. Where there is no way back, or one instance is to
-/// blame, a pause.
-fn failure_action(update: &UpdateRecord, way: &Way<'_>, reason: &Reason) -> DeadlineAction {
-    match update.is_one_way() || reason.code == INSTANCE_OUTLIER {
-        true => DeadlineAction::Pause,
-        false => way.analysis.on_failure,
-    }
+/// What a failed step leads to. Where there is no way back, a pause.
+fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
+    if update.is_one_way() { DeadlineAction::Pause } else { way.analysis.on_failure }
 }
 
 /// What the thresholds say of the new version over all of the step.
@@ -123,6 +135,12 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
         0 => "the first step was not entered in time".to_owned(),
         _ => format!("step {step} of {last} was not decided in time"),
     };
+    if let Some(gate) = gates::waited_for(view, update) {
+        return Some(Reason::new(Reason::GATE_INCONCLUSIVE, format!("{at}: {gate}")));
+    }
+    if let Some(sessions) = gates::waited_for_by(view, update, BARRIER) {
+        return Some(Reason::new("inconclusive", format!("{at}: it waited for {sessions}")));
+    }
     let hold = way.hold(step);
     if let Hold::Evidence { .. } = hold
         && let Some(compared) = comparison(view.state, update, &Present::default())
@@ -130,7 +148,8 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
         return Some(Reason::new("inconclusive", format!("{at}: {}", compared.reason())));
     }
     // Where calls decide, and only there, it may be they that are missing.
-    let is_judged = matches!(hold, Hold::For { .. }) && update.weights.new_side() > 0;
+    let is_judged =
+        matches!(hold, Hold::For { .. }) && update.weights.new_side() > 0 && !update.is_promoted();
     let why = match verdict(view, update) {
         Verdict::Insufficient if is_judged => too_few(view, update),
         _ => {
@@ -159,6 +178,9 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
         0 => format!("at {weights}, before the first step"),
         _ => format!("step {step} of {}, the ratio is {weights}", way.last()),
     };
+    if update.is_promoted() {
+        return false;
+    }
     let wait = match way.hold(step) {
         Hold::Promotion {} => Wait {
             code: "promotion",

@@ -9,19 +9,24 @@ use std::sync::Arc;
 use aether_core::command::{Command, Observation};
 use aether_core::coordinates::{Artifact, SliceName};
 use aether_core::evidence::{Side, Tallies};
-use aether_core::ids::{ConfigName, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use aether_core::ids::{
+    ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId,
+};
 use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::{self, View};
 use aether_core::records::{
-    Analysis, BlueGreen, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy, Counts, DeadlineAction,
-    Measure, NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Rolling, Seen,
+    Analysis, BlueGreen, CONFIG_FILE_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, Canary, CleanupPolicy,
+    ConfigPick, Counts, DeadlineAction, Gate, GateSource, GateVerdict, GateWhen, Measure,
+    NodeLifecycle, NodeSchedule, Observed, OptionChanges, Reason, Recreate, Remake, Rolling, Seen,
     SessionKind, Share, Step, Strategy, Sums, Thresholds, UpdateOptions,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
 
 use crate::world::SLICE;
+
+mod parts;
 
 /// Numbers at the edges of what the fields hold.
 const EDGES: [u64; 6] = [0, 1, 10_000, 10_001, u32::MAX as u64, u64::MAX];
@@ -192,6 +197,7 @@ impl<'a> Dice<'a> {
             on_failure: self.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
             patience_ms: self.count(),
             warm_up_ms: if self.one_in(4) { self.count() } else { 0 },
+            gates: if self.one_in(3) { self.gates() } else { Vec::new() },
         };
         let one_way = self.one_in(4).then(|| self.count32());
         if self.one_in(3) {
@@ -420,7 +426,9 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         options: dice.options(),
         strategy: dice.strategy(),
         supersede: dice.one_in(3),
+        remake: dice.remake(),
     }),
+    ("PushConfig", 4, |dice| dice.push_config()),
     ("Promote", 3, |dice| Command::Promote {
         update: dice.update(),
         full: dice.one_in(3),
@@ -478,6 +486,29 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let if_modified = dice.modified(&update);
         let late_calls = if dice.one_in(3) { dice.count() } else { 0 };
         Command::MarkSwitched { update, mixed_ms: dice.count(), if_modified, late_calls }
+    }),
+    ("RecordGate", 3, |dice| {
+        let update = dice.update();
+        let record = dice.state.updates.get(&update);
+        let way = record.and_then(|record| record.way());
+        let asked = way.as_ref().zip(record).and_then(|(way, record)| {
+            let (gate, step) = way.gates_beyond(record.step()).next()?;
+            let progress = record.progress.as_ref()?;
+            let measured = progress.gate(gate, step).map_or(0, |state| state.measured);
+            Some((gate.name.clone(), gate.when, step, progress.since_ms, measured + 1))
+        });
+        let off = || ("a".to_owned(), GateWhen::After, 1, 0, 1);
+        let (gate, when, step, since_ms, number) = asked.unwrap_or_else(off);
+        let number = if dice.one_in(6) { dice.count32() } else { number };
+        let since_ms = if dice.one_in(6) { dice.count() } else { since_ms };
+        let verdict = dice.pick(&[
+            GateVerdict::Pass,
+            GateVerdict::Pass,
+            GateVerdict::Fail,
+            GateVerdict::Inconclusive,
+        ]);
+        let message = "m".repeat(dice.pick(&[0, 3, 500, 501]));
+        Command::RecordGate { update, gate, when, step, since_ms, number, verdict, message }
     }),
     ("RecordEvidence", 3, |dice| {
         let update = dice.update();

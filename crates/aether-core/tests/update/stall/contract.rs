@@ -115,6 +115,11 @@ fn carry_out(state: &mut State, now_ms: u64, command: Command) -> Result<(), Str
 }
 
 mod tests {
+    use std::collections::BTreeMap;
+
+    use aether_core::health::Verdict;
+    use aether_core::ids::{NodeName, SessionId, UpdateId};
+    use aether_core::planner::{NodeView, SessionView};
     use aether_core::records::{Deadline, Pause, Reason, UpdateOptions};
 
     use super::*;
@@ -176,19 +181,33 @@ mod tests {
         assert!(refused(&update).contains("cannot ROLLBACK"));
     }
 
+    /// What a leader knows that has heard of nobody.
+    #[derive(Default)]
+    struct Nobody {
+        sessions: BTreeMap<SessionId, SessionView>,
+        nodes: BTreeMap<NodeName, NodeView>,
+        verdicts: BTreeMap<UpdateId, Verdict>,
+    }
+
+    impl Nobody {
+        fn heard<'a>(&'a self, world: &'a World) -> View<'a> {
+            View {
+                state: &world.state,
+                now_ms: world.now_ms,
+                sessions: &self.sessions,
+                nodes: &self.nodes,
+                verdicts: &self.verdicts,
+                table_age_max_ms: 1,
+                node_lost_ms: 1,
+            }
+        }
+    }
+
     #[test]
     fn a_pass_that_leaves_something_open_is_no_good() {
         let (world, update) = routed();
-        let (none, nobody, nowhere) = Default::default();
-        let view = View {
-            state: &world.state,
-            now_ms: world.now_ms,
-            sessions: &none,
-            nodes: &nobody,
-            verdicts: &nowhere,
-            table_age_max_ms: 1,
-            node_lost_ms: 1,
-        };
+        let nobody = Nobody::default();
+        let view = nobody.heard(&world);
         let good = planner::plan_slice(&view, &update.slice);
         assert_eq!((of_pass(&view, &update, &good), good.commands.len()), (Ok(()), 0));
         let problem = |plan: Plan| of_pass(&view, &update, &plan).unwrap_err();
@@ -219,16 +238,8 @@ mod tests {
         update.pause = Some(Pause { reason: Reason::new("operator", "ann"), since_ms: 5 });
         update.deadline = Some(spent);
         world.state.updates.insert(update.id.clone(), update.clone().into());
-        let (none, nobody, nowhere) = Default::default();
-        let view = View {
-            state: &world.state,
-            now_ms: world.now_ms,
-            sessions: &none,
-            nodes: &nobody,
-            verdicts: &nowhere,
-            table_age_max_ms: 1,
-            node_lost_ms: 1,
-        };
+        let nobody = Nobody::default();
+        let view = nobody.heard(&world);
         assert!(of_deadline(&view, &update).unwrap_err().contains("is refused"));
     }
 }

@@ -43,6 +43,7 @@ impl Node {
             agent_lease: LEASE,
             table_age_max: Duration::from_secs(600),
             node_lost: Duration::from_secs(30),
+            gate_programs: crate::GatePrograms::None,
         };
         let server = Arc::new(Server::start(config, replica.handle(), published, changes, store));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

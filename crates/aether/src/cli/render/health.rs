@@ -2,7 +2,7 @@
 
 use aether_proto::v1;
 
-use super::{or_dash, percent, span, table};
+use super::{gate, or_dash, percent, span, table};
 
 /// Both versions side by side, and the verdict.
 pub fn whole(health: &v1::UpdateHealth) -> String {
@@ -52,6 +52,12 @@ pub fn whole(health: &v1::UpdateHealth) -> String {
     }
     if let Some(compared) = &health.comparison {
         text.push_str(&comparison(compared));
+    }
+    if !health.gates.is_empty() {
+        text.push_str(&format!(
+            "\ngates    {}",
+            gate::states(&health.gates).replace('\n', "\n         ")
+        ));
     }
     if let Some(pause) = &health.pause {
         let since = span(health.paused_ms.unwrap_or(0));

@@ -5,9 +5,11 @@
 pub mod artifact;
 pub mod change;
 pub mod cluster;
+pub mod config;
 pub mod env;
 pub mod event;
 pub mod explain;
+pub mod gate;
 pub mod health;
 pub mod history;
 pub mod paint;

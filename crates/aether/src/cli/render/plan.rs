@@ -32,6 +32,7 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
     let mut text = fields(&[
         ("slice", plan.artifact_base.clone()),
         ("versions", format!("{old} -> {}", plan.new_version)),
+        ("only", only(plan)),
         ("refused", refused.map(|reason| reason.message.clone()).unwrap_or_default()),
         ("capacity", capacity),
         ("removes", retires.unwrap_or_default()),
@@ -52,6 +53,25 @@ pub fn whole(plan: &v1::UpdatePlan) -> String {
         text.push_str(&nodes(&plan.nodes));
     }
     text
+}
+
+/// What changes where the version does not.
+fn only(plan: &v1::UpdatePlan) -> String {
+    if !plan.same_version || !plan.has_changes {
+        return String::new();
+    }
+    let is_config = plan.changes.iter().any(|change| is_of_config(&change.path));
+    let is_restart = plan.changes.iter().any(|change| change.path == "restarts");
+    let what = match (is_config, is_restart) {
+        (true, true) => "the configuration, and every instance is started anew",
+        (true, false) => "the configuration",
+        (false, _) => "every instance is started anew",
+    };
+    format!("{what}; the version and its artifact stay")
+}
+
+fn is_of_config(path: &str) -> bool {
+    path == "config" || path.starts_with("config.")
 }
 
 fn steps(steps: &[v1::PlanStep]) -> String {
@@ -86,7 +106,42 @@ fn nodes(nodes: &[v1::PlanNode]) -> String {
 /// Longest value shown; `-o json` has all of it.
 const VALUE_CHARS_MAX: usize = 60;
 
+/// Fields in a table, and below it the lines in which files differ.
 fn changes(changes: &[v1::FieldChange]) -> String {
+    let (files, changes): (Vec<_>, Vec<_>) =
+        changes.iter().partition(|change| change.path.starts_with(FILES));
+    let mut parts = Vec::new();
+    if !changes.is_empty() {
+        parts.push(table_of(&changes));
+    }
+    parts.extend(files.into_iter().map(file));
+    parts.join("\n\n")
+}
+
+/// How the path of a file of a configuration begins.
+const FILES: &str = "config.files.";
+
+/// Lines around those that differ.
+const CONTEXT_LINES: usize = 3;
+
+/// The lines in which a file differs, as `diff -u` shows them.
+fn file(change: &v1::FieldChange) -> String {
+    let path = change.path.strip_prefix(FILES).unwrap_or(&change.path);
+    let text = |value: &Option<String>| -> String {
+        value.as_ref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    };
+    let (before, after) = (text(&change.before), text(&change.after));
+    let name = |value: &Option<String>| match value {
+        Some(_) => path,
+        None => "/dev/null",
+    };
+    let diff = similar::TextDiff::from_lines(&before, &after);
+    let mut unified = diff.unified_diff();
+    unified.context_radius(CONTEXT_LINES).header(name(&change.before), name(&change.after));
+    super::config::lines(&unified.to_string()).collect::<Vec<_>>().join("\n")
+}
+
+fn table_of(changes: &[&v1::FieldChange]) -> String {
     let shown = |value: &Option<String>| match value {
         None => "-".to_owned(),
         Some(text) if text.chars().count() > VALUE_CHARS_MAX => {
@@ -94,7 +149,7 @@ fn changes(changes: &[v1::FieldChange]) -> String {
         }
         Some(text) => text.clone(),
     };
-    let row = |change: &v1::FieldChange| {
+    let row = |change: &&v1::FieldChange| {
         vec![change.path.clone(), shown(&change.before), shown(&change.after)]
     };
     table(&["FIELD", "BEFORE", "AFTER"], changes.iter().map(row).collect())
@@ -102,7 +157,10 @@ fn changes(changes: &[v1::FieldChange]) -> String {
 
 /// How two revisions differ.
 pub fn diff(diff: &v1::RevisionDiff) -> String {
-    let named = |revision: &v1::Revision| format!("r{} ({})", revision.number, revision.version);
+    let named = |revision: &v1::Revision| {
+        let config = revision.config.map_or_else(String::new, |no| format!(", c{no}"));
+        format!("r{} ({}{config})", revision.number, revision.version)
+    };
     let from = diff.from.as_ref().map_or_else(|| "(none)".to_owned(), named);
     let to = diff.to.as_ref().map(named).unwrap_or_default();
     let head = format!("{}: {from} -> {to}", diff.slice);
@@ -178,6 +236,57 @@ FROM  BY       STATE     ROUTING  INSTANCES  STEP
 NODE  BEFORE  PEAK  AFTER  ALL SLICES AT PEAK
 n1    1       2     1      5/64"
         );
+    }
+
+    #[test]
+    fn files_differ_by_their_lines_and_a_plan_says_that_nothing_else_does() {
+        let change = |path: &str, before: Option<&str>, after: Option<&str>| v1::FieldChange {
+            path: path.into(),
+            before: before.map(Into::into),
+            after: after.map(Into::into),
+        };
+        let all = [
+            change("config", Some("\"c1\""), Some("\"c2\"")),
+            change("config.env.MODE", None, Some("\"fast\"")),
+            change("config.files.app.conf", Some(r#""a\nb\nc\n""#), Some(r#""a\nx\nc\n""#)),
+            change("config.files.new", None, Some(r#""one""#)),
+        ];
+        assert_eq!(
+            changes(&all),
+            "\
+FIELD            BEFORE  AFTER
+config           \"c1\"    \"c2\"
+config.env.MODE  -       \"fast\"
+
+--- app.conf
++++ app.conf
+@@ -1,3 +1,3 @@
+ a
+-b
++x
+ c
+
+--- /dev/null
++++ new
+@@ -0,0 +1 @@
++one
+\\ No newline at end of file"
+        );
+        let plan = v1::UpdatePlan {
+            old_version: Some("1.0.0".into()),
+            new_version: "1.0.0".into(),
+            same_version: true,
+            has_changes: true,
+            changes: all.to_vec(),
+            ..Default::default()
+        };
+        let said = "only        the configuration; the version and its artifact stay";
+        assert!(whole(&plan).contains(said), "{}", whole(&plan));
+        let changes = vec![change("restarts", None, Some("1"))];
+        let restart = v1::UpdatePlan { changes, ..plan.clone() };
+        assert!(whole(&restart).contains("every instance is started anew"));
+        let nothing = v1::UpdatePlan { has_changes: false, ..plan };
+        assert!(!whole(&nothing).contains("only"));
     }
 
     #[test]

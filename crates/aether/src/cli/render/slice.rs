@@ -52,7 +52,11 @@ pub fn taking_calls<'a>(
 
 /// The same for the instances of a slice's version.
 fn ready(slice: &v1::Slice) -> String {
-    let current = |i: &&v1::Instance| Some(&i.version) == slice.version.as_ref();
+    let current = |i: &&v1::Instance| {
+        let is_of_version = Some(&i.version) == slice.version.as_ref();
+        // Of two revisions of one version only one is current.
+        is_of_version && slice.revision.is_none_or(|revision| i.revision == revision)
+    };
     taking_calls(slice.instances_state.iter().filter(current), slice.instances)
 }
 
@@ -65,11 +69,25 @@ fn retained(slice: &v1::Slice) -> String {
     }
 }
 
+/// Which configuration it has, and whether there is a later one.
+fn config(slice: &v1::Slice) -> String {
+    let later = slice.latest_config.filter(|latest| slice.config != Some(*latest));
+    let has = slice.config.map(|no| format!("c{no}"));
+    match (has, later) {
+        (None, None) => String::new(),
+        (Some(has), None) => has,
+        (has, Some(later)) => {
+            format!("{}; c{later} was pushed since", has.unwrap_or_else(|| "none".to_owned()))
+        }
+    }
+}
+
 /// One slice with its instances.
 pub fn whole(slice: &v1::Slice) -> String {
     let mut text = fields(&[
         ("slice", slice.slice.clone()),
         ("version", slice.version.clone().unwrap_or_else(|| "(none yet)".to_owned())),
+        ("config", config(slice)),
         ("ready", ready(slice)),
         ("waits", slice.waits_for.join("\n")),
         ("routing", slice.routing.clone()),
@@ -145,6 +163,22 @@ mod tests {
             "slice     org.example:a\nversion   1.0.0\n\
              ready     2/3 (1 STARTING, 1 UNREACHABLE)\nrouting   0:1"
         );
+        let of_revision = |revision, instance: v1::Instance| v1::Instance { revision, ..instance };
+        let twice = v1::Slice {
+            version: Some("1.0.0".into()),
+            revision: Some(3),
+            instances: 1,
+            config: Some(1),
+            latest_config: Some(2),
+            instances_state: vec![
+                of_revision(3, instance("1.0.0", "READY", true)),
+                of_revision(4, instance("1.0.0", "READY", true)),
+            ],
+            ..Default::default()
+        };
+        let text = whole(&twice);
+        assert!(text.contains("ready     1/1\n"), "{text}");
+        assert!(text.contains("config    c1; c2 was pushed since"), "{text}");
         let short = v1::Slice {
             slice: "org.example:b".into(),
             waits_for: vec!["2 instances of r1 have no place: no node".into()],

@@ -4,7 +4,7 @@ use aether_core::weights::Weights;
 use aether_core::words::counted;
 use aether_proto::v1;
 
-use super::{fields, or_dash, percent, percent_of_ppm, slice, span, table};
+use super::{fields, gate, or_dash, percent, percent_of_ppm, slice, span, table};
 use crate::cli::follow::is_terminal;
 
 /// History entries shown; `-o json` has them all.
@@ -28,6 +28,10 @@ pub fn whole(update: &v1::Update) -> String {
         ("actual", actual(update)),
         ("in place", update.progress.as_ref().and_then(in_place).unwrap_or_default()),
         ("counted", update.progress.as_ref().map(counted_in_step).unwrap_or_default()),
+        (
+            "gates",
+            update.progress.as_ref().map(|p| gate::states(&p.gate_states)).unwrap_or_default(),
+        ),
         ("instances", instances(update)),
         ("paused", paused(update)),
         ("deadline", update.deadline.as_ref().map(deadline).unwrap_or_default()),
@@ -40,7 +44,13 @@ pub fn whole(update: &v1::Update) -> String {
         ("as of", update.as_of.as_ref().map(as_of).unwrap_or_default()),
     ]);
     let all = update.new_instances_state.iter().chain(&update.old_instances_state);
-    let rows: Vec<_> = all.map(slice::instance_row).collect();
+    let mut rows: Vec<_> = all.clone().map(slice::instance_row).collect();
+    if update.old_version.as_ref() == Some(&update.new_version) {
+        // The version says nothing there.
+        for (row, instance) in rows.iter_mut().zip(all) {
+            row[1] = format!("{} r{}", instance.version, instance.revision);
+        }
+    }
     if !rows.is_empty() {
         text.push_str("\n\n");
         text.push_str(&table(&slice::INSTANCE_HEADER, rows));
@@ -151,7 +161,26 @@ fn counted_in_step(progress: &v1::Progress) -> String {
 
 fn versions(update: &v1::Update) -> String {
     let old = update.old_version.as_deref().unwrap_or("(none)");
-    format!("{old} -> {}", update.new_version)
+    let new = &update.new_version;
+    let (Some(from), Some(to)) = (&update.old_revision, &update.new_revision) else {
+        return format!("{old} -> {new}");
+    };
+    let mut said = Vec::new();
+    if from.config != to.config {
+        said.push(format!("config {} -> {}", config(from), config(to)));
+    }
+    if from.restarts != to.restarts && old == new {
+        said.push("restart".to_owned());
+    }
+    match said.is_empty() {
+        true => format!("{old} -> {new}"),
+        false if old == new => format!("{new}, {}", said.join(", ")),
+        false => format!("{old} -> {new}, {}", said.join(", ")),
+    }
+}
+
+fn config(revision: &v1::Revision) -> String {
+    revision.config.map_or_else(|| "none".to_owned(), |no| format!("c{no}"))
 }
 
 /// The committed ratio as a share, and what of it holds now, if that differs.

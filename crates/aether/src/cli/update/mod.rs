@@ -5,6 +5,7 @@ mod cleanup;
 mod complete;
 mod diff;
 mod explain;
+mod gate;
 mod health;
 mod history;
 mod list;

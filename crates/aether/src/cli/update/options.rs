@@ -52,8 +52,23 @@ pub struct What {
     /// How long every new instance must have been ready [default: 1s]
     #[arg(long, value_name = "DURATION")]
     healthy_time: Option<Millis>,
+    /// Move to a configuration of the slice: 'latest', or its number [default: keep the current
+    /// one]
+    #[arg(long, value_name = "latest|N", value_parser = config)]
+    config: Option<String>,
+    /// Replace every instance, though nothing else differs
+    #[arg(long)]
+    restart: bool,
     #[command(flatten)]
     how: How,
+}
+
+fn config(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix('c').unwrap_or(text);
+    match text == "latest" || digits.parse::<u32>().is_ok_and(|number| number > 0) {
+        true => Ok(text.to_owned()),
+        false => Err("must be 'latest' or the number of a configuration".to_owned()),
+    }
 }
 
 /// Thresholds by name.
@@ -126,6 +141,8 @@ impl What {
             min_requests: self.min_requests,
             strategy: self.how.message(),
             supersede: self.how.supersede(),
+            config: self.config.clone().unwrap_or_default(),
+            restart: self.restart,
             request_id,
             actor,
         }
@@ -178,5 +195,11 @@ mod tests {
         assert_eq!(sent.healthy_ms, Some(500));
         assert_eq!((sent.preset.as_str(), sent.min_requests), ("strict", Some(20)));
         assert_eq!(message("--cleanup immediate -i 2").cleanup_policy, "IMMEDIATE");
+        let sent = message("--config latest --restart");
+        assert_eq!((sent.config.as_str(), sent.restart), ("latest", true));
+        assert_eq!(message("--config c3").config, "c3");
+        for text in ["0", "newest", "-1", ""] {
+            assert!(config(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -22,6 +22,11 @@ Examples:
   aether update start org.example:my-slice 2.0.0 --auto --on-step-failure rollback
   aether update start org.example:my-slice 2.0.0 --steps '1:19 5m, 1:9 pause, 1:1, 1:0'
   aether update start org.example:my-slice 2.0.0 --strategy blue-green --verify 1m
+  aether update start org.example:my-slice 2.0.0 --auto \\
+      --gate 'before prometheus http://127.0.0.1:9090 \"sum(rate(errors[1m]))\" \"< 0.05\" every 30s' \\
+      --gate 'after step 2 webhook http://127.0.0.1:9000/judge'
+  aether update start org.example:my-slice 1.0.0 --config latest --strategy rolling
+  aether update start org.example:my-slice 1.0.0 --restart --strategy rolling
 
 See also: aether update routing, aether update explain, aether update rollback")]
 pub struct Start {

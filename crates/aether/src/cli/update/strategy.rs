@@ -5,6 +5,7 @@ use aether_core::records::{Share, Step};
 use aether_proto::v1;
 use clap::{Args, ValueEnum};
 
+use super::gate::gate;
 use super::options::wire_name;
 
 /// How an update is to go. With none of it people set every ratio.
@@ -67,6 +68,11 @@ pub struct How {
     /// New instances that may fail to stay up before rolling stops, after the first batch [default: 0]
     #[arg(long, value_name = "N")]
     max_failures: Option<u32>,
+    /// Ask somebody outside before each step is entered, or after it held: 'before prometheus URL
+    /// "QUERY" "< 0.05"', 'after webhook URL' or 'before command /PROGRAM ARGUMENT'; with 'step 2',
+    /// 'every 30s', 'timeout 10s', 'failures 1', 'inconclusive 5' and 'named NAME'. May be repeated
+    #[arg(long = "gate", value_name = "GATE", value_parser = gate)]
+    gates: Vec<v1::Gate>,
     /// End a live update of the slice in the same step, as rolled back
     #[arg(long)]
     supersede: bool,
@@ -150,6 +156,7 @@ impl How {
             batches: self.batches.clone().unwrap_or_default(),
             stagger_ms: ms(self.stagger),
             max_failures: self.max_failures,
+            gates: self.gates.clone(),
         };
         (message != v1::Strategy::default()).then_some(message)
     }

@@ -66,6 +66,7 @@ pub fn resolve(file: file::File) -> Result<Loaded, ConfigError> {
                 .map_or(aether_replica::DISK_FREE_MIN_BYTES, |size| size.0),
         },
         reads: Reads { leases: file.reads.leases },
+        gates: file.gates.commands,
         compatibility: compatibility(&file.compatibility)?,
         join: file.join,
         name,

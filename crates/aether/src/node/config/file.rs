@@ -1,6 +1,6 @@
 //! The configuration as it is written: every key optional, nothing unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use aether_core::duration::Millis;
 use aether_core::ids::NodeName;
 use aether_core::manifest::ByteSize;
+use aether_server::GatePrograms;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +36,8 @@ pub struct File {
     pub storage: Storage,
     #[serde(default)]
     pub reads: Reads,
+    #[serde(default)]
+    pub gates: Gates,
     #[serde(default)]
     pub compatibility: Compatibility,
     #[serde(default)]
@@ -118,6 +121,38 @@ pub struct Storage {
 pub struct Reads {
     #[serde(default)]
     pub leases: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gates {
+    #[serde(default, deserialize_with = "all_or_listed")]
+    pub commands: GatePrograms,
+}
+
+/// `commands = true` allows any program, a list those that are in it.
+fn all_or_listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GatePrograms, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = GatePrograms;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true, false, or a list of absolute paths of programs")
+        }
+        fn visit_bool<E: Error>(self, all: bool) -> Result<GatePrograms, E> {
+            Ok(if all { GatePrograms::All } else { GatePrograms::None })
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut paths: A) -> Result<GatePrograms, A::Error> {
+            let mut listed = BTreeSet::new();
+            while let Some(path) = paths.next_element::<String>()? {
+                if !path.starts_with('/') {
+                    return Err(A::Error::invalid_value(Unexpected::Str(&path), &self));
+                }
+                listed.insert(path);
+            }
+            Ok(GatePrograms::Listed(listed))
+        }
+    }
+    deserializer.deserialize_any(Either)
 }
 
 #[derive(Debug, Default, Deserialize)]

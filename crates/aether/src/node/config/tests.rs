@@ -7,6 +7,8 @@ use std::time::Duration;
 use aether_core::duration::Millis;
 use aether_core::level::FEATURE_LEVEL_MAX;
 
+use aether_server::GatePrograms;
+
 use super::{ConfigError, Loaded, NodeConfig};
 
 /// The least a voter needs.
@@ -47,6 +49,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.timing.stop_together, Millis(0));
     assert_eq!(config.storage.disk_free_min_bytes, 64 << 20);
     assert!(!config.reads.leases);
+    assert_eq!(config.gates, GatePrograms::None);
     assert_eq!(config.compatibility.feature_level_max, FEATURE_LEVEL_MAX);
     assert_eq!(config.agent.port_reuse_after, Millis(600_000));
     assert!(config.log.level.starts_with("info"));
@@ -81,6 +84,9 @@ trust_forwarded = true
 debug = true
 [storage]
 disk_free_min = '2GiB'
+[gates]
+commands = ['/opt/smoke']
+
 [reads]
 leases = true
 [compatibility]
@@ -100,6 +106,7 @@ json = true
     let config = parse(text).unwrap().config;
     assert_eq!(config.storage.disk_free_min_bytes, 2 << 30);
     assert!(config.reads.leases);
+    assert!(config.gates.allow("/opt/smoke") && !config.gates.allow("/bin/sh"));
     assert_eq!(config.compatibility.feature_level_max, 1);
     assert!(!config.roles.voter && config.roles.agent && config.roles.ingress);
     let ingress = aether_ingress::Config {
