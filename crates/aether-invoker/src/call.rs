@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aether_core::ids::InstanceId;
+use aether_core::schedule::Side;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response, Uri, Version};
@@ -200,8 +201,7 @@ impl SliceHandle {
             let (error, again) = self.judge(&pick, failure, &mut may_have_arrived);
             let next = match again.filter(|_| tried.len() < config.attempts_max) {
                 Some(again) => {
-                    let other = self.state.pick_other(pick.side(), &tried).await;
-                    other.map(|other| (again, other))
+                    self.other_until(deadline, pick.side(), &tried).await.map(|p| (again, p))
                 }
                 None => None,
             };
@@ -214,6 +214,21 @@ impl SliceHandle {
                 });
             };
             (request, pick) = (again, other);
+        }
+    }
+
+    /// Another endpoint for a call, for which it waits while calls are held, but not
+    /// beyond its deadline.
+    async fn other_until(
+        &self,
+        deadline: Option<Instant>,
+        side: Side,
+        tried: &[InstanceId],
+    ) -> Option<Pick> {
+        let other = self.state.pick_other(side, tried);
+        match deadline {
+            None => other.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, other).await.ok().flatten(),
         }
     }
 
