@@ -220,3 +220,44 @@ fn no_wake_up_is_lost_and_no_call_begins_at_the_side_that_was_left() {
     assert!(calls > 0);
     assert_eq!(scene.slice.late(), None);
 }
+
+/// The time of a hold ends just as the switch arrives, before it, or after it: whatever
+/// began by the table that held calls is counted once that table is settled.
+#[test]
+fn a_hold_that_ends_just_as_the_switch_comes_counts_each_call_that_it_let_go() {
+    let scene = Scene::new();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    for _ in 0..8 {
+        let (slice, over) = (Arc::clone(&scene.slice), Arc::clone(&over));
+        runtime.spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                drop(slice.pick_when_open().await.unwrap());
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let mut late_in_all = 0;
+    for switch in 1..300u64 {
+        let (from, to) = if switch % 2 == 0 { ("1:0", "0:1") } else { ("0:1", "1:0") };
+        scene.swap(2 * switch, from, 1);
+        let began = tokio::time::Instant::now();
+        // Around the end of the hold; in some cases certainly beyond it.
+        let comes = Duration::from_micros(940 + switch % 16 * 8);
+        while began.elapsed() < comes || (switch % 16 == 0 && scene.slice.late().is_none()) {
+            std::thread::yield_now();
+        }
+        let held = scene.swap(2 * switch + 1, to, 0);
+        while !held.is_settled() {
+            std::thread::yield_now();
+        }
+        let began_by_it = held.tally().map_or(0, |tally| tally.new + tally.old);
+        let told = scene.slice.late();
+        assert_eq!(told.map_or(0, |(_, calls)| calls), began_by_it, "{told:?}");
+        assert!(told.is_none_or(|(route, _)| route == 2 * switch), "{told:?}");
+        late_in_all += began_by_it;
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(late_in_all > 0);
+}
