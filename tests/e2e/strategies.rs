@@ -186,9 +186,17 @@ async fn a_blue_green_switch_is_one_entry_for_all_and_so_is_the_way_back() {
     assert_none_failed(&phases);
 }
 
-/// Blue-green, behind a barrier.
-const BEHIND_BARRIER: [&str; 6] =
-    ["--strategy", "blue-green", "--switch", "barrier", "--auto-promote", "--hold"];
+/// Blue-green, behind a barrier; the set that is left does not stay.
+const BEHIND_BARRIER: [&str; 8] = [
+    "--cleanup",
+    "IMMEDIATE",
+    "--strategy",
+    "blue-green",
+    "--switch",
+    "barrier",
+    "--auto-promote",
+    "--hold",
+];
 
 /// Waits until every session has switched. A machine that is too busy for 200 ms makes
 /// the barrier fail, which is then tried again.
