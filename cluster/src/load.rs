@@ -52,6 +52,8 @@ pub struct VersionCount {
     pub broken: u64,
     /// When the last request that it answered had started.
     pub last_start: Option<Instant>,
+    /// When its first whole answer had arrived.
+    pub first_answer: Option<Instant>,
 }
 
 /// What happened to the requests that started in one phase.
@@ -222,6 +224,7 @@ impl Shared {
                 count.requests += 1;
                 count.errors += u64::from(error);
                 count.last_start = count.last_start.max(Some(started));
+                count.first_answer.get_or_insert_with(Instant::now);
             }
             Ending::Broken { version, text } => {
                 phase.versions.entry(version).or_default().broken += 1;

@@ -75,6 +75,7 @@ impl From<&core::SliceTable> for v1::SliceTable {
                     since: claim.since,
                 })
                 .collect(),
+            hold_ms: u32::try_from(table.hold_ms).unwrap_or(u32::MAX),
         }
     }
 }
@@ -101,6 +102,7 @@ impl TryFrom<&v1::SliceTable> for core::SliceTable {
                     since: claim.since,
                 })
                 .collect(),
+            hold_ms: table.hold_ms.into(),
         })
     }
 }

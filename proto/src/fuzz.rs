@@ -30,6 +30,7 @@ fn table() -> v1::SliceTable {
             path: "/".to_owned(),
             since: 3,
         }],
+        hold_ms: 250,
     }
 }
 

@@ -6,6 +6,7 @@ use aether_cluster::artifacts::EXAMPLE;
 use aether_cluster::load::{Load, Phase};
 use aether_invoker::Invoker;
 use aether_proto::v1;
+use aether_proto::v1::routing_client::RoutingClient;
 use aether_proto::v1::updates_client::UpdatesClient;
 use aether_tests::evidence::equal_hashes;
 use aether_tests::judge::Judge;
@@ -199,6 +200,135 @@ async fn a_blue_green_switch_is_one_entry_for_all_and_so_is_the_way_back() {
     let back = phase(&phases, "gone back");
     assert_eq!(back.answers("1.0.0"), back.requests, "{:?}", back.versions);
     assert_none_failed(&phases);
+}
+
+/// Blue-green, behind a barrier; the set that is left does not stay.
+const BEHIND_BARRIER: [&str; 8] = [
+    "--cleanup",
+    "IMMEDIATE",
+    "--strategy",
+    "blue-green",
+    "--switch",
+    "barrier",
+    "--auto-promote",
+    "--hold",
+];
+
+/// Waits until every session has switched. A machine that is too busy for 200 ms makes
+/// the barrier fail, which is then tried again.
+async fn until_switched(stage: &Stage, update: &str) -> Value {
+    loop {
+        let failed = |seen: &Value| seen["pause"]["code"] == "barrier_failed";
+        let is_over = |seen: &Value| failed(seen) || seen["progress"]["mixedMs"].is_u64();
+        let seen = stage.until(update, is_over).await.unwrap();
+        if !failed(&seen) {
+            return seen;
+        }
+        println!("tried again: {}", seen["pause"]["message"]);
+        assert_eq!(seen["routing"], "0:1", "{seen:#}");
+        // What was seen may be of a node that is behind, and the resume made already.
+        let resumed = stage.cluster.cli(&["update", "resume", update]).await.unwrap();
+        let is_old_news = resumed.stderr.contains("is not paused; nothing to resume");
+        assert!(resumed.code == Some(0) || is_old_news, "{resumed:?}");
+    }
+}
+
+/// Requests of the old version that were sent when an answer of the new one was there
+/// already.
+fn overlaps(phases: &[Phase]) -> bool {
+    let counts = |version: &str| phases.iter().filter_map(|p| p.versions.get(version)).collect();
+    let (old, new): (Vec<_>, Vec<_>) = (counts("1.0.0"), counts("2.0.0"));
+    let last_start = old.iter().filter_map(|count| count.last_start).max();
+    let first_answer = new.iter().filter_map(|count| count.first_answer).min();
+    last_start.expect("1.0.0 served") > first_answer.expect("2.0.0 serves")
+}
+
+#[tokio::test]
+async fn behind_a_barrier_no_call_begins_at_the_old_version_after_one_at_the_new() {
+    let scene = Scene::set(&[]).await;
+    let update = scene.start(&[&BEHIND_BARRIER[..], &["1h"]].concat()).await;
+    let seen = until_switched(&scene.stage, &update).await;
+    let progress = &seen["progress"];
+    println!("{} late calls, {} ms mixed", progress["lateCalls"], progress["mixedMs"]);
+    let said = events(&seen).join("\n");
+    assert!(said.contains("every session is to hold new calls for the switch"), "{said}");
+    scene.load.phase("switched");
+    scene.load.until_requests(ENOUGH).await;
+    let so_far = scene.load.so_far();
+    scene.stage.cli(&["update", "promote", &update]).await.unwrap();
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    let phases = scene.end("2.0.0").await;
+    let switched = phase(&so_far, "switched");
+    assert_eq!(switched.answers("2.0.0"), switched.requests, "{:?}", switched.versions);
+    // What a session could not hold long enough it has told of.
+    let is_told = progress["lateCalls"].as_u64() > Some(0);
+    assert!(is_told || !overlaps(&phases), "{progress:#}");
+    assert_eq!(progress["mixedMs"] == 0, !is_told, "{progress:#}");
+    assert_none_failed(&phases);
+}
+
+/// Lists the committed sessions.
+const SESSIONS: [&str; 3] = ["kv", "list", "session/"];
+
+/// A session that reports all the time and never follows beyond its first tables.
+async fn stalled_session(channel: Channel, mut stop: oneshot::Receiver<()>) {
+    let (up, outbound) = tokio::sync::mpsc::channel(8);
+    let wire = |message| v1::RoutingUp { message: Some(message) };
+    let hello = v1::SessionHello {
+        session_id: "stalled-1".to_owned(),
+        kind: "INVOKER".to_owned(),
+        name: "stalled".to_owned(),
+        protocol: 1,
+        attach: 1,
+        features: vec!["hold".to_owned()],
+        ..Default::default()
+    };
+    up.send(wire(v1::routing_up::Message::Hello(hello))).await.unwrap();
+    let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
+    let mut down = RoutingClient::new(channel).watch(outbound).await.unwrap().into_inner();
+    let first = down.message().await.unwrap().unwrap();
+    let report = v1::SessionReport {
+        incarnation: first.incarnation,
+        applied: first.revision,
+        ..Default::default()
+    };
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    while stop.try_recv().is_err() {
+        ticks.tick().await;
+        up.send(wire(v1::routing_up::Message::Report(report.clone()))).await.unwrap();
+    }
+    let goodbye = v1::routing_up::Message::Goodbye(v1::SessionGoodbye {});
+    up.send(wire(goodbye)).await.unwrap();
+    drop(up);
+    while let Ok(Some(_)) = down.message().await {}
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_hold_its_calls_ends_the_barrier_and_nothing_is_lost() {
+    let scene = Scene::set(&[]).await;
+    let (stop, stopped) = oneshot::channel();
+    let stalled = tokio::spawn(stalled_session(scene.stage.cluster.channel(0), stopped));
+    let is_there = |listed: &Value| listed.to_string().contains("stalled-1");
+    scene.stage.until_verb(&SESSIONS, "the session", is_there).await.unwrap();
+    let update = scene.start(&[&BEHIND_BARRIER[..], &["1s"]].concat()).await;
+    let paused = scene.stage.until(&update, |update| update["pause"].is_object()).await.unwrap();
+    assert_eq!(paused["pause"]["code"], "barrier_failed", "{paused:#}");
+    let message = paused["pause"]["message"].as_str().unwrap();
+    assert!(message.contains("stalled-1 (stalled)"), "{message}");
+    assert_eq!((&paused["routing"], &paused["state"]), (&"0:1".into(), &"DEPLOYED".into()));
+    scene.load.phase("released");
+    scene.load.until_requests(ENOUGH).await;
+    let released = scene.load.so_far();
+    let released = phase(&released, "released");
+    assert_eq!(released.answers("1.0.0"), released.requests, "{:?}", released.versions);
+    stop.send(()).unwrap();
+    stalled.await.unwrap();
+    let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
+    scene.stage.until_verb(&SESSIONS, "its end", is_gone).await.unwrap();
+    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
+    until_switched(&scene.stage, &update).await;
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    assert_none_failed(&scene.end("2.0.0").await);
 }
 
 #[tokio::test]

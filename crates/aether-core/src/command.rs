@@ -519,6 +519,19 @@ pub enum Command {
         step: u32,
         /// Modification index of the update the decision was made on.
         if_modified: u64,
+        /// Where calls are held for the switch,
+        /// [`opened`](crate::records::SessionRecord::opened) of the latest session that
+        /// the decision knew of: one that came since may not hold its calls.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opened_max: Option<u64>,
+    },
+    /// Coordinator: every session is to hold new calls, for the switch of an update
+    /// with a barrier. Whatever else happens to the update ends it.
+    HoldCalls {
+        /// The update.
+        update: UpdateId,
+        /// Modification index of the update the decision was made on.
+        if_modified: u64,
     },
     /// Coordinator: instances that the new side needs for the next step.
     ScaleNew {
@@ -549,6 +562,10 @@ pub enum Command {
         mixed_ms: u64,
         /// Modification index of the update the decision was made on.
         if_modified: u64,
+        /// Calls that sessions let begin by the table before, though they were to hold
+        /// them.
+        #[serde(default, skip_serializing_if = "crate::level::is_none_of_them")]
+        late_calls: u64,
     },
     /// What sessions have counted of the calls of an update.
     RecordEvidence {

@@ -15,6 +15,7 @@
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
 //!
 //! # Adding to it
 //!
@@ -45,7 +46,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+pub const FEATURE_LEVEL_MAX: u32 = 5;
 
 /// What holds from a level on though no command says so: the planner and `apply` look at
 /// the committed level for these.
@@ -69,6 +70,10 @@ pub(crate) fn first() -> u32 {
 
 pub(crate) fn is_first(level: &u32) -> bool {
     *level == FEATURE_LEVEL_FIRST
+}
+
+pub(crate) fn is_none_of_them(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The level that a command needs. Every command has its own line here, so that
@@ -119,16 +124,29 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
-        Command::StartWith { remake, .. } if !remake.is_nothing() => 4,
-        Command::StartWith { strategy, .. } => level_of_strategy(strategy),
+        Command::StartWith { remake, strategy, .. } => {
+            let of_remake = if remake.is_nothing() { 3 } else { 4 };
+            of_remake.max(level_of_strategy(strategy))
+        }
         Command::RecordGate { .. } | Command::PushConfig { .. } => 4,
         Command::Promote { .. }
         | Command::Suspend { .. }
-        | Command::EnterStep { .. }
         | Command::ScaleNew { .. }
-        | Command::MoveInPlace { .. }
-        | Command::MarkSwitched { .. } => 3,
-        Command::SetCurrent { .. } | Command::RecordInput { .. } => 4,
+        | Command::MoveInPlace { .. } => 3,
+        Command::EnterStep { opened_max, .. } => match opened_max {
+            None => 3,
+            Some(_) => 5,
+        },
+        Command::MarkSwitched { late_calls, .. } => match late_calls {
+            0 => 3,
+            _ => 5,
+        },
+        Command::SetCurrent { .. } => 4,
+        Command::RecordInput { seen, decided, .. } => {
+            let decided = decided.iter().map(level_of).max().unwrap_or_default();
+            decided.max(if seen.tells_of_holding() { 5 } else { 4 })
+        }
+        Command::HoldCalls { .. } => 5,
         Command::RemoveLosingSide { if_modified, .. } => match if_modified {
             None => 1,
             Some(_) => 4,
@@ -143,7 +161,11 @@ pub fn level_of(command: &Command) -> u32 {
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
     let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
-    if has_gates || strategy.max_failures() > 0 { 4 } else { 3 }
+    match strategy.has_barrier() {
+        true => 5,
+        false if has_gates || strategy.max_failures() > 0 => 4,
+        false => 3,
+    }
 }
 
 /// What came with a level, for people.
@@ -153,6 +175,7 @@ pub fn brought_by(level: u32) -> &'static str {
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
+        5 => "'--switch barrier' of blue-green updates",
         _ => "what a newer release brought",
     }
 }

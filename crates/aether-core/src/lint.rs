@@ -111,6 +111,16 @@ fn routes(state: &State, findings: &mut Vec<String>) {
                 findings.push(format!("route of {} names a forgotten revision", route.slice));
             }
         }
+        if let Some(hold) = &route.hold {
+            let stands = live.is_some_and(|update| {
+                let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
+                let undisturbed = update.modified == route.route_revision && update.pause.is_none();
+                update.id == hold.update && serves && undisturbed
+            });
+            if !stands {
+                findings.push(format!("calls to {} are held for nothing", route.slice));
+            }
+        }
         if route.table_revision > state.meta.index || route.route_revision > route.table_revision {
             findings.push(format!("route of {} has impossible revisions", route.slice));
         }

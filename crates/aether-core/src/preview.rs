@@ -16,7 +16,7 @@ use crate::coordinates::{SliceName, Version};
 use crate::diff::Change;
 use crate::evidence::{self, Tallies};
 use crate::ids::{NodeName, UpdateId};
-use crate::planner::{self, NodeView, SessionView, View};
+use crate::planner::{self, Holding, NodeView, SessionView, View};
 use crate::records::{
     Colour, Desired, GateVerdict, InstanceRecord, NodeLifecycle, Observed, Remake, RevisionRecord,
     Side, UpdateRecord, UpdateState,
@@ -272,7 +272,8 @@ impl<'a> World<'a> {
     fn look(&mut self) -> (bool, planner::Plan) {
         let answered = |id: &crate::ids::SessionId| {
             let applied = self.state.meta.index;
-            (id.clone(), SessionView::Connected { applied, busy: BTreeSet::new() })
+            let (busy, holding) = (BTreeSet::new(), Holding::able());
+            (id.clone(), SessionView::Connected { applied, busy, holding })
         };
         let sessions = self.state.sessions.keys().map(answered).collect();
         let plan = planner::plan_slice(

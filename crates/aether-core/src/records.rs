@@ -4,6 +4,7 @@
 //! decided (`TargetRecord`, `Desired`) and what agents report (`Observed`) are
 //! distinct types with one writer each. Nothing here changes a record.
 
+mod barrier;
 mod config;
 mod configuration;
 mod environment;
@@ -30,6 +31,7 @@ use crate::manifest::Manifest;
 use crate::table::IngressClaim;
 use crate::weights::Weights;
 
+pub use barrier::{BARRIER_MS, CALL_HOLD_MS, CallHold};
 pub use config::{CONFIG_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ConfigRecord};
 pub use configuration::{
     CONFIG_ENV_MAX, CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX, CONFIG_PATH_BYTES_MAX,
@@ -48,7 +50,8 @@ pub use gates::{
 };
 pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
 pub use inputs::{
-    INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, NodeSeen, Seen, SessionSeen, VerdictSeen,
+    HoldingSeen, INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, LateSeen, NodeSeen, Seen,
+    SessionSeen, VerdictSeen,
 };
 pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
@@ -177,6 +180,9 @@ pub struct RouteRecord {
     /// How the ingress finds the slice: the rules of the side that serves.
     #[serde(default)]
     pub ingress: Vec<IngressClaim>,
+    /// Set while sessions hold new calls, from the entry of this route revision on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<CallHold>,
 }
 
 impl RouteRecord {
@@ -240,6 +246,9 @@ impl Reason {
     /// Code of a pause, or of a rollback, that a person asked for.
     pub const OPERATOR: &str = "operator";
 
+    /// Code of the pause over a switch for which not every session held its calls in
+    /// time. A resume tries it again.
+    pub const BARRIER_FAILED: &str = "barrier_failed";
     /// Code of a pause, or of a rollback, because a gate said no.
     pub const GATE_FAILED: &str = "gate_failed";
 
@@ -488,6 +497,7 @@ impl UpdateRecord {
         self.pending_actor = None;
         if let Some(progress) = &mut self.progress {
             progress.pending = None;
+            progress.approved = false;
         }
     }
 

@@ -12,7 +12,7 @@ use crate::apply::INSTANCES_MAX;
 use crate::command::Command;
 use crate::ids::{InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
 use crate::level::since;
-use crate::planner::{self, NodeView, SessionView, View};
+use crate::planner::{self, Holding, NodeView, SessionView, View};
 use crate::records::{Desired, InputRecord, InstanceRecord, Observed, Seen, UpdateRecord};
 use crate::state::{Meta, RowError, State, row_hash};
 
@@ -74,7 +74,10 @@ pub fn replay(state: &State, update: &UpdateId) -> Result<Replay, RowError> {
 }
 
 fn decide(state: &State, update: &UpdateRecord, seen: &Seen) -> Vec<Command> {
-    let connected = || SessionView::Connected { applied: u64::MAX, busy: BTreeSet::new() };
+    let connected = || {
+        let (busy, holding) = (BTreeSet::new(), Holding::able());
+        SessionView::Connected { applied: u64::MAX, busy, holding }
+    };
     let session = |id: &SessionId| {
         let view = seen.sessions.get(id).map_or_else(connected, SessionView::from);
         (id.clone(), view)
@@ -212,11 +215,23 @@ pub(crate) fn hash_of(rows: &BTreeMap<String, String>) -> String {
     format!("{:032x}", hashes.fold(0u128, u128::wrapping_add))
 }
 
+/// What of it a plan for an update looks at.
+fn held_for(update: &UpdateRecord, holding: &Holding) -> Holding {
+    let mut holding = match update.strategy.has_barrier() {
+        true => holding.clone(),
+        false => Holding::able(),
+    };
+    holding.late.retain(|slice, _| *slice == update.slice);
+    holding
+}
+
 /// What a leader saw when it planned, as far as it is not in the state, for one update.
 /// `before` is what the same look decided about other slices.
 fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let is_plain = |view: &SessionView, index: u64| match view {
-        SessionView::Connected { applied, busy } => *applied >= index && busy.is_empty(),
+        SessionView::Connected { applied, busy, holding } => {
+            *applied >= index && busy.is_empty() && holding.is_plain()
+        }
         SessionView::Awaited | SessionView::Unreachable { .. } => false,
     };
     let route = view.state.routes.get(&update.slice);
@@ -224,7 +239,10 @@ fn seen(view: &View<'_>, update: &UpdateRecord, before: &[Command]) -> Seen {
     let left = view.state.instances_of(&update.slice).map(|i| i.left_table).max();
     let last = route.max(left.unwrap_or(0));
     let session = |id: &SessionId| {
-        let seen = view.sessions.get(id).cloned().unwrap_or(SessionView::Awaited);
+        let mut seen = view.sessions.get(id).cloned().unwrap_or(SessionView::Awaited);
+        if let SessionView::Connected { holding, .. } = &mut seen {
+            *holding = held_for(update, holding);
+        }
         (!is_plain(&seen, last)).then(|| (id.clone(), (&seen).into()))
     };
     let node = |name: &NodeName| {

@@ -600,6 +600,7 @@ impl State {
             new: route.new.as_ref().map(set),
             old: route.old.as_ref().map(set),
             ingress: route.ingress.clone(),
+            hold_ms: route.hold.as_ref().map_or(0, |_| crate::records::CALL_HOLD_MS),
         })
     }
 

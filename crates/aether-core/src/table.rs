@@ -57,6 +57,9 @@ pub struct SliceTable {
     pub old: Option<VersionSet>,
     /// How the ingress finds this slice.
     pub ingress: Vec<IngressClaim>,
+    /// New calls are to be held for at most so long after the first table of this
+    /// route revision is applied, milliseconds; 0: they are not.
+    pub hold_ms: u64,
 }
 
 impl SliceTable {

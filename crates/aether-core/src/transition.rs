@@ -55,7 +55,13 @@ pub fn deadline_of_pause(now_ms: u64) -> Deadline {
 pub fn deadline_of(update: &UpdateRecord, now_ms: u64) -> Option<Deadline> {
     let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
     let hold = update.way().filter(|_| serves).map(|way| {
-        let span_ms = match way.hold(update.step()) {
+        let next = update.step() + 1;
+        let hold = match update.is_promoted() && update.has_barrier_at(next) {
+            // What it waited for before is past.
+            true => Hold::Wait { ms: 0 },
+            false => way.hold(update.step()),
+        };
+        let span_ms = match hold {
             Hold::For { ms } | Hold::Wait { ms } => ms.saturating_add(way.analysis.patience_ms),
             Hold::Evidence { most_ms } => most_ms,
             Hold::Promotion {} => return None,

@@ -89,6 +89,10 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 2592000000u64)]
     stagger_ms: Option<u64>,
+    /// Every session holds new calls until all of them do, and only then the switch is
+    /// made: no call begins at the old version after the first at the new. Of
+    /// BLUE_GREEN.
+    barrier: Option<bool>,
     /// How many new instances may fail to stay up before the update stops; 0 if absent.
     /// Of ROLLING.
     #[schema(maximum = 10000)]
@@ -116,6 +120,7 @@ impl StrategyBody {
             max_surge: self.max_surge.unwrap_or_default(),
             batches: self.batches.unwrap_or_default(),
             stagger_ms: self.stagger_ms,
+            barrier: self.barrier.unwrap_or_default(),
             max_failures: self.max_failures,
             gates: self.gates.unwrap_or_default().into_iter().map(GateBody::message).collect(),
         }

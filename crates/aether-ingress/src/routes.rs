@@ -122,6 +122,7 @@ mod tests {
                 weights: Weights::ALL_OLD,
                 new: None,
                 old: None,
+                hold_ms: 0,
                 ingress: vec![IngressClaim { rule, since: since as u64 }],
             })
         };

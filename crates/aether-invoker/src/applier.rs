@@ -239,6 +239,15 @@ impl Applier {
         busy.into_iter().map(report).collect()
     }
 
+    /// Calls that began though they were to be held.
+    pub(crate) fn late(&self) -> Vec<v1::LateCalls> {
+        let late = |state: Arc<SliceState>| {
+            let (route_revision, calls) = state.late()?;
+            Some(v1::LateCalls { slice: state.name.to_string(), route_revision, calls })
+        };
+        self.shared.slice_states().into_iter().filter_map(late).collect()
+    }
+
     /// Calls in flight on all endpoints.
     pub(crate) fn in_flight(&self) -> u64 {
         self.endpoints.values().chain(self.departed.values()).map(|e| e.in_flight()).sum()

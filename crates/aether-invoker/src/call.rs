@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aether_core::ids::InstanceId;
+use aether_core::schedule::Side;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response, Uri, Version};
@@ -143,7 +144,7 @@ impl SliceHandle {
         B::Error: Into<BoxError>,
     {
         let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
-        let pick = self.pick()?;
+        let pick = self.pick_until(deadline).await?;
         self.invoker.shared().budget.deposit();
         let request = prepare(request.map(RequestBody::new), &pick);
         self.attempts(pick, request, options, deadline).await
@@ -198,9 +199,12 @@ impl SliceHandle {
             pick.record(Outcome::Error);
             tried.push(pick.instance().clone());
             let (error, again) = self.judge(&pick, failure, &mut may_have_arrived);
-            let next = again
-                .filter(|_| tried.len() < config.attempts_max)
-                .and_then(|again| Some((again, self.state.pick_other(pick.side(), &tried)?)));
+            let next = match again.filter(|_| tried.len() < config.attempts_max) {
+                Some(again) => {
+                    self.other_until(deadline, pick.side(), &tried).await.map(|p| (again, p))
+                }
+                None => None,
+            };
             let Some((again, other)) = next else {
                 let (target, source) = (pick.endpoint().target(), error);
                 return Err(if may_have_arrived {
@@ -210,6 +214,21 @@ impl SliceHandle {
                 });
             };
             (request, pick) = (again, other);
+        }
+    }
+
+    /// Another endpoint for a call, for which it waits while calls are held, but not
+    /// beyond its deadline.
+    async fn other_until(
+        &self,
+        deadline: Option<Instant>,
+        side: Side,
+        tried: &[InstanceId],
+    ) -> Option<Pick> {
+        let other = self.state.pick_other(side, tried);
+        match deadline {
+            None => other.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, other).await.ok().flatten(),
         }
     }
 

@@ -65,6 +65,14 @@ pub enum PickError {
         /// The slice.
         slice: SliceName,
     },
+    /// New calls are held for a moment, because the slice is about to switch to
+    /// another version. [`SliceHandle::pick_when_open`](crate::SliceHandle::pick_when_open)
+    /// waits for it.
+    #[error("{slice}: calls are held until the switch to another version")]
+    Held {
+        /// The slice.
+        slice: SliceName,
+    },
     /// The invoker has been closed.
     #[error("{slice}: the invoker has been closed")]
     Closed {

@@ -3,8 +3,8 @@
 //!
 //! An [`Invoker`] watches the routing tables at any node of the control plane
 //! and goes on with its last tables when the whole control plane is away. A
-//! [`SliceHandle`] picks an instance for one call ([`SliceHandle::pick`], for
-//! any kind of client) or makes the call over HTTP ([`SliceHandle::send`]).
+//! [`SliceHandle`] picks an instance for one call ([`SliceHandle::pick_when_open`],
+//! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`]).
 //! Calls are split between two versions by the exact ratio of the route, never
 //! by chance, and an instance that left the tables is reported as idle only
 //! once no call can start on it any more.
@@ -19,7 +19,7 @@
 //! invoker.ready(Duration::from_secs(5)).await?;
 //! let payments = invoker.slice(&"org.example:payments".parse()?);
 //!
-//! let pick = payments.pick()?;
+//! let pick = payments.pick_when_open().await?;
 //! println!("calling {} of version {}", pick.address(), pick.version());
 //! pick.finish(Outcome::Success);
 //! # Ok(())
@@ -38,6 +38,9 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod gate;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod invoker;
 mod meter;
 mod pick;

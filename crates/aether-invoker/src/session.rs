@@ -26,6 +26,9 @@ use crate::invoker::{CloseRequest, Shared};
 /// Version of the protocol in `routing.proto`.
 const PROTOCOL: u32 = 1;
 
+/// What is known beyond its first release: calls are held where a table says so.
+const FEATURES: [&str; 1] = ["hold"];
+
 /// Lease until the control plane has named one, and the bounds of what it may
 /// name: below, reports would be most of the traffic; above, a dead node would
 /// go unnoticed.
@@ -171,6 +174,7 @@ impl Session {
             incarnation: applied.map_or(0, |applied| applied.incarnation),
             revision: applied.map_or(0, |applied| applied.revision),
             attach: self.attached,
+            features: FEATURES.map(str::to_owned).into(),
         }
     }
 
@@ -258,6 +262,7 @@ impl Session {
             applied: applied.revision,
             busy,
             telemetry,
+            late: self.applier.late(),
         })));
     }
 

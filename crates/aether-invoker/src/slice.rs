@@ -15,10 +15,12 @@ use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::table::SliceTable;
 use aether_core::weights::Weights;
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::endpoint::Endpoint;
 use crate::error::PickError;
 use crate::gate::Gate;
+use crate::hold::{Hold, NoPick, Patience, Waiting};
 use crate::invoker::Invoker;
 use crate::pick::Pick;
 use crate::tally::{RouteTally, Tallies};
@@ -31,8 +33,12 @@ const SPINS_MAX: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) table: Option<Arc<SliceTable>>,
-    /// Present if any call can be made.
+    /// Present if any call can be made now.
     schedule: Option<Schedule>,
+    /// In its place while calls are held.
+    held: Option<Schedule>,
+    /// Set while calls are held.
+    hold: Option<Arc<Hold>>,
     new: Vec<Arc<Endpoint>>,
     old: Vec<Arc<Endpoint>>,
     /// First attempts; its tickets are those of the schedule.
@@ -50,7 +56,9 @@ impl Plan {
         old: Vec<Arc<Endpoint>>,
     ) -> Self {
         let (tickets, retries) = (Gate::open(0), Gate::open(0));
-        Self { table, schedule: None, new, old, tickets, retries, closed_at: OnceLock::new() }
+        let closed_at = OnceLock::new();
+        let (schedule, held, hold) = (None, None, None);
+        Self { table, schedule, held, hold, new, old, tickets, retries, closed_at }
     }
 
     fn side(&self, side: Side) -> &[Arc<Endpoint>] {
@@ -72,13 +80,30 @@ impl Plan {
         })
     }
 
+    /// How calls are split by it, those that are late too.
+    fn splits(&self) -> Option<&Schedule> {
+        self.schedule.as_ref().or(self.held.as_ref())
+    }
+
+    /// How calls that are held are split, once they go on all the same.
+    #[cold]
+    fn past_hold(&self, patience: Patience) -> Result<(&Schedule, &Hold), NoPick> {
+        let (Some(schedule), Some(hold)) = (&self.held, &self.hold) else {
+            return Err(NoPick::Nothing);
+        };
+        match patience == Patience::WhileHeld && !hold.is_over() {
+            true => Err(NoPick::Held(Arc::clone(hold))),
+            false => Ok((schedule, hold)),
+        }
+    }
+
     fn route_revision(&self) -> u64 {
         self.table.as_ref().map_or(0, |table| table.route_revision)
     }
 
     /// What it has sent where so far; `None` if no call can be made by it.
     pub(crate) fn tally(&self) -> Option<RouteTally> {
-        let (table, schedule) = (self.table.as_ref()?, self.schedule.as_ref()?);
+        let (table, schedule) = (self.table.as_ref()?, self.splits()?);
         let (new, old) = self.tickets.settled();
         Some(RouteTally {
             route_revision: table.route_revision,
@@ -107,7 +132,7 @@ impl Plan {
     /// An endpoint of a side with a weight that is not among `tried`, one that
     /// is not ejected if possible.
     fn untried(&self, side: Side, rank: u64, tried: &[InstanceId]) -> Option<&Arc<Endpoint>> {
-        let weights = self.schedule.as_ref()?.weights();
+        let weights = self.splits()?.weights();
         let weight = match side {
             Side::New => weights.new_side(),
             Side::Old => weights.old_side(),
@@ -142,6 +167,8 @@ impl Plan {
 struct Writer {
     /// The last schedule that was in force.
     schedule: Option<Schedule>,
+    /// The last hold.
+    hold: Option<Arc<Hold>>,
 }
 
 /// One slice over the session.
@@ -151,6 +178,7 @@ pub(crate) struct SliceState {
     pub(crate) tallies: Tallies,
     plan: ArcSwap<Plan>,
     writer: Mutex<Writer>,
+    waiting: Waiting,
     /// Where in the cycle this session starts.
     start: Fraction,
 }
@@ -166,6 +194,7 @@ impl SliceState {
             tallies,
             plan: ArcSwap::new(plan),
             writer: Mutex::default(),
+            waiting: Waiting::default(),
             start: Fraction::from_seed(seed),
         }
     }
@@ -188,18 +217,25 @@ impl SliceState {
         let mut writer = self.writer.lock().expect("no code panics while it swaps a table");
         let weights = table.as_ref().and_then(|table| table.effective_weights());
         let retired = self.plan.load_full();
+        let hold = table.as_deref().and_then(|table| self.hold(&writer, table));
         let mut next = Arc::new(Plan::new(table, new, old));
         let draft = Arc::get_mut(&mut next).expect("nobody else has seen it");
+        draft.hold.clone_from(&hold);
 
         // From here to the store picks spin: no allocation, no call outside.
         let (tickets, retries) = (retired.tickets.close(), retired.retries.close());
-        draft.schedule = weights.map(|weights| self.schedule(&writer, tickets, weights));
+        let schedule = weights.map(|weights| self.schedule(&writer, tickets, weights));
+        match hold.is_some() {
+            true => draft.held = schedule,
+            false => draft.schedule = schedule,
+        }
         draft.tickets.set_first(tickets);
         draft.retries.set_first(retries);
-        let schedule = draft.schedule;
         self.plan.store(Arc::clone(&next));
 
+        self.waiting.wake();
         writer.schedule = schedule.or(writer.schedule);
+        writer.hold = hold.or(writer.hold.take());
         retired.closed_at.set((tickets, retries)).expect("a plan is retired once");
         self.tallies.open(next);
         retired
@@ -215,46 +251,98 @@ impl SliceState {
         }
     }
 
-    /// Picks by ticket. `None` if the table leads to no instance.
-    pub(crate) fn pick(&self) -> Option<Pick> {
+    /// The hold of a table, if it has one: tables of one route revision share it, so
+    /// that its time does not begin anew with each.
+    fn hold(&self, writer: &Writer, table: &SliceTable) -> Option<Arc<Hold>> {
+        let (route_revision, hold_ms) = (table.route_revision, table.hold_ms);
+        let known = writer.hold.as_ref().filter(|hold| hold.route_revision == route_revision);
+        (hold_ms > 0).then(|| match known {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Hold::starting(route_revision, hold_ms)),
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// The last route that held calls, and how many began all the same, if any did.
+    pub(crate) fn late(&self) -> Option<(u64, u64)> {
+        let writer = self.writer.lock().expect("no code panics while it swaps a table");
+        let hold = writer.hold.as_ref()?;
+        let late = hold.late();
+        (late > 0).then_some((hold.route_revision, late))
+    }
+
+    /// Picks by ticket, if calls are not held.
+    pub(crate) fn pick(&self) -> Result<Pick, NoPick> {
+        self.pick_with(Patience::WhileHeld)
+    }
+
+    fn pick_with(&self, patience: Patience) -> Result<Pick, NoPick> {
         let mut spins = 0;
         loop {
             let plan = self.plan.load();
-            let schedule = plan.schedule.as_ref()?;
-            if let Some(ticket) = plan.tickets.enter() {
-                // From here to settling: no panic, no wait, no allocation.
-                let slot = schedule.slot(ticket);
-                let endpoint = plan.by_rank(slot.side, slot.rank);
-                #[cfg(test)]
-                crate::stress::pause(ticket);
-                endpoint.announce();
-                let endpoint = Arc::clone(endpoint);
-                plan.tickets.settle(slot.side);
-                return Some(Pick::announced(endpoint, slot.side, plan.route_revision(), true));
+            let entered = match &plan.schedule {
+                Some(schedule) => enter(&plan, schedule, None),
+                None => {
+                    let (schedule, hold) = plan.past_hold(patience)?;
+                    enter(&plan, schedule, Some(hold))
+                }
+            };
+            match entered {
+                Some(pick) => return Ok(pick),
+                None => wait_for_writer(&mut spins),
             }
-            wait_for_writer(&mut spins);
         }
     }
 
-    /// Picks an endpoint that is not among `tried`, of `side` if there is one.
-    /// Takes no ticket and gives no evidence.
-    pub(crate) fn pick_other(&self, side: Side, tried: &[InstanceId]) -> Option<Pick> {
+    /// Picks by ticket, and waits while calls are held. `None` if the table leads to
+    /// no instance.
+    pub(crate) async fn pick_when_open(&self) -> Option<Pick> {
+        self.waiting.until_open(|patience| self.pick_with(patience)).await
+    }
+
+    /// Picks an endpoint that is not among `tried`, of `side` if there is one, and
+    /// waits while calls are held: an attempt is a call that begins. Takes no ticket
+    /// and gives no evidence.
+    pub(crate) async fn pick_other(&self, side: Side, tried: &[InstanceId]) -> Option<Pick> {
+        match self.other(side, tried, Patience::WhileHeld) {
+            Ok(pick) => Some(pick),
+            Err(NoPick::Nothing) => None,
+            Err(NoPick::Held(_)) => {
+                self.waiting.until_open(|patience| self.other(side, tried, patience)).await
+            }
+        }
+    }
+
+    pub(crate) fn other(
+        &self,
+        side: Side,
+        tried: &[InstanceId],
+        patience: Patience,
+    ) -> Result<Pick, NoPick> {
         let mut spins = 0;
         loop {
             let plan = self.plan.load();
-            plan.schedule.as_ref()?;
+            let late = match plan.schedule {
+                Some(_) => None,
+                None => Some(plan.past_hold(patience)?.1),
+            };
             if let Some(rank) = plan.retries.enter() {
                 // From here to settling: no panic, no wait, no allocation.
                 let chosen = [side, side.other()]
                     .into_iter()
                     .find_map(|side| Some((side, plan.untried(side, rank, tried)?)));
                 if let Some((_, endpoint)) = chosen {
+                    late.inspect(|hold| hold.note_late());
                     endpoint.announce();
                 }
                 let chosen = chosen.map(|(side, endpoint)| (side, Arc::clone(endpoint)));
                 plan.retries.settle(side);
-                let (side, endpoint) = chosen?;
-                return Some(Pick::announced(endpoint, side, plan.route_revision(), false));
+                let (side, endpoint) = chosen.ok_or(NoPick::Nothing)?;
+                return Ok(Pick::announced(endpoint, side, plan.route_revision(), false));
             }
             wait_for_writer(&mut spins);
         }
@@ -264,6 +352,25 @@ impl SliceState {
     pub(crate) fn eject(&self, refused: &Arc<Endpoint>) {
         self.plan.load().eject(refused);
     }
+}
+
+/// Enters a table by its next ticket, if it is still the current one. `late` is the
+/// hold that the call should have waited for.
+#[inline]
+fn enter(plan: &Plan, schedule: &Schedule, late: Option<&Hold>) -> Option<Pick> {
+    let ticket = plan.tickets.enter()?;
+    // From here to settling: no panic, no wait, no allocation.
+    let slot = schedule.slot(ticket);
+    let endpoint = plan.by_rank(slot.side, slot.rank);
+    #[cfg(test)]
+    crate::stress::pause(ticket);
+    if let Some(hold) = late {
+        hold.note_late();
+    }
+    endpoint.announce();
+    let endpoint = Arc::clone(endpoint);
+    plan.tickets.settle(slot.side);
+    Some(Pick::announced(endpoint, slot.side, plan.route_revision(), true))
 }
 
 #[cold]
@@ -293,10 +400,47 @@ impl SliceHandle {
     /// Picks the instance for the next call: the version by the exact ratio of
     /// the route, then the instances of the version in turn.
     ///
+    /// Does not wait: while calls are held for a switch without overlap, this fails.
+    ///
+    /// # Errors
+    /// If the tables lead to no instance, or calls are held.
+    pub fn pick(&self) -> Result<Pick, PickError> {
+        self.state.pick().map_err(|why| match why {
+            NoPick::Held(_) => self.held(),
+            NoPick::Nothing => self.no_pick(),
+        })
+    }
+
+    /// The same, and waits while calls are held for a switch without overlap: a
+    /// quarter of a second at most. Costs what [`pick`](Self::pick) costs while they
+    /// are not.
+    ///
     /// # Errors
     /// If the tables lead to no instance.
-    pub fn pick(&self) -> Result<Pick, PickError> {
-        self.state.pick().ok_or_else(|| self.no_pick())
+    pub async fn pick_when_open(&self) -> Result<Pick, PickError> {
+        match self.state.pick() {
+            Ok(pick) => Ok(pick),
+            Err(NoPick::Nothing) => Err(self.no_pick()),
+            Err(NoPick::Held(_)) => self.state.pick_when_open().await.ok_or_else(|| self.no_pick()),
+        }
+    }
+
+    /// The same, but not beyond `deadline`.
+    pub(crate) async fn pick_until(&self, deadline: Option<Instant>) -> Result<Pick, PickError> {
+        match (self.state.pick(), deadline) {
+            (Ok(pick), _) => Ok(pick),
+            (Err(NoPick::Nothing), _) => Err(self.no_pick()),
+            (Err(NoPick::Held(_)), None) => self.pick_when_open().await,
+            (Err(NoPick::Held(_)), Some(deadline)) => {
+                let open = tokio::time::timeout_at(deadline, self.pick_when_open());
+                open.await.unwrap_or_else(|_| Err(self.held()))
+            }
+        }
+    }
+
+    #[cold]
+    fn held(&self) -> PickError {
+        PickError::Held { slice: SliceName::clone(&self.state.name) }
     }
 
     #[cold]

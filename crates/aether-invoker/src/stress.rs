@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use crate::endpoint::{Endpoint, VersionInfo};
+use crate::hold::Patience;
 use crate::pick::Outcome;
 use crate::slice::{Plan, SliceState};
 
@@ -31,12 +32,12 @@ pub(crate) fn pause(ticket: u64) {
 }
 
 /// An endpoint, and whether its instance was stopped because it was idle.
-struct Instance {
-    endpoint: Arc<Endpoint>,
+pub(crate) struct Instance {
+    pub(crate) endpoint: Arc<Endpoint>,
     stopped: AtomicBool,
 }
 
-fn instances(revision: u32, count: u64) -> Vec<Arc<Instance>> {
+pub(crate) fn instances(revision: u32, count: u64) -> Vec<Arc<Instance>> {
     let info = Arc::new(VersionInfo {
         slice: "org.example:a".parse().unwrap(),
         revision: RevisionNo(revision),
@@ -66,7 +67,7 @@ fn rows(instances: &[Arc<Instance>]) -> Vec<Row> {
     instances.iter().map(row).collect()
 }
 
-fn table(
+pub(crate) fn table(
     route: u64,
     weights: &str,
     new: &[Arc<Instance>],
@@ -87,10 +88,11 @@ fn table(
         new: set(2, new),
         old: set(1, old),
         ingress: vec![],
+        hold_ms: 0,
     })
 }
 
-fn endpoints(instances: &[Arc<Instance>]) -> Vec<Arc<Endpoint>> {
+pub(crate) fn endpoints(instances: &[Arc<Instance>]) -> Vec<Arc<Endpoint>> {
     instances.iter().map(|instance| Arc::clone(&instance.endpoint)).collect()
 }
 
@@ -273,7 +275,7 @@ fn ejection_keeps_the_ratio_and_leaves_one_instance_of_a_version() {
     assert!(picks.iter().all(|pick| !pick.endpoint().is_ejected()));
     // A retry goes to one that was not tried, even if it is skipped.
     let tried = [old[2].endpoint.instance.clone()];
-    let other = slice.pick_other(Side::Old, &tried).unwrap();
+    let other = slice.other(Side::Old, &tried, Patience::WhileHeld).unwrap();
     assert!(other.revision() == RevisionNo(1) && other.instance() != &tried[0]);
 }
 

@@ -163,6 +163,11 @@ fn session_report() -> v1::SessionReport {
             bucket_index: vec![20, 30],
             bucket_count: vec![60, 40],
         }],
+        late: vec![v1::LateCalls {
+            slice: "org.example:a".to_owned(),
+            route_revision: 5,
+            calls: 2,
+        }],
     }
 }
 
@@ -175,6 +180,7 @@ fn session_hello() -> v1::SessionHello {
         incarnation: 1,
         revision: 3,
         attach: 1,
+        features: vec!["hold".to_owned()],
     }
 }
 

@@ -49,6 +49,7 @@ struct SessionEntry {
     incarnation: u64,
     applied: u64,
     busy: Vec<v1::BusyInstance>,
+    late: Vec<v1::LateCalls>,
     telemetry: BTreeMap<Counter, CounterRow>,
     telemetry_dirty: BTreeSet<Counter>,
 }
@@ -134,6 +135,7 @@ impl Hub {
             // Its acks count from its first report on this stream.
             applied: 0,
             busy: Vec::new(),
+            late: Vec::new(),
             telemetry: BTreeMap::new(),
             telemetry_dirty: BTreeSet::new(),
             hello,
@@ -344,6 +346,7 @@ impl SessionEntry {
         self.incarnation = report.incarnation;
         self.applied = report.applied;
         self.busy = report.busy;
+        self.late = report.late;
         let changed = self.stream.heard.order.seq;
         for latest in report.telemetry {
             let key = counter(&latest);
@@ -379,6 +382,7 @@ impl SessionEntry {
             applied: self.applied,
             busy: self.busy.clone(),
             telemetry: Vec::new(),
+            late: self.late.clone(),
         };
         let mut state = peer::SessionState {
             hello: Some(self.hello.clone()),

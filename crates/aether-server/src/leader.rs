@@ -13,7 +13,7 @@ use aether_core::coordinates::SliceName;
 use aether_core::evidence::{Present, Side, Tallies};
 use aether_core::health::{self, Figure, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
-use aether_core::planner::{self, NodeView, SessionView, Wait};
+use aether_core::planner::{self, Holding, LateCalls, NodeView, SessionView, Wait};
 use aether_core::records::{SessionRecord, UpdateRecord, UpdateState};
 use aether_core::state::State;
 use aether_proto::{peer, v1};
@@ -34,7 +34,11 @@ struct HeardSession {
     told_all: bool,
     applied: u64,
     busy: BTreeSet<aether_core::ids::InstanceId>,
+    holding: Holding,
 }
+
+/// By which a session says that it can hold calls.
+const HOLD_FEATURE: &str = "hold";
 
 /// What an agent said last.
 #[derive(Clone)]
@@ -359,6 +363,7 @@ impl Inner {
             told_all: told_all || (!state.partial && state.seq > 0),
             applied: if of_today { report.applied } else { 0 },
             busy: report.busy.iter().filter_map(|b| b.instance_id.parse().ok()).collect(),
+            holding: holding(&hello, &report),
         };
         self.sessions.insert(hello.session_id, session);
     }
@@ -386,7 +391,11 @@ impl Inner {
         if let Some(session) = heard
             && session.heard.at.elapsed() <= self.session_lease
         {
-            return SessionView::Connected { applied: session.applied, busy: session.busy.clone() };
+            return SessionView::Connected {
+                applied: session.applied,
+                busy: session.busy.clone(),
+                holding: session.holding.clone(),
+            };
         }
         let expected = self.expected.get(&record.id);
         let Some((_, expected)) = expected.filter(|(opened, _)| *opened == record.opened) else {
@@ -526,6 +535,16 @@ impl Inner {
             counted_ms: now_ms.saturating_sub(update.health_from_ms).min(telemetry::WINDOW_MS),
         }
     }
+}
+
+fn holding(hello: &v1::SessionHello, report: &v1::SessionReport) -> Holding {
+    let late = report.late.iter().filter_map(|late| {
+        let v1::LateCalls { slice, route_revision, calls } = late;
+        let late = LateCalls { route_revision: *route_revision, calls: *calls };
+        Some((slice.parse().ok()?, late))
+    });
+    let is_able = hello.features.iter().any(|feature| feature == HOLD_FEATURE);
+    Holding { is_able, late: late.collect() }
 }
 
 fn heard_at(silent_ms: u64) -> Instant {

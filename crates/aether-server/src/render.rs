@@ -204,6 +204,9 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         in_place: way.in_place.map(|bounds| in_place(state, record, bounds)),
         gates: way.analysis.gates.iter().map(gates::told).collect(),
         gate_states: gates::states(&way, progress, now_ms),
+        barrier: record.strategy.has_barrier(),
+        late_calls: progress.late_calls,
+        promoted: record.is_promoted(),
     })
 }
 

@@ -9,6 +9,7 @@ use aether_core::coordinates::SliceName;
 use aether_core::health::Tally;
 use aether_core::ids::{InstanceId, RevisionNo, SessionId};
 use aether_core::latency;
+use aether_core::planner::LateCalls;
 use aether_core::records::SessionKind;
 use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::state::State;
@@ -75,6 +76,22 @@ pub struct Held {
     ticket: u64,
     /// Where the next retry begins to look: retries take no ticket.
     retries: u64,
+    /// The route that holds calls, and until when.
+    hold: Option<(u64, u64)>,
+}
+
+/// What comes of the wish to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// The table leads nowhere.
+    Nowhere,
+    /// It has to wait, until then at most.
+    Held {
+        /// Until when.
+        until_ms: u64,
+    },
+    /// It begins.
+    Begins(Picked),
 }
 
 /// Where a call goes.
@@ -90,6 +107,8 @@ pub struct Picked {
     pub side: Side,
     /// The table by which it was picked.
     pub table: Arc<SliceTable>,
+    /// The route that should have held it.
+    pub late_for: Option<u64>,
 }
 
 impl Picked {
@@ -100,6 +119,7 @@ impl Picked {
             revision: set.revision,
             side,
             table: Arc::clone(table),
+            late_for: None,
         }
     }
 }
@@ -132,6 +152,8 @@ pub struct SessionReport {
     pub applied: u64,
     /// Departed instances with calls in flight.
     pub busy: BTreeSet<InstanceId>,
+    /// Calls that it should have held and did not.
+    pub late: BTreeMap<SliceName, LateCalls>,
     /// All its calls by version, since it began.
     pub counted: BTreeMap<(SliceName, RevisionNo), Tally>,
     /// It ends in order.
@@ -179,6 +201,8 @@ pub struct Invoker {
     stale: BTreeMap<SliceName, Held>,
     /// Calls in flight.
     pub calls: BTreeMap<CallId, Call>,
+    /// Calls that it should have held and did not.
+    pub late: BTreeMap<SliceName, LateCalls>,
     /// All calls by version.
     pub counted: BTreeMap<(SliceName, RevisionNo), Tally>,
     phase: u64,
@@ -207,6 +231,7 @@ impl Invoker {
             held: BTreeMap::new(),
             stale: BTreeMap::new(),
             calls: BTreeMap::new(),
+            late: BTreeMap::new(),
             counted: BTreeMap::new(),
             phase,
             planted,
@@ -221,7 +246,7 @@ impl Invoker {
     }
 
     /// Applies tables. When this returns no call begins by an earlier one.
-    pub fn apply(&mut self, tables: &Tables) {
+    pub fn apply(&mut self, tables: &Tables, now_ms: u64) {
         if self.planted == Some(Planted::InvokerPicksByOldTable) {
             self.stale = self.held.clone();
         }
@@ -232,7 +257,7 @@ impl Invoker {
         tables.removed.iter().for_each(|slice| drop(self.held.remove(slice)));
         for table in &tables.tables {
             if self.held.get(&table.slice).is_none_or(|held| *held.table != *table) {
-                self.replace(table);
+                self.replace(table, now_ms);
             }
         }
         self.applied = Some(tables.revision);
@@ -245,7 +270,7 @@ impl Invoker {
         self.acked = self.acked.max(revision);
     }
 
-    fn replace(&mut self, table: &SliceTable) {
+    fn replace(&mut self, table: &SliceTable, now_ms: u64) {
         let weights = table.effective_weights();
         let known = self.held.get(&table.slice);
         let ticket = known.map_or(0, |held| held.ticket);
@@ -260,12 +285,38 @@ impl Invoker {
             }
         };
         let ticket = if restarts { 0 } else { ticket };
+        let hold = (table.hold_ms > 0).then_some(table.route_revision).map(|route| {
+            let standing = known.and_then(|held| held.hold).filter(|(of, _)| *of == route);
+            // Until it holds calls again, it says what it let go the last time.
+            if standing.is_none() {
+                self.late.remove(&table.slice);
+            }
+            standing.unwrap_or((route, now_ms + table.hold_ms))
+        });
         let table = Arc::new(table.clone());
-        self.held.insert(table.slice.clone(), Held { table, schedule, ticket, retries });
+        self.held.insert(table.slice.clone(), Held { table, schedule, ticket, retries, hold });
+    }
+
+    /// What comes of the wish to call. One that finds the queue full is not held.
+    pub fn wish(&mut self, slice: &SliceName, now_ms: u64, is_queue_full: bool) -> Wish {
+        let hold = self.held.get(slice).and_then(|held| held.hold);
+        let hold = hold.filter(|_| self.planted != Some(Planted::InvokerHoldsNothing));
+        if let Some((_, until_ms)) = hold.filter(|(_, until_ms)| now_ms < *until_ms)
+            && !is_queue_full
+        {
+            return Wish::Held { until_ms };
+        }
+        let Some(mut picked) = self.pick(slice) else { return Wish::Nowhere };
+        if let Some((route_revision, _)) = hold {
+            picked.late_for = Some(route_revision);
+            let none = LateCalls { route_revision, calls: 0 };
+            self.late.entry(slice.clone()).or_insert(none).calls += 1;
+        }
+        Wish::Begins(picked)
     }
 
     /// Where the next call goes; `None` where the table has no endpoint.
-    pub fn pick(&mut self, slice: &SliceName) -> Option<Picked> {
+    fn pick(&mut self, slice: &SliceName) -> Option<Picked> {
         let tables = match self.planted == Some(Planted::InvokerPicksByOldTable) {
             true if self.stale.contains_key(slice) => &mut self.stale,
             _ => &mut self.held,
@@ -359,6 +410,7 @@ impl Invoker {
             order: (self.stream, self.seq),
             applied: self.acked,
             busy: self.busy(),
+            late: self.late.clone(),
             counted: self.counted.clone(),
             goodbye,
         })
@@ -381,6 +433,7 @@ impl Invoker {
         self.held.clear();
         self.stale.clear();
         self.counted.clear();
+        self.late.clear();
         std::mem::take(&mut self.calls)
     }
 }

@@ -14,7 +14,7 @@ use aether_core::evidence::{self, QUANTILE_PPM, Tallies, reference_bucket};
 use aether_core::health::{self, Tally, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
 use aether_core::latency;
-use aether_core::planner::{self, NodeView, PAUSED, Plan, SessionView, View};
+use aether_core::planner::{self, Holding, NodeView, PAUSED, Plan, SessionView, View};
 use aether_core::records::{
     EvidenceRecord, Measure, SessionRecord, Side, Sums, UpdateRecord, UpdateState,
 };
@@ -389,7 +389,9 @@ impl Coordinator {
         if let Some(HeardSession { at_ms, report }) = heard
             && now_ms - at_ms <= self.waits.lease_ms
         {
-            return SessionView::Connected { applied: report.applied, busy: report.busy.clone() };
+            let holding = Holding { is_able: true, late: report.late.clone() };
+            let (applied, busy) = (report.applied, report.busy.clone());
+            return SessionView::Connected { applied, busy, holding };
         }
         let expected = self.expected.get(&record.id);
         let Some((_, expected_ms)) = expected.filter(|(opened, _)| *opened == record.opened) else {

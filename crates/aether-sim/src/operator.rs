@@ -222,6 +222,7 @@ fn strategy(rng: &mut Rng) -> Strategy {
             hold_ms: rng.between(0, 10_000),
             analysis,
             one_way: rng.chance(10),
+            barrier: rng.chance(60),
         }),
     }
 }

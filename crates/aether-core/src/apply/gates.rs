@@ -228,6 +228,23 @@ impl Tx<'_> {
         }
     }
 
+    /// Notes for each gate that stands before a step that this person went past it.
+    /// Whether there is one.
+    pub(super) fn force_gates(&self, update: &mut UpdateRecord, to: u32) -> bool {
+        let Some(way) = update.way() else { return false };
+        let by = self.actor.to_owned();
+        let forced = |(gate, step): (&Gate, u32)| {
+            let known = update.progress.as_ref().and_then(|p| p.gate(gate, step)).cloned();
+            let state = known.unwrap_or_else(|| GateState::new(gate, step));
+            GateState { forced_by: Some(by.clone()), ..state }
+        };
+        let states: Vec<_> =
+            closed(update, &way, update.step(), to).into_iter().map(forced).collect();
+        let is_any = !states.is_empty();
+        states.into_iter().for_each(|state| Self::put_gate(update, state));
+        is_any
+    }
+
     /// In place instances come before the step that gives them calls: a person who
     /// passes its gates lets them come, and the step follows by itself. None where
     /// no gate holds it.
@@ -236,19 +253,10 @@ impl Tx<'_> {
         let way = update.way().filter(|way| way.in_place.is_some() && asks(&update, way))?;
         let to = update.step() + 1;
         let past = past(&update, &way, to);
-        let by = self.actor.to_owned();
-        let forced = |(gate, step): (&Gate, u32)| {
-            let known = update.progress.as_ref().and_then(|p| p.gate(gate, step)).cloned();
-            let state = known.unwrap_or_else(|| GateState::new(gate, step));
-            GateState { forced_by: Some(by.clone()), ..state }
-        };
-        let states: Vec<_> =
-            closed(&update, &way, update.step(), to).into_iter().map(forced).collect();
-        if states.is_empty() {
+        drop(way);
+        if !self.force_gates(&mut update, to) {
             return None;
         }
-        drop(way);
-        states.into_iter().for_each(|state| Self::put_gate(&mut update, state));
         if update.pause.is_some() {
             self.end_pause(&mut update);
             update.deadline = crate::transition::deadline_of(&update, self.now_ms());

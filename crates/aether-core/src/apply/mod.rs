@@ -4,6 +4,7 @@
 //! that isn't the maps'. A refused command leaves no trace but the log position.
 
 mod artifacts;
+mod barrier;
 mod config;
 mod configuration;
 mod evidence;
@@ -225,17 +226,18 @@ impl Tx<'_> {
             Command::Suspend { update, why, if_modified } => {
                 self.suspend(update, why.as_deref(), *if_modified)
             }
-            Command::EnterStep { update, step, if_modified } => {
-                self.enter_step(update, *step, *if_modified)
+            Command::EnterStep { update, step, if_modified, opened_max } => {
+                self.enter_step(update, *step, *if_modified, *opened_max)
             }
+            Command::HoldCalls { update, if_modified } => self.hold_calls(update, *if_modified),
             Command::ScaleNew { update, instances, if_modified } => {
                 self.scale_new(update, *instances, *if_modified)
             }
             Command::MoveInPlace { update, new, old, if_modified } => {
                 self.move_in_place(update, *new, *old, *if_modified)
             }
-            Command::MarkSwitched { update, mixed_ms, if_modified } => {
-                self.mark_switched(update, *mixed_ms, *if_modified)
+            Command::MarkSwitched { update, mixed_ms, if_modified, late_calls } => {
+                self.mark_switched(update, *mixed_ms, *late_calls, *if_modified)
             }
             Command::RecordEvidence { update, measure, sums, instances } => {
                 self.record_evidence(update, *measure, sums, instances)
@@ -378,7 +380,12 @@ impl Tx<'_> {
         self.state.remove_instance(&record.id);
     }
 
-    fn put_route(&mut self, mut record: RouteRecord) {
+    /// Writes a route, by which calls go at once.
+    fn put_route(&mut self, record: RouteRecord) {
+        self.write_route(RouteRecord { hold: None, ..record });
+    }
+
+    fn write_route(&mut self, mut record: RouteRecord) {
         record.route_revision = self.index();
         record.table_revision = self.index();
         record.ingress = self.claims(&record);
@@ -405,6 +412,7 @@ impl Tx<'_> {
     /// an update changes. Adds to its history and to the audit.
     fn put_update(&mut self, mut update: UpdateRecord, event: String) {
         update.modified = self.index();
+        self.end_hold(&update);
         let reason = self.new_reason(&update);
         update.note(HistoryEntry {
             index: self.index(),

@@ -189,6 +189,7 @@ impl Tx<'_> {
             route_revision: 0,
             table_revision: 0,
             ingress: Vec::new(),
+            hold: None,
         });
     }
 

@@ -261,15 +261,20 @@ impl Tx<'_> {
             is_there?;
         }
         let answer = Answer { update: Some(id.clone()), ..Answer::default() };
-        if update.options.manual_approval {
+        let waits_for_sessions = update.has_barrier_at(step) && !force;
+        if update.options.manual_approval && !(waits_for_sessions && update.is_approved()) {
             let note = format!("routing {weights} waits for 'aether update approve {id}'");
             self.ask_for_step(update, step, weights, force, &past);
             return Ok(Answer { note: Some(note), ..answer });
         }
+        if waits_for_sessions {
+            return self.promote_past_gates(update, step, &past);
+        }
         if update.pause.take().is_some() {
             self.forget_evidence(id);
         }
-        let why = format!("promoted to step {step} of {last}{past}: ");
+        let how = if update.has_barrier_at(step) { ", without its barrier" } else { "" };
+        let why = format!("promoted to step {step} of {last}{past}{how}: ");
         self.commit_step(update, step, weights, &why);
         Ok(answer)
     }
@@ -277,34 +282,53 @@ impl Tx<'_> {
     /// Ends the hold of a step before the next one can be entered: gates between them
     /// are asked then, and in place its instances begin then. Only that way is a step
     /// left that its calls will never decide about.
-    fn promote_ahead(&mut self, mut update: UpdateRecord, step: u32) -> Outcome {
+    pub(super) fn promote_ahead(&mut self, update: UpdateRecord, step: u32) -> Outcome {
         let last = update.way().map_or(0, |way| way.last());
-        let now_ms = self.now_ms();
         if update.is_promoted() && update.pause.is_none() {
             // Said once more it is no news, and no more time.
             let note = format!("step {step} of {last} is promoted already, and follows");
             let update = Some(update.id);
             return Ok(Answer { update, note: Some(note), ..Answer::default() });
         }
+        self.follow_ahead(update, step, "promoted", false)
+    }
+
+    /// Writes down that a step follows by itself as soon as it can be entered, and why.
+    pub(super) fn follow_ahead(
+        &mut self,
+        mut update: UpdateRecord,
+        step: u32,
+        why: &str,
+        is_approved: bool,
+    ) -> Outcome {
+        let last = update.way().map_or(0, |way| way.last());
         update.forget_pending();
         self.end_pause(&mut update);
         if let Some(progress) = &mut update.progress {
-            progress.pending = Some(step);
+            (progress.pending, progress.approved) = (Some(step), is_approved);
         }
-        update.deadline = transition::deadline_of(&update, now_ms);
-        let note = format!(
-            "step {step} of {last} follows once its instances are ready and its gates pass"
-        );
+        update.deadline = transition::deadline_of(&update, self.now_ms());
+        let needs = match update.has_barrier_at(step) {
+            true => "its gates pass and every session holds its calls",
+            false => "its instances are ready and its gates pass",
+        };
+        let note = format!("step {step} of {last} follows once {needs}");
         let answer = Answer {
             update: Some(update.id.clone()),
             note: Some(note.clone()),
             ..Answer::default()
         };
-        self.put_update(update, format!("promoted: {note}"));
+        self.put_update(update, format!("{why}: {note}"));
         Ok(answer)
     }
 
-    pub(super) fn enter_step(&mut self, id: &UpdateId, step: u32, if_modified: u64) -> Outcome {
+    pub(super) fn enter_step(
+        &mut self,
+        id: &UpdateId,
+        step: u32,
+        if_modified: u64,
+        opened_max: Option<u64>,
+    ) -> Outcome {
         let update = self.update(id)?;
         let serves = matches!(update.state, UpdateState::Deployed | UpdateState::Routing);
         let waits = update.pause.is_some() || update.pending_weights.is_some();
@@ -322,8 +346,11 @@ impl Tx<'_> {
         let why = format!("step {step} of {}: ", way.last());
         // In place it is the batch that is approved: calls follow its instances.
         let changes = weights != update.weights || way.in_place.is_some();
-        if update.options.manual_approval && changes {
+        let has_barrier = update.has_barrier_at(step);
+        if update.options.manual_approval && changes && !(has_barrier && update.is_approved()) {
             self.ask_for_step(update, step, weights, false, "");
+        } else if has_barrier {
+            return self.switch_held(update, step, weights, opened_max);
         } else {
             self.commit_step(update, step, weights, &why);
         }
@@ -369,10 +396,22 @@ impl Tx<'_> {
     /// Enters a step. What the history says of it begins with why.
     pub(super) fn commit_step(
         &mut self,
+        update: UpdateRecord,
+        step: u32,
+        weights: Weights,
+        why: &str,
+    ) {
+        self.commit_step_held(update, step, weights, why, None);
+    }
+
+    /// The same where sessions held their calls for it by this route revision.
+    pub(super) fn commit_step_held(
+        &mut self,
         mut update: UpdateRecord,
         step: u32,
         weights: Weights,
         why: &str,
+        held_revision: Option<u64>,
     ) {
         let now_ms = self.now_ms();
         update.forget_pending();
@@ -380,6 +419,8 @@ impl Tx<'_> {
             progress.step = step;
             progress.since_ms = now_ms;
             progress.gates.clear();
+            (progress.held_revision, progress.late_calls) = (held_revision, None);
+            progress.mixed_ms = progress.mixed_ms.filter(|_| held_revision.is_none());
         }
         update.deadline = transition::deadline_of(&update, now_ms);
         if update.pause.is_some() {
@@ -409,6 +450,7 @@ impl Tx<'_> {
         &mut self,
         id: &UpdateId,
         mixed_ms: u64,
+        late_calls: u64,
         if_modified: u64,
     ) -> Outcome {
         let mut update = self.update(id)?;
@@ -417,11 +459,24 @@ impl Tx<'_> {
         else {
             return Err(stale(&update));
         };
-        if update.modified != if_modified {
+        let was_held = progress.held_revision.is_some();
+        if update.modified != if_modified || (late_calls > 0 && !was_held) {
             return Err(stale(&update));
         }
         progress.mixed_ms = Some(mixed_ms);
-        let event = format!("every session has switched; for {mixed_ms} ms both versions served");
+        progress.late_calls = was_held.then_some(late_calls);
+        let mixed = format!("for {mixed_ms} ms both versions served");
+        let how = match (was_held, late_calls) {
+            (false, _) => mixed,
+            (true, 0) => "no call began at the old version after the first at the new".to_owned(),
+            (true, late) => {
+                let late = counted(late, "call");
+                format!(
+                    "{late} could not be held long enough and began at the old version; {mixed}"
+                )
+            }
+        };
+        let event = format!("every session has switched; {how}");
         self.put_update(update, event);
         Ok(Answer::default())
     }

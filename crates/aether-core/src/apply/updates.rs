@@ -426,6 +426,7 @@ impl Tx<'_> {
             route_revision: 0,
             table_revision: 0,
             ingress: Vec::new(),
+            hold: None,
         });
     }
 
@@ -452,6 +453,9 @@ impl Tx<'_> {
         }
         let why = format!("approved {pending}: ");
         match update.progress.as_ref().and_then(|progress| progress.pending) {
+            Some(step) if update.has_barrier_at(step) && !update.pending_forced => {
+                return self.approve_switch(update, step, &pending);
+            }
             Some(step) => {
                 // It was promoted past its pause, which ends as it would have then.
                 if update.pending_forced && update.pause.take().is_some() {
@@ -606,11 +610,13 @@ impl Tx<'_> {
             return Err(Refusal::NotPaused { update: id.clone() });
         }
         self.end_pause(&mut update);
+        // Whoever promoted past gates is not asked again because a session was slow.
+        let keeps_forced = update.is_promoted() && update.strategy.has_barrier();
         if let Some(progress) = &mut update.progress {
             progress.since_ms = self.now_ms();
             // What is approved next has passed them.
             if update.pending_weights.is_none() {
-                progress.gates.clear();
+                progress.gates.retain(|gate| keeps_forced && gate.forced_by.is_some());
             }
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());

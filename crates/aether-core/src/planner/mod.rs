@@ -44,6 +44,37 @@ pub const GATE: &str = "gate";
 /// Code of the wait for a place for instances.
 pub const NO_CAPACITY: &str = "no_capacity";
 
+/// What a session says of holding new calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// It can: it knows of holds.
+    pub is_able: bool,
+    /// By slice, calls that began though they were to be held, as far as that ever
+    /// happened.
+    pub late: BTreeMap<SliceName, LateCalls>,
+}
+
+impl Holding {
+    /// Of a session that can, and has held every call so far.
+    pub fn able() -> Self {
+        Self { is_able: true, late: BTreeMap::new() }
+    }
+
+    /// Whether it can, and has held every call so far.
+    pub fn is_plain(&self) -> bool {
+        self.is_able && self.late.is_empty()
+    }
+}
+
+/// Calls that began though they were to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LateCalls {
+    /// The route that held them; of several, the last.
+    pub route_revision: u64,
+    /// How many.
+    pub calls: u64,
+}
+
 /// What the leader knows of one session. A session that it has not heard from
 /// since it became leader has acknowledged nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +85,8 @@ pub enum SessionView {
         applied: u64,
         /// Instances that left its tables and still have calls in flight.
         busy: BTreeSet<InstanceId>,
+        /// What it says of holding new calls.
+        holding: Holding,
     },
     /// Not heard from under this leader, and a lease has not passed yet.
     Awaited,

@@ -109,7 +109,7 @@ pub fn verb(update: &UpdateRecord) -> &'static str {
 }
 
 /// Sessions by id and name, for people.
-fn named(view: &View<'_>, sessions: &BTreeSet<SessionId>) -> String {
+pub(super) fn named(view: &View<'_>, sessions: &BTreeSet<SessionId>) -> String {
     const NAMED_MAX: usize = 5;
     let mut names: Vec<String> = sessions
         .iter()

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::coordinates::SliceName;
 use crate::health::Verdict;
 use crate::ids::{InstanceId, NodeName, SessionId, UpdateId};
-use crate::planner::{NodeView, SessionView};
+use crate::planner::{Holding, LateCalls, NodeView, SessionView};
 
 /// Most bytes of the inputs of one update, as they are stored.
 pub const INPUTS_BYTES_MAX: usize = 512 * 1024;
@@ -45,6 +46,15 @@ pub struct Seen {
     pub node_lost_ms: u64,
 }
 
+impl Seen {
+    /// Whether it says of a session how it holds its calls.
+    pub(crate) fn tells_of_holding(&self) -> bool {
+        let tells =
+            |seen: &SessionSeen| matches!(seen, SessionSeen::Connected { holding: Some(_), .. });
+        self.sessions.values().any(tells)
+    }
+}
+
 /// A [`SessionView`] as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
@@ -56,6 +66,10 @@ pub enum SessionSeen {
         /// With what.
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         busy: BTreeSet<InstanceId>,
+        /// What it says of holding new calls; absent where it can and did, or where
+        /// nothing depends on it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holding: Option<HoldingSeen>,
     },
     /// Awaited. With braces: serde reads past unknown fields of a variant that has none.
     Awaited {},
@@ -64,6 +78,27 @@ pub enum SessionSeen {
         /// Since when.
         since_ms: u64,
     },
+}
+
+/// A [`Holding`] as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HoldingSeen {
+    /// It can hold calls.
+    pub is_able: bool,
+    /// Calls that began though they were to be held.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub late: BTreeMap<SliceName, LateSeen>,
+}
+
+/// [`LateCalls`] as they are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LateSeen {
+    /// By which route they were to be held.
+    pub route_revision: u64,
+    /// How many.
+    pub calls: u64,
 }
 
 /// A [`NodeView`] as it is written down.
@@ -106,8 +141,9 @@ pub enum VerdictSeen {
 impl From<&SessionView> for SessionSeen {
     fn from(view: &SessionView) -> Self {
         match view {
-            SessionView::Connected { applied, busy } => {
-                Self::Connected { applied: *applied, busy: busy.clone() }
+            SessionView::Connected { applied, busy, holding } => {
+                let holding = (!holding.is_plain()).then(|| holding.into());
+                Self::Connected { applied: *applied, busy: busy.clone(), holding }
             }
             SessionView::Awaited => Self::Awaited {},
             SessionView::Unreachable { since_ms } => Self::Unreachable { since_ms: *since_ms },
@@ -118,12 +154,33 @@ impl From<&SessionView> for SessionSeen {
 impl From<&SessionSeen> for SessionView {
     fn from(seen: &SessionSeen) -> Self {
         match seen {
-            SessionSeen::Connected { applied, busy } => {
-                Self::Connected { applied: *applied, busy: busy.clone() }
+            SessionSeen::Connected { applied, busy, holding } => {
+                let holding = holding.as_ref().map_or_else(Holding::able, Holding::from);
+                Self::Connected { applied: *applied, busy: busy.clone(), holding }
             }
             SessionSeen::Awaited {} => Self::Awaited,
             SessionSeen::Unreachable { since_ms } => Self::Unreachable { since_ms: *since_ms },
         }
+    }
+}
+
+impl From<&Holding> for HoldingSeen {
+    fn from(holding: &Holding) -> Self {
+        let late = holding.late.iter().map(|(slice, late)| {
+            let LateCalls { route_revision, calls } = *late;
+            (slice.clone(), LateSeen { route_revision, calls })
+        });
+        Self { is_able: holding.is_able, late: late.collect() }
+    }
+}
+
+impl From<&HoldingSeen> for Holding {
+    fn from(seen: &HoldingSeen) -> Self {
+        let late = seen.late.iter().map(|(slice, late)| {
+            let LateSeen { route_revision, calls } = *late;
+            (slice.clone(), LateCalls { route_revision, calls })
+        });
+        Self { is_able: seen.is_able, late: late.collect() }
     }
 }
 

@@ -129,6 +129,10 @@ pub struct BlueGreen {
     /// There is no way back once switched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_way: bool,
+    /// Every session holds new calls until all of them do, and only then the switch
+    /// is committed: no call starts at the old version after the first one at the new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub barrier: bool,
 }
 
 /// One step: the weights, and what it takes to go on from there.
@@ -295,6 +299,18 @@ pub struct Progress {
     /// resumed: those after this step, and those before the next one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<GateState>,
+    /// The switch behind a barrier that is `pending` is approved, and waits for sessions
+    /// only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approved: bool,
+    /// Route revision under which calls were held for the switch; absent where it was
+    /// made without a barrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_revision: Option<u64>,
+    /// Calls that began at the old version though they were to be held, because the
+    /// switch did not reach their session in time. Written down with `mixed_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_calls: Option<u64>,
 }
 
 impl Progress {
@@ -331,6 +347,11 @@ impl Strategy {
             Self::Rolling(rolling) => rolling.max_failures,
             _ => 0,
         }
+    }
+
+    /// Whether the switch waits until every session holds its calls.
+    pub fn has_barrier(&self) -> bool {
+        matches!(self, Self::BlueGreen(switch) if switch.barrier)
     }
 
     /// Whether instances are replaced where they are.

@@ -16,6 +16,7 @@ fn switch() -> BlueGreen {
         hold_ms: MINUTE,
         analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
         one_way: false,
+        barrier: false,
     }
 }
 

@@ -272,6 +272,7 @@ fn a_switch_asks_after_its_verification_and_before_its_completion() {
         hold_ms: MINUTE,
         analysis: analysis(vec![webhook("before", Before), webhook("after", After)]),
         one_way: false,
+        barrier: false,
     };
     let (mut world, id) = begin(Strategy::BlueGreen(switch(true)));
     assert_eq!((names(&world), world.waits()), (vec![], vec!["verification"]));

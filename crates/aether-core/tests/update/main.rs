@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod audit;
+mod barrier;
 mod blue_green;
 mod canary;
 mod config;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::{InstanceId, NodeName};
-use aether_core::planner::{self, SessionView};
+use aether_core::planner::{self, Holding, SessionView};
 use aether_core::records::{
     Desired, NodeLifecycle, NodeSchedule, Observed, UpdateOptions, UpdateState as S,
 };
@@ -78,7 +78,8 @@ fn an_instance_of_a_lost_node_is_told_to_stop_only_when_every_session_knows() {
     let session = "s1".parse().unwrap();
     world.sessions_work = false;
     let applied = world.state.meta.index;
-    world.sessions.insert(session, SessionView::Connected { applied, busy: BTreeSet::new() });
+    let (busy, holding) = (BTreeSet::new(), Holding::able());
+    world.sessions.insert(session, SessionView::Connected { applied, busy, holding });
     lose(&mut world, "n3");
     assert_eq!(world.state.instances[&orphan].desired, Desired::Drain);
     world.sessions_work = true;

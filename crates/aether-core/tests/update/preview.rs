@@ -85,6 +85,7 @@ fn the_schedule_of_each_strategy() {
     assert_eq!(counts, (4, 8, 4), "{steps}");
     assert!(steps.contains("2.0.0 grows to 4 instances"), "{steps}");
     let switch = BlueGreen {
+        barrier: true,
         verify_ms: 30_000,
         auto_promote: true,
         hold_ms: 60_000,
@@ -93,6 +94,12 @@ fn the_schedule_of_each_strategy() {
     };
     let (steps, counts, least_ms) = planned(Strategy::BlueGreen(switch));
     assert_eq!((counts, least_ms), ((4, 8, 4), 91_000), "{steps}");
+    for step in [
+        "+31000 DEPLOYED 0:1 cluster 8 | every session is to hold new calls for the switch",
+        "+31000 ROUTING 1:0 cluster 8 | every session holds its calls: step 1 of 1: routing 0:1 -> 1:0",
+    ] {
+        assert!(steps.contains(step), "{step} in\n{steps}");
+    }
     let (steps, counts, _) = planned(Strategy::Rolling(in_batches("2", "2", "0")));
     assert_eq!(counts, (4, 4, 4), "no more than there were\n{steps}");
     let (steps, counts, _) = planned(Strategy::Rolling(in_batches("1", "0", "1")));

@@ -563,7 +563,11 @@ fn force_ends_an_update_whose_last_instance_is_on_a_dead_node() {
 fn force_waives_a_session_that_answers_but_never_follows() {
     let (mut world, id) = at(S::Completing, 0);
     world.sessions_work = false;
-    let stuck = SessionView::Connected { applied: 0, busy: Default::default() };
+    let stuck = SessionView::Connected {
+        applied: 0,
+        busy: Default::default(),
+        holding: Default::default(),
+    };
     world.sessions.insert("s2".parse().unwrap(), stuck.clone());
     world.rounds(50);
     world.ok(complete_forced(&id));

@@ -123,6 +123,7 @@ fn strategy() -> impl Strategy<Value = Way> {
                     hold_ms: other,
                     analysis,
                     one_way: one_way_from.is_some(),
+                    barrier: one % 2 == 0,
                 }),
                 3 => {
                     let mut rolling = in_batches(batches, missing, surge);

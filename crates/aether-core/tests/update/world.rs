@@ -15,7 +15,7 @@ use aether_core::ids::{InstanceId, NodeName, SessionId, UpdateId};
 use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
 use aether_core::lint::lint;
 use aether_core::manifest::Manifest;
-use aether_core::planner::{self, NodeView, Plan, SessionView, View};
+use aether_core::planner::{self, Holding, NodeView, Plan, SessionView, View};
 use aether_core::records::{
     Analysis, Canary, Counts, Desired, InstanceRecord, Observed, Reason, Remake, Rolling,
     SessionKind, Share, Step, Strategy, Sums, UpdateOptions, UpdateRecord, UpdateState,
@@ -332,10 +332,14 @@ impl World {
             if !matches!(view, SessionView::Unreachable { .. }) {
                 let busy = self.stuck_calls.difference(&in_table).cloned().collect();
                 // The tables have not changed since what was acked: nothing to say.
-                let known = matches!(view, SessionView::Connected { applied: a, busy: b }
+                let known = matches!(view, SessionView::Connected { applied: a, busy: b, .. }
                     if tables_since(&self.state, *a) == 0 && *b == busy);
                 if !known {
-                    *view = SessionView::Connected { applied, busy };
+                    let holding = match view {
+                        SessionView::Connected { holding, .. } => std::mem::take(holding),
+                        _ => Holding::able(),
+                    };
+                    *view = SessionView::Connected { applied, busy, holding };
                 }
             }
         }

@@ -69,7 +69,8 @@ fn view(leader: &LeaderView, state: &State) -> SessionView {
 }
 
 fn connected(applied: u64) -> SessionView {
-    SessionView::Connected { applied, busy: BTreeSet::new() }
+    let (busy, holding) = (BTreeSet::new(), Holding::default());
+    SessionView::Connected { applied, busy, holding }
 }
 
 fn agent(life: u64, attach: u64, silent_ms: u64) -> peer::ReportRequest {
@@ -100,6 +101,34 @@ fn a_late_report_of_a_node_that_was_frozen_changes_nothing() {
     assert!(leader.absorb(0, agent(1_000, 2, 0)));
     assert!(leader.absorb(0, agent(1_000, 1, 0)));
     assert_eq!(last_word(&leader), (1_000, 2));
+}
+
+#[test]
+fn a_session_says_that_it_can_hold_calls_and_which_it_could_not() {
+    let (leader, mut state) = (leader(), State::default());
+    let life = open(&mut state);
+    let says = |attach, features: &[&str], calls| {
+        let hub = hub();
+        let features = features.iter().map(ToString::to_string).collect();
+        let hello = v1::SessionHello { features, ..hello(attach) };
+        let connection = hub.session_hello(life, hello).unwrap();
+        let slice = "org.example:a".to_owned();
+        let late = vec![v1::LateCalls { slice, route_revision: 4, calls }];
+        let report = v1::SessionReport { late, ..ack(5) };
+        assert!(hub.session_report(id().as_str(), connection, report));
+        taken(&hub)
+    };
+    let holding = |leader: &LeaderView| match view(leader, &state) {
+        SessionView::Connected { holding, .. } => holding,
+        other => panic!("{other:?}"),
+    };
+    assert!(leader.absorb(0, says(1, &["hold"], 2)));
+    let slice: aether_core::coordinates::SliceName = "org.example:a".parse().unwrap();
+    let late = |calls| [(slice.clone(), LateCalls { route_revision: 4, calls })].into();
+    assert_eq!(holding(&leader), Holding { is_able: true, late: late(2) });
+    // On another stream it is another release, as far as it says.
+    assert!(leader.absorb(0, says(2, &["something-else"], 3)));
+    assert_eq!(holding(&leader), Holding { is_able: false, late: late(3) });
 }
 
 #[test]
@@ -454,7 +483,8 @@ fn evidence_is_told_by_instance_once_there_is_a_baseline_of_this_leader() {
     };
     let update = deployed_by(&mut state, start, 3);
     let if_modified = state.updates[&update].modified;
-    let enter = Command::EnterStep { update: update.clone(), step: 1, if_modified };
+    let opened_max = None;
+    let enter = Command::EnterStep { update: update.clone(), step: 1, if_modified, opened_max };
     apply(&mut state, enter).unwrap();
     let ids: Vec<String> = state.instances.keys().map(ToString::to_string).collect();
     let life = open(&mut state);

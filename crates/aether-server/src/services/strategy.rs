@@ -32,7 +32,7 @@ pub fn of_start(request: &v1::StartUpdateRequest, fields: &mut Fields) -> Strate
 }
 
 /// Options that only some strategies have a use for, and whether they are given.
-fn given(asked: &v1::Strategy) -> [(&'static str, bool); 12] {
+fn given(asked: &v1::Strategy) -> [(&'static str, bool); 13] {
     [
         ("steps", !asked.steps.is_empty()),
         ("step_percent", asked.step_percent.is_some()),
@@ -41,6 +41,7 @@ fn given(asked: &v1::Strategy) -> [(&'static str, bool); 12] {
         ("one_way_from", asked.one_way_from.is_some()),
         ("verify_ms", asked.verify_ms.is_some()),
         ("auto_promote", asked.auto_promote),
+        ("barrier", asked.barrier),
         ("max_unavailable", !asked.max_unavailable.is_empty()),
         ("max_surge", !asked.max_surge.is_empty()),
         ("batches", !asked.batches.is_empty()),
@@ -88,7 +89,7 @@ fn canary(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
 }
 
 fn blue_green(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
-    let takes = ["verify_ms", "auto_promote", "hold_ms", "one_way_from"];
+    let takes = ["verify_ms", "auto_promote", "barrier", "hold_ms", "one_way_from"];
     refuse_others("BLUE_GREEN", &takes, asked, fields);
     let one_way = match asked.one_way_from {
         None | Some(1) => Ok(asked.one_way_from.is_some()),
@@ -100,6 +101,7 @@ fn blue_green(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         hold_ms: asked.hold_ms.unwrap_or(HOLD_MS),
         analysis: analysis(asked, fields),
         one_way: fields.take("strategy.one_way_from", one_way).unwrap_or_default(),
+        barrier: asked.barrier,
     })
 }
 

@@ -1,6 +1,8 @@
 //! Every non-terminal state and pause has a deadline and an action, and when it
 //! passes that action is taken. (Design, invariant 3.)
 
+use aether_core::records::BARRIER_MS;
+
 use super::Step;
 use crate::log::Log;
 
@@ -23,6 +25,27 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
 /// How long a leader may take to act on what is due: a few passes, each of which
 /// may wait for a quorum that is slow to come.
 const SLACK_MS: u64 = 20_000;
+
+/// The same for calls that are held: every one of them waits for it.
+const HOLD_SLACK_MS: u64 = 5_000;
+
+/// Looks whether the present leader, in office and with a quorum for `led_ms`, lets
+/// calls wait for nothing.
+///
+/// # Errors
+/// The first slice that it has forgotten.
+pub fn holds_end(log: &Log, log_time_ms: u64, led_ms: u64) -> Result<(), String> {
+    let held = log.newest.routes.values().filter_map(|route| Some((route, route.hold.as_ref()?)));
+    let over = |since_ms| log_time_ms.saturating_sub(since_ms) > BARRIER_MS + HOLD_SLACK_MS;
+    let forgotten =
+        held.into_iter().find(|(_, hold)| led_ms > HOLD_SLACK_MS && over(hold.since_ms));
+    match forgotten {
+        None => Ok(()),
+        Some((route, hold)) => {
+            Err(format!("calls to {} are held since {} ms", route.slice, hold.since_ms))
+        }
+    }
+}
 
 /// Looks whether the present leader, in office and with a quorum for `led_ms`, lets a
 /// deadline pass.

@@ -13,23 +13,33 @@ use aether_core::records::{Gate, GateVerdict, GateWhen, UpdateRecord, UpdateStat
 
 use super::Step;
 
-/// Gates that were passed, or gone past by a person: update, gate, when, step.
+/// A gate for a step of an update.
+type Key = (UpdateId, String, GateWhen, u32);
+
+/// Gates that were passed, and those that a person went past ahead of the step.
 #[derive(Debug, Default)]
-pub struct Passed(BTreeSet<(UpdateId, String, GateWhen, u32)>);
+pub struct Passed {
+    passed: BTreeSet<Key>,
+    forced: BTreeSet<Key>,
+}
 
 impl Passed {
     pub(super) fn check(&mut self, step: &Step<'_>) -> Result<(), String> {
         if let Some(Command::RecordGate { update, gate, when, step: of, verdict, .. }) = step.done()
             && *verdict == GateVerdict::Pass
         {
-            self.0.insert((update.clone(), gate.clone(), *when, *of));
+            self.passed.insert((update.clone(), gate.clone(), *when, *of));
         }
         for (before, after) in step.changed_updates() {
             let Some(before) = before else { continue };
             self.check_update(step, before, after)?;
             let was_pending = before.pending_weights.is_some();
             if matches!(step.done(), Some(Command::Resume { .. })) && !was_pending {
-                self.forget(&after.id);
+                self.passed.retain(|(of, ..)| *of != after.id);
+                // Who went past gates to a switch that waits for sessions still does.
+                if !(after.is_promoted() && after.strategy.has_barrier()) {
+                    self.forget(&after.id);
+                }
             }
         }
         Ok(())
@@ -59,15 +69,17 @@ impl Passed {
             (_, true, Some(pending)) => pending,
             _ => to,
         };
-        if is_forced && after.strategy.is_in_place() && end == from {
-            // They let the next batch come.
+        let follows = after.strategy.is_in_place() || after.has_barrier_at(from + 1);
+        if is_forced && follows && end == from {
+            // They let the next batch come, or the switch, once sessions hold their calls.
             gates(after, from, from + 1).for_each(|(gate, of)| {
-                self.0.insert((id.clone(), gate.name.clone(), gate.when, of));
+                self.forced.insert((id.clone(), gate.name.clone(), gate.when, of));
             });
         }
         if !is_forced {
             let missing = gates(after, from, end).find(|(gate, of)| {
-                !self.0.contains(&(id.clone(), gate.name.clone(), gate.when, *of))
+                let key = (id.clone(), gate.name.clone(), gate.when, *of);
+                !self.passed.contains(&key) && !self.forced.contains(&key)
             });
             if let Some((gate, of)) = missing {
                 let (name, when) = (&gate.name, gate.when);
@@ -81,7 +93,9 @@ impl Passed {
     }
 
     fn forget(&mut self, id: &UpdateId) {
-        self.0.retain(|(of, ..)| of != id);
+        for gates in [&mut self.passed, &mut self.forced] {
+            gates.retain(|(of, ..)| of != id);
+        }
     }
 }
 

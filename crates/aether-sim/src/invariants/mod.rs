@@ -6,6 +6,7 @@
 
 mod accounts;
 mod acks;
+mod barrier;
 mod bystanders;
 mod capacity_guard;
 mod deadlines;
@@ -57,7 +58,7 @@ use crate::log::{Entry, Payload};
 
 pub use accounts::accounts_for_all;
 pub use acks::acks_are_true;
-pub use deadlines::deadlines_are_kept;
+pub use deadlines::{deadlines_are_kept, holds_end};
 pub use decisions::refused_as_stale;
 pub use every_update_ends::{serves, unfinished};
 pub use ordered_stop::ordered_stop;
@@ -179,6 +180,8 @@ pub struct Checker {
     pub fenced: removal_fence::Fenced,
     /// What routing tables there were.
     pub tables: tables::Tables,
+    /// Switches that were made behind a barrier.
+    pub barrier: barrier::Barriers,
     /// What was counted for whom.
     evidence: evidence::Evidence,
     /// Which gates were passed.
@@ -198,6 +201,7 @@ impl Checker {
         self.gates.check(step).map_err(|detail| ("gates", detail))?;
         self.revisions.check(step.after).map_err(|detail| ("revisions", detail))?;
         self.evidence.check(step).map_err(|detail| ("evidence", detail))?;
+        self.barrier.check(step).map_err(|detail| ("barrier", detail))?;
         self.tables.check(step).map_err(|detail| ("tables", detail))?;
         self.fenced.note(step);
         Ok(())

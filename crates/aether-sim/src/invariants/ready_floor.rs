@@ -31,6 +31,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
                 | Command::MarkDeployed { .. }
                 | Command::Assign { .. }
                 | Command::EnterStep { .. }
+                | Command::HoldCalls { .. }
                 | Command::ScaleNew { .. }
                 | Command::MoveInPlace { .. }
                 | Command::Rollback { now: false, .. }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use aether_core::command::Command;
 use aether_core::ids::{NodeName, SessionId};
-use aether_core::planner::{NodeView, SessionView};
-use aether_core::records::{Desired, Hold, UpdateRecord, UpdateState};
+use aether_core::planner::{Holding, NodeView, SessionView};
+use aether_core::records::{Desired, Hold, Reason, UpdateRecord, UpdateState};
 use aether_core::state::State;
 use aether_core::weights::Weights;
 
@@ -81,6 +81,12 @@ planted! {
     NoCapacityGuard = "no-capacity-guard",
     /// A pause keeps nobody from giving the new version more.
     PauseHoldsNothing = "pause-holds-nothing",
+    /// Behind a barrier, the switch does not wait for sessions to hold their calls.
+    SwitchesUnheld = "switches-unheld",
+    /// Calls that are held stay so when not every session holds its own.
+    ForgetsRelease = "forgets-release",
+    /// An invoker does not hold its calls.
+    InvokerHoldsNothing = "invoker-holds-nothing",
     /// In place, one old instance more is taken out than the floor allows.
     IgnoresFloor = "ignores-floor",
     /// In place, one new instance more is made than the ceiling allows.
@@ -170,11 +176,13 @@ pub fn on_view(
     match bug {
         Planted::AllSessionsAcked => {
             for view in sessions.values_mut() {
-                let busy = match view {
-                    SessionView::Connected { busy, .. } => std::mem::take(busy),
-                    _ => Default::default(),
+                let (busy, holding) = match view {
+                    SessionView::Connected { busy, holding, .. } => {
+                        (std::mem::take(busy), std::mem::take(holding))
+                    }
+                    _ => (Default::default(), Holding::able()),
                 };
-                *view = SessionView::Connected { applied: u64::MAX, busy };
+                *view = SessionView::Connected { applied: u64::MAX, busy, holding };
             }
         }
         Planted::NobodyIsBusy => {
@@ -230,7 +238,8 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
             };
             commands.extend(state.updates.values().filter(moves).map(|update| {
                 let (step, if_modified) = (update.step() + 1, update.modified);
-                Command::EnterStep { update: update.id.clone(), step, if_modified }
+                let (update, opened_max) = (update.id.clone(), None);
+                Command::EnterStep { update, step, if_modified, opened_max }
             }));
         }
         Planted::RemovesBeforeWhole => {
@@ -244,6 +253,21 @@ pub fn on_commands(bug: Planted, commands: &mut Vec<Command>, state: &State) {
                 back.map(|u| Command::RemoveLosingSide { update: u.id.clone(), if_modified: None }),
             );
         }
+        Planted::SwitchesUnheld => {
+            let opened_max = state.sessions.values().map(|session| session.opened).max();
+            let held = state.routes.values().filter_map(|route| route.hold.as_ref());
+            let updates = held.filter_map(|hold| state.updates.get(&hold.update));
+            commands.extend(updates.map(|update| Command::EnterStep {
+                update: update.id.clone(),
+                step: update.step() + 1,
+                if_modified: update.modified,
+                opened_max: opened_max.or(Some(0)),
+            }));
+        }
+        Planted::ForgetsRelease => commands.retain(|command| {
+            let Command::Pause { reason, .. } = command else { return true };
+            reason.code != Reason::BARRIER_FAILED
+        }),
         Planted::PlannerGivesUp => {
             commands.retain(|command| !matches!(command, Command::Finish { .. }));
         }

@@ -95,6 +95,7 @@ impl Wish {
             ("one-way", Strategy::BlueGreen(switch)) => {
                 switch.one_way = number::<u32>(value(option, words)?)? == 1;
             }
+            ("barrier", Strategy::BlueGreen(switch)) => switch.barrier = true,
             ("one-way", Strategy::Rolling(rolling)) => {
                 rolling.one_way_from = Some(number(value(option, words)?)?);
             }
@@ -204,5 +205,6 @@ fn blue_green(verify_ms: u64) -> Strategy {
         hold_ms: 5_000,
         analysis: analysis(),
         one_way: false,
+        barrier: false,
     })
 }

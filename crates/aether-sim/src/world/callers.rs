@@ -10,12 +10,14 @@ use aether_core::state::State;
 use super::{Event, Origin, World};
 use crate::instance::Phase;
 use crate::invariants;
-use crate::invoker::{ATTEMPTS_MAX, Call, Picked, SessionReport, Tables};
+use crate::invoker::{ATTEMPTS_MAX, Call, Picked, SessionReport, Tables, Wish};
 use crate::log::ReplicaId;
 use crate::planted::Planted;
 
 /// Pause before a caller looks for another node.
 const RETRY_MS: u64 = 300;
+/// A call that is held looks this often whether it may begin.
+const HELD_LOOK_MS: u64 = 5;
 /// Longest call that is in flight while everything else goes on.
 const LONG_CALL_MS_MAX: u64 = 45_000;
 
@@ -146,7 +148,7 @@ impl World {
             return;
         }
         let found = invariants::forward(who, tables);
-        who.apply(tables);
+        who.apply(tables, self.now_ms);
         let held = &who.held;
         self.checker.split.forget(caller, |slice| held.contains_key(slice));
         if self.planted == Some(Planted::InvokerLosesCalls) {
@@ -160,6 +162,13 @@ impl World {
         self.check("tables_are_true", found);
         self.check_calls();
         self.report_session(caller, false);
+    }
+
+    /// Whether the control plane knows of the present life of a caller.
+    fn is_known(&self, caller: usize) -> bool {
+        let who = &self.callers[caller];
+        let record = self.log.newest.sessions.get(&who.session);
+        record.is_some_and(|record| record.opened == who.life)
     }
 
     fn check_calls(&mut self) {
@@ -217,8 +226,33 @@ impl World {
         };
         self.after(next_ms.max(1), Event::Call { caller, process });
         let slice = self.rng.pick(&self.slices).clone();
-        let who = &mut self.callers[caller];
-        let Some(picked) = who.pick(&slice) else { return };
+        self.wish(caller, process, slice);
+    }
+
+    /// A call begins, if it is not held.
+    pub(super) fn wish(&mut self, caller: usize, process: u64, slice: SliceName) {
+        if self.callers[caller].process != process || !self.callers[caller].is_up {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let picked = match self.callers[caller].wish(&slice, now_ms, false) {
+            Wish::Nowhere => return,
+            Wish::Begins(picked) => picked,
+            Wish::Held { until_ms } => {
+                // A queue is full now and then.
+                let is_full = !self.settings.is_quiet && self.rng.chance(2);
+                match self.callers[caller].wish(&slice, now_ms, is_full) {
+                    Wish::Begins(picked) => picked,
+                    _ => {
+                        let delay_ms = (until_ms - now_ms).clamp(1, HELD_LOOK_MS);
+                        return self.after(delay_ms, Event::Wish { caller, process, slice });
+                    }
+                }
+            }
+        };
+        let is_known = self.is_known(caller);
+        let found = self.checker.barrier.call(&slice, &picked, is_known);
+        self.check("barrier", found);
         let found = self.checker.split.picked(caller, process, &slice, &picked);
         self.check("split", found);
         let found = invariants::picks_by_newest(&self.callers[caller], &slice, &picked);

@@ -79,6 +79,8 @@ enum Event {
     SessionReport { to: ReplicaId, report: Box<SessionReport> },
     /// A caller calls.
     Call { caller: usize, process: u64 },
+    /// A call that was held looks whether it may begin.
+    Wish { caller: usize, process: u64, slice: SliceName },
     /// A call has its outcome.
     CallEnd { caller: usize, process: u64, call: CallId },
     /// Everything that is looked at every second.
@@ -277,6 +279,7 @@ impl World {
             Event::CallerBeat { caller, process } => self.caller_beat(caller, process),
             Event::SessionReport { to, report } => self.session_report(to, *report),
             Event::Call { caller, process } => self.call(caller, process),
+            Event::Wish { caller, process, slice } => self.wish(caller, process, slice),
             Event::CallEnd { caller, process, call } => self.call_end(caller, process, call),
             Event::Watch => self.watch(),
         }

@@ -19,6 +19,8 @@ impl World {
             let led_ms = self.now_ms - self.ready_since_ms.max(self.no_quorum_ms);
             let found = invariants::deadlines_are_kept(&self.log, log_time_ms, led_ms);
             self.check("deadlines", found);
+            let found = invariants::holds_end(&self.log, log_time_ms, led_ms);
+            self.check("barrier", found);
         }
         let in_flight = self.callers.iter().map(|caller| caller.calls.len()).sum();
         let found = self.checker.one_outcome.balance(in_flight);

@@ -3,9 +3,10 @@
 //!
 //! Verified is a set that stays whole for a while. The switch is one entry, which
 //! every session applies on its own; how long calls to both versions could begin is
-//! the time until the last of them has acked it, and is written down.
+//! the time until the last of them has acked it, and is written down. With a barrier
+//! there is no such time: see `barrier.rs`.
 
-use super::{Plan, View, Wait, steps};
+use super::{Plan, View, Wait, barrier, steps};
 use crate::command::Command;
 use crate::duration::Millis;
 use crate::planner::progress::{new_side, not_ready};
@@ -16,17 +17,33 @@ use crate::weights::Weights;
 pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, switch: &BlueGreen, plan: &mut Plan) {
     if has_switched(view, update) {
         let switched_ms = update.progress.as_ref().map_or(0, |progress| progress.since_ms);
+        let late_calls = barrier::late_calls(view, update);
         plan.commands.push(Command::MarkSwitched {
             update: update.id.clone(),
-            mixed_ms: view.now_ms.saturating_sub(switched_ms),
+            mixed_ms: match late_calls {
+                Some(0) => 0,
+                _ => view.now_ms.saturating_sub(switched_ms),
+            },
             if_modified: update.modified,
+            late_calls: late_calls.unwrap_or(0),
         });
+        return;
+    }
+    if let Some(held) = barrier::Held::of(view, update) {
+        held.go_on(view, update, plan);
         return;
     }
     let unverified = |plan: &mut Plan| {
         update.state == UpdateState::Deployed && !is_verified(view, update, switch.verify_ms, plan)
     };
+    let before = plan.commands.len();
     steps::serving_behind(view, update, unverified, plan);
+    let entered = plan.commands.get(before).filter(|c| matches!(c, Command::EnterStep { .. }));
+    let asks_first = update.options.manual_approval && !update.is_approved();
+    if entered.is_some() && update.has_barrier_at(update.step() + 1) && !asks_first {
+        plan.commands.truncate(before);
+        barrier::begin(view, update, plan);
+    }
 }
 
 /// Whether the new set has been whole for as long as it is verified. An instance

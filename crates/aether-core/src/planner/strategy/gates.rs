@@ -205,6 +205,11 @@ fn since_ms(update: &UpdateRecord, way: &Way<'_>) -> u64 {
 
 /// What gates an update waits for right now, if it does for any.
 pub(in crate::planner) fn waited_for(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
+    waited_for_by(view, update, GATE)
+}
+
+/// What an update waits for right now under a code, if it does.
+pub(super) fn waited_for_by(view: &View<'_>, update: &UpdateRecord, code: &str) -> Option<String> {
     let mut plan = Plan::default();
     let way = update.way()?;
     match update.state {
@@ -215,7 +220,7 @@ pub(in crate::planner) fn waited_for(view: &View<'_>, update: &UpdateRecord) -> 
         _ => return None,
     }
     let waits = plan.waits.remove(&update.slice)?;
-    waits.into_iter().find(|wait| wait.code == GATE).map(|wait| wait.message)
+    waits.into_iter().find(|wait| wait.code == code).map(|wait| wait.message)
 }
 
 /// In place the first batch begins before anything is deployed, and so do its

@@ -3,6 +3,7 @@
 //! What all of them share stands here: what speaks against the new version, and
 //! what an update waits for while it is paused or waits for approval.
 
+mod barrier;
 mod blue_green;
 mod canary;
 mod gates;

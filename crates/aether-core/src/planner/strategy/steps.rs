@@ -3,8 +3,8 @@
 //! the completion.
 
 use super::{
-    INSTANCE_OUTLIER, Plan, View, Wait, act, against, gates, host, name_missing, objection,
-    wait_for_approval, wait_for_resume,
+    INSTANCE_OUTLIER, Plan, View, Wait, act, against, barrier::BARRIER, gates, host, name_missing,
+    objection, wait_for_approval, wait_for_resume,
 };
 use crate::apply::instances_needed;
 use crate::command::Command;
@@ -138,6 +138,9 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
     if let Some(gate) = gates::waited_for(view, update) {
         return Some(Reason::new(Reason::GATE_INCONCLUSIVE, format!("{at}: {gate}")));
     }
+    if let Some(sessions) = gates::waited_for_by(view, update, BARRIER) {
+        return Some(Reason::new("inconclusive", format!("{at}: it waited for {sessions}")));
+    }
     let hold = way.hold(step);
     if let Hold::Evidence { .. } = hold
         && let Some(compared) = comparison(view.state, update, &Present::default())
@@ -265,6 +268,7 @@ fn enter(
                 update: id,
                 step,
                 if_modified: update.modified,
+                opened_max: None,
             });
         }
         return;
@@ -277,7 +281,9 @@ fn enter(
     let needed = carries.max(wanted);
     let ready = view.state.ready_count(slice, update.new.revision);
     if needed <= ready && old_side_carries(view, update, weights) {
-        plan.commands.push(Command::EnterStep { update: id, step, if_modified: update.modified });
+        let if_modified = update.modified;
+        let enter = Command::EnterStep { update: id, step, if_modified, opened_max: None };
+        plan.commands.push(enter);
         return;
     }
     plan.wait(

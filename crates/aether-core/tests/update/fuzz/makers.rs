@@ -207,6 +207,7 @@ impl<'a> Dice<'a> {
                 hold_ms,
                 analysis,
                 one_way: one_way.is_some(),
+                barrier: self.one_in(2),
             });
         }
         if self.one_in(4) {
@@ -443,7 +444,17 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
         let update = dice.update();
         let next = dice.state.updates.get(&update).map_or(0, |update| update.step() + 1);
         let step = if dice.one_in(4) { dice.count32() } else { next };
-        Command::EnterStep { if_modified: dice.modified(&update), step, update }
+        let if_modified = dice.modified(&update);
+        let last = dice.state.sessions.values().map(|s| s.opened).max();
+        let opened_max = match dice.one_in(4) {
+            true => Some(dice.count()),
+            false => last.filter(|_| dice.flag()),
+        };
+        Command::EnterStep { if_modified, step, update, opened_max }
+    }),
+    ("HoldCalls", 3, |dice| {
+        let update = dice.update();
+        Command::HoldCalls { if_modified: dice.modified(&update), update }
     }),
     ("ScaleNew", 2, |dice| {
         let update = dice.update();
@@ -473,7 +484,8 @@ pub const MAKERS: &[(&str, usize, Make)] = &[
     ("MarkSwitched", 1, |dice| {
         let update = dice.update();
         let if_modified = dice.modified(&update);
-        Command::MarkSwitched { update, mixed_ms: dice.count(), if_modified }
+        let late_calls = if dice.one_in(3) { dice.count() } else { 0 };
+        Command::MarkSwitched { update, mixed_ms: dice.count(), if_modified, late_calls }
     }),
     ("RecordGate", 3, |dice| {
         let update = dice.update();

@@ -42,6 +42,7 @@ pub fn table(slice: &str, revision: u64, weights: &str) -> SliceTable {
         new: None,
         old: None,
         ingress: vec![],
+        hold_ms: 0,
     }
 }
 

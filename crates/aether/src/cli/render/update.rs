@@ -1,6 +1,7 @@
 //! One update: the whole of it for `status`, a row for `list`.
 
 use aether_core::weights::Weights;
+use aether_core::words::counted;
 use aether_proto::v1;
 
 use super::{fields, gate, or_dash, percent, percent_of_ppm, slice, span, table};
@@ -107,8 +108,23 @@ fn strategy(progress: &v1::Progress) -> String {
     if let Some(from) = progress.one_way_from {
         text += &format!("; no way back from step {from} on");
     }
-    if let Some(mixed_ms) = progress.mixed_ms {
-        text += &format!("\nboth versions served for {} at the switch", span(mixed_ms));
+    if progress.barrier && progress.step == 0 {
+        text += match progress.promoted {
+            true => "; the switch waits until every session holds its calls",
+            false => "; the switch is behind a barrier",
+        };
+    }
+    match (progress.mixed_ms, progress.late_calls) {
+        (Some(_), Some(0)) => {
+            text += "\nno call began at the old version after the first at the new";
+        }
+        (Some(mixed_ms), late) => {
+            text += &format!("\nboth versions served for {} at the switch", span(mixed_ms));
+            if let Some(late) = late {
+                text += &format!(": {} could not be held long enough", counted(late, "call"));
+            }
+        }
+        (None, _) => {}
     }
     text
 }
@@ -442,6 +458,18 @@ INDEX  STATE    ROUTING  BY     EVENT
         let text = strategy(&progress);
         assert!(text.contains("before the first step"), "{text}");
         assert!(text.ends_with("both versions served for 12ms at the switch"), "{text}");
+        let held =
+            v1::Progress { barrier: true, promoted: true, mixed_ms: None, ..progress.clone() };
+        let text = strategy(&held);
+        assert!(text.ends_with("the switch waits until every session holds its calls"), "{text}");
+        let switched = |late| v1::Progress { step: 1, late_calls: Some(late), ..progress.clone() };
+        let text = strategy(&switched(0));
+        assert!(
+            text.ends_with("no call began at the old version after the first at the new"),
+            "{text}"
+        );
+        let text = strategy(&switched(3));
+        assert!(text.ends_with("at the switch: 3 calls could not be held long enough"), "{text}");
         let in_place = v1::InPlace {
             ready: 10,
             floor: 10,

@@ -50,6 +50,9 @@ pub struct How {
     /// Switch by itself after that; otherwise the switch of blue-green waits for 'promote'
     #[arg(long)]
     auto_promote: bool,
+    /// How the switch of blue-green is made [default: plain]
+    #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
+    switch: Option<Switch>,
     /// Most instances that may be missing at any time, while rolling [default: 1, 0 with --max-surge]
     #[arg(long, value_name = "N|%", value_parser = share)]
     max_unavailable: Option<Share>,
@@ -88,6 +91,15 @@ pub enum StrategyName {
     Rolling,
     /// All are stopped, then all are started; nothing serves in between
     Recreate,
+}
+
+/// How a switch is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Every session applies it on its own, within milliseconds
+    Plain,
+    /// Calls are held until every session holds its own, so that there is no overlap
+    Barrier,
 }
 
 /// What a failed step does.
@@ -135,6 +147,7 @@ impl How {
             one_way_from: self.one_way_from,
             verify_ms: ms(self.verify),
             auto_promote: self.auto_promote,
+            barrier: self.switch == Some(Switch::Barrier),
             max_unavailable: self
                 .max_unavailable
                 .map(|share| share.to_string())
@@ -191,6 +204,9 @@ mod tests {
         assert_eq!((steps.name.as_str(), steps.steps.as_str()), ("", "1:9 5m, 1:0"));
         let switch = message("--strategy blue-green --verify 1m --auto-promote").unwrap().unwrap();
         assert_eq!((switch.name.as_str(), switch.verify_ms), ("BLUE_GREEN", Some(60_000)));
+        let barrier = message("--strategy blue-green --switch barrier").unwrap().unwrap();
+        assert!(barrier.barrier && !switch.barrier);
+        assert!(!message("--strategy blue-green --switch plain").unwrap().unwrap().barrier);
         let line = "--strategy rolling --max-unavailable 25% --batch '1, 10%' --stagger 30s --max-failures 2";
         let rolling = message(line).unwrap().unwrap();
         assert_eq!((rolling.name.as_str(), rolling.max_unavailable.as_str()), ("ROLLING", "25%"));
