@@ -15,6 +15,7 @@
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
+//! | 5 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact` |
 //!
 //! # Adding to it
 //!
@@ -45,7 +46,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+pub const FEATURE_LEVEL_MAX: u32 = 5;
 
 /// What holds from a level on though no command says so: the planner and `apply` look at
 /// the committed level for these.
@@ -75,8 +76,15 @@ pub(crate) fn is_first(level: &u32) -> bool {
 /// a new one is decided about.
 pub fn level_of(command: &Command) -> u32 {
     match command {
-        Command::RegisterArtifact { .. }
-        | Command::RemoveArtifact { .. }
+        Command::RegisterArtifact { manifest, .. } => match manifest.run.reload_signal {
+            None => 1,
+            Some(_) => 5,
+        },
+        Command::Observe { observations, .. } => {
+            let reloaded = observations.iter().any(|seen| seen.reloaded.is_some());
+            if reloaded { 5 } else { 1 }
+        }
+        Command::RemoveArtifact { .. }
         | Command::ArtifactDropped { .. }
         | Command::ArtifactHeld { .. }
         | Command::Deploy { .. }
@@ -103,7 +111,6 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::MarkUnplaced { .. }
         | Command::Drain { .. }
         | Command::Stop { .. }
-        | Command::Observe { .. }
         | Command::RegisterNode { .. }
         | Command::SetNodeLifecycle { .. }
         | Command::SetNodeSchedule { .. }
@@ -119,8 +126,10 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::RaiseFeatureLevel { .. }
         | Command::Tick {} => 1,
         Command::PutConfig { .. } | Command::RemoveConfig { .. } => 2,
-        Command::StartWith { remake, .. } if !remake.is_nothing() => 4,
-        Command::StartWith { strategy, .. } => level_of_strategy(strategy),
+        Command::StartWith { remake, strategy, .. } => {
+            let of_remake = if remake.is_nothing() { 3 } else { 4 };
+            level_of_strategy(strategy).max(of_remake)
+        }
         Command::RecordGate { .. } | Command::PushConfig { .. } => 4,
         Command::Promote { .. }
         | Command::Suspend { .. }
@@ -142,6 +151,9 @@ pub fn level_of(command: &Command) -> u32 {
 
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
+    if strategy.is_reload() {
+        return 5;
+    }
     let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
     if has_gates || strategy.max_failures() > 0 { 4 } else { 3 }
 }
@@ -153,6 +165,7 @@ pub fn brought_by(level: u32) -> &'static str {
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
+        5 => "reload by signal",
         _ => "what a newer release brought",
     }
 }

@@ -50,7 +50,7 @@ pub use in_place::{BATCHES_MAX, Bounds, GOALS_MAX, Recreate, Rolling, Share};
 pub use inputs::{
     INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, NodeSeen, Seen, SessionSeen, VerdictSeen,
 };
-pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed};
+pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed, Reload};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{
@@ -248,6 +248,9 @@ impl Reason {
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";
+
+    /// Code of an instance that cannot be told to read its files again.
+    pub const RELOAD_FAILED: &str = "reload_failed";
 
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {

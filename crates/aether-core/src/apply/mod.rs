@@ -15,6 +15,7 @@ mod instances;
 mod level;
 mod members;
 mod progress;
+mod reload;
 mod restore;
 mod slices;
 mod strategy;
@@ -37,6 +38,7 @@ use crate::records::{
     SliceRecord, Strategy, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
+use crate::table::Endpoint;
 use crate::transition;
 use crate::weights::Weights;
 
@@ -150,12 +152,23 @@ struct Tx<'a> {
 }
 
 /// Which instances a routing table has, and where they listen.
-type Endpoints = BTreeSet<(InstanceId, SocketAddr)>;
+#[derive(PartialEq, Eq)]
+struct Endpoints {
+    /// Whoever can be called.
+    all: BTreeSet<(InstanceId, SocketAddr)>,
+    /// As one of which revision, where that is not its own.
+    called_as: BTreeMap<InstanceId, RevisionNo>,
+}
 
 fn endpoints(state: &State, slice: &SliceName) -> Endpoints {
     let table = state.slice_table(slice);
     let sides = table.iter().flat_map(|table| [&table.new, &table.old]).flatten();
-    sides.flat_map(|set| &set.endpoints).map(|e| (e.instance.clone(), e.address)).collect()
+    let called = |e: &Endpoint| (e.instance.clone(), e.address);
+    let reloads = state.instances_of(slice).filter(|i| i.called_as() != i.revision);
+    Endpoints {
+        all: sides.flat_map(|set| &set.endpoints).map(called).collect(),
+        called_as: reloads.map(|i| (i.id.clone(), i.called_as())).collect(),
+    }
 }
 
 impl Tx<'_> {
@@ -526,7 +539,7 @@ impl Tx<'_> {
         let index = self.index();
         for (slice, before_set) in std::mem::take(&mut self.touched) {
             let after_set = endpoints(self.state, &slice);
-            for (id, _) in before_set.difference(&after_set) {
+            for (id, _) in before_set.all.difference(&after_set.all) {
                 if let Some(record) = self.state.instances.get(id) {
                     let record = InstanceRecord { left_table: index, ..(**record).clone() };
                     self.state.put_instance(record);

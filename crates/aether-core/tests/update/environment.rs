@@ -2,7 +2,7 @@
 
 use aether_core::command::{Command, Refusal};
 use aether_core::coordinates::SliceName;
-use aether_core::level::FEATURE_LEVEL_MAX;
+use aether_core::level::since;
 use aether_core::records::{Colour, UpdateOptions, UpdateState as S};
 
 use crate::world::{SLICE, World, complete, rollback, routing};
@@ -71,7 +71,7 @@ fn of_two_sets_that_run_each_has_its_own_colour() {
 
 #[test]
 fn before_the_level_that_knows_colours_there_are_none() {
-    let mut world = World::deployed_at(FEATURE_LEVEL_MAX - 1, 2);
+    let mut world = World::deployed_at(since::COLOURS - 1, 2);
     world.start("2.0.0", UpdateOptions::default());
     assert_eq!(colours(&world), (Colour::Blue, Some(Colour::Blue)));
     let refusal = world.propose(set("2.0.0")).unwrap_err();

@@ -46,6 +46,7 @@ fn given(asked: &v1::Strategy) -> [(&'static str, bool); 12] {
         ("batches", !asked.batches.is_empty()),
         ("stagger_ms", asked.stagger_ms.is_some()),
         ("max_failures", asked.max_failures.is_some()),
+        ("reload", asked.reload),
     ]
 }
 
@@ -112,6 +113,7 @@ fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         "hold_ms",
         "one_way_from",
         "max_failures",
+        "reload",
     ];
     refuse_others("ROLLING", &takes, asked, fields);
     let mut share = |field: &str, text: &str, otherwise: u32| match text {
@@ -140,6 +142,7 @@ fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         analysis: analysis(asked, fields),
         one_way_from: asked.one_way_from,
         max_failures: asked.max_failures.unwrap_or(0),
+        reload: asked.reload,
     })
 }
 
