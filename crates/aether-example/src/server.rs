@@ -50,6 +50,7 @@ pub(crate) struct Slice {
 }
 
 /// What it says of itself.
+#[derive(Debug)]
 struct Said {
     version: HeaderValue,
     /// The answer up to the number of the call.
