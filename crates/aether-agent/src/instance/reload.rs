@@ -208,6 +208,8 @@ impl Instance {
     fn has_read(&self, process: Process, now: &Attended) -> Option<String> {
         match Kept::read(&self.layout) {
             Some(kept) => (kept.done && kept.process == process).then_some(kept.config),
+            // A later one of this shim may have begun with what was laid since.
+            None if now.state.restarts != now.spec.restarts => None,
             None => now.reloading.began_with.clone(),
         }
     }
