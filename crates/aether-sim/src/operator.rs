@@ -362,11 +362,13 @@ fn slice_name(slice: usize) -> SliceName {
     SLICES[slice].parse().expect("names of simulated slices are valid")
 }
 
-/// Registers a version of a slice.
-pub fn push(slice: &SliceName, version: &str) -> Command {
+/// Registers a version of a slice. Where the level knows of it, its process can be told to
+/// read its configuration again.
+pub fn push(slice: &SliceName, version: &str, level: u32) -> Command {
+    let reload = if level == FEATURE_LEVEL_MAX { "reload_signal = 'SIGHUP'\n" } else { "" };
     let text = format!(
         "artifact = '{}:{version}'\n[run]\ncommand = ['./server']\ngrace = '{GRACE_MS}ms'\n\
-         drain = '{DRAIN_MS}ms'\nconfig_files = ['{CONFIG}']\nreload_signal = 'SIGHUP'\n",
+         drain = '{DRAIN_MS}ms'\nconfig_files = ['{CONFIG}']\n{reload}",
         slice.base()
     );
     let artifact = slice.base().at(version.parse().expect("a version"));
@@ -387,7 +389,9 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
     let version_of = |version: &str| version.parse().expect("a version");
     Some(match action {
         Action::RaiseLevel => raise_level(),
-        Action::Push { slice, version } => push(&slice_name(*slice), version),
+        Action::Push { slice, version } => {
+            push(&slice_name(*slice), version, state.meta.feature_level)
+        }
         Action::RemoveArtifact { slice, version } => {
             let artifact = slice_name(*slice).base().at(version_of(version));
             Command::RemoveArtifact { artifact }

@@ -32,7 +32,7 @@ pub fn of_start(request: &v1::StartUpdateRequest, fields: &mut Fields) -> Strate
 }
 
 /// Options that only some strategies have a use for, and whether they are given.
-fn given(asked: &v1::Strategy) -> [(&'static str, bool); 12] {
+fn given(asked: &v1::Strategy) -> [(&'static str, bool); 13] {
     [
         ("steps", !asked.steps.is_empty()),
         ("step_percent", asked.step_percent.is_some()),
