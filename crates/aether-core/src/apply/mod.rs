@@ -156,7 +156,7 @@ struct Tx<'a> {
 struct Endpoints {
     /// Whoever can be called.
     all: BTreeSet<(InstanceId, SocketAddr)>,
-    /// As one of which revision, where that is not its own.
+    /// As one of which revision: a reload moves one from side to side.
     called_as: BTreeMap<InstanceId, RevisionNo>,
 }
 
@@ -164,11 +164,11 @@ fn endpoints(state: &State, slice: &SliceName) -> Endpoints {
     let table = state.slice_table(slice);
     let sides = table.iter().flat_map(|table| [&table.new, &table.old]).flatten();
     let called = |e: &Endpoint| (e.instance.clone(), e.address);
-    let reloads = state.instances_of(slice).filter(|i| i.called_as() != i.revision);
-    Endpoints {
-        all: sides.flat_map(|set| &set.endpoints).map(called).collect(),
-        called_as: reloads.map(|i| (i.id.clone(), i.called_as())).collect(),
-    }
+    let of_side = |set: &crate::table::VersionSet| -> Vec<(InstanceId, RevisionNo)> {
+        set.endpoints.iter().map(|e| (e.instance.clone(), set.revision)).collect()
+    };
+    let called_as = sides.clone().flat_map(of_side).collect();
+    Endpoints { all: sides.flat_map(|set| &set.endpoints).map(called).collect(), called_as }
 }
 
 impl Tx<'_> {
