@@ -22,6 +22,7 @@ mod misbehave;
 mod nginx;
 mod reflection;
 mod refusals;
+mod reload;
 mod rest;
 mod restart;
 mod rollback;

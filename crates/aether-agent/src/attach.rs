@@ -263,6 +263,7 @@ fn to_wire(observation: Observation) -> InstanceObservation {
         restarts: observation.restarts,
         reason_code,
         reason_message,
+        reloaded: observation.reloaded.unwrap_or_default(),
     }
 }
 
@@ -309,6 +310,7 @@ mod tests {
             endpoint: endpoint.map(|endpoint| endpoint.parse().unwrap()),
             restarts: u32::MAX,
             reason,
+            reloaded: None,
         };
         let reason = || Some(Reason::new("crashed", "exited with status 3"));
         let all = successors(Some(Observed::Assigned), next);
@@ -316,6 +318,11 @@ mod tests {
         let all = all.chain([seen(Observed::Ready, None, None)]);
         let lines: String = all.map(|seen| hex(&to_wire(seen)) + "\n").collect();
         attached("reported.txt").holds(lines.as_bytes());
+        let reloaded = Observation {
+            reloaded: Some(u64::MAX),
+            ..seen(Observed::Ready, Some("[::1]:10000"), None)
+        };
+        attached("reported-reload.txt").holds((hex(&to_wire(reloaded)) + "\n").as_bytes());
     }
 
     #[test]

@@ -63,6 +63,14 @@ pub(crate) struct Work {
     /// What that is. Kept once for all instances, in the directive.
     #[serde(skip)]
     pub config: Option<Arc<Configuration>>,
+    /// Which reload brought a running process here; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub reload: u64,
+}
+
+/// Whether a number of a reload is that of none.
+pub(crate) fn is_none(reload: &u64) -> bool {
+    *reload == 0
 }
 
 impl Work {
@@ -162,6 +170,7 @@ fn work(wire: v1::Assignment, configs: &Configs) -> Result<Work, String> {
         manifest,
         holders: wire.holders,
         config_digest: Some(wire.config_sha256).filter(|digest| !digest.is_empty()),
+        reload: wire.reload,
         config: None,
     };
     work.take_config(configs)?;

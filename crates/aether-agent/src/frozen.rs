@@ -20,8 +20,8 @@ use std::time::Duration;
 use aether_core::duration::Millis;
 use aether_core::ids::Fence;
 use aether_core::manifest::{
-    ByteSize, Cpu, IngressRule, Liveness, Manifest, Placement, Probe, Readiness, Resources, Run,
-    StopSignal,
+    ByteSize, Cpu, IngressRule, Liveness, Manifest, Placement, Probe, Readiness, ReloadSignal,
+    Resources, Run, StopSignal,
 };
 use aether_core::records::{Configuration, Desired};
 use aether_frozen::Frozen;
@@ -193,6 +193,7 @@ fn manifest(probe: Probe, stop_signal: StopSignal) -> Manifest {
             env: [("A".to_owned(), "é\n".to_owned())].into(),
             config_files: vec!["etc/a.conf".into()],
             stop_signal,
+            reload_signal: None,
             grace: Millis(1_500),
             drain: Millis(365 * 24 * 3_600_000),
         },
@@ -223,6 +224,7 @@ fn bare_manifest() -> Manifest {
             env: BTreeMap::new(),
             config_files: Vec::new(),
             stop_signal: StopSignal::Term,
+            reload_signal: None,
             grace: Millis(10_000),
             drain: Millis(30_000),
         },
@@ -243,6 +245,7 @@ fn work(manifest: Manifest, holders: &[&str]) -> Result<Arc<Work>, String> {
         holders: holders.iter().map(|holder| (*holder).to_owned()).collect(),
         config_digest: None,
         config: None,
+        reload: 0,
     }))
 }
 
@@ -289,6 +292,30 @@ fn configured_directive() -> Directive {
     directive
 }
 
+/// All signals by which a process reloads, each told of one.
+fn reloading_directive() -> Directive {
+    let mut directive = configured_directive();
+    let work = directive.assignments.values().next().unwrap().work.clone().unwrap();
+    let told = ReloadSignal::ALL.into_iter().zip(0..).map(|(signal, n)| {
+        let mut manifest = bare_manifest();
+        manifest.run.reload_signal = Some(signal);
+        let work = Work {
+            slice: work.slice.clone(),
+            artifact: work.artifact.clone(),
+            digest: work.digest.clone(),
+            manifest,
+            holders: Vec::new(),
+            config_digest: work.config_digest.clone(),
+            config: work.config.clone(),
+            reload: u64::MAX - n,
+        };
+        let work = Ok(Arc::new(work));
+        (format!("a-1-{n}").parse().unwrap(), Assignment { desired: Desired::Run, work })
+    });
+    directive.assignments = told.collect();
+    directive
+}
+
 fn keep(directive: &Directive) -> (tempfile::TempDir, Keeper) {
     let dir = tempfile::tempdir().unwrap();
     let mut keeper = Keeper::open(dir.path()).unwrap();
@@ -309,6 +336,7 @@ fn directives_are_written_and_read_as_they_were() {
         ("directive.json", directive()),
         ("directive-none.json", Directive::default()),
         ("directive-configured.json", configured_directive()),
+        ("directive-reload.json", reloading_directive()),
     ] {
         let (dir, _) = keep(&directive);
         kept(name).holds(&fs::read(dir.path().join("directive.json")).unwrap());
@@ -328,6 +356,7 @@ fn what_an_agent_is_told_is_read_as_it_was() {
     directive.assignments.retain(|_, assignment| assignment.work.is_ok());
     is_told("told.txt", &directive);
     is_told("told-configured.txt", &configured_directive());
+    is_told("told-reload.txt", &reloading_directive());
 }
 
 fn is_told(name: &str, directive: &Directive) {
@@ -345,6 +374,7 @@ fn is_told(name: &str, directive: &Directive) {
             desired: desired.as_str().unwrap().to_owned(),
             holders: work.holders.clone(),
             config_sha256: work.config_digest.clone().unwrap_or_default(),
+            reload: work.reload,
         }
     });
     let configs = directive.configs.iter().map(|(digest, config)| v1::InstanceConfig {
@@ -393,7 +423,16 @@ fn spec() -> ShimSpec {
         logs: LogLimits { file_bytes_max: u64::MAX, rotated_max: u32::MAX },
         restarts: u32::MAX,
         ends_in_a_row: u32::MAX - 1,
+        reload: 0,
+        config_digest: None,
     }
+}
+
+/// Of an instance that was started after a reload.
+fn reloaded_spec() -> ShimSpec {
+    let mut spec = bare_spec();
+    spec.manifest.run.reload_signal = Some(ReloadSignal::Hup);
+    ShimSpec { reload: u64::MAX, config_digest: Some("0".repeat(64)), ..spec }
 }
 
 fn bare_spec() -> ShimSpec {
@@ -419,7 +458,11 @@ fn adopt(bytes: &[u8]) -> std::io::Result<Adopted> {
 
 #[test]
 fn specifications_are_written_and_read_as_they_were() {
-    for (name, spec) in [("spec.json", spec()), ("spec-bare.json", bare_spec())] {
+    for (name, spec) in [
+        ("spec.json", spec()),
+        ("spec-bare.json", bare_spec()),
+        ("spec-reload.json", reloaded_spec()),
+    ] {
         let file = kept(name);
         file.holds(&serde_json::to_vec(&spec).unwrap());
         reads(&file, &spec);
@@ -429,6 +472,7 @@ fn specifications_are_written_and_read_as_they_were() {
         assert_eq!((&adopted.env, &adopted.work_dir), (&spec.env, &spec.work_dir));
         assert_eq!((adopted.listen, adopted.grace()), (spec.listen, spec.grace()));
         assert_eq!(adopted.restarts, spec.restarts);
+        assert_eq!((adopted.reload, &adopted.config_digest), (spec.reload, &spec.config_digest));
         assert_eq!(adopted.ends_in_a_row, spec.ends_in_a_row);
         assert_eq!(adopted.readiness(), &spec.manifest.ready);
         let exec = |command: Option<Vec<String>>| command.map(Probe::Exec);

@@ -37,7 +37,12 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], survives: Survives) -> io:
 
 /// Likewise for a file that others than its owner may read, by way of `temporary` on
 /// the same file system: what is left there of an earlier attempt is in nobody's way.
-pub(crate) fn write_public(path: &Path, bytes: &[u8], temporary: &Path) -> io::Result<()> {
+pub(crate) fn write_public(
+    path: &Path,
+    bytes: &[u8],
+    temporary: &Path,
+    survives: Survives,
+) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -46,7 +51,14 @@ pub(crate) fn write_public(path: &Path, bytes: &[u8], temporary: &Path) -> io::R
     file.write_all(bytes)?;
     // Not with `mode`, of which the process's mask takes something away.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    fs::rename(temporary, path)
+    if survives == Survives::PowerCut {
+        file.sync_all()?;
+    }
+    fs::rename(temporary, path)?;
+    match (survives, path.parent()) {
+        (Survives::PowerCut, Some(parent)) => sync_dir(parent),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the names in a directory survive a power cut.

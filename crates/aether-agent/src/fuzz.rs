@@ -36,6 +36,7 @@ fn down() -> v1::AgentDown {
         desired: desired.to_owned(),
         holders: vec!["127.0.0.1:8090".to_owned()],
         config_sha256: if desired == "RUN" { config.digest() } else { String::new() },
+        reload: if desired == "RUN" { 7 } else { 0 },
     };
     v1::AgentDown {
         incarnation: 1,

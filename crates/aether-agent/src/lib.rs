@@ -27,6 +27,7 @@
 //!          artifacts/<sha256>.tar.gz
 //!          unpacked/<sha256>/     shared by the instances, read-only
 //!          instances/<id>/        spec.json state.json readiness.json shim.*
+//!                                 reload.json: what its process was told to read last
 //!                                 enter.err: why limits could not be set
 //!                         logs/   stdout.log stderr.log and rotated ones,
 //!                                 instance.json: whose they are

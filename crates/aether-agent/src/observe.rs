@@ -41,6 +41,10 @@ pub(crate) struct Shimmed {
     /// Since when the present process was seen.
     pub up: Duration,
     pub probe: Probe,
+    /// The reload that it was told of, and has passed a probe since.
+    pub reloaded: Option<u64>,
+    /// Why it cannot be told of one.
+    pub reload_problem: Option<Reason>,
 }
 
 /// Everything an observation follows from.
@@ -66,17 +70,22 @@ pub(crate) fn observe(view: &View<'_>) -> Observation {
         Stage::Lost(reason) => (Observed::Crashed, Some((*reason).clone())),
         Stage::Shimmed(shimmed) => observe_shimmed(view, shimmed),
     };
+    let reloaded = match &view.stage {
+        Stage::Shimmed(shimmed) => shimmed.reloaded,
+        _ => None,
+    };
     Observation {
         instance: view.instance.clone(),
         observed,
         endpoint: view.endpoint,
         restarts: view.restarts,
         reason,
+        reloaded,
     }
 }
 
 fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reason>) {
-    let Shimmed { state, tally, up, probe } = shimmed;
+    let Shimmed { state, tally, up, probe, reload_problem, reloaded: _ } = shimmed;
     let probed = || {
         let last = tally.last.as_ref().zip(view.listen);
         last.and_then(|(probed, listen)| {
@@ -94,7 +103,9 @@ fn observe_shimmed(view: &View<'_>, shimmed: &Shimmed) -> (Observed, Option<Reas
         },
         Phase::Unknown if tally.was_ready => (Observed::Unready, Some(newer_shim())),
         Phase::Unknown => (Observed::Starting, Some(newer_shim())),
-        Phase::Running if tally.ready => (Observed::Ready, limits_not_enforced(state)),
+        Phase::Running if tally.ready => {
+            (Observed::Ready, reload_problem.clone().or_else(|| limits_not_enforced(state)))
+        }
         Phase::Running if tally.was_ready => (Observed::Unready, probed()),
         Phase::Running => {
             let ended = end_reason(state);
@@ -218,6 +229,8 @@ mod tests {
             tally: tally(results),
             up: Duration::from_millis(up_ms),
             probe: Probe::Tcp,
+            reloaded: None,
+            reload_problem: None,
         };
         let failed = Reason::new("fetch_failed", "nobody has it");
         let killed = Reason::new("killed", "it did not end");
@@ -287,6 +300,10 @@ mod tests {
         free.state.unenforced = Some("cpu (no control groups)".to_owned());
         let expected =
             "Ready limits_not_enforced: it runs without these limits: cpu (no control groups)";
+        assert_eq!(say(Run, Stage::Shimmed(&free)), expected);
+        let deaf = Reason::new(Reason::RELOAD_FAILED, "it does not catch it");
+        free.reload_problem = Some(deaf);
+        let expected = "Ready reload_failed: it does not catch it";
         assert_eq!(say(Run, Stage::Shimmed(&free)), expected);
     }
 }

@@ -15,7 +15,7 @@ use aether_core::records::Reason;
 use crate::artifact::{ArtifactStore, Digest, StoreError};
 use crate::directive::Work;
 use crate::fetch::Fetcher;
-use crate::fsio;
+use crate::fsio::{self, Survives};
 use crate::shim::spec::Layout;
 use crate::substitute::Variables;
 use crate::unpacked::{self, unpack_once};
@@ -97,6 +97,11 @@ impl Preparer {
         }
     }
 
+    /// Where the unpacked tree is of an archive that an instance runs from.
+    pub fn dir_of(&self, digest: &Digest) -> PathBuf {
+        self.unpacked.join(digest.to_string())
+    }
+
     /// Notes that an instance uses an unpacked tree.
     pub fn claim(&self, instance: &InstanceId, digest: Digest) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,16 +181,9 @@ pub(crate) fn outfit(
 ) -> Result<Outfit, Reason> {
     let (port, ip) = (listen.port().to_string(), listen.ip().to_string());
     let version = work.artifact.version.to_string();
-    let work_dir = layout.work();
-    let variables = Variables(vec![
-        ("PORT", port.clone()),
-        ("HOST", ip.clone()),
-        ("INSTANCE", instance.to_string()),
-        ("VERSION", version.clone()),
-        ("ARTIFACT_DIR", artifact_dir.display().to_string()),
-        ("INSTANCE_DIR", work_dir.display().to_string()),
-    ]);
-    lay_files(work, artifact_dir, &work_dir, &variables)?;
+    let variables = variables(instance, work, listen, artifact_dir, layout);
+    // A machine that loses its power starts the instance anew, and lays them again.
+    lay_files(work, artifact_dir, &layout.work(), &variables, Survives::Process)?;
     let run = &work.manifest.run;
     let substituted = |command: &Vec<String>| {
         let mut command: Vec<String> = command.iter().map(|text| variables.apply(text)).collect();
@@ -217,6 +215,36 @@ pub(crate) fn outfit(
     Ok(Outfit { command, env, ready_exec, live_exec })
 }
 
+fn variables(
+    instance: &InstanceId,
+    work: &Work,
+    listen: SocketAddr,
+    artifact_dir: &Path,
+    layout: &Layout,
+) -> Variables {
+    Variables(vec![
+        ("PORT", listen.port().to_string()),
+        ("HOST", listen.ip().to_string()),
+        ("INSTANCE", instance.to_string()),
+        ("VERSION", work.artifact.version.to_string()),
+        ("ARTIFACT_DIR", artifact_dir.display().to_string()),
+        ("INSTANCE_DIR", layout.work().display().to_string()),
+    ])
+}
+
+/// Lays the files of a running instance anew, each in one step: whenever its process
+/// reads one, it has the old one or the new one.
+pub(crate) fn relay(
+    instance: &InstanceId,
+    work: &Work,
+    listen: SocketAddr,
+    artifact_dir: &Path,
+    layout: &Layout,
+) -> Result<(), Reason> {
+    let variables = variables(instance, work, listen, artifact_dir, layout);
+    lay_files(work, artifact_dir, &layout.work(), &variables, Survives::PowerCut)
+}
+
 /// Makes the instance's own files: those that the manifest lists, from the artifact
 /// or what was pushed in its place, with everything substituted; and the others that
 /// were pushed, as they are.
@@ -225,6 +253,7 @@ fn lay_files(
     artifact_dir: &Path,
     work_dir: &Path,
     variables: &Variables,
+    survives: Survives,
 ) -> Result<(), Reason> {
     let failed = |name: &str, problem: String| {
         Reason::new("config_failed", format!("config file '{name}' {problem}"))
@@ -237,18 +266,18 @@ fn lay_files(
             None => read_config(name, artifact_dir),
         };
         content
-            .and_then(|content| lay_file(work_dir, name, &variables.apply(&content)))
+            .and_then(|content| lay_file(work_dir, name, &variables.apply(&content), survives))
             .map_err(|problem| failed(name, problem))?;
     }
     for (name, text) in pushed.into_iter().flatten().filter(|(name, _)| !listed.contains(name)) {
-        lay_file(work_dir, name, text).map_err(|problem| failed(name, problem))?;
+        lay_file(work_dir, name, text, survives).map_err(|problem| failed(name, problem))?;
     }
     Ok(())
 }
 
 /// Puts a file in its place below `dir` in one step. Its directories are made; none of
 /// them may be a link, which could lead out.
-fn lay_file(dir: &Path, name: &str, content: &str) -> Result<(), String> {
+fn lay_file(dir: &Path, name: &str, content: &str, survives: Survives) -> Result<(), String> {
     let text = |error: std::io::Error| format!("cannot be written: {error}");
     fs::create_dir_all(dir).map_err(text)?;
     let mut parent = dir.to_owned();
@@ -268,7 +297,7 @@ fn lay_file(dir: &Path, name: &str, content: &str) -> Result<(), String> {
     }
     // Beside the directory, where the slice has nothing to do.
     let temporary = dir.with_extension("new");
-    fsio::write_public(&dir.join(name), content.as_bytes(), &temporary).map_err(text)
+    fsio::write_public(&dir.join(name), content.as_bytes(), &temporary, survives).map_err(text)
 }
 
 /// A config file of the artifact.
@@ -309,6 +338,7 @@ mod tests {
             holders: Vec::new(),
             config_digest: None,
             config: None,
+            reload: 0,
         }
     }
 

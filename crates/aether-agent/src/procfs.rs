@@ -49,7 +49,28 @@ pub(crate) fn all() -> Vec<Stat> {
         .collect()
 }
 
+/// What becomes of a signal to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// It has a handler, or waits for it.
+    Caught,
+    /// It is as the system has it, which ends most, or ignored.
+    Deaf,
+    /// There is no such process.
+    Gone,
+}
+
 impl Process {
+    /// What would become of a signal.
+    pub fn takes(&self, signal: Signal) -> Takes {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        match status.ok().filter(|_| self.is_alive()) {
+            None => Takes::Gone,
+            Some(status) if catches(&status, signal as i32) => Takes::Caught,
+            Some(_) => Takes::Deaf,
+        }
+    }
+
     /// Whether exactly this process still runs.
     pub fn is_alive(&self) -> bool {
         stat(self.pid).is_some_and(|now| now.process == *self && !now.zombie)
@@ -69,6 +90,17 @@ pub(crate) fn has_env(pid: i32, name: &str, value: &str) -> bool {
     let wanted = format!("{name}={value}");
     fs::read(format!("/proc/{pid}/environ"))
         .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+}
+
+/// Whether `/proc/<pid>/status` says that a signal is caught, or blocked as by those who
+/// read signals from a descriptor.
+fn catches(status: &str, number: i32) -> bool {
+    let masks = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigBlk:")));
+    let mut masks = masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1.
+    masks.any(|mask| mask >> (number - 1) & 1 == 1)
 }
 
 /// The name in parentheses may hold anything, parentheses too: fields count
@@ -99,6 +131,20 @@ mod tests {
         assert_eq!(stat.process, Process { pid: 42, start_ticks: 12_345 });
         assert_eq!((stat.parent, stat.group, stat.session, stat.zombie), (7, 42, 41, false));
         assert!(parse(1, "1 (x) Z 0").is_none());
+    }
+
+    #[test]
+    fn a_signal_is_taken_by_who_has_a_handler_or_blocks_it() {
+        let status = "Name:\ta\nSigBlk:\t0000000000000200\nSigIgn:\t0000000008000000\n\
+                      SigCgt:\t0000000000000001\n";
+        let taken = |signal: Signal| catches(status, signal as i32);
+        assert!(taken(Signal::SIGHUP) && taken(Signal::SIGUSR1));
+        assert!(!taken(Signal::SIGUSR2) && !taken(Signal::SIGWINCH));
+        assert!(!catches("", 1));
+        let me = this();
+        let other = Process { start_ticks: me.start_ticks + 1, ..me };
+        assert_eq!(other.takes(Signal::SIGHUP), Takes::Gone);
+        assert_eq!(me.takes(Signal::SIGUSR2), Takes::Deaf);
     }
 
     #[test]

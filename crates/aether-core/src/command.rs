@@ -51,6 +51,9 @@ pub struct Observation {
     pub restarts: u32,
     /// Why it is not ready.
     pub reason: Option<Reason>,
+    /// [`at`](crate::records::Reload::at) of the reload whose files its process has read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reloaded: Option<u64>,
 }
 
 impl Observation {
@@ -63,6 +66,13 @@ impl Observation {
             || self.endpoint != known.endpoint
             || self.restarts != known.restarts
             || self.reason != known.reason
+            || self.ends_reload(known)
+    }
+
+    /// Whether it says that the reload that the instance is in is done.
+    pub(crate) fn ends_reload(&self, known: &InstanceRecord) -> bool {
+        let open = known.reload.as_ref().filter(|reload| !reload.done);
+        open.is_some_and(|reload| self.reloaded == Some(reload.at))
     }
 }
 

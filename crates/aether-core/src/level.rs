@@ -15,7 +15,7 @@
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
-//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
+//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput`; reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact` |
 //!
 //! # Adding to it
 //!
@@ -80,8 +80,15 @@ pub(crate) fn is_none_of_them(count: &u64) -> bool {
 /// a new one is decided about.
 pub fn level_of(command: &Command) -> u32 {
     match command {
-        Command::RegisterArtifact { .. }
-        | Command::RemoveArtifact { .. }
+        Command::RegisterArtifact { manifest, .. } => match manifest.run.reload_signal {
+            None => 1,
+            Some(_) => 5,
+        },
+        Command::Observe { observations, .. } => {
+            let reloaded = observations.iter().any(|seen| seen.reloaded.is_some());
+            if reloaded { 5 } else { 1 }
+        }
+        Command::RemoveArtifact { .. }
         | Command::ArtifactDropped { .. }
         | Command::ArtifactHeld { .. }
         | Command::Deploy { .. }
@@ -108,7 +115,6 @@ pub fn level_of(command: &Command) -> u32 {
         | Command::MarkUnplaced { .. }
         | Command::Drain { .. }
         | Command::Stop { .. }
-        | Command::Observe { .. }
         | Command::RegisterNode { .. }
         | Command::SetNodeLifecycle { .. }
         | Command::SetNodeSchedule { .. }
@@ -160,6 +166,9 @@ pub fn level_of(command: &Command) -> u32 {
 
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
+    if strategy.is_reload() {
+        return 5;
+    }
     let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
     match strategy.has_barrier() {
         true => 5,
@@ -175,7 +184,7 @@ pub fn brought_by(level: u32) -> &'static str {
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
-        5 => "'--switch barrier' of blue-green updates",
+        5 => "'--switch barrier' of blue-green updates, reload by signal",
         _ => "what a newer release brought",
     }
 }

@@ -17,6 +17,11 @@ pub fn lint(state: &State) -> Vec<String> {
         if instance.desired == Desired::Run && target.is_none() {
             findings.push(format!("instance {} runs without a target", instance.id));
         }
+        let old = state.live_update(&instance.slice).and_then(|update| update.old.as_ref());
+        let serves = old.map(|side| side.revision);
+        if instance.called_as() != instance.revision && Some(instance.called_as()) != serves {
+            findings.push(format!("instance {} is called as what does not serve", instance.id));
+        }
         if !state.revisions.contains_key(&(instance.slice.clone(), instance.revision)) {
             findings.push(format!("instance {} is of a forgotten revision", instance.id));
         }

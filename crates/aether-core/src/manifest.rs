@@ -68,6 +68,10 @@ pub struct Run {
     /// Signal that asks the process to stop.
     #[serde(default)]
     pub stop_signal: StopSignal,
+    /// Signal at which the process reads its configuration files again, without
+    /// letting go of a call. Absent: it has to be started anew for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_signal: Option<ReloadSignal>,
     /// How long the process has to end after the signal before it is killed.
     #[serde(default = "default_grace")]
     pub grace: Millis,
@@ -106,6 +110,55 @@ pub enum StopSignal {
     /// SIGUSR2.
     #[serde(rename = "SIGUSR2")]
     Usr2,
+}
+
+/// A signal at which a process reads its configuration files again. None of those
+/// that end a process by convention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReloadSignal {
+    /// SIGHUP, as most daemons have it.
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    /// SIGUSR1.
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    /// SIGUSR2.
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    /// SIGWINCH.
+    #[serde(rename = "SIGWINCH")]
+    Winch,
+}
+
+impl ReloadSignal {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hup, Self::Usr1, Self::Usr2, Self::Winch];
+
+    /// The name in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hup => "SIGHUP",
+            Self::Usr1 => "SIGUSR1",
+            Self::Usr2 => "SIGUSR2",
+            Self::Winch => "SIGWINCH",
+        }
+    }
+
+    /// Whether the process is asked to stop by the same one.
+    fn stops(self, stop: StopSignal) -> bool {
+        matches!(
+            (self, stop),
+            (Self::Hup, StopSignal::Hup)
+                | (Self::Usr1, StopSignal::Usr1)
+                | (Self::Usr2, StopSignal::Usr2)
+        )
+    }
+}
+
+impl fmt::Display for ReloadSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// One rule by which the ingress finds a slice. The longest matching path
@@ -197,6 +250,9 @@ impl Manifest {
         if self.run.config_files.iter().any(leaves) {
             return bad("run.config_files", "a path is empty, absolute, or leaves the artifact");
         }
+        if self.run.reload_signal.is_some_and(|reload| reload.stops(self.run.stop_signal)) {
+            return bad("run.reload_signal", "must be another one than run.stop_signal");
+        }
         if let Err(problem) = self.placement.check() {
             return bad("placement", &problem);
         }
@@ -258,9 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_to_reload_has_the_name_that_it_is_given() {
+        for signal in ReloadSignal::ALL {
+            let manifest =
+                Manifest::parse(&format!("{SMALL}reload_signal = '{signal}'\n")).unwrap();
+            assert_eq!(manifest.run.reload_signal, Some(signal));
+            assert_eq!(Manifest::parse(&manifest.to_toml()).unwrap(), manifest);
+        }
+    }
+
+    #[test]
     fn a_manifest_without_the_new_tables_is_written_as_before() {
         let json = serde_json::to_string(&Manifest::parse(SMALL).unwrap()).unwrap();
-        for word in ["live", "resources", "grpc", "exec"] {
+        for word in ["live", "resources", "grpc", "exec", "reload"] {
             assert!(!json.contains(word), "{json}");
         }
     }
@@ -288,6 +354,12 @@ mod tests {
         assert!(with("[resources]\nprocesses = 0").contains("resources.processes"));
         assert!(with("[[ingress]]\nhost = 'A:80'").contains("ingress.host"));
         assert!(with("stop_signal = 'SIGKILL'").contains("SIGKILL"));
+        for signal in ["SIGKILL", "SIGTERM", "SIGSTOP", "SIGQUIT", "SIGINT", "HUP", "1", ""] {
+            let refused = with(&format!("reload_signal = '{signal}'"));
+            assert!(refused.contains("`SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGWINCH`"), "{refused}");
+        }
+        let both = with("stop_signal = 'SIGUSR1'\nreload_signal = 'SIGUSR1'");
+        assert!(both.contains("run.reload_signal: must be another one"), "{both}");
         assert!(matches!(
             Manifest::parse(&"#".repeat(MANIFEST_BYTES_MAX + 1)),
             Err(ManifestError::TooLong(_))

@@ -305,17 +305,21 @@ impl<'a> World<'a> {
         let mut reports: BTreeMap<NodeName, Vec<Observation>> = BTreeMap::new();
         let reporting = |node| self.nodes.get(node) == Some(&NodeView::Reporting);
         for instance in self.state.instances_of(self.slice).filter(|i| reporting(&i.node)) {
+            let reloads = instance.reload.as_ref().filter(|reload| !reload.done);
+            let reloaded = reloads.map(|reload| reload.at);
             let observed = match (instance.desired, instance.observed) {
                 (Desired::Stop, _) => Observed::Stopped,
                 (Desired::Run, Observed::Assigned) => Observed::Ready,
+                (Desired::Run, observed) if reloaded.is_some() => observed,
                 _ => continue,
             };
             reports.entry(instance.node.clone()).or_default().push(Observation {
                 instance: instance.id.clone(),
                 observed,
-                endpoint: Some(([127, 0, 0, 1], 1).into()),
-                restarts: 0,
+                endpoint: instance.endpoint.or(Some(([127, 0, 0, 1], 1).into())),
+                restarts: instance.restarts,
                 reason: None,
+                reloaded,
             });
         }
         let any = !reports.is_empty();

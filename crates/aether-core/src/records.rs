@@ -53,7 +53,7 @@ pub use inputs::{
     HoldingSeen, INPUTS_BYTES_MAX, INPUTS_UPDATES_MAX, InputRecord, LateSeen, NodeSeen, Seen,
     SessionSeen, VerdictSeen,
 };
-pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed};
+pub use instance::{CRASH_LOOP_RESTARTS, Desired, InstanceRecord, Observed, Reload};
 pub use members::{NodeLifecycle, NodeRecord, NodeSchedule, SessionKind, SessionRecord};
 pub use options::{CleanupPolicy, OptionChanges, Preset, Thresholds, UpdateOptions};
 pub use strategy::{
@@ -257,6 +257,9 @@ impl Reason {
 
     /// Code of an instance that ends over and over.
     pub const CRASH_LOOP: &str = "crash_loop";
+
+    /// Code of an instance that cannot be told to read its files again.
+    pub const RELOAD_FAILED: &str = "reload_failed";
 
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {

@@ -121,6 +121,7 @@ fn fill(state: &mut State, seen: &Seen) {
                 endpoint: None,
                 restarts: 0,
                 reason: None,
+                reload: None,
             });
             k += 1;
         }

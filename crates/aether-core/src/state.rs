@@ -477,9 +477,9 @@ impl State {
             .filter_map(|(_, id)| self.instances.get(id))
     }
 
-    /// How many instances of a revision take calls now.
+    /// How many instances of a revision take calls now, and have read its files.
     pub fn ready_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
-        let ready = self.instances_of(slice).filter(|i| i.revision == revision && i.is_routable());
+        let ready = self.instances_of(slice).filter(|i| i.revision == revision && i.is_updated());
         u32::try_from(ready.count()).unwrap_or(u32::MAX)
     }
 
@@ -502,7 +502,7 @@ impl State {
     pub fn failed_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
         let of_revision = self.instances_of(slice).filter(|i| i.revision == revision);
         let has_failed = |i: &&Arc<InstanceRecord>| {
-            i.desired == Desired::Run && !i.is_routable() && i.crash_loop().is_some()
+            i.desired == Desired::Run && !i.is_updated() && i.crash_loop().is_some()
         };
         let failed = of_revision.filter(has_failed);
         u32::try_from(failed.count()).unwrap_or(u32::MAX)
@@ -588,7 +588,7 @@ impl State {
             version: side.version.clone(),
             endpoints: self
                 .instances_of(slice)
-                .filter(|i| i.revision == side.revision && i.is_routable())
+                .filter(|i| i.called_as() == side.revision && i.is_routable())
                 .filter_map(|i| Some(Endpoint { instance: i.id.clone(), address: i.endpoint? }))
                 .collect(),
         };

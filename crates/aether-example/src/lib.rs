@@ -63,6 +63,8 @@ fn failed(error: std::io::Error) -> ExitCode {
 async fn live(options: Options, onset: Onset) -> std::io::Result<ExitCode> {
     let slice = Arc::new(Slice::new(&options, onset.clone()));
     let stop = until_asked_to_stop(options.ignore_sigterm, onset.clone())?;
+    let reload = reload(&options, Arc::clone(&slice))?;
+    slice.read_version_file();
     let look = async {
         if let Some(file) = &options.once {
             onset.look_for(file).await;
@@ -75,6 +77,7 @@ async fn live(options: Options, onset: Onset) -> std::io::Result<ExitCode> {
             result.map(|()| ExitCode::SUCCESS)
         }
         result = look => result,
+        status = reload => Ok(status),
         status = harm::end(&options, &onset) => Ok(status),
         () = slice.crashed() => {
             eprintln!("crashing, as --crash-at-call asks");
@@ -114,6 +117,20 @@ async fn work(
     serve(listener, slice, stop).await;
     println!("stopped");
     Ok(())
+}
+
+/// Reads its version again at each SIGHUP; without a file for it that ends the process.
+fn reload(options: &Options, slice: Arc<Slice>) -> std::io::Result<impl Future<Output = ExitCode>> {
+    let has_file = options.version_file.is_some();
+    let mut hangup = has_file.then(|| signal(SignalKind::hangup())).transpose()?;
+    Ok(async move {
+        while let Some(hangup) = &mut hangup
+            && hangup.recv().await.is_some()
+        {
+            slice.read_version_file();
+        }
+        std::future::pending().await
+    })
 }
 
 fn until_asked_to_stop(ignore: bool, onset: Onset) -> std::io::Result<impl Future<Output = ()>> {

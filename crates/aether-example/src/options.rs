@@ -14,7 +14,7 @@ use std::time::Duration;
 /// does.
 struct Switch(&'static str, Option<&'static str>, &'static str);
 
-const SWITCHES: [Switch; 21] = [
+const SWITCHES: [Switch; 22] = [
     Switch("--once", Some("FILE"), "behave well until FILE exists; times count from then"),
     Switch("--start-delay", Some("TIME"), "not ready before"),
     Switch("--never-ready", None, "never ready"),
@@ -35,6 +35,11 @@ const SWITCHES: [Switch; 21] = [
     Switch("--ignore-sigterm", None, "do not stop when asked to"),
     Switch("--leak", Some("MIB"), "use that many MiB of memory more each second, up to 4 GiB"),
     Switch("--flood", Some("MIB"), "write that many MiB of lines to standard output each second"),
+    Switch(
+        "--version-file",
+        Some("FILE"),
+        "say that the version is FILE's word; read at SIGHUP again",
+    ),
     Switch("--fork", None, "start a child that leaves its session and ignores every signal"),
 ];
 
@@ -109,6 +114,8 @@ pub struct Options {
     pub leak_mib: u32,
     /// MiB that are written to standard output each second.
     pub flood_mib: u32,
+    /// Where the version that it says is read, again at each SIGHUP.
+    pub version_file: Option<PathBuf>,
     /// Starts a child that outlives it.
     pub fork: bool,
 }
@@ -140,6 +147,7 @@ impl Default for Options {
             ignore_sigterm: false,
             leak_mib: 0,
             flood_mib: 0,
+            version_file: None,
             fork: false,
         }
     }
@@ -224,6 +232,7 @@ impl Options {
             "--ignore-sigterm" => self.ignore_sigterm = flag(switch, text)?,
             "--leak" => self.leak_mib = value(switch, text)?,
             "--flood" => self.flood_mib = value(switch, text)?,
+            "--version-file" => self.version_file = Some(PathBuf::from(text)),
             "--fork" => self.fork = flag(switch, text)?,
             _ => return Err(unknown(switch)),
         }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io::Write;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,10 +39,8 @@ type Body = Either<Either<Full<Bytes>, Cut>, Incoming>;
 /// What answers the calls.
 #[derive(Debug)]
 pub(crate) struct Slice {
-    version: HeaderValue,
+    said: RwLock<Said>,
     instance: HeaderValue,
-    /// The answer up to the number of the call.
-    prefix: Vec<u8>,
     calls: AtomicU64,
     onset: Onset,
     /// Calls since the onset.
@@ -51,20 +49,57 @@ pub(crate) struct Slice {
     options: Options,
 }
 
+/// What it says of itself.
+#[derive(Debug)]
+struct Said {
+    version: HeaderValue,
+    /// The answer up to the number of the call.
+    prefix: Vec<u8>,
+    /// The last file that it read has one word, and nothing else.
+    is_understood: bool,
+}
+
+/// Names that are no header values are left out of headers only.
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+impl Said {
+    fn new(options: &Options, version: &str) -> Self {
+        let json = |text: &str| serde_json::Value::from(text).to_string();
+        // So that it can be seen whether it is still the same process.
+        let pid = match options.version_file {
+            Some(_) => format!("\"pid\":{},", std::process::id()),
+            None => String::new(),
+        };
+        let (version_json, instance) = (json(version), json(&options.instance));
+        let prefix = format!("{{\"version\":{version_json},\"instance\":{instance},{pid}\"n\":");
+        let (version, prefix) = (header(version), prefix.into_bytes());
+        Self { version, prefix, is_understood: true }
+    }
+}
+
 impl Slice {
+    /// Reads the file that has its version, if there is one. What it does not
+    /// understand leaves it with the version that it has, and not ready.
+    pub fn read_version_file(&self) {
+        let Some(file) = &self.options.version_file else { return };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let mut said = self.said.write().unwrap_or_else(PoisonError::into_inner);
+        match (words.next(), words.next()) {
+            (Some(version), None) => *said = Said::new(&self.options, version),
+            _ => said.is_understood = false,
+        }
+        let state = if said.is_understood { "read" } else { "not understood" };
+        println!("{}: {state}", file.display());
+    }
+
     /// A slice that misbehaves from the onset on.
     pub fn new(options: &Options, onset: Onset) -> Self {
-        // Names that are no header values are left out of headers only.
-        let header =
-            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
-        let (version, instance) = (&options.version, &options.instance);
-        let json = |text: &str| serde_json::Value::from(text).to_string();
-        let prefix =
-            format!("{{\"version\":{},\"instance\":{},\"n\":", json(version), json(instance));
         Self {
-            version: header(version),
-            instance: header(instance),
-            prefix: prefix.into_bytes(),
+            said: RwLock::new(Said::new(options, &options.version)),
+            instance: header(&options.instance),
             calls: AtomicU64::new(0),
             onset,
             bad_calls: AtomicU64::new(0),
@@ -93,7 +128,7 @@ impl Slice {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(VERSION, self.version.clone());
+        headers.insert(VERSION, self.said().version.clone());
         headers.insert(INSTANCE, self.instance.clone());
         if json {
             headers.insert(CONTENT_TYPE, JSON);
@@ -131,12 +166,20 @@ impl Slice {
         }
     }
 
+    fn said(&self) -> RwLockReadGuard<'_, Said> {
+        self.said.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     async fn ready(&self) -> (StatusCode, Body) {
+        let is_understood = self.said().is_understood;
         let (status, text) = match self.onset.since() {
+            _ if !is_understood => {
+                (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"ready\":false}"))
+            }
             Some(_) if self.options.hang_ready => std::future::pending().await,
             Some(since) if !self.is_ready(since.elapsed()) => {
                 (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"ready\":false}"))
@@ -154,8 +197,10 @@ impl Slice {
     }
 
     fn describe(&self, n: u64, path: &str) -> Bytes {
-        let mut text = Vec::with_capacity(self.prefix.len() + path.len() + 40);
-        text.extend_from_slice(&self.prefix);
+        let said = self.said();
+        let mut text = Vec::with_capacity(said.prefix.len() + path.len() + 40);
+        text.extend_from_slice(&said.prefix);
+        drop(said);
         // Writing to memory does not fail.
         let _ = write!(text, "{n},\"path\":");
         let _ = serde_json::to_writer(&mut text, path);

@@ -63,6 +63,37 @@ fn sigterm_lets_a_call_finish_and_exits_0() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// Body of the answer at a path, and its status.
+fn get(port: u16, path: &str) -> (u16, String) {
+    let mut call = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    call.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    call.read_to_string(&mut text).unwrap();
+    (text[9..12].parse().unwrap(), text)
+}
+
+#[test]
+fn sighup_has_it_read_its_version_again() {
+    let file = std::env::temp_dir().join(format!("aether-example-{}.conf", std::process::id()));
+    std::fs::write(&file, "one\n").unwrap();
+    let (mut child, port) = start(&["--version-file", &file.display().to_string()]);
+    let says = |version: &str| get(port, "/").1.contains(&format!("\"version\":\"{version}\""));
+    assert!(says("one"));
+    std::fs::write(&file, "two\n").unwrap();
+    assert!(says("one"), "nobody has told it");
+    signal(&child, Signal::SIGHUP);
+    eventually("it to say so", || says("two"));
+    assert!(get(port, "/").1.contains(&format!("\"pid\":{}", child.id())));
+    assert_eq!(get(port, "/ready").0, 200);
+    std::fs::write(&file, "no good\n").unwrap();
+    signal(&child, Signal::SIGHUP);
+    eventually("it to be not ready", || get(port, "/ready").0 == 503);
+    assert!(says("two"), "it goes on as before");
+    kill_and_wait(&mut child);
+    let _ = std::fs::remove_file(file);
+}
+
 #[test]
 fn sigterm_can_be_ignored() {
     let (mut child, port) = start(&["--ignore-sigterm"]);

@@ -97,6 +97,10 @@ pub(crate) struct StrategyBody {
     /// Of ROLLING.
     #[schema(maximum = 10000)]
     max_failures: Option<u32>,
+    /// Instances are not replaced: they get the files of another configuration, and
+    /// their processes the signal that `run.reload_signal` of the manifest names. Of
+    /// ROLLING.
+    reload: Option<bool>,
     /// Who outside is asked before a step is entered or left. Not of MANUAL.
     #[schema(max_items = 16)]
     gates: Option<Vec<GateBody>>,
@@ -122,6 +126,7 @@ impl StrategyBody {
             stagger_ms: self.stagger_ms,
             barrier: self.barrier.unwrap_or_default(),
             max_failures: self.max_failures,
+            reload: self.reload.unwrap_or_default(),
             gates: self.gates.unwrap_or_default().into_iter().map(GateBody::message).collect(),
         }
     }

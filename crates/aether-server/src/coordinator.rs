@@ -214,6 +214,7 @@ fn observation(wire: &v1::InstanceObservation) -> Option<Observation> {
         endpoint: wire.endpoint.parse().ok(),
         restarts: wire.restarts,
         reason,
+        reloaded: (wire.reloaded != 0).then_some(wire.reloaded),
     })
 }
 

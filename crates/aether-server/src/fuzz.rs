@@ -205,6 +205,7 @@ fn agent_report() -> v1::AgentReport {
         restarts: 0,
         reason_code: "probe_failed".to_owned(),
         reason_message: "connection refused".to_owned(),
+        reloaded: 7,
     };
     v1::AgentReport {
         instances: vec![observation("a-5-0", "READY"), observation("a-5-1", "STARTING")],

@@ -51,6 +51,11 @@ pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Inst
         (None, Desired::Stop) => ("STOPPING".to_owned(), record.desired_since_ms),
         (None, Desired::Run) => (name(&record.observed), record.observed_since_ms),
     };
+    let reloads = record.reload.as_ref().filter(|reload| !reload.done);
+    let reloading = reloads.map(|_| v1::Reason {
+        code: "reloading".to_owned(),
+        message: "its process has not shown yet that it read its files again".to_owned(),
+    });
     let revision = state.revisions.get(&(record.slice.clone(), record.revision));
     v1::Instance {
         instance_id: record.id.to_string(),
@@ -61,7 +66,7 @@ pub fn instance(state: &State, record: &InstanceRecord, now_ms: u64) -> v1::Inst
         state: shown,
         endpoint: record.endpoint.map(|e| e.to_string()).unwrap_or_default(),
         restarts: record.restarts,
-        reason: record.reason.as_ref().map(reason),
+        reason: record.reason.as_ref().map(reason).or(reloading),
         since_ms: now_ms.saturating_sub(since_ms),
         takes_calls: record.is_routable(),
     }
@@ -198,6 +203,7 @@ fn progress(state: &State, record: &UpdateRecord, now_ms: u64) -> Option<v1::Pro
         scale_with_weight: way.scale_with_weight,
         one_way_from: way.one_way_from,
         verify_ms,
+        reload: record.strategy.is_reload(),
         new_counts: evidence.map(|evidence| counts(evidence.present().new)),
         old_counts: evidence.map(|evidence| counts(evidence.present().old)),
         late: evidence.map_or(0, |evidence| evidence.late),
@@ -221,7 +227,7 @@ fn in_place(state: &State, record: &UpdateRecord, bounds: Bounds) -> v1::InPlace
         u32::try_from(all.iter().filter(|i| of(i)).count()).unwrap_or(u32::MAX)
     };
     let failed = all.iter().filter(|i| is_new(i) && i.desired == Desired::Run).filter_map(|i| {
-        let Reason { code, message } = i.reason.as_ref().filter(|_| !i.is_routable())?;
+        let Reason { code, message } = i.reason.as_ref().filter(|_| !i.is_updated())?;
         Some(format!("{} on {}: {code}: {message}", i.id, i.node))
     });
     v1::InPlace {
@@ -229,7 +235,7 @@ fn in_place(state: &State, record: &UpdateRecord, bounds: Bounds) -> v1::InPlace
         floor: bounds.floor,
         existing: count(&|_| true),
         ceiling: bounds.ceiling,
-        updated: count(&|i| is_new(i) && i.is_routable()),
+        updated: count(&|i| is_new(i) && i.is_updated()),
         failed: failed.collect(),
         not_reached: count(&|i| !is_new(i) && i.desired == Desired::Run),
     }

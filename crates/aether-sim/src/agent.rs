@@ -30,6 +30,10 @@ pub struct Assignment {
     pub revision: RevisionNo,
     /// Its version.
     pub version: String,
+    /// By which reload a running process comes to it; 0 for none.
+    pub reload: u64,
+    /// Its configuration ends the process that reads it.
+    pub is_bad: bool,
 }
 
 /// The complete desired set of a node at one log index.
@@ -48,8 +52,13 @@ impl Directive {
         let assignment = |i: &aether_core::records::InstanceRecord| {
             let revision = state.revisions.get(&(i.slice.clone(), i.revision))?;
             let version = revision.version.to_string();
-            let (desired, slice, revision) = (i.desired, i.slice.clone(), i.revision);
-            Some((i.id.clone(), Assignment { desired, slice, revision, version }))
+            let (desired, slice) = (i.desired, i.slice.clone());
+            let reload = i.reload.as_ref().map_or(0, |reload| reload.at);
+            let config = state.config_of(revision);
+            let is_bad = config.is_some_and(|config| crate::operator::is_bad(&config.content));
+            let revision = i.revision;
+            let assignment = Assignment { desired, slice, revision, version, reload, is_bad };
+            Some((i.id.clone(), assignment))
         };
         let assignments = state.instances_on(node).filter_map(|i| assignment(i)).collect();
         let Fence { incarnation, .. } = Fence::default();
@@ -193,6 +202,34 @@ impl Agent {
         actions
     }
 
+    /// Running processes that are to read another configuration, and have not.
+    pub fn to_reload(&self) -> Vec<(InstanceId, u64)> {
+        let Some(accepted) = &self.accepted else { return Vec::new() };
+        let wanted = accepted
+            .assignments
+            .iter()
+            .filter(|(_, wanted)| wanted.reload != 0 && wanted.desired != Desired::Stop);
+        let is_news = |(id, wanted): &(&InstanceId, &Assignment)| {
+            self.processes.get(*id).is_some_and(|process| process.reload != wanted.reload)
+        };
+        wanted.filter(is_news).map(|(id, wanted)| (id.clone(), wanted.reload)).collect()
+    }
+
+    /// A process has read the configuration of this reload, unless another one is wanted
+    /// by now. Whether it did.
+    pub fn reload(&mut self, id: &InstanceId, reload: u64) -> bool {
+        let wanted = self.accepted.as_ref().and_then(|accepted| accepted.assignments.get(id));
+        let Some(wanted) = wanted.filter(|wanted| wanted.reload == reload) else { return false };
+        let Some(process) = self.processes.get_mut(id) else { return false };
+        if matches!(process.phase, Phase::Stopping | Phase::Stopped) {
+            return false;
+        }
+        // One that does not run starts with the files that are laid.
+        (process.reload, process.revision) = (reload, wanted.revision);
+        process.is_bad = wanted.is_bad;
+        true
+    }
+
     /// The process of an instance that was assigned.
     pub fn create(&mut self, id: &InstanceId) -> Option<&mut Process> {
         let accepted = self.accepted.clone()?;
@@ -201,12 +238,13 @@ impl Agent {
         // A node is a network of its own, so that no port is used twice in a run.
         let ip = [127, 0, self.number as u8, 1 + (self.ports / 50_000) as u8];
         let endpoint = (ip, 10_000 + self.ports % 50_000).into();
-        let process = Process::assigned(
+        let mut process = Process::assigned(
             assigned.slice.clone(),
             assigned.revision,
             assigned.version.clone(),
             endpoint,
         );
+        (process.reload, process.is_bad) = (assigned.reload, assigned.is_bad);
         self.created.insert(id.clone());
         self.processes.insert(id.clone(), process);
         self.processes.get_mut(id)
@@ -221,6 +259,8 @@ impl Agent {
             endpoint: Some(process.endpoint),
             restarts: process.restarts,
             reason: process.reason.clone(),
+            reloaded: (process.reload != 0 && process.phase == Phase::Ready)
+                .then_some(process.reload),
         });
         Report {
             node: self.node.clone(),

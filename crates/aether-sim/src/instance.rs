@@ -142,6 +142,10 @@ pub struct Process {
     in_a_row: u32,
     /// Why it is not ready.
     pub reason: Option<Reason>,
+    /// The reload whose configuration it has read; 0 for none.
+    pub reload: u64,
+    /// That configuration ends it.
+    pub is_bad: bool,
     /// Number of the wake-up that counts; earlier ones are void.
     pub epoch: u32,
 }
@@ -164,6 +168,8 @@ impl Process {
             restarts: 0,
             in_a_row: 0,
             reason: None,
+            reload: 0,
+            is_bad: false,
             epoch: 0,
         }
     }

@@ -14,9 +14,9 @@ use aether_core::level::FEATURE_LEVEL_MAX;
 use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Gate, GateSource, GateWhen, Hold,
-    NodeSchedule, OptionChanges, Recreate, Remake, Rolling, Share, Step, Strategy, UpdateOptions,
-    UpdateRecord, UpdateState,
+    Analysis, BlueGreen, Canary, CleanupPolicy, ConfigPick, Configuration, DeadlineAction, Gate,
+    GateSource, GateWhen, Hold, NodeSchedule, OptionChanges, Recreate, Remake, Rolling, Share,
+    Step, Strategy, UpdateOptions, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -30,6 +30,10 @@ pub const SLICES: [&str; 2] = ["org.example:shop", "org.example:cart"];
 pub const ACTOR: &str = "ann";
 /// Versions of each.
 pub const VERSIONS: [&str; 4] = ["1.0.0", "2.0.0", "3.0.0", "4.0.0"];
+/// The file of a configuration.
+const CONFIG: &str = "app.conf";
+/// How one begins that ends the process that reads it.
+const BAD: &str = "bad";
 /// How long calls may take to end before an instance is stopped all the same.
 const DRAIN_MS: u64 = 15_000;
 
@@ -89,6 +93,8 @@ pub enum Action {
         options: Box<UpdateOptions>,
         strategy: Box<Strategy>,
     },
+    /// Another configuration, which is pushed first, and then moved to by a reload.
+    Reload { slice: usize, is_bad: bool, options: Box<UpdateOptions>, rolling: Box<Rolling> },
     /// A command about an update that is over, or never was.
     Wrong { nth: u64 },
 }
@@ -100,6 +106,10 @@ pub fn draw(rng: &mut Rng) -> Action {
     let version = *rng.pick(&VERSIONS);
     let force = rng.chance(8);
     let few = |rng: &mut Rng| rng.between(1, 5) as u32;
+    if rng.chance(8) {
+        let (options, rolling) = (Box::new(options(rng)), Box::new(reload(rng)));
+        return Action::Reload { slice, is_bad: rng.chance(20), options, rolling };
+    }
     if rng.chance(50) {
         let (options, strategy) = (Box::new(options(rng)), Box::new(strategy(rng)));
         return Action::Onward { slice, version, options, strategy };
@@ -183,14 +193,18 @@ fn gates(rng: &mut Rng) -> Vec<Gate> {
     names[..count].iter().map(gate).collect()
 }
 
-/// Some updates go by hand, and the rest by steps that hold for seconds.
-fn strategy(rng: &mut Rng) -> Strategy {
-    let analysis = Analysis {
+fn analysis(rng: &mut Rng) -> Analysis {
+    Analysis {
         on_failure: *rng.pick(&[DeadlineAction::Pause, DeadlineAction::Rollback]),
         patience_ms: rng.between(5_000, 30_000),
         warm_up_ms: rng.between(0, 2_000),
         gates: if rng.chance(30) { gates(rng) } else { Vec::new() },
-    };
+    }
+}
+
+/// Some updates go by hand, and the rest by steps that hold for seconds.
+fn strategy(rng: &mut Rng) -> Strategy {
+    let analysis = analysis(rng);
     match rng.below(12) {
         0..3 => Strategy::Manual {},
         3..5 => {
@@ -242,7 +256,64 @@ fn rolling(analysis: Analysis, rng: &mut Rng) -> Rolling {
         analysis,
         one_way_from: rng.chance(15).then(|| rng.between(1, 2) as u32),
         max_failures: *rng.pick(&[0, 0, 1, 2]),
+        reload: false,
     }
+}
+
+/// One by reload; now and then with bounds that are none for it.
+fn reload(rng: &mut Rng) -> Rolling {
+    let analysis = analysis(rng);
+    let surge = if rng.chance(5) { 1 } else { 0 };
+    let mut rolling = Rolling {
+        max_surge: Share::Count { n: surge },
+        one_way_from: None,
+        reload: true,
+        ..rolling(analysis, rng)
+    };
+    if rng.chance(90) {
+        rolling.max_unavailable = Share::Count { n: rng.between(1, 3) as u32 };
+    }
+    rolling
+}
+
+/// A configuration of the simulated slices.
+fn configuration(slice: SliceName, value: &str) -> Command {
+    Command::PushConfig {
+        slice,
+        files: [(CONFIG.to_owned(), value.into())].into(),
+        env: BTreeMap::new(),
+        if_latest: None,
+    }
+}
+
+/// Whether a process ends that reads this.
+pub fn is_bad(configuration: &Configuration) -> bool {
+    configuration.files.get(CONFIG).is_some_and(|text| text.starts_with(BAD))
+}
+
+/// What there is to be done for another configuration: to push it, or to move to it where
+/// one waits.
+fn next_reload(
+    state: &State,
+    slice: &SliceName,
+    is_bad: bool,
+    options: &UpdateOptions,
+    rolling: &Rolling,
+) -> Option<Command> {
+    let current = state.slices.get(slice)?.current?;
+    let current = state.revisions.get(&(slice.clone(), current))?;
+    let latest = state.latest_config(slice).map(|latest| latest.no);
+    if latest.is_none() || latest == current.config || state.live_update(slice).is_some() {
+        let kind = if is_bad { BAD } else { "good" };
+        return Some(configuration(slice.clone(), &format!("{kind} {}", state.meta.index)));
+    }
+    let strategy = Strategy::Rolling(rolling.clone());
+    let mut command =
+        start(slice.clone(), current.version.clone(), None, options.clone(), strategy, false);
+    if let Command::StartWith { remake, .. } = &mut command {
+        remake.config = Some(ConfigPick::Latest {});
+    }
+    Some(command)
 }
 
 /// Starts an update, by the older command where people set the ratio.
@@ -292,11 +363,13 @@ fn slice_name(slice: usize) -> SliceName {
     SLICES[slice].parse().expect("names of simulated slices are valid")
 }
 
-/// Registers a version of a slice.
-pub fn push(slice: &SliceName, version: &str) -> Command {
+/// Registers a version of a slice. Where the level knows of it, its process can be told to
+/// read its configuration again.
+pub fn push(slice: &SliceName, version: &str, level: u32) -> Command {
+    let reload = if level == FEATURE_LEVEL_MAX { "reload_signal = 'SIGHUP'\n" } else { "" };
     let text = format!(
         "artifact = '{}:{version}'\n[run]\ncommand = ['./server']\ngrace = '{GRACE_MS}ms'\n\
-         drain = '{DRAIN_MS}ms'\n",
+         drain = '{DRAIN_MS}ms'\nconfig_files = ['{CONFIG}']\n{reload}",
         slice.base()
     );
     let artifact = slice.base().at(version.parse().expect("a version"));
@@ -317,7 +390,9 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
     let version_of = |version: &str| version.parse().expect("a version");
     Some(match action {
         Action::RaiseLevel => raise_level(),
-        Action::Push { slice, version } => push(&slice_name(*slice), version),
+        Action::Push { slice, version } => {
+            push(&slice_name(*slice), version, state.meta.feature_level)
+        }
         Action::RemoveArtifact { slice, version } => {
             let artifact = slice_name(*slice).base().at(version_of(version));
             Command::RemoveArtifact { artifact }
@@ -393,6 +468,9 @@ pub fn command(action: &Action, state: &State) -> Option<Command> {
                     start(slice, version_of(version), None, options, strategy, false)
                 }
             }
+        }
+        Action::Reload { slice, is_bad, options, rolling } => {
+            next_reload(state, &slice_name(*slice), *is_bad, options, rolling)?
         }
         Action::Wrong { nth } => wrong(state, *nth),
     })

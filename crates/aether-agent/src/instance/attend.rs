@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::link::{self, Link};
 use super::live::{self, Due, Live};
+use super::reload::Reloading;
 use super::{Instance, reachable};
 use crate::fsio::{Survives, write_atomic};
 use crate::observe::{Shimmed, Stage};
@@ -59,19 +60,20 @@ enum Met {
 }
 
 /// What is known while attending.
-struct Attended {
-    spec: Adopted,
-    state: ShimState,
+pub(super) struct Attended {
+    pub spec: Adopted,
+    pub state: ShimState,
     probe: Probe,
     target: Target,
     tally: Tally,
-    process_since: Instant,
-    probe_at: Instant,
-    probing: Probing,
+    pub process_since: Instant,
+    pub probe_at: Instant,
+    pub probing: Probing,
     /// Absent if nobody asked for liveness probes.
     live: Option<Live>,
+    pub reloading: Reloading,
     /// When a shim that was told to stop counts as hung.
-    hung_at: Option<Instant>,
+    pub hung_at: Option<Instant>,
 }
 
 impl Instance {
@@ -86,6 +88,7 @@ impl Instance {
         self.is_unread_logged = false;
         self.told.mark_changed(); // So that an order to stop is seen at once.
         loop {
+            self.reload(&mut now).await;
             self.note_attended(&now);
             tokio::select! {
                 state = link.next() => match state {
@@ -115,6 +118,7 @@ impl Instance {
                         return;
                     }
                 }
+                () = at(now.reloading.retry_at) => {} // It is tried before the next wait.
                 () = at(now.hung_at) => {
                     tracing::warn!(instance = %self.id, "its shim does not stop it and is killed");
                     now.state.shim.signal(Signal::SIGKILL);
@@ -227,6 +231,7 @@ impl Instance {
         let attended = Attended {
             probe: spec.ready_probe(),
             target,
+            reloading: Reloading::of(&spec, &self.layout),
             live: spec.live_probe().map(|(liveness, probe)| Live::new(liveness, probe)),
             spec,
             state,
@@ -244,6 +249,7 @@ impl Instance {
             now.tally = Tally::default();
             now.probing = None;
             now.process_since = Instant::now();
+            now.reloading.start_anew();
             now.probe_at = now.process_since + now.tally.wait(now.readiness());
             if let Some(live) = &mut now.live {
                 live.start_anew();
@@ -255,6 +261,7 @@ impl Instance {
 
     fn take_probe(&mut self, now: &mut Attended, probed: Probed) {
         now.probing = None;
+        now.reloading.probed(probed == Probed::Passed);
         let before = (now.tally.ready, now.tally.was_ready);
         let readiness = now.readiness().clone();
         now.tally.add(probed, &readiness);
@@ -268,11 +275,14 @@ impl Instance {
     }
 
     fn note_attended(&self, now: &Attended) {
+        let (reloaded, reload_problem) = now.reloading.said();
         self.note(Stage::Shimmed(&Shimmed {
             state: now.state.clone(),
             tally: now.tally.clone(),
             up: now.process_since.elapsed(),
             probe: now.probe.clone(),
+            reloaded,
+            reload_problem,
         }));
     }
 

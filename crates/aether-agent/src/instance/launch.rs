@@ -105,6 +105,8 @@ impl Launch {
             logs: self.shared.config.logs,
             restarts: self.restarts,
             ends_in_a_row: self.ends_in_a_row,
+            reload: self.work.reload,
+            config_digest: Some(self.work.config_digest.clone().unwrap_or_default()),
         };
         let about = About {
             slice: self.work.slice.clone(),
@@ -116,7 +118,7 @@ impl Launch {
         // The specification first: it carries the counts on. Then the state of
         // the earlier shim goes, so that it cannot be taken for the new one's.
         fsio::write_atomic(&self.layout.spec(), &bytes, Survives::Process).map_err(failed)?;
-        for stale in [self.layout.state(), self.layout.readiness()] {
+        for stale in [self.layout.state(), self.layout.readiness(), self.layout.reload()] {
             match fs::remove_file(stale) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}

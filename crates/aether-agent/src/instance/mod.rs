@@ -10,6 +10,7 @@ mod found;
 mod launch;
 mod link;
 mod live;
+mod reload;
 
 pub(crate) use end::{Ended, end, kill};
 

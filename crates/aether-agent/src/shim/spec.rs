@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::LogLimits;
 use crate::artifact::Digest;
+use crate::directive::is_none;
 use crate::procfs::Process;
 use crate::restart::RestartPolicy;
 
@@ -48,6 +49,10 @@ impl Layout {
     /// Whether the slice was last seen ready, written by the agent.
     pub fn readiness(&self) -> PathBuf {
         self.dir.join("readiness.json")
+    }
+    /// Which reload the slice was told of, written by the agent.
+    pub fn reload(&self) -> PathBuf {
+        self.dir.join("reload.json")
     }
     /// Why the slice's program could not be started, written by the process
     /// that was to become it.
@@ -100,6 +105,13 @@ pub(crate) struct ShimSpec {
     pub restarts: u32,
     /// How often it ended in a row before this shim.
     pub ends_in_a_row: u32,
+    /// The reload whose files were laid for its start; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub reload: u64,
+    /// Digest of the configuration that was laid for its start, empty for none; absent
+    /// where an earlier release laid it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
 }
 
 impl ShimSpec {
@@ -135,6 +147,10 @@ pub(crate) struct Adopted {
     pub listen: SocketAddr,
     pub restarts: u32,
     pub ends_in_a_row: u32,
+    #[serde(default)]
+    pub reload: u64,
+    #[serde(default)]
+    pub config_digest: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

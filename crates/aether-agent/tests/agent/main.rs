@@ -8,5 +8,6 @@ mod logs;
 mod plane;
 mod probes;
 mod release;
+mod reload;
 mod takeover;
 mod world;

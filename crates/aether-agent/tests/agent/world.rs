@@ -134,6 +134,7 @@ impl Slice {
             desired: desired.to_owned(),
             holders: vec![holder.to_string()],
             config_sha256: String::new(),
+            reload: 0,
         }
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn check_start(
         bad("the number of instances in place", wanted.to_string(), &expected)?;
     }
     let Strategy::Rolling(rolling) = strategy else { return Ok(0) };
+    super::reload::check_bounds(rolling, wanted)?;
     let Bounds { floor, ceiling, .. } = rolling.bounds(wanted);
     if floor == wanted && ceiling == wanted {
         let given = format!("{} and {}", rolling.max_unavailable, rolling.max_surge);
@@ -198,7 +199,9 @@ impl Tx<'_> {
             return Err(stale(&update));
         }
         let (from, to) = named(&update);
-        let mut event = format!("{} of {to}, {old} of {from}", counted(new, "instance"));
+        let reloads = update.strategy.is_reload();
+        let how = if reloads { "reloading: " } else { "" };
+        let mut event = format!("{how}{} of {to}, {old} of {from}", counted(new, "instance"));
         let admitted = update.way().map_or(0, |way| match update.step() {
             0 => 0,
             step => way.goal(step, update.base_instances),
@@ -206,11 +209,12 @@ impl Tx<'_> {
         // Fewer of one version carry less, in the entry that takes them away.
         let weights = match update.state {
             // With a surge there are more old ones than the ratio counts on.
-            Routing if old < old_now => Weights::new(admitted.into(), old.into())
+            Routing if old < old_now && !reloads => Weights::new(admitted.into(), old.into())
                 .ok()
                 .filter(|weights| update.weights.is_raised_by(*weights)),
             RollingBack if new < new_now => {
-                let ready = old_no.map_or(0, |no| ready(no, old));
+                // Those that go back by a reload serve meanwhile.
+                let ready = old_no.map_or(0, |no| if reloads { old } else { ready(no, old) });
                 Some(Weights::new(new.into(), ready.into()).unwrap_or(Weights::ALL_OLD))
                     .filter(|weights| weights.is_raised_by(update.weights))
             }
@@ -219,6 +223,13 @@ impl Tx<'_> {
         if let Some(weights) = weights.filter(|weights| *weights != update.weights) {
             event += &format!("; routing {} -> {weights}", update.weights);
             self.reweigh(&mut update, weights);
+        }
+        if let Some(old_no) = old_no.filter(|_| reloads) {
+            // What one side has less, the other one gets as far as it wants it.
+            let forward = new.saturating_sub(new_now).min(old_now.saturating_sub(old));
+            let back = new_now.saturating_sub(new).min(old.saturating_sub(old_now));
+            self.reload(&update, old_no, new_no, forward);
+            self.reload(&update, new_no, old_no, back);
         }
         self.want(&update, new_no, new);
         if let Some(old_no) = old_no {

@@ -46,6 +46,7 @@ impl Tx<'_> {
                 endpoint: None,
                 restarts: 0,
                 reason: None,
+                reload: None,
             });
             made.push(id);
         }
@@ -207,10 +208,11 @@ impl Tx<'_> {
                 self.forget_instance(&record);
                 continue;
             }
-            let observed_since_ms = if record.observed == seen.observed {
-                record.observed_since_ms
-            } else {
-                self.now_ms()
+            // One that has reloaded has to show anew that it is healthy.
+            let (reload, reloaded_ms) = self.reloaded(&record, seen);
+            let observed_since_ms = match reloaded_ms {
+                None if record.observed == seen.observed => record.observed_since_ms,
+                _ => self.now_ms(),
             };
             self.put_instance(InstanceRecord {
                 observed: seen.observed,
@@ -218,6 +220,7 @@ impl Tx<'_> {
                 endpoint: seen.endpoint,
                 restarts: seen.restarts,
                 reason: seen.reason.clone(),
+                reload,
                 ..(*record).clone()
             });
         }

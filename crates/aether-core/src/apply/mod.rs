@@ -16,6 +16,7 @@ mod instances;
 mod level;
 mod members;
 mod progress;
+mod reload;
 mod restore;
 mod slices;
 mod strategy;
@@ -38,6 +39,7 @@ use crate::records::{
     SliceRecord, Strategy, TargetRecord, UpdateRecord, UpdateState,
 };
 use crate::state::State;
+use crate::table::Endpoint;
 use crate::transition;
 use crate::weights::Weights;
 
@@ -151,12 +153,23 @@ struct Tx<'a> {
 }
 
 /// Which instances a routing table has, and where they listen.
-type Endpoints = BTreeSet<(InstanceId, SocketAddr)>;
+#[derive(PartialEq, Eq)]
+struct Endpoints {
+    /// Whoever can be called.
+    all: BTreeSet<(InstanceId, SocketAddr)>,
+    /// As one of which revision: a reload moves one from side to side.
+    called_as: BTreeMap<InstanceId, RevisionNo>,
+}
 
 fn endpoints(state: &State, slice: &SliceName) -> Endpoints {
     let table = state.slice_table(slice);
     let sides = table.iter().flat_map(|table| [&table.new, &table.old]).flatten();
-    sides.flat_map(|set| &set.endpoints).map(|e| (e.instance.clone(), e.address)).collect()
+    let called = |e: &Endpoint| (e.instance.clone(), e.address);
+    let of_side = |set: &crate::table::VersionSet| -> Vec<(InstanceId, RevisionNo)> {
+        set.endpoints.iter().map(|e| (e.instance.clone(), set.revision)).collect()
+    };
+    let called_as = sides.clone().flat_map(of_side).collect();
+    Endpoints { all: sides.flat_map(|set| &set.endpoints).map(called).collect(), called_as }
 }
 
 impl Tx<'_> {
@@ -534,7 +547,7 @@ impl Tx<'_> {
         let index = self.index();
         for (slice, before_set) in std::mem::take(&mut self.touched) {
             let after_set = endpoints(self.state, &slice);
-            for (id, _) in before_set.difference(&after_set) {
+            for (id, _) in before_set.all.difference(&after_set.all) {
                 if let Some(record) = self.state.instances.get(id) {
                     let record = InstanceRecord { left_table: index, ..(**record).clone() };
                     self.state.put_instance(record);

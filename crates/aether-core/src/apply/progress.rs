@@ -160,6 +160,7 @@ impl Tx<'_> {
         if self.state.targets.get(&key).is_some_and(|t| t.instances != update.instances) {
             self.put_target(&update.slice, update.new.revision, update.instances);
         }
+        self.end_reloads(&update.slice);
         self.route_to(&update.slice, update.new.clone());
         update.outcome = None;
         self.transition(update, UpdateState::Completed, event);
@@ -175,6 +176,7 @@ impl Tx<'_> {
         self.drain_revision(&update.slice, update.new.revision);
         let (slice, event) = match &update.old {
             Some(old) => {
+                self.end_reloads(&update.slice);
                 self.route_to(&update.slice, old.clone());
                 (update.slice.clone(), format!("{} serves alone", old.version))
             }

@@ -426,6 +426,7 @@ impl Tx<'_> {
         if update.pause.is_some() {
             Self::pause_deadline(&mut update, now_ms);
         }
+        self.admit_reloaded(&update);
         self.commit_weights(update, weights, why);
     }
 

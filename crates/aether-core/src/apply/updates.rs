@@ -146,6 +146,10 @@ impl Tx<'_> {
         let known = self.known_artifact(slice, version)?;
         let current = record.current.and_then(|no| self.state.revisions.get(&(slice.clone(), no)));
         let beside = self.beside(&start, &known.digest, current.map(|current| &**current))?;
+        if strategy.is_reload() {
+            let current = current.map(|current| &**current);
+            self.check_reload(slice, version, current, beside.config, start.remake)?;
+        }
         let old = current.map(|r| Side { revision: r.no, version: r.version.clone() });
         let wanted = instances.unwrap_or(record.instances.max(1));
         self.check_instances(wanted)?;
@@ -181,7 +185,11 @@ impl Tx<'_> {
             super::gates::check_gate_steps(&way)?;
             update.progress = Some(Progress::default());
         }
-        let by = if strategy.is_manual() { String::new() } else { format!(", {strategy}") };
+        let by = match strategy.is_reload() {
+            _ if strategy.is_manual() => String::new(),
+            true => format!(", {strategy} by reload"),
+            false => format!(", {strategy}"),
+        };
         let instances = counted(wanted, "instance");
         self.put_update(
             update,

@@ -62,6 +62,10 @@ pub enum Refusal {
         "slice {slice} already runs version {version} (same revision); nothing to update: name another configuration with --config, or replace its instances with --restart"
     )]
     SameRevision { slice: SliceName, version: Version },
+    #[error(
+        "{slice} cannot be updated by a reload: {problem}; without --reload its instances are replaced"
+    )]
+    CannotReload { slice: SliceName, problem: String },
     #[error("a configuration of {slice} cannot be taken: it {problem}")]
     BadConfig { slice: SliceName, problem: String },
     #[error(

@@ -152,8 +152,18 @@ pub(super) fn not_ready(view: &View<'_>, update: &UpdateRecord) -> Option<String
 /// What the first of some instances that is not ready says of itself.
 fn first_problem<'a>(mut side: impl Iterator<Item = &'a InstanceRecord>) -> Option<String> {
     side.find_map(|i| {
-        let Reason { code, message } = i.reason.as_ref().filter(|_| !i.is_routable())?;
-        Some(format!("{} on {}: {code}: {message}", i.id, i.node))
+        if i.is_updated() {
+            return None;
+        }
+        match &i.reason {
+            Some(Reason { code, message }) => {
+                Some(format!("{} on {}: {code}: {message}", i.id, i.node))
+            }
+            None if !i.has_reloaded() => {
+                Some(format!("{} on {}: its agent has not said that it reloaded", i.id, i.node))
+            }
+            None => None,
+        }
     })
 }
 
@@ -161,7 +171,7 @@ fn first_problem<'a>(mut side: impl Iterator<Item = &'a InstanceRecord>) -> Opti
 /// deadline this is one that comes and goes.
 fn not_steady(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
     let latest = new_side(view, update)
-        .filter(|i| i.is_routable())
+        .filter(|i| i.is_updated())
         .max_by_key(|i| (i.observed_since_ms, std::cmp::Reverse(&i.id)))?;
     let ready_ms = view.now_ms.saturating_sub(latest.observed_since_ms);
     let healthy_ms = update.options.healthy_ms;
@@ -174,14 +184,17 @@ fn not_steady(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
 }
 
 fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    let crashing = new_side(view, update)
-        .find(|i| i.observed == Observed::Crashed && i.restarts >= CRASH_LOOP_RESTARTS);
+    let crashing = new_side(view, update).find(|i| {
+        let crashes =
+            i.observed == Observed::Crashed && i.restarts_of_this() >= CRASH_LOOP_RESTARTS;
+        crashes || i.reload_failure().is_some()
+    });
     if let Some(instance) = crashing
         && update.pause.is_none()
     {
         let detail = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
         let message = format!("{} on {}: {detail}", instance.id, instance.node);
-        let reason = Reason::new(Reason::CRASH_LOOP, message);
+        let reason = Reason::new(instance.failure_code(), message);
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
@@ -202,7 +215,7 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     {
         return;
     }
-    let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_routable()).collect();
+    let ready: Vec<&InstanceRecord> = new_side(view, update).filter(|i| i.is_updated()).collect();
     let wanted = update.deploy_goal();
     if ready.len() < wanted as usize {
         let mut message = format!("{} of {wanted} instances are ready", ready.len());
@@ -250,7 +263,7 @@ pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Vec<Reaso
     let loops = |i: &InstanceRecord| {
         let Reason { code, message } = i.crash_loop()?;
         let message = format!("{} on {}: {code}: {message}", i.id, i.node);
-        Some(Reason::new(Reason::CRASH_LOOP, message))
+        Some(Reason::new(i.failure_code(), message))
     };
     new_side(view, update).filter_map(loops).collect()
 }

@@ -107,6 +107,10 @@ pub struct Rolling {
     /// is missing: the floor holds all the same.
     #[serde(default, skip_serializing_if = "is_none")]
     pub max_failures: u32,
+    /// Instances stay: their processes read the files of the new revision again, at the
+    /// signal that the manifest names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reload: bool,
 }
 
 fn is_none(failures: &u32) -> bool {
@@ -183,6 +187,7 @@ mod tests {
             analysis: Analysis::default(),
             one_way_from: None,
             max_failures: 0,
+            reload: false,
         }
     }
 

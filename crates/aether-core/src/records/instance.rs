@@ -76,6 +76,32 @@ pub struct InstanceRecord {
     pub restarts: u32,
     /// Why it is not ready, if it is not.
     pub reason: Option<Reason>,
+    /// How it came to its revision, if it was not started as one of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<Reload>,
+}
+
+/// The last time that an instance was given another revision, whose files its process
+/// is to read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reload {
+    /// Log index of the entry that said so: its agent names it when that is done, so
+    /// that one that was done before is never taken for it.
+    pub at: u64,
+    /// The revision as one of which it is called. It goes on to serve with those that it
+    /// was with until its batch is entered.
+    pub called_as: RevisionNo,
+    /// Its process was told, and has passed a probe since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+    /// Restarts that it had before.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub restarts: u32,
+}
+
+fn is_none(restarts: &u32) -> bool {
+    *restarts == 0
 }
 
 /// Crashes of one instance after which it counts as unable to stay up: the first may
@@ -83,14 +109,54 @@ pub struct InstanceRecord {
 pub const CRASH_LOOP_RESTARTS: u32 = 3;
 
 impl InstanceRecord {
-    /// Why it does not stay up, if it does not.
+    /// Why it does not stay up, or cannot reload, if that is so.
     pub fn crash_loop(&self) -> Option<&Reason> {
         let reason = self.reason.as_ref()?;
+        if self.reload_failure().is_some() {
+            return self.reload_failure();
+        }
         // An agent that says `crashed` has counted fewer ends in a row; other ends, such
         // as for want of memory, are only counted.
-        let often = self.observed == Observed::Crashed && self.restarts >= CRASH_LOOP_RESTARTS;
+        let often =
+            self.observed == Observed::Crashed && self.restarts_of_this() >= CRASH_LOOP_RESTARTS;
         let loops = reason.code == Reason::CRASH_LOOP || (often && reason.code != "crashed");
         loops.then_some(reason)
+    }
+
+    /// Why its process cannot be told to read its files again, if that is so.
+    pub fn reload_failure(&self) -> Option<&Reason> {
+        let failed = |reason: &&Reason| reason.code == Reason::RELOAD_FAILED;
+        self.reason.as_ref().filter(failed).filter(|_| !self.has_reloaded())
+    }
+
+    /// Code of an update's pause or end over this instance.
+    pub(crate) fn failure_code(&self) -> &'static str {
+        match self.reload_failure() {
+            Some(_) => Reason::RELOAD_FAILED,
+            None => Reason::CRASH_LOOP,
+        }
+    }
+
+    /// How often it ended and was started again as one of its present revision.
+    pub fn restarts_of_this(&self) -> u32 {
+        let before = self.reload.as_ref().map_or(0, |reload| reload.restarts);
+        self.restarts.saturating_sub(before)
+    }
+
+    /// The revision as one of which it is called.
+    pub fn called_as(&self) -> RevisionNo {
+        self.reload.as_ref().map_or(self.revision, |reload| reload.called_as)
+    }
+
+    /// Whether its process is known to be of its revision.
+    pub fn has_reloaded(&self) -> bool {
+        self.reload.as_ref().is_none_or(|reload| reload.done)
+    }
+
+    /// Whether it serves as one of its revision: calls may be sent to it, and no reload
+    /// is under way.
+    pub fn is_updated(&self) -> bool {
+        self.is_routable() && self.has_reloaded()
     }
 
     /// Whether calls may be sent to it.

@@ -354,6 +354,11 @@ impl Strategy {
         matches!(self, Self::BlueGreen(switch) if switch.barrier)
     }
 
+    /// Whether instances stay and read their files again.
+    pub fn is_reload(&self) -> bool {
+        matches!(self, Self::Rolling(rolling) if rolling.reload)
+    }
+
     /// Whether instances are replaced where they are.
     pub fn is_in_place(&self) -> bool {
         matches!(self, Self::Rolling(_) | Self::Recreate(_))

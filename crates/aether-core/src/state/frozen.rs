@@ -23,7 +23,7 @@ use super::*;
 use crate::apply::Position;
 use crate::command::{Command, Request};
 use crate::level::{FEATURE_LEVEL_MAX, level_of};
-use crate::manifest::StopSignal;
+use crate::manifest::{ReloadSignal, StopSignal};
 use crate::records::{
     CleanupPolicy, DeadlineAction, GateVerdict, GateWhen, SessionKind, VoterWanted,
 };
@@ -252,6 +252,7 @@ fn every_field_and_word_of_commands_and_records_is_frozen() {
         ("NodeLifecycle", known::<NodeLifecycle>("\"?\"")),
         ("NodeSchedule", known::<NodeSchedule>("\"?\"")),
         ("Observed", known::<Observed>("\"?\"")),
+        ("ReloadSignal", known::<ReloadSignal>("\"?\"")),
         ("SessionKind", known::<SessionKind>("\"?\"")),
         ("StopSignal", known::<StopSignal>("\"?\"")),
         ("UpdateState", known::<UpdateState>("\"?\"")),

@@ -303,6 +303,7 @@ fn a_version_that_stops_staying_up_after_it_was_deployed_pauses_its_update() {
                 endpoint: record.endpoint,
                 restarts: 4,
                 reason: Some(Reason::new("crash_loop", "exited with status 3")),
+                reloaded: None,
             }
         });
         let observed: Vec<_> = observed.collect();
@@ -383,6 +384,7 @@ fn instances_that_had_to_be_killed_are_in_the_history() {
             endpoint: None,
             restarts: 0,
             reason,
+            reloaded: None,
         };
         world.ok(Command::Observe { node, observations: vec![observation] });
         killed += 1;

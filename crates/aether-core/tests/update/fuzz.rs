@@ -255,5 +255,5 @@ fn every_command_is_carried_out_at_times_and_refused_at_times() {
     let never: Vec<_> =
         names.filter(|name| !outcomes.contains(&((**name).to_owned(), true))).collect();
     // These need a state that rarely lasts until a stranger asks.
-    assert!(never.len() <= 5, "commands that the dice never bring about: {never:?}");
+    assert!(never.len() <= 6, "commands that the dice never bring about: {never:?}");
 }

@@ -64,7 +64,14 @@ const OF_LEVEL_1: [&str; 43] = [
 /// Whether a build of level 1 can read a command. Later fields are listed here by
 /// hand too, for the same reason.
 fn is_of_level_1(command: &Command) -> bool {
-    let has_later_field = matches!(command, Command::RemoveLosingSide { if_modified: Some(_), .. });
+    let has_later_field = match command {
+        Command::RemoveLosingSide { if_modified, .. } => if_modified.is_some(),
+        Command::RegisterArtifact { manifest, .. } => manifest.run.reload_signal.is_some(),
+        Command::Observe { observations, .. } => {
+            observations.iter().any(|seen| seen.reloaded.is_some())
+        }
+        _ => false,
+    };
     OF_LEVEL_1.contains(&&*kind(command)) && !has_later_field
 }
 

@@ -19,6 +19,7 @@ mod preconditions;
 mod preview;
 mod random;
 mod recreate;
+mod reload;
 mod replay;
 mod restore;
 mod rolling;

@@ -456,6 +456,7 @@ fn put_away(world: &mut World, node: &str, observed: Observed) {
         endpoint: i.endpoint,
         restarts: i.restarts,
         reason: Some(Reason::new(Reason::NODE_STOPPED, "its node ends")),
+        reloaded: None,
     });
     let observations = observations.collect();
     world.ok(Command::Observe { node: node.parse().unwrap(), observations });

@@ -42,6 +42,8 @@ pub struct World {
     /// How often each instance was started, ever.
     pub started: BTreeMap<InstanceId, u32>,
     pub agents_work: bool,
+    /// Instances whose processes do not read their files again when they are told to.
+    pub deaf: BTreeSet<InstanceId>,
     pub sessions_work: bool,
     /// Every entry, in order.
     pub log: Vec<(Position, Request)>,
@@ -91,6 +93,7 @@ impl World {
             revisions: BTreeMap::new(),
             started: BTreeMap::new(),
             agents_work: true,
+            deaf: BTreeSet::new(),
             sessions_work: true,
             log: Vec::new(),
         };
@@ -297,6 +300,7 @@ impl World {
                     .or_else(|| Some(format!("127.0.0.1:{}", 10_000 + k).parse().unwrap())),
                 restarts: 0,
                 reason: None,
+                reloaded: None,
             };
             if instance.desired == Desired::Stop {
                 seen.observed = Observed::Stopped;
@@ -307,11 +311,20 @@ impl World {
                 seen.restarts = *restarts;
                 seen.reason = Some(reason.clone());
             }
+            let reload = instance.reload.as_ref().filter(|reload| !reload.done);
+            if seen.observed == Observed::Ready && !self.deaf.contains(&instance.id) {
+                seen.reloaded = reload.map(|reload| reload.at);
+            }
             if instance.observed == Observed::Assigned {
                 *self.started.entry(instance.id.clone()).or_default() += 1;
             }
             let ended = seen.observed == Observed::Stopped && instance.desired == Desired::Stop;
-            if ended || seen.observed != instance.observed || seen.restarts != instance.restarts {
+            let reloads = seen.reloaded.is_some();
+            if ended
+                || reloads
+                || seen.observed != instance.observed
+                || seen.restarts != instance.restarts
+            {
                 reports.entry(instance.node.clone()).or_default().push(seen);
             }
         }
@@ -364,6 +377,7 @@ impl World {
             endpoint: record.endpoint,
             restarts: record.restarts,
             reason: None,
+            reloaded: None,
         };
         self.ok(Command::Observe { node: record.node.clone(), observations: vec![observation] });
     }
@@ -474,7 +488,12 @@ impl World {
 }
 
 pub fn register(version: &str) -> Command {
-    let text = format!("artifact = '{SLICE}:{version}'\n[run]\ncommand = ['./server']\n");
+    registered(version, "")
+}
+
+/// Likewise with more in `[run]`.
+pub fn registered(version: &str, run: &str) -> Command {
+    let text = format!("artifact = '{SLICE}:{version}'\n[run]\ncommand = ['./server']\n{run}");
     Command::RegisterArtifact {
         artifact: format!("{SLICE}:{version}").parse().unwrap(),
         digest: format!("{:064x}", version.as_bytes()[0]),
@@ -528,6 +547,7 @@ pub fn in_batches(batches: &str, max_unavailable: &str, max_surge: &str) -> Roll
         analysis: Analysis { warm_up_ms: 0, ..Analysis::default() },
         one_way_from: None,
         max_failures: 0,
+        reload: false,
     }
 }
 

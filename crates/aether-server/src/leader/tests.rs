@@ -342,6 +342,7 @@ fn deployed_by(state: &mut State, start: Command, instances: usize) -> UpdateId 
         endpoint: Some("127.0.0.1:2".parse().unwrap()),
         restarts: 0,
         reason: None,
+        reloaded: None,
     };
     let observations = instances.iter().map(ready).collect();
     apply(state, Command::Observe { node, observations }).unwrap();

@@ -267,6 +267,7 @@ fn assignment(state: &State, instance: &InstanceRecord) -> Option<v1::Assignment
             .map(|holder| holder.address.to_string())
             .collect(),
         config_sha256: state.config_of(revision).map_or_else(String::new, |c| c.digest.clone()),
+        reload: instance.reload.as_ref().map_or(0, |reload| reload.at),
     })
 }
 

@@ -32,7 +32,7 @@ pub fn of_start(request: &v1::StartUpdateRequest, fields: &mut Fields) -> Strate
 }
 
 /// Options that only some strategies have a use for, and whether they are given.
-fn given(asked: &v1::Strategy) -> [(&'static str, bool); 13] {
+fn given(asked: &v1::Strategy) -> [(&'static str, bool); 14] {
     [
         ("steps", !asked.steps.is_empty()),
         ("step_percent", asked.step_percent.is_some()),
@@ -47,6 +47,7 @@ fn given(asked: &v1::Strategy) -> [(&'static str, bool); 13] {
         ("batches", !asked.batches.is_empty()),
         ("stagger_ms", asked.stagger_ms.is_some()),
         ("max_failures", asked.max_failures.is_some()),
+        ("reload", asked.reload),
     ]
 }
 
@@ -114,6 +115,7 @@ fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         "hold_ms",
         "one_way_from",
         "max_failures",
+        "reload",
     ];
     refuse_others("ROLLING", &takes, asked, fields);
     let mut share = |field: &str, text: &str, otherwise: u32| match text {
@@ -142,6 +144,7 @@ fn rolling(asked: &v1::Strategy, fields: &mut Fields) -> Strategy {
         analysis: analysis(asked, fields),
         one_way_from: asked.one_way_from,
         max_failures: asked.max_failures.unwrap_or(0),
+        reload: asked.reload,
     })
 }
 

@@ -368,6 +368,7 @@ fn instance(update: &UpdateRecord, observed: Observed) -> InstanceRecord {
         restarts: 0,
         reason: None,
         left_table: 0,
+        reload: None,
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     let now_ms = step.entry.at.log_time_ms;
     let steady = step.before.instances_of(&update.slice).filter(|i| {
         let since_ms = i.observed_since_ms.saturating_add(update.options.healthy_ms);
-        i.revision == update.new.revision && i.is_routable() && since_ms <= now_ms
+        i.revision == update.new.revision && i.is_updated() && since_ms <= now_ms
     });
     // Where the new version grows with its weight, fewer are wanted at first.
     let target = step.before.targets.get(&(update.slice.clone(), update.new.revision));

@@ -101,6 +101,8 @@ planted! {
     AdmitsUnreadyBatch = "admits-unready-batch",
     /// In place, the new version goes before the old one is whole again.
     RemovesBeforeWhole = "removes-before-whole",
+    /// An instance counts as reloaded as soon as it is told to.
+    CountsReloadEarly = "counts-reload-early",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
     /// A gate that said nothing counts as passed.

@@ -8,8 +8,8 @@ use aether_core::coordinates::SliceName;
 use aether_core::evidence::{Side, Tallies};
 use aether_core::ids::{RevisionNo, UpdateId};
 use aether_core::records::{
-    AuditRecord, Desired, GateVerdict, HistoryEntry, InstanceRecord, NodeLifecycle, RouteRecord,
-    TargetRecord, UpdateRecord, UpdateState,
+    AuditRecord, Desired, GateVerdict, HistoryEntry, InstanceRecord, NodeLifecycle, Reload,
+    RouteRecord, TargetRecord, UpdateRecord, UpdateState,
 };
 use aether_core::state::State;
 use aether_core::weights::Weights;
@@ -182,6 +182,15 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
         (Planted::StopsOnRemove, Command::RemoveLosingSide { .. }) => stop_drained(before, state),
         (Planted::IgnoresFloor | Planted::SurgesTwice, Command::MoveInPlace { update, .. }) => {
             moves_too_far(bug, before, state, update);
+        }
+        (Planted::CountsReloadEarly, Command::MoveInPlace { .. }) => {
+            let open = state.instances.values().filter(|i| !i.has_reloaded());
+            let open: Vec<_> = open.cloned().collect();
+            for record in open {
+                let reload = record.reload.clone().map(|reload| Reload { done: true, ..reload });
+                let record = InstanceRecord { reload, ..(*record).clone() };
+                state.instances.insert(record.id.clone(), record.into());
+            }
         }
         (Planted::RestoresAllAtOnce, Command::Rollback { update, .. }) => {
             let update = state.updates.get(update).filter(|u| u.strategy.is_in_place()).cloned();

@@ -86,7 +86,7 @@ pub fn command(words: &[&str], state: &State) -> Result<Command, String> {
     let is = |flag: &str| rest.contains(&flag);
     let if_modified = None;
     Ok(match (*verb, rest) {
-        ("push", [version]) => operator::push(&slice, version),
+        ("push", [version]) => operator::push(&slice, version, state.meta.feature_level),
         ("deploy", [version, "instances", instances]) => Command::Deploy {
             slice,
             version: version.parse().map_err(|e| format!("{e}"))?,

@@ -194,6 +194,7 @@ fn rolling(batches: &str) -> Result<Strategy, String> {
         analysis: analysis(),
         one_way_from: None,
         max_failures: 0,
+        reload: false,
     }))
 }
 

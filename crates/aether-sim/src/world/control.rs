@@ -134,9 +134,14 @@ impl World {
             ready_since_ms: self.ready_since_ms,
         };
         self.updates += step.started();
+        let reloaded = match before.instances.ptr_eq(&step.after.instances) {
+            true => Ok(()),
+            false => crate::invariants::reloaded(step.after, &self.agents, &self.runs),
+        };
         if let Err((invariant, detail)) = self.checker.entry(&step) {
             self.check(invariant, Err(detail));
         }
+        self.check("reloaded", reloaded);
     }
 
     /// Replicas that are as far as each other are the same.

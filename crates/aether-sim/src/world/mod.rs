@@ -69,6 +69,8 @@ enum Event {
     AgentReport { to: ReplicaId, report: Arc<Report> },
     /// A process does something by itself.
     Process { agent: usize, instance: InstanceId, epoch: u32 },
+    /// A process reads its configuration again.
+    Reload { agent: usize, instance: InstanceId, reload: u64 },
     /// A caller looks for a node to follow.
     Hello { caller: usize, attempt: u64 },
     /// Tables reach a caller.
@@ -272,6 +274,7 @@ impl World {
             Event::AgentSays { agent, life } => self.agent_says(agent, life),
             Event::AgentReport { to, report } => self.agent_report(to, report),
             Event::Process { agent, instance, epoch } => self.process(agent, &instance, epoch),
+            Event::Reload { agent, instance, reload } => self.reload(agent, &instance, reload),
             Event::Hello { caller, attempt } => self.hello(caller, attempt),
             Event::Tables { caller, stream, tables, is_late } => {
                 self.tables(caller, stream, &tables, is_late);

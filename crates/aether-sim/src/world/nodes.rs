@@ -94,6 +94,33 @@ impl World {
         if is_news {
             self.agent_says_soon(agent);
         }
+        for (instance, reload) in self.agents[agent].to_reload() {
+            // Mostly at once; now and then its process is slow to catch the signal.
+            let delay_ms = match self.settings.is_quiet {
+                true => 20,
+                false if self.rng.chance(10) && !self.is_healed => self.rng.between(1_000, 20_000),
+                false => self.rng.between(5, 300),
+            };
+            self.after(delay_ms, Event::Reload { agent, instance, reload });
+        }
+    }
+
+    /// An agent has laid the files, and signals. One that is not there does when it is
+    /// told again.
+    pub(super) fn reload(&mut self, agent: usize, instance: &InstanceId, reload: u64) {
+        let to = &mut self.agents[agent];
+        let works = to.is_up && to.has_power;
+        if works && to.reload(instance, reload) {
+            self.trace.note(self.now_ms, format_args!("{instance} reloads {reload}"));
+            let process = self.agents[agent].processes.get(instance);
+            let serves = process.is_some_and(|process| process.listens() && process.is_bad);
+            if serves && let Some(process) = process {
+                // It ends at once, and not when somebody looks.
+                let epoch = process.epoch;
+                self.after(1, Event::Process { agent, instance: instance.clone(), epoch });
+            }
+            self.agent_says_soon(agent);
+        }
     }
 
     fn create(&mut self, agent: usize, id: &InstanceId, desired: Desired) {
@@ -133,7 +160,11 @@ impl World {
         if process.epoch != epoch || !self.agents[agent].has_power {
             return;
         }
-        let behaves = self.behaviour(&process.version.clone());
+        let is_bad = process.is_bad && !self.is_healed;
+        let behaves = match is_bad {
+            true => Behaviour::CrashesAtOnce,
+            false => self.behaviour(&process.version.clone()),
+        };
         let to = &mut self.agents[agent];
         let Some(process) = to.processes.get_mut(instance) else { return };
         let before = (process.phase, process.reason.clone());

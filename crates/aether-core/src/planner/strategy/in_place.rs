@@ -53,6 +53,12 @@ impl Fleet {
         bounds.ceiling.saturating_sub(there)
     }
 
+    /// How many may be told to reload: those that do not serve, and as many of the
+    /// others as may fail at it.
+    fn reloadable(&self, bounds: Bounds) -> u32 {
+        (self.old - self.old_ready) + self.spare(bounds)
+    }
+
     /// How many ready ones may be missed.
     fn spare(&self, bounds: Bounds) -> u32 {
         (self.new_ready + self.old_ready).saturating_sub(bounds.floor)
@@ -69,7 +75,13 @@ pub(in crate::planner) fn prepare(
     plan: &mut Plan,
 ) -> bool {
     let fleet = Fleet::of(view, update);
-    if fleet.new < goal {
+    if fleet.new < goal && update.strategy.is_reload() {
+        let more = fleet.reloadable(bounds).min(goal - fleet.new).min(fleet.old);
+        if more > 0 {
+            plan.commands.push(move_to(update, fleet.new + more, fleet.old - more));
+            return false;
+        }
+    } else if fleet.new < goal {
         let missing = goal - fleet.new;
         let room = fleet.room(bounds).min(missing);
         if room > 0 {
@@ -126,8 +138,15 @@ pub(in crate::planner) fn restore(
         plan.commands.push(move_to(update, fleet.new, fleet.old + room));
         return true;
     }
-    let needed = missing.saturating_sub(fleet.leaving);
     let free = (fleet.new - fleet.new_ready) + fleet.spare(bounds);
+    if update.strategy.is_reload() {
+        let back = missing.min(fleet.new).min(free);
+        if back > 0 {
+            plan.commands.push(move_to(update, fleet.new - back, fleet.old + back));
+        }
+        return back > 0;
+    }
+    let needed = missing.saturating_sub(fleet.leaving);
     let fewer = needed.min(fleet.new).min(free);
     if fewer > 0 {
         plan.commands.push(move_to(update, fleet.new - fewer, fleet.old));

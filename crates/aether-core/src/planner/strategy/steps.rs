@@ -303,7 +303,7 @@ fn enter(
 
 /// Whether every new instance has been ready for long enough.
 fn is_steady(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
-    let ready = new_side(view, update).filter(|i| i.is_routable()).map(|i| i.observed_since_ms);
+    let ready = new_side(view, update).filter(|i| i.is_updated()).map(|i| i.observed_since_ms);
     let since_ms = ready.max().unwrap_or(view.now_ms);
     let healthy_ms = update.options.healthy_ms;
     let until_ms = since_ms.saturating_add(healthy_ms);

@@ -229,6 +229,7 @@ impl<'a> Dice<'a> {
                 hold_ms: if self.flag() { hold_ms } else { 0 },
                 analysis,
                 one_way_from: one_way,
+                reload: self.one_in(3),
             });
         }
         let lists = [
@@ -274,8 +275,12 @@ impl<'a> Dice<'a> {
             Observed::Unknown,
         ]);
         let port = 10_000 + self.below(1_000);
+        let instance = self.instance();
+        let reload = self.state.instances.get(&instance).and_then(|i| i.reload.as_ref());
+        let reload = reload.map(|reload| reload.at);
         Observation {
-            instance: self.instance(),
+            reloaded: reload.filter(|_| !self.one_in(3)).or(self.one_in(16).then(|| self.count())),
+            instance,
             observed,
             endpoint: (!self.one_in(4)).then(|| format!("127.0.0.1:{port}").parse().unwrap()),
             restarts: self.count32(),
@@ -287,7 +292,8 @@ impl<'a> Dice<'a> {
         let (named, meant) = (self.version::<aether_core::coordinates::Version>(), self.one_in(8));
         let named = if named.as_str().len() > 100 { "4.0.0".to_owned() } else { named.to_string() };
         let rules = self.pick(&["", "[[ingress]]\npath = '/a'\n", "[[ingress]]\nhost = 'h'\n"]);
-        let text = format!("artifact = '{SLICE}:{named}'\n[run]\ncommand = ['./x']\n{rules}");
+        let run = self.pick(&["", "reload_signal = 'SIGHUP'\n"]);
+        let text = format!("artifact = '{SLICE}:{named}'\n[run]\ncommand = ['./x']\n{run}{rules}");
         let mut manifest = Manifest::parse(&text).unwrap();
         if self.one_in(8) {
             manifest.run.command.clear();

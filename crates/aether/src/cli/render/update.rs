@@ -99,7 +99,8 @@ pub fn list(updates: &[v1::Update]) -> String {
 
 /// Its steps, and which of them holds.
 fn strategy(progress: &v1::Progress) -> String {
-    let mut text = format!("{}, {}", progress.strategy, progress.steps.join(", "));
+    let how = if progress.reload { " by reload" } else { "" };
+    let mut text = format!("{}{how}, {}", progress.strategy, progress.steps.join(", "));
     let last = progress.steps.len();
     text += &match progress.step {
         0 => "\nbefore the first step".to_owned(),

@@ -68,6 +68,10 @@ pub struct How {
     /// New instances that may fail to stay up before rolling stops, after the first batch [default: 0]
     #[arg(long, value_name = "N")]
     max_failures: Option<u32>,
+    /// While rolling, replace no instance: lay the files of another configuration, and send the
+    /// signal that run.reload_signal of the manifest names
+    #[arg(long)]
+    reload: bool,
     /// Ask somebody outside before each step is entered, or after it held: 'before prometheus URL
     /// "QUERY" "< 0.05"', 'after webhook URL' or 'before command /PROGRAM ARGUMENT'; with 'step 2',
     /// 'every 30s', 'timeout 10s', 'failures 1', 'inconclusive 5' and 'named NAME'. May be repeated
@@ -156,6 +160,7 @@ impl How {
             batches: self.batches.clone().unwrap_or_default(),
             stagger_ms: ms(self.stagger),
             max_failures: self.max_failures,
+            reload: self.reload,
             gates: self.gates.clone(),
         };
         (message != v1::Strategy::default()).then_some(message)
@@ -211,7 +216,9 @@ mod tests {
         let rolling = message(line).unwrap().unwrap();
         assert_eq!((rolling.name.as_str(), rolling.max_unavailable.as_str()), ("ROLLING", "25%"));
         assert_eq!((rolling.batches.as_str(), rolling.stagger_ms), ("1, 10%", Some(30_000)));
-        assert_eq!(rolling.max_failures, Some(2));
+        assert_eq!((rolling.max_failures, rolling.reload), (Some(2), false));
+        let reload = message("--strategy rolling --reload").unwrap().unwrap();
+        assert_eq!((reload.name.as_str(), reload.reload), ("ROLLING", true));
     }
 
     #[test]
