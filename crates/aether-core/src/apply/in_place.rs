@@ -228,8 +228,8 @@ impl Tx<'_> {
             // What one side has less, the other one gets as far as it wants it.
             let forward = new.saturating_sub(new_now).min(old_now.saturating_sub(old));
             let back = new_now.saturating_sub(new).min(old.saturating_sub(old_now));
-            self.reload(&update, old_no, new_no, forward);
-            self.reload(&update, new_no, old_no, back);
+            self.reload(&update, old_no, new_no, forward, old);
+            self.reload(&update, new_no, old_no, back, new);
         }
         self.want(&update, new_no, new);
         if let Some(old_no) = old_no {

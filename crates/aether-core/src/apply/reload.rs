@@ -105,13 +105,15 @@ impl Tx<'_> {
 
     /// Has so many instances of one revision go to the other by a reload, those that do
     /// not serve first. Until somebody admits them, they are called as before, or as of
-    /// the old version where they go back to it.
+    /// the old version where they go back to it. As many as `kept` stay: where fewer run
+    /// than are wanted, those that are missing come up as what they are to be.
     pub(super) fn reload(
         &mut self,
         update: &UpdateRecord,
         from: RevisionNo,
         to: RevisionNo,
         count: u32,
+        kept: u32,
     ) {
         let Some(old) = &update.old else { return };
         let runs = |i: &&std::sync::Arc<InstanceRecord>| {
@@ -119,8 +121,9 @@ impl Tx<'_> {
         };
         let mut all: Vec<_> = self.state.instances_of(&update.slice).filter(runs).collect();
         all.sort_by_key(|i| (i.is_updated(), self.state.is_draining(&i.node), i.id.clone()));
+        let most = all.len().saturating_sub(kept as usize).min(count as usize);
         let chosen: Vec<InstanceRecord> =
-            all.into_iter().take(count as usize).map(|i| (**i).clone()).collect();
+            all.into_iter().take(most).map(|i| (**i).clone()).collect();
         for record in chosen {
             let (at, restarts) = (self.index(), record.restarts);
             let reload = Reload { at, called_as: old.revision, done: false, restarts };

@@ -172,7 +172,7 @@ pub fn placement_waits(state: &State, now_ms: u64) -> BTreeMap<SliceName, Vec<Wa
     plan.waits
 }
 
-/// Removes first what does not serve, then from the node with the most of the
+/// Removes first what does not serve as one of the revision, then from the node with the most of the
 /// revision, then from the fullest, newest first.
 fn drain(
     target: &TargetRecord,
@@ -181,7 +181,7 @@ fn drain(
     plan: &mut Plan,
 ) {
     // How many that would stay each has beside it on its node.
-    running.sort_by_key(|i| (!i.is_routable(), i.fence.index, i.id.clone()));
+    running.sort_by_key(|i| (!i.is_updated(), i.fence.index, i.id.clone()));
     let mut on_node: BTreeMap<&NodeName, u32> = BTreeMap::new();
     let mut ranked: Vec<(u32, &InstanceRecord)> = Vec::new();
     for instance in running {
@@ -191,7 +191,7 @@ fn drain(
     }
     ranked.sort_by_key(|(beside, i)| {
         let fullest_first = Reverse((*beside, placer.total(&i.node)));
-        (i.is_routable(), fullest_first, Reverse(i.fence.index), i.id.clone())
+        (i.is_updated(), fullest_first, Reverse(i.fence.index), i.id.clone())
     });
     let surplus = ranked.len() - target.instances as usize;
     let instances: Vec<InstanceId> = ranked[..surplus].iter().map(|(_, i)| i.id.clone()).collect();
