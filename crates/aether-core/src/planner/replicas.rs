@@ -72,10 +72,10 @@ fn make_way(
     since_ms: u64,
     plan: &mut Plan,
 ) -> bool {
-    // Those that take no calls go first: they are nobody's capacity.
-    leaving.sort_by_key(|i| (i.is_routable(), i.id.clone()));
-    let idle = leaving.iter().filter(|i| !i.is_routable()).count();
-    let ready = staying.iter().filter(|i| i.is_routable()).count() + leaving.len() - idle;
+    // Those that take no calls as what they are go first: they are nobody's capacity.
+    leaving.sort_by_key(|i| (i.is_updated(), i.id.clone()));
+    let idle = leaving.iter().filter(|i| !i.is_updated()).count();
+    let ready = staying.iter().filter(|i| i.is_updated()).count() + leaving.len() - idle;
     // One that is not ready yet may be all there is of a side that starts.
     let idle = if staying.len() < target.instances as usize { 0 } else { idle };
     let surplus = ready.saturating_sub(target.instances as usize);
