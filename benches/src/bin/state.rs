@@ -168,6 +168,7 @@ fn observation(state: &State, k: usize, observed: Observed) -> Result<Observatio
         endpoint: Some(endpoint),
         restarts: 0,
         reason: None,
+        reloaded: None,
     })
 }
 

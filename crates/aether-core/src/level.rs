@@ -15,7 +15,8 @@
 //! | 2 | 0.1 | values under `config/`: `PutConfig`, `RemoveConfig` |
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
-//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput`; reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact` |
+//! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
+//! | 6 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact` |
 //!
 //! # Adding to it
 //!
@@ -46,7 +47,7 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 5;
+pub const FEATURE_LEVEL_MAX: u32 = 6;
 
 /// What holds from a level on though no command says so: the planner and `apply` look at
 /// the committed level for these.
@@ -82,11 +83,11 @@ pub fn level_of(command: &Command) -> u32 {
     match command {
         Command::RegisterArtifact { manifest, .. } => match manifest.run.reload_signal {
             None => 1,
-            Some(_) => 5,
+            Some(_) => 6,
         },
         Command::Observe { observations, .. } => {
             let reloaded = observations.iter().any(|seen| seen.reloaded.is_some());
-            if reloaded { 5 } else { 1 }
+            if reloaded { 6 } else { 1 }
         }
         Command::RemoveArtifact { .. }
         | Command::ArtifactDropped { .. }
@@ -167,7 +168,7 @@ pub fn level_of(command: &Command) -> u32 {
 /// The level that what an update is to go by needs.
 fn level_of_strategy(strategy: &Strategy) -> u32 {
     if strategy.is_reload() {
-        return 5;
+        return 6;
     }
     let has_gates = strategy.analysis().is_some_and(|analysis| !analysis.gates.is_empty());
     match strategy.has_barrier() {
@@ -184,7 +185,8 @@ pub fn brought_by(level: u32) -> &'static str {
         2 => "values under config/",
         3 => "strategies, 'aether update pause' and 'promote'",
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
-        5 => "'--switch barrier' of blue-green updates, reload by signal",
+        5 => "'--switch barrier' of blue-green updates",
+        6 => "reload by signal",
         _ => "what a newer release brought",
     }
 }
