@@ -68,10 +68,13 @@ pub(super) fn match_targets(
 fn make_way(
     target: &TargetRecord,
     staying: &[&InstanceRecord],
-    mut leaving: Vec<&InstanceRecord>,
+    leaving: Vec<&InstanceRecord>,
     since_ms: u64,
     plan: &mut Plan,
 ) -> bool {
+    // A stand-in is nobody's for those who are called as of another revision still.
+    let is_lent = |i: &&InstanceRecord| i.serves_as_another();
+    let (lent, mut leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(is_lent);
     // Those that take no calls as what they are go first: they are nobody's capacity.
     leaving.sort_by_key(|i| (i.is_updated(), i.id.clone()));
     let idle = leaving.iter().filter(|i| !i.is_updated()).count();
@@ -85,22 +88,27 @@ fn make_way(
         plan.commands.push(Command::Drain { instances, target_modified: target.modified });
         return true;
     }
-    let nodes: BTreeSet<&str> = leaving.iter().map(|i| i.node.as_str()).collect();
-    let nodes: Vec<&str> = nodes.into_iter().collect();
-    plan.wait(
-        &target.slice,
-        Wait {
-            code: "node_drain",
-            message: format!(
-                "replacements of {} of {} on draining nodes ({}) to be ready",
-                counted(leaving.len(), "instance"),
-                target.revision,
-                nodes.join(", ")
-            ),
-            since_ms,
-            unblock: "they become ready, or 'aether node uncordon'".to_owned(),
-        },
-    );
+    for (left, awaited, to, unblock) in [
+        (&leaving, "replacements", "ready", "they become ready"),
+        (&lent, "the batch", "admitted", "it is admitted or taken back"),
+    ] {
+        let nodes: BTreeSet<&str> = left.iter().map(|i| i.node.as_str()).collect();
+        if nodes.is_empty() {
+            continue;
+        }
+        let nodes: Vec<&str> = nodes.into_iter().collect();
+        let (count, revision) = (counted(left.len(), "instance"), target.revision);
+        let whose = format!("{count} of {revision} on draining nodes ({})", nodes.join(", "));
+        plan.wait(
+            &target.slice,
+            Wait {
+                code: "node_drain",
+                message: format!("{awaited} of {whose} to be {to}"),
+                since_ms,
+                unblock: format!("{unblock}, or 'aether node uncordon'"),
+            },
+        );
+    }
     false
 }
 
@@ -172,8 +180,9 @@ pub fn placement_waits(state: &State, now_ms: u64) -> BTreeMap<SliceName, Vec<Wa
     plan.waits
 }
 
-/// Removes first what does not serve as one of the revision, then from the node with the most of the
-/// revision, then from the fullest, newest first.
+/// Removes first what does not serve as one of the revision, then from the node with the
+/// most of the revision, then from the fullest, newest first; last, who may be all that
+/// another revision has.
 fn drain(
     target: &TargetRecord,
     mut running: Vec<&InstanceRecord>,
@@ -191,7 +200,8 @@ fn drain(
     }
     ranked.sort_by_key(|(beside, i)| {
         let fullest_first = Reverse((*beside, placer.total(&i.node)));
-        (i.is_updated(), fullest_first, Reverse(i.fence.index), i.id.clone())
+        let rank = (i.serves_as_another(), i.is_updated());
+        (rank, fullest_first, Reverse(i.fence.index), i.id.clone())
     });
     let surplus = ranked.len() - target.instances as usize;
     let instances: Vec<InstanceId> = ranked[..surplus].iter().map(|(_, i)| i.id.clone()).collect();

@@ -7,8 +7,8 @@ use aether_core::ids::{ConfigNo, InstanceId, UpdateId};
 use aether_core::level::{FEATURE_LEVEL_MAX, level_of};
 use aether_core::preview;
 use aether_core::records::{
-    ConfigPick, DeadlineAction, Observed, Reason, Remake, Rolling, Strategy, UpdateOptions,
-    UpdateState,
+    ConfigPick, DeadlineAction, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
+    UpdateOptions, UpdateState,
 };
 
 use crate::world::{
@@ -347,6 +347,56 @@ fn an_instance_that_is_lost_is_replaced_with_the_configuration_of_its_slot() {
     world.ok(rollback(&id));
     world.settle();
     assert_eq!(configs(&world), [1; 4]);
+}
+
+/// One that is told to reload is all that the old side has, and its node is drained: a
+/// stand-in that came up as one of the new side is called by nobody yet.
+#[test]
+fn who_reloads_on_a_draining_node_stays_until_the_batch_is_admitted() {
+    for (deaf, back_at) in [(false, 0), (false, 40), (true, 0), (true, 40)] {
+        let mut world = world(1);
+        let only = ids(&world).remove(0);
+        let home = world.state.instances[&only].node.clone();
+        let mut command = start(2, by_reload("1", "1"));
+        let Command::StartWith { options, .. } = &mut command else { unreachable!() };
+        (options.healthy_ms, options.deploy_timeout_ms) = (3_000, 20_000);
+        let id = world.ok(command).update.unwrap();
+        world.deaf.extend(deaf.then(|| only.clone()));
+        while under_way(&world) == 0 {
+            world.now_ms += 50;
+            for command in world.plan().commands {
+                drop(world.propose(command));
+            }
+        }
+        let schedule = |world: &mut World, schedule| {
+            world.ok(Command::SetNodeSchedule { node: home.clone(), schedule });
+        };
+        schedule(&mut world, NodeSchedule::Draining);
+        let mut waited = false;
+        for round in 1..=600 {
+            // Called by nobody at all it would panic.
+            assert!(called(&world) >= 1, "round {round}");
+            waited |= world.plan().waits.values().flatten().any(|wait| {
+                wait.message.starts_with("the batch of 1 instance of ") && wait.code == "node_drain"
+            });
+            if round == back_at {
+                schedule(&mut world, NodeSchedule::Open);
+            }
+            if world.update(&id).state.is_terminal() {
+                break;
+            }
+            world.now_ms += 50;
+            world.round();
+        }
+        // With its node open again it is the one that has to reload, or none does.
+        let is_it = back_at > 0;
+        world.deaf.clear();
+        world.settle();
+        let ends = if deaf && is_it { UpdateState::RolledBack } else { UpdateState::Completed };
+        assert!(waited && world.state_of(&id) == ends, "{:#?}", world.update(&id));
+        assert_eq!(ids(&world).len(), 1);
+        assert_eq!(world.state.instances.contains_key(&only), is_it);
+    }
 }
 
 #[test]
