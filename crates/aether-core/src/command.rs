@@ -69,6 +69,15 @@ impl Observation {
             || self.ends_reload(known)
     }
 
+    /// What of it is news of the instance, if anything is. Agents go on to name a reload
+    /// that is long done, or one that nobody knows: that is left out, for a command that
+    /// names one needs the level that has them.
+    #[must_use]
+    pub fn news_of(self, known: &InstanceRecord) -> Option<Self> {
+        let reloaded = self.reloaded.filter(|_| self.ends_reload(known));
+        self.is_news(known).then_some(Self { reloaded, ..self })
+    }
+
     /// Whether it says that the reload that the instance is in is done.
     pub(crate) fn ends_reload(&self, known: &InstanceRecord) -> bool {
         let open = known.reload.as_ref().filter(|reload| !reload.done);

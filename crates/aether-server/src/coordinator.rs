@@ -165,9 +165,9 @@ pub fn agent_news(hello: &v1::AgentHello, report: &v1::AgentReport, state: &Stat
         seen.map(|seen| (seen.instance.clone(), seen)).collect();
     let observations: Vec<Observation> = seen
         .into_values()
-        .filter(|seen| {
+        .filter_map(|seen| {
             let known = state.instances.get(&seen.instance);
-            known.is_some_and(|known| known.node == node && seen.is_news(known))
+            known.filter(|known| known.node == node).and_then(|known| seen.news_of(known))
         })
         .collect();
     if !observations.is_empty() {

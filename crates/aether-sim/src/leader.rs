@@ -477,12 +477,11 @@ fn agent_news(report: &Report, state: &State, news: &mut Vec<Command>) {
     if known.is_none_or(|known| known.instances_max != report.instances_max) {
         news.push(register(node, report.instances_max));
     }
-    let is_ours = |seen: &&Observation| {
-        let known = state.instances.get(&seen.instance);
-        known.is_some_and(|known| known.node == *node && seen.is_news(known))
+    let of_ours = |seen: &Observation| {
+        let known = state.instances.get(&seen.instance).filter(|known| known.node == *node);
+        known.and_then(|known| seen.clone().news_of(known))
     };
-    let observations: Vec<Observation> =
-        report.observations.iter().filter(is_ours).cloned().collect();
+    let observations: Vec<Observation> = report.observations.iter().filter_map(of_ours).collect();
     if !observations.is_empty() {
         news.push(Command::Observe { node: node.clone(), observations });
     }

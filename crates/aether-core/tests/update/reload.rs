@@ -189,6 +189,8 @@ fn one_that_says_nothing_is_not_counted_and_one_that_cannot_fails_the_update() {
             reloaded: Some(late.reload.as_ref().unwrap().at - 1),
         };
         assert!(!seen.is_news(&late));
+        let other = Observation { restarts: 1, ..seen.clone() };
+        assert_eq!(other.news_of(&late).unwrap().reloaded, None, "only of the reload it is in");
         world.ok(Command::Observe { node: late.node.clone(), observations: vec![seen.clone()] });
         assert!(!world.state.instances[&late.id].has_reloaded());
         seen.reason = Some(Reason::new(Reason::RELOAD_FAILED, "it does not catch SIGHUP"));
