@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aether_sim::campaign;
 use aether_sim::planted::Planted;
 use aether_sim::scenario::Scenario;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Seeds of a run that nobody gave a length.
 const SEEDS: u64 = 1_000;
@@ -20,7 +20,7 @@ const FIND_MAX: u64 = 300;
 #[derive(Default)]
 struct Options {
     seeds: Option<u64>,
-    hours: Option<f64>,
+    hours: Option<Duration>,
     seed: Option<u64>,
     first: u64,
     plant: Option<Planted>,
@@ -28,16 +28,31 @@ struct Options {
     trace: bool,
 }
 
-fn options() -> Result<Options> {
+const USAGE: &str = "\
+The update engine under simulation.
+
+  [--seeds N] [--hours H] [--first SEED] [--plant BUG]
+      so many seeds (1,000), or for so long, over all cores, from SEED (0) on
+  --seed SEED [--plant BUG] [--trace]
+      one seed again; with --trace all that happened in it
+  --planted [--first SEED]
+      each bug that can be planted, and the median of the seeds until it is found";
+
+/// What to do, or nothing where help is asked for.
+fn options() -> Result<Option<Options>> {
     let mut options = Options::default();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        let whole = |text: String| {
+            text.parse::<u64>().with_context(|| format!("{argument}: '{text}' is no whole number"))
+        };
         match argument.as_str() {
-            "--seeds" => options.seeds = Some(value()?.parse()?),
-            "--hours" => options.hours = Some(value()?.parse()?),
-            "--seed" => options.seed = Some(value()?.parse()?),
-            "--first" => options.first = value()?.parse()?,
+            "-h" | "--help" => return Ok(None),
+            "--seeds" => options.seeds = Some(whole(value()?)?),
+            "--hours" => options.hours = Some(hours(&value()?)?),
+            "--seed" => options.seed = Some(whole(value()?)?),
+            "--first" => options.first = whole(value()?)?,
             "--plant" => {
                 options.plant = Some(value()?.parse().map_err(|e: String| anyhow::anyhow!(e))?);
             }
@@ -46,21 +61,37 @@ fn options() -> Result<Options> {
             other => bail!("there is no option '{other}'"),
         }
     }
-    Ok(options)
+    ensure!(options.seeds != Some(0), "--seeds 0 would simulate nothing");
+    ensure!(!options.trace || options.seed.is_some(), "--trace needs --seed");
+    Ok(Some(options))
 }
 
-fn main() -> Result<ExitCode> {
-    let options = options()?;
+fn hours(text: &str) -> Result<Duration> {
+    let hours: f64 = text.parse().with_context(|| format!("--hours: '{text}' is no number"))?;
+    ensure!(hours > 0.0, "--hours {text} would simulate nothing");
+    Duration::try_from_secs_f64(hours * 3_600.0).with_context(|| format!("--hours {text}"))
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("aether-sim: {error:#}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
     if let (Some(seed), true) = (options.seed, options.trace) {
         let outcome = aether_sim::run::run(&Scenario::of(seed), options.plant, true);
         outcome.lines.iter().for_each(|line| println!("{line}"));
     }
-    if let Some(seed) = options.seed {
-        return Ok(one(seed, options.plant));
-    }
-    match options.planted {
-        true => Ok(planted(options.first)),
-        false => Ok(many(&options)),
+    match options {
+        Options { seed: Some(seed), plant, .. } => one(seed, plant),
+        Options { planted: true, first, .. } => planted(first),
+        options => many(&options),
     }
 }
 
@@ -87,7 +118,7 @@ fn one(seed: u64, plant: Option<Planted>) -> ExitCode {
 }
 
 fn many(options: &Options) -> ExitCode {
-    let within = options.hours.map(|hours| Duration::from_secs_f64(hours * 3_600.0));
+    let within = options.hours;
     let seeds = options.seeds.unwrap_or(if within.is_some() { u64::MAX } else { SEEDS });
     let began = Instant::now();
     let totals = campaign::run(options.first, seeds, within, options.plant);

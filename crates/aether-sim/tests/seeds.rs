@@ -27,3 +27,25 @@ fn the_same_seed_is_the_same_run() {
     }
     assert_ne!(run::seed(3, None).trace, run::seed(4, None).trace);
 }
+
+#[test]
+fn a_run_that_would_simulate_nothing_is_refused_and_says_why() {
+    for (arguments, why) in [
+        (&["--seeds", "0"][..], "--seeds 0 would simulate nothing"),
+        (&["--seeds", "many"], "'many' is no whole number"),
+        (&["--hours", "-1"], "--hours -1 would simulate nothing"),
+        (&["--hours", "nan"], "--hours nan would simulate nothing"),
+        (&["--hours", "1e300"], "--hours 1e300"),
+        (&["--trace"], "--trace needs --seed"),
+        (&["--first"], "--first needs a value"),
+        (&["--plant", "nothing"], "no planted bug 'nothing'"),
+        (&["--bogus"], "no option '--bogus'"),
+    ] {
+        let said = std::process::Command::new(env!("CARGO_BIN_EXE_aether-sim"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert_eq!((said.status.code(), text.contains(why)), (Some(2), true), "{text}");
+    }
+}
