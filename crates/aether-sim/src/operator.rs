@@ -276,8 +276,9 @@ fn reload(rng: &mut Rng) -> Rolling {
     rolling
 }
 
-/// A configuration of the simulated slices.
-fn configuration(slice: SliceName, value: &str) -> Command {
+/// Pushes a configuration of a simulated slice. Processes that read one that begins with
+/// `bad` end.
+pub fn configuration(slice: SliceName, value: &str) -> Command {
     Command::PushConfig {
         slice,
         files: [(CONFIG.to_owned(), value.into())].into(),

@@ -87,6 +87,7 @@ pub fn command(words: &[&str], state: &State) -> Result<Command, String> {
     let if_modified = None;
     Ok(match (*verb, rest) {
         ("push", [version]) => operator::push(&slice, version, state.meta.feature_level),
+        ("config", [text]) => operator::configuration(slice, text),
         ("deploy", [version, "instances", instances]) => Command::Deploy {
             slice,
             version: version.parse().map_err(|e| format!("{e}"))?,

@@ -5,13 +5,14 @@
 //! ```text
 //! # A comment goes into the transcript.
 //! push shop 1.0.0                     register a version of a slice
+//! config shop bad                     push a configuration; 'bad' ends its processes
 //! deploy shop 1.0.0 instances 3
-//! start shop 2.0.0 [instances N] [cleanup immediate|grace|manual] [grace 30s]
-//!       [timeout 20s] [healthy 1s] [on-failure rollback|pause|fail]
+//! start shop 2.0.0 [config latest|N] [instances N] [cleanup immediate|grace|manual]
+//!       [grace 30s] [timeout 20s] [healthy 1s] [on-failure rollback|pause|fail]
 //!       [approval] [min-requests 20] [supersede]
 //!       [canary 1:9/5s,1:1/pause,1:0/5s [grow]]
 //!       [blue-green 5s [hold 5s]]     verified for so long; 0s: until promoted
-//!       [rolling 1,25% [unavailable 2] [surge 1] [stagger 5s] [hold 5s]]
+//!       [rolling 1,25% [unavailable 2] [surge 1] [stagger 5s] [hold 5s] [reload]]
 //!       [recreate]
 //!       [undo-on-failure] [patience 10s] [one-way 2]   after a strategy
 //! routing shop 1:3 [force]            and: approve, complete [force], resume,

@@ -42,21 +42,26 @@ pub fn slice(world: &World, name: &SliceName, shown: &mut BTreeMap<String, (u64,
 fn instances(world: &World, name: &SliceName) -> String {
     let state = &world.log.newest;
     let mut text = String::new();
-    let mut all: BTreeMap<u32, (u32, u32, u32, u32)> = BTreeMap::new();
+    let mut all: BTreeMap<u32, (u32, u32, u32, u32, u32)> = BTreeMap::new();
     for target in state.targets.values().filter(|target| target.slice == *name) {
         all.entry(target.revision.0).or_default().0 = target.instances;
     }
     for instance in state.instances_of(name) {
         let counts = all.entry(instance.revision.0).or_default();
-        counts.1 += u32::from(instance.is_routable());
+        counts.1 += u32::from(instance.is_updated());
         counts.2 += u32::from(instance.desired == Desired::Drain);
         counts.3 += u32::from(instance.desired == Desired::Stop);
+        counts.4 += u32::from(!instance.has_reloaded());
     }
-    for (no, (wanted, ready, draining, stopping)) in all {
+    for (no, (wanted, ready, draining, stopping, reloading)) in all {
         let key = (name.clone(), aether_core::ids::RevisionNo(no));
         let Some(revision) = state.revisions.get(&key) else { continue };
-        text += &format!("  {}: {ready} of {wanted} ready", revision.version);
-        for (count, what) in [(draining, "draining"), (stopping, "stopping")] {
+        let config = revision.config.map(|no| format!(" with configuration {no}"));
+        let of = format!("{}{}", revision.version, config.unwrap_or_default());
+        text += &format!("  {of}: {ready} of {wanted} ready");
+        let others =
+            [(draining, "draining"), (stopping, "stopping"), (reloading, "told to reload")];
+        for (count, what) in others {
             if count > 0 {
                 text += &format!(", {count} {what}");
             }

@@ -2,9 +2,10 @@
 
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
+use aether_core::ids::ConfigNo;
 use aether_core::records::{
-    Analysis, BlueGreen, Canary, CleanupPolicy, DeadlineAction, Recreate, Rolling, Share, Step,
-    Strategy, UpdateOptions,
+    Analysis, BlueGreen, Canary, CleanupPolicy, ConfigPick, DeadlineAction, Recreate, Rolling,
+    Share, Step, Strategy, UpdateOptions,
 };
 
 use super::command::span;
@@ -27,8 +28,14 @@ pub fn start(slice: SliceName, version: &str, options: &[&str]) -> Result<Comman
         }
     }
     let version = version.parse().map_err(|e| format!("{e}"))?;
-    let Wish { instances, supersede, strategy, options } = wish;
-    Ok(operator::start(slice, version, instances, options, strategy, supersede))
+    let Wish { instances, supersede, strategy, options, config } = wish;
+    let mut command = operator::start(slice, version, instances, options, strategy, supersede);
+    match &mut command {
+        Command::StartWith { remake, .. } => remake.config = config,
+        _ if config.is_some() => return Err("'config' needs a strategy".to_owned()),
+        _ => {}
+    }
+    Ok(command)
 }
 
 /// What is read so far.
@@ -38,6 +45,7 @@ struct Wish {
     supersede: bool,
     strategy: Strategy,
     options: UpdateOptions,
+    config: Option<ConfigPick>,
 }
 
 /// The value of an option.
@@ -96,6 +104,7 @@ impl Wish {
                 switch.one_way = number::<u32>(value(option, words)?)? == 1;
             }
             ("barrier", Strategy::BlueGreen(switch)) => switch.barrier = true,
+            ("reload", Strategy::Rolling(rolling)) => rolling.reload = true,
             ("one-way", Strategy::Rolling(rolling)) => {
                 rolling.one_way_from = Some(number(value(option, words)?)?);
             }
@@ -114,7 +123,7 @@ impl Wish {
             ("hold", Strategy::BlueGreen(switch)) => {
                 switch.hold_ms = span(value(option, words)?)?;
             }
-            ("one-way" | "unavailable" | "surge" | "stagger" | "hold", _) => {
+            ("one-way" | "unavailable" | "surge" | "stagger" | "hold" | "reload", _) => {
                 return Err(misplaced());
             }
             _ => return Ok(false),
@@ -130,6 +139,12 @@ impl Wish {
     ) -> Result<bool, String> {
         let options = &mut self.options;
         match option {
+            "config" => {
+                self.config = Some(match value(option, words)? {
+                    "latest" => ConfigPick::Latest {},
+                    no => ConfigPick::Number { no: ConfigNo(number(no)?) },
+                });
+            }
             "instances" => self.instances = Some(number(value(option, words)?)?),
             "grace" => options.grace_ms = span(value(option, words)?)?,
             "timeout" => options.deploy_timeout_ms = span(value(option, words)?)?,
