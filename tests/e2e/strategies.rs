@@ -1,6 +1,6 @@
 //! Updates that go on by themselves, under load, while their leader dies.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aether_cluster::artifacts::EXAMPLE;
 use aether_cluster::load::{Load, Phase};
@@ -321,6 +321,52 @@ async fn a_session_that_does_not_hold_its_calls_ends_the_barrier_and_nothing_is_
     let released = scene.load.so_far();
     let released = phase(&released, "released");
     assert_eq!(released.answers("1.0.0"), released.requests, "{:?}", released.versions);
+    stop.send(()).unwrap();
+    stalled.await.unwrap();
+    let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
+    scene.stage.until_verb(&SESSIONS, "its end", is_gone).await.unwrap();
+    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
+    until_switched(&scene.stage, &update).await;
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    assert_none_failed(&scene.end("2.0.0").await);
+}
+
+/// Waits until some node other than this one has in its copy that calls are held.
+async fn until_held(stage: &Stage, update: &str, except: usize) {
+    let mut channels = channels(stage);
+    channels.remove(except);
+    let began = Instant::now();
+    for turn in 0.. {
+        let channel = channels[turn % channels.len()].clone();
+        let request = v1::GetUpdateRequest { update_id: update.to_owned(), stale: true };
+        let seen = UpdatesClient::new(channel).get(request).await.unwrap().into_inner();
+        if seen.history.iter().any(|entry| entry.event.contains("is to hold new calls")) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{seen:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_while_calls_are_held_leaves_them_where_they_were() {
+    let mut scene = Scene::set(&[]).await;
+    let leader = scene.stage.cluster.leader(PATIENCE).await.unwrap();
+    let other = (leader + 1) % scene.stage.cluster.nodes.len();
+    let (stop, stopped) = oneshot::channel();
+    let stalled = tokio::spawn(stalled_session(scene.stage.cluster.channel(other), stopped));
+    let is_there = |listed: &Value| listed.to_string().contains("stalled-1");
+    scene.stage.until_verb(&SESSIONS, "the session", is_there).await.unwrap();
+    scene.load.phase("held");
+    let update = scene.start(&[&BEHIND_BARRIER[..], &["1s"]].concat()).await;
+    until_held(&scene.stage, &update, leader).await;
+    scene.kill_leader().await;
+    let paused = scene.stage.until(&update, |update| update["pause"].is_object()).await.unwrap();
+    assert_eq!(paused["pause"]["code"], "barrier_failed", "{paused:#}");
+    assert_eq!((&paused["routing"], &paused["state"]), (&"0:1".into(), &"DEPLOYED".into()));
+    scene.load.until_requests(ENOUGH).await;
+    let so_far = scene.load.so_far();
+    let held = phase(&so_far, "held");
+    assert_eq!(held.answers("1.0.0"), held.requests, "{:?}", held.versions);
     stop.send(()).unwrap();
     stalled.await.unwrap();
     let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
