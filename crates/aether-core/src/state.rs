@@ -484,13 +484,18 @@ impl State {
     }
 
     /// Whether so many new instances of an update in place are ready, but for those that
-    /// may fail once some serve.
+    /// may fail while others serve. The last batch takes the calls of all old instances:
+    /// what is left then has to be the floor.
     pub fn is_batch_whole(&self, update: &UpdateRecord, goal: u32) -> bool {
         let (slice, revision) = (&update.slice, update.new.revision);
         let ready = self.ready_count(slice, revision);
         let may_fail = if update.step() > 0 { update.strategy.max_failures() } else { 0 };
         let failed = || self.failed_count(slice, revision).min(may_fail);
-        ready >= goal || (may_fail > 0 && ready + failed() >= goal)
+        let floor = || match update.way().and_then(|way| way.in_place) {
+            Some(bounds) if goal >= update.base_instances => bounds.floor.max(1),
+            _ => 1,
+        };
+        ready >= goal || (may_fail > 0 && ready + failed() >= goal && ready >= floor())
     }
 
     /// The colour of a revision's instances.

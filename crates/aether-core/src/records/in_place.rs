@@ -103,8 +103,9 @@ pub struct Rolling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_way_from: Option<u32>,
     /// How many new instances may fail to stay up before the update stops. The first
-    /// batch has none to lose, and the last waits until all are there. One that fails
-    /// is missing: the floor holds all the same.
+    /// batch has none to lose, and the update ends when all are there. One that fails
+    /// is missing: the floor holds all the same, and the last batch takes all calls once
+    /// that many new ones are ready.
     #[serde(default, skip_serializing_if = "is_none")]
     pub max_failures: u32,
     /// Instances stay: their processes read the files of the new revision again, at the

@@ -9,7 +9,7 @@ use aether_core::records::{
 };
 
 use crate::world::{
-    World, canary, complete, in_batches, promote, resume, rollback, routing, start_with,
+    World, approve, canary, complete, in_batches, promote, resume, rollback, routing, start_with,
 };
 
 use GateVerdict::{Fail, Inconclusive, Pass};
@@ -249,6 +249,41 @@ fn a_person_promotes_past_gates_by_force_or_in_full_and_the_history_says_so() {
     }
     world.ok(by_hand);
     assert_eq!(paused_over(&world, &id).as_deref(), Some("operator"));
+}
+
+#[test]
+fn what_waits_for_approval_past_a_gate_is_not_paused_over_it_again() {
+    let approved = UpdateOptions { manual_approval: true, ..UpdateOptions::default() };
+    for is_paused_before in [true, false] {
+        let gate = Gate { step: Some(2), ..webhook("g", Before) };
+        // There is no way back, so that the way on is all there is.
+        let canary = Canary { one_way_from: Some(1), ..gated(vec![gate]) };
+        let mut world = World::deployed(4);
+        let start = start_with("2.0.0", approved.clone(), Strategy::Canary(canary));
+        let id = world.ok(start).update.unwrap();
+        world.settle();
+        world.ok(approve(&id));
+        world.settle();
+        world.count(&id, 500, 0, 0);
+        world.pass(MINUTE);
+        for one in asked(&world) {
+            world.ok(one.answered(GateVerdict::Fail, "says no".to_owned()));
+        }
+        if is_paused_before {
+            world.rounds(3);
+            assert_eq!(paused_over(&world, &id).as_deref(), Some("gate_failed"));
+        }
+        // Or the person is faster than the planner.
+        world.ok(promote(&id, true, is_paused_before));
+        if is_paused_before {
+            world.ok(resume(&id));
+        }
+        world.rounds(3);
+        assert_eq!(paused_over(&world, &id), None, "somebody went past the gate");
+        assert_eq!(world.waits(), ["approval"]);
+        world.ok(approve(&id));
+        assert_eq!(at(&world, &id), (UpdateState::Routing, "1:0".into(), 2));
+    }
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //! ceiling, forward and back, whoever leads.
 
 use aether_core::command::{Command, Refusal};
-use aether_core::ids::UpdateId;
+use aether_core::ids::{InstanceId, UpdateId};
 use aether_core::records::{
     CleanupPolicy, DeadlineAction, Observed, Reason, Rolling, Strategy, UpdateOptions, UpdateState,
 };
 
-use crate::world::{World, in_batches, rollback, start_with};
+use crate::world::{World, in_batches, promote, rollback, start_with};
 
 /// Options of a world in which instances are ready at once.
 fn options() -> UpdateOptions {
@@ -420,5 +420,55 @@ fn so_many_instances_may_fail_as_somebody_said_and_the_floor_holds_all_the_same(
         world.broken.clear();
         world.settle();
         assert_eq!(world.state_of(&id), ends);
+    }
+}
+
+#[test]
+fn the_last_batch_takes_all_calls_once_the_floor_is_new_however_many_may_fail() {
+    let slice = || "org.example:my-slice".parse().unwrap();
+    let down = |world: &mut World, instance: &InstanceId| {
+        let reason = Reason::new(Reason::CRASH_LOOP, "exit status 7");
+        world.broken.insert(instance.to_string(), (Observed::Crashed, 5, reason));
+    };
+    // As many as may fail; the floor; new ones that stay up; whether that will do.
+    for (instances, unavailable, may_fail, up, is_enough) in [
+        (2, "1", 2, 0, false),
+        (2, "1", 2, 1, true),
+        (2, "2", 2, 0, false),
+        (4, "1", 2, 2, false),
+        (4, "1", 2, 3, true),
+        (4, "0", 1, 3, false),
+    ] {
+        let rolling = Rolling { max_failures: may_fail, ..in_batches("1", unavailable, "1") };
+        let goals = rolling.goals(instances).len() as u32;
+        let (mut world, id) = begin(instances, rolling);
+        let mut refused = 0;
+        for _ in 0..200 {
+            world.now_ms += 10;
+            for command in world.plan().commands {
+                drop(world.propose(command));
+            }
+            // The batch before the last serves; all but so many go down, old or new.
+            if world.update(&id).step() == goals - 1 && world.update(&id).pause.is_none() {
+                let new = world.instances("2.0.0");
+                new.iter().skip(up).for_each(|instance| down(&mut world, instance));
+                // A person is told the same.
+                let is_there = world.state.is_batch_whole(world.update(&id), instances);
+                refused += u32::from(!is_there);
+            }
+            world.agents_act();
+            world.sessions_ack();
+            let table = world.state.slice_table(&slice()).unwrap();
+            assert!(table.effective_weights().is_some(), "nowhere: {:#?}", world.update(&id));
+        }
+        let last = world.update(&id).step() == goals;
+        assert_eq!(last, is_enough, "{instances}, {up} up: {:#?}", world.plan().waits);
+        assert!(refused > 0 || is_enough);
+        let by_hand = world.propose(promote(&id, false, false));
+        let weights = world.update(&id).weights.to_string();
+        assert_eq!(weights == "1:0", is_enough, "{by_hand:?}");
+        world.broken.clear();
+        world.settle();
+        assert_eq!(world.state_of(&id), UpdateState::Completed);
     }
 }

@@ -18,6 +18,8 @@ struct Switch {
     update: UpdateId,
     old: RevisionNo,
     held_revision: u64,
+    /// Log index of its entry.
+    index: u64,
 }
 
 /// Switches that stand.
@@ -58,26 +60,43 @@ impl Barriers {
                 return Err(format!("{id} switches while {} calls by route {by}", caller.session));
             }
         }
-        let switch = Switch { update: id.clone(), old: old.revision, held_revision };
+        let index = step.entry.at.index;
+        let switch = Switch { update: id.clone(), old: old.revision, held_revision, index };
         self.0.insert(slice.clone(), switch);
         Ok(())
     }
 
-    /// Looks at a call that begins; of a caller that the control plane has given up,
-    /// nothing is promised.
+    /// Looks at a call of a caller whose session was opened at this log index, if it has
+    /// one.
     ///
     /// # Errors
     /// That it goes to the version that was left, and nobody is told.
-    pub fn call(&self, slice: &SliceName, picked: &Picked, is_known: bool) -> Result<(), String> {
-        let Some(switch) = self.0.get(slice).filter(|_| is_known) else { return Ok(()) };
+    pub fn call(
+        &self,
+        slice: &SliceName,
+        picked: &Picked,
+        caller: &Invoker,
+        opened: Option<u64>,
+    ) -> Result<(), String> {
+        let Some(switch) = self.0.get(slice) else { return Ok(()) };
         let is_told = picked.late_for == Some(switch.held_revision);
-        match picked.revision == switch.old && !is_told {
+        match switch.binds(caller, opened) && picked.revision == switch.old && !is_told {
             false => Ok(()),
             true => Err(format!(
                 "a call to {slice} begins at {} after the switch of {}",
                 picked.instance, switch.update
             )),
         }
+    }
+}
+
+impl Switch {
+    /// Whether anything is promised of a caller. It is of all that the switch waited
+    /// for. Of one that the control plane had given up nothing is until it is back and
+    /// was given tables: it goes on by those that it has, as it did all the time before.
+    fn binds(&self, caller: &Invoker, opened: Option<u64>) -> bool {
+        let is_known = opened == Some(caller.life);
+        is_known && (caller.life < self.index || caller.told_life == caller.life)
     }
 }
 
@@ -99,5 +118,83 @@ fn reported(step: &Step<'_>, update: &UpdateRecord, said: u64) -> Result<(), Str
     match late > said {
         true => Err(format!("{late} calls were late for {}, and {said} are told", update.id)),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aether_core::records::SessionKind;
+    use aether_core::schedule::Side;
+    use aether_core::table::SliceTable;
+
+    use super::*;
+
+    const SLICE: &str = "org.example:shop";
+    const OLD: RevisionNo = RevisionNo(1);
+
+    fn slice() -> SliceName {
+        SLICE.parse().unwrap()
+    }
+
+    /// A switch at log index 100.
+    fn barriers() -> Barriers {
+        let update = "u1".parse().unwrap();
+        let switch = Switch { update, old: OLD, held_revision: 90, index: 100 };
+        Barriers(BTreeMap::from([(slice(), switch)]))
+    }
+
+    /// A call at the old version by a table of before.
+    fn late(late_for: Option<u64>) -> Picked {
+        let table = SliceTable {
+            slice: slice(),
+            route_revision: 80,
+            table_revision: 80,
+            weights: Weights::ALL_OLD,
+            new: None,
+            old: None,
+            ingress: Vec::new(),
+            hold_ms: 0,
+        };
+        Picked {
+            instance: "shop-1".parse().unwrap(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            revision: OLD,
+            side: Side::Old,
+            table: Arc::new(table),
+            late_for,
+        }
+    }
+
+    fn caller(life: u64, told_life: u64) -> Invoker {
+        let mut caller = Invoker::new("s1", SessionKind::Invoker, 0, None);
+        (caller.life, caller.told_life) = (life, told_life);
+        caller
+    }
+
+    #[test]
+    fn nothing_is_promised_of_a_caller_that_was_given_up_until_it_is_given_tables_again() {
+        let barriers = barriers();
+        let call = |late_for, life, told_life, opened| {
+            let caller = caller(life, told_life);
+            barriers.call(&slice(), &late(late_for), &caller, opened).is_ok()
+        };
+        assert!(call(None, 50, 50, None), "it is given up");
+        assert!(call(None, 110, 50, Some(110)), "it is back, with its old table");
+        assert!(!call(None, 110, 110, Some(110)), "it was given another one");
+    }
+
+    #[test]
+    fn whoever_was_there_at_the_switch_calls_the_version_that_was_left_no_more() {
+        let barriers = barriers();
+        let call = |late_for, told_life| {
+            let caller = caller(50, told_life);
+            barriers.call(&slice(), &late(late_for), &caller, Some(50)).is_ok()
+        };
+        assert!(!call(None, 50));
+        assert!(!call(None, 40), "the switch had to wait until it was given tables");
+        assert!(!call(Some(70), 50), "that was another hold");
+        assert!(call(Some(90), 50), "it says so itself");
     }
 }

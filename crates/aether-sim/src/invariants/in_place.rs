@@ -117,7 +117,7 @@ pub(super) fn may_be_none(update: &UpdateRecord) -> bool {
 }
 
 /// A batch takes calls once all of it and of those before it is READY, but for as many
-/// as may fail once some serve.
+/// as may fail while others serve; the last one, which takes all calls, once the floor is.
 fn admitted(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Result<(), String> {
     let Some(way) = update.way() else { return Ok(()) };
     if update.step() <= was.step() {
@@ -126,7 +126,9 @@ fn admitted(step: &Step<'_>, was: &UpdateRecord, update: &UpdateRecord) -> Resul
     let goal = way.goal(update.step(), update.base_instances);
     let ready = step.after.ready_count(&update.slice, update.new.revision);
     let may_fail = if was.step() > 0 { update.strategy.max_failures() } else { 0 };
-    match ready + may_fail >= goal {
+    let takes_all = goal >= update.base_instances;
+    let floor = bounds(update).filter(|_| takes_all).map_or(1, |bounds| bounds.floor.max(1));
+    match ready + may_fail >= goal && ready >= floor.min(goal) {
         true => Ok(()),
         false => Err(format!("{} admits {goal} new instances, {ready} are READY", update.id)),
     }

@@ -164,13 +164,6 @@ impl World {
         self.report_session(caller, false);
     }
 
-    /// Whether the control plane knows of the present life of a caller.
-    fn is_known(&self, caller: usize) -> bool {
-        let who = &self.callers[caller];
-        let record = self.log.newest.sessions.get(&who.session);
-        record.is_some_and(|record| record.opened == who.life)
-    }
-
     fn check_calls(&mut self) {
         let in_flight = self.callers.iter().map(|caller| caller.calls.len()).sum();
         let found = self.checker.one_outcome.balance(in_flight);
@@ -250,8 +243,9 @@ impl World {
                 }
             }
         };
-        let is_known = self.is_known(caller);
-        let found = self.checker.barrier.call(&slice, &picked, is_known);
+        let who = &self.callers[caller];
+        let opened = self.log.newest.sessions.get(&who.session).map(|record| record.opened);
+        let found = self.checker.barrier.call(&slice, &picked, who, opened);
         self.check("barrier", found);
         let found = self.checker.split.picked(caller, process, &slice, &picked);
         self.check("split", found);

@@ -41,7 +41,10 @@ pub(super) fn serving_behind(
         plan.commands.push(act(update, action, reason));
         return;
     }
+    // A change that waits for approval has passed its gates, or somebody went past them:
+    // what they said before that is no reason to pause again once somebody has resumed.
     if update.pause.is_none()
+        && update.pending_weights.is_none()
         && let Some((action, reason)) = gates::objection(update, &way, failure_action(update, &way))
     {
         plan.commands.push(act(update, action, reason));
