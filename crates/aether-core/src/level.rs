@@ -16,7 +16,7 @@
 //! | 3 | 0.1 | strategies and evidence: `StartWith`, `Promote`, `Suspend`, `EnterStep`, `ScaleNew`, `MoveInPlace`, `MarkSwitched`, `RecordEvidence` |
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
-//! | 6 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact` |
+//! | 6 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact`; the floor of the last batch with `Rolling.max_failures` |
 //!
 //! # Adding to it
 //!
@@ -56,6 +56,8 @@ pub mod since {
     pub const COLOURS: u32 = 4;
     /// Evidence may be told by instance.
     pub const EVIDENCE_BY_INSTANCE: u32 = 4;
+    /// The last batch of an update in place is given all calls by no fewer than the floor.
+    pub const FLOOR_OF_LAST_BATCH: u32 = 6;
     /// The removal of a side names what it was decided on.
     pub const GUARDED_REMOVAL: u32 = 4;
     /// What the planner saw is written down.

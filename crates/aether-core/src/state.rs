@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::AuditPosition;
 use crate::coordinates::{Artifact, ArtifactBase, SliceName};
 use crate::ids::{ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, SessionId, UpdateId};
+use crate::level::since;
 use crate::records::{
     ArtifactRecord, AuditRecord, Colour, ConfigRecord, ConfigRevisionRecord, Desired,
     EvidenceRecord, InputRecord, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed,
@@ -491,7 +492,9 @@ impl State {
         let ready = self.ready_count(slice, revision);
         let may_fail = if update.step() > 0 { update.strategy.max_failures() } else { 0 };
         let failed = || self.failed_count(slice, revision).min(may_fail);
+        let has_floor = self.meta.feature_level >= since::FLOOR_OF_LAST_BATCH;
         let floor = || match update.way().and_then(|way| way.in_place) {
+            _ if !has_floor => 0,
             Some(bounds) if goal >= update.base_instances => bounds.floor.max(1),
             _ => 1,
         };
