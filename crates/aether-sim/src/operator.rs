@@ -606,7 +606,8 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
     let pause = update.pause.as_ref().map(|pause| pause.reason.code.as_str());
     // In place nobody gives calls to instances that are not there yet: the way on is
     // that of the batches.
-    let goes_back = goes_back && !(update.is_one_way() && update.strategy.is_in_place());
+    let is_forced = goes_back && update.is_one_way() && update.strategy.is_in_place();
+    let goes_back = goes_back && !is_forced;
     match update.state {
         UpdateState::Pending | UpdateState::Deploying => match pause {
             Some(_) => back(),
@@ -630,7 +631,9 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
             Some(_) => Some(resume(id)),
             None if update.pending_weights.is_some() => Some(approve(id)),
             None if update.progress.is_some() => {
-                Some(Command::Promote { update: id, full: false, force: false, if_modified: None })
+                // Past gates that nobody asks before its calls have shown enough.
+                let (full, force, if_modified) = (false, is_forced, None);
+                Some(Command::Promote { update: id, full, force, if_modified })
             }
             None if update.weights == Weights::ALL_NEW => {
                 Some(Command::Complete { update: id, force: false, if_modified: None })

@@ -126,19 +126,10 @@ pub(super) fn check_gate_steps(way: &Way<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Gates that are not passed, of those between a step and a later one.
-fn closed<'a>(update: &UpdateRecord, way: &'a Way<'_>, from: u32, to: u32) -> Vec<(&'a Gate, u32)> {
-    let is_open = |(gate, step): &(&Gate, u32)| {
-        let state = update.progress.as_ref().and_then(|progress| progress.gate(gate, *step));
-        state.is_some_and(GateState::is_open)
-    };
-    (from..to).flat_map(|step| way.gates_beyond(step)).filter(|gate| !is_open(gate)).collect()
-}
-
 /// How the history says that a person went past gates; empty where there is none.
 pub(super) fn past(update: &UpdateRecord, way: &Way<'_>, to: u32) -> String {
     let mut names: Vec<String> = Vec::new();
-    for (gate, _) in closed(update, way, update.step(), to) {
+    for (gate, _) in update.closed_gates(way, update.step(), to) {
         let name = format!("'{}'", gate.name);
         if !names.contains(&name) {
             names.push(name);
@@ -156,7 +147,7 @@ pub(super) fn past(update: &UpdateRecord, way: &Way<'_>, to: u32) -> String {
 /// # Errors
 /// [`Refusal::GateClosed`] names the first that is not.
 pub(super) fn check_open(update: &UpdateRecord, way: &Way<'_>, to: u32) -> Result<(), Refusal> {
-    let Some((gate, step)) = closed(update, way, update.step(), to).first().copied() else {
+    let Some((gate, step)) = update.closed_gates(way, update.step(), to).first().copied() else {
         return Ok(());
     };
     let state = update.progress.as_ref().and_then(|progress| progress.gate(gate, step));
@@ -198,7 +189,7 @@ impl Tx<'_> {
         let Some(way) = update.way().filter(|way| asks(&update, way) && !waits) else {
             return Err(stale(&update));
         };
-        let asked = closed(&update, &way, update.step(), update.step() + 1);
+        let asked = update.closed_gates(&way, update.step(), update.step() + 1);
         let found =
             asked.into_iter().find(|(g, of)| g.name == gate && g.when == when && *of == step);
         let (Some((found, _)), Some(progress)) = (found, &update.progress) else {
@@ -239,7 +230,7 @@ impl Tx<'_> {
             GateState { forced_by: Some(by.clone()), ..state }
         };
         let states: Vec<_> =
-            closed(update, &way, update.step(), to).into_iter().map(forced).collect();
+            update.closed_gates(&way, update.step(), to).into_iter().map(forced).collect();
         let is_any = !states.is_empty();
         states.into_iter().for_each(|state| Self::put_gate(update, state));
         is_any

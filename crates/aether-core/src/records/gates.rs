@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{UpdateRecord, Way};
+
 /// Most gates of an update: each is asked again for every step.
 pub const GATES_MAX: usize = 16;
 /// Longest name of one, in bytes.
@@ -367,6 +369,22 @@ impl<'a> HttpUrl<'a> {
         let port = port.map_or(Ok(80), str::parse::<u16>);
         let port = port.ok().filter(|port| *port > 0).ok_or("a URL with a port of 1 to 65535")?;
         Ok(Self { authority, host, port, path })
+    }
+}
+
+impl UpdateRecord {
+    /// Gates that are not passed, of those between a step and a later one.
+    pub(crate) fn closed_gates<'a>(
+        &self,
+        way: &'a Way<'_>,
+        from: u32,
+        to: u32,
+    ) -> Vec<(&'a Gate, u32)> {
+        let is_open = |(gate, step): &(&Gate, u32)| {
+            let state = self.progress.as_ref().and_then(|progress| progress.gate(gate, *step));
+            state.is_some_and(GateState::is_open)
+        };
+        (from..to).flat_map(|step| way.gates_beyond(step)).filter(|gate| !is_open(gate)).collect()
     }
 }
 

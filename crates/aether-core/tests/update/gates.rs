@@ -355,6 +355,37 @@ fn a_step_that_too_few_calls_reach_is_promoted_and_its_gates_are_asked_all_the_s
 }
 
 #[test]
+fn a_last_step_that_too_few_calls_reach_says_by_which_promotion_it_ends() {
+    for (gates, how) in [(vec![], ""), (vec![webhook("g", After)], " --force")] {
+        let has_gate = !gates.is_empty();
+        let (mut world, id) = begin(Strategy::Canary(gated(gates)));
+        world.count(&id, 500, 0, 0);
+        world.pass(MINUTE);
+        if has_gate {
+            answer(&mut world, Pass);
+        }
+        world.rounds(3);
+        assert_eq!(at(&world, &id), (UpdateState::Routing, "1:0".into(), 2));
+        for ms in [1_000, MINUTE] {
+            world.pass(ms);
+            let waits = world.plan().waits.into_values().flatten();
+            let ways_out: Vec<String> = waits.map(|wait| wait.unblock).collect();
+            let way_out = format!("or 'aether update promote {id}{how}'");
+            assert!(ways_out.iter().all(|said| said.ends_with(&way_out)), "{ways_out:?}");
+            assert_eq!(ways_out.len(), 1, "{ways_out:?}");
+        }
+        let force = !how.is_empty();
+        let promote =
+            |force| Command::Promote { update: id.clone(), full: false, force, if_modified: None };
+        let refused = force.then(|| world.propose(promote(false)).unwrap_err());
+        assert!(refused.is_none_or(|refused| matches!(refused, Refusal::GateClosed { .. })));
+        world.ok(promote(force));
+        world.settle();
+        assert_eq!(world.state_of(&id), UpdateState::Completed);
+    }
+}
+
+#[test]
 fn in_place_no_old_instance_goes_before_the_gate_of_its_batch_passed() {
     let rolling =
         Rolling { analysis: analysis(vec![webhook("g", Before)]), ..in_batches("2", "2", "0") };

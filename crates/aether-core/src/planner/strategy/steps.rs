@@ -172,6 +172,15 @@ fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
     )
 }
 
+/// The command by which a person has an update leave its step. Gates after the last one
+/// are asked once its calls have shown enough: who will not wait for that goes past them.
+fn promotion(update: &UpdateRecord, way: &Way<'_>) -> String {
+    let (id, last) = (&update.id, way.last());
+    let end = last.saturating_add(1);
+    let is_closed = update.step() >= last && !update.closed_gates(way, last, end).is_empty();
+    format!("'aether update promote {id}{}'", if is_closed { " --force" } else { "" })
+}
+
 /// Whether the update has to stay where it is; says what for.
 fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Plan) -> bool {
     let step = update.step();
@@ -189,7 +198,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
             code: "promotion",
             message: format!("a person's promotion, {at}"),
             since_ms,
-            unblock: format!("'aether update promote {id}'"),
+            unblock: promotion(update, way),
         },
         Hold::For { ms } | Hold::Wait { ms } if view.now_ms < since_ms.saturating_add(ms) => {
             plan.wake_at(since_ms.saturating_add(ms));
@@ -197,7 +206,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 code: "hold",
                 message: format!("{} to be over: {at}", Millis(ms)),
                 since_ms,
-                unblock: format!("nothing to do, or 'aether update promote {id}'"),
+                unblock: format!("nothing to do, or {}", promotion(update, way)),
             }
         }
         Hold::Wait { .. } => return false,
@@ -216,7 +225,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 code: "evidence",
                 message: format!("{reason}; {at}"),
                 since_ms,
-                unblock: format!("requests, or 'aether update promote {id}'"),
+                unblock: format!("requests, or {}", promotion(update, way)),
             }
         }
         // Nothing reaches the new version before the first step.
@@ -230,8 +239,8 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 message: format!("{}; {at}", too_few(view, update)),
                 since_ms,
                 unblock: format!(
-                    "requests, or 'aether update set {id} --min-requests', or 'aether update \
-                     promote {id}'"
+                    "requests, or 'aether update set {id} --min-requests', or {}",
+                    promotion(update, way)
                 ),
             }
         }
