@@ -261,6 +261,9 @@ impl Reason {
     /// Code of an instance that cannot be told to read its files again.
     pub const RELOAD_FAILED: &str = "reload_failed";
 
+    /// Code of an instance whose process ended when it was told to.
+    pub const RELOAD_ENDED: &str = "reload_ended";
+
     /// A reason.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }

@@ -17,7 +17,7 @@ use crate::ids::{ConfigName, ConfigNo, InstanceId, NodeName, RevisionNo, Session
 use crate::level::since;
 use crate::records::{
     ArtifactRecord, AuditRecord, Colour, ConfigRecord, ConfigRevisionRecord, Desired,
-    EvidenceRecord, InputRecord, InstanceRecord, NodeLifecycle, NodeRecord, NodeSchedule, Observed,
+    EvidenceRecord, InputRecord, InstanceRecord, NodeLifecycle, NodeRecord, Observed,
     RequestRecord, RetainedRecord, RevisionRecord, RouteRecord, SessionRecord, SliceRecord,
     TargetRecord, UpdateRecord, UpdateState, VoterChange,
 };
@@ -261,6 +261,7 @@ fn decode<T: DeserializeOwned + Record>(key: &str, value: &[u8]) -> Result<Arc<T
 mod configs;
 #[cfg(test)]
 mod frozen;
+mod leaving;
 mod pages;
 mod rows;
 mod stream;
@@ -510,7 +511,7 @@ impl State {
     pub fn failed_count(&self, slice: &SliceName, revision: RevisionNo) -> u32 {
         let of_revision = self.instances_of(slice).filter(|i| i.revision == revision);
         let has_failed = |i: &&Arc<InstanceRecord>| {
-            i.desired == Desired::Run && !i.is_updated() && i.crash_loop().is_some()
+            i.desired == Desired::Run && !i.is_updated() && i.failure().is_some()
         };
         let failed = of_revision.filter(has_failed);
         u32::try_from(failed.count()).unwrap_or(u32::MAX)
@@ -576,11 +577,6 @@ impl State {
             && old == Some(instance.revision)
             && !matches!(instance.observed, Observed::Stopped | Observed::Unknown)
             && !self.is_new_side_whole(update)
-    }
-
-    /// Whether what a node has is to move to other nodes.
-    pub fn is_draining(&self, node: &NodeName) -> bool {
-        self.nodes.get(node).is_some_and(|record| record.schedule == NodeSchedule::Draining)
     }
 
     /// The live update of a slice.

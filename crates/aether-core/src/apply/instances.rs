@@ -69,7 +69,7 @@ impl Tx<'_> {
             .instances_of(slice)
             .filter(|i| i.revision == revision && i.desired == Desired::Run)
             // What is on a draining node makes way for what is assigned now.
-            .filter(|i| !self.state.is_draining(&i.node))
+            .filter(|i| !self.state.is_to_leave(i))
             .count();
         // A decision made twice must not start anything twice.
         if running + placements.len() > target.instances as usize {

@@ -13,7 +13,7 @@ use crate::command::{Observation, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::{ConfigNo, InstanceId, RevisionNo};
 use crate::records::{
-    Configuration, Desired, InstanceRecord, Reload, Remake, RevisionRecord, Rolling, Share,
+    Configuration, Desired, InstanceRecord, Reason, Reload, Remake, RevisionRecord, Rolling, Share,
     UpdateRecord, UpdateState,
 };
 
@@ -126,9 +126,14 @@ impl Tx<'_> {
             all.into_iter().take(most).map(|i| (**i).clone()).collect();
         for record in chosen {
             let (at, restarts) = (self.index(), record.restarts);
-            let reload = Reload { at, called_as: old.revision, done: false, restarts };
+            let (called_as, served) = (old.revision, record.is_routable());
+            let reload = Reload { at, called_as, done: false, restarts, served };
             let (revision, fence) = (to, self.fence());
-            self.put_instance(InstanceRecord { revision, fence, reload: Some(reload), ..record });
+            // That it could not reload before says nothing of this time.
+            let failed = |reason: &Reason| reason.code == Reason::RELOAD_FAILED;
+            let reason = record.reason.clone().filter(|reason| !failed(reason));
+            let reload = Some(reload);
+            self.put_instance(InstanceRecord { revision, fence, reload, reason, ..record });
         }
     }
 

@@ -187,14 +187,18 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let crashing = new_side(view, update).find(|i| {
         let crashes =
             i.observed == Observed::Crashed && i.restarts_of_this() >= CRASH_LOOP_RESTARTS;
-        crashes || i.reload_failure().is_some()
+        crashes || i.reload_failure().is_some() || i.has_ended_at_reload()
     });
     if let Some(instance) = crashing
         && update.pause.is_none()
     {
-        let detail = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
+        let said = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
+        let (code, detail) = match instance.failure() {
+            Some((code, detail)) if code != Reason::CRASH_LOOP => (code, detail),
+            _ => (Reason::CRASH_LOOP, said.to_owned()),
+        };
         let message = format!("{} on {}: {detail}", instance.id, instance.node);
-        let reason = Reason::new(instance.failure_code(), message);
+        let reason = Reason::new(code, message);
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }
@@ -261,9 +265,8 @@ fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
 /// instance of it are no evidence, so that no threshold would notice.
 pub(super) fn crash_looping(view: &View<'_>, update: &UpdateRecord) -> Vec<Reason> {
     let loops = |i: &InstanceRecord| {
-        let Reason { code, message } = i.crash_loop()?;
-        let message = format!("{} on {}: {code}: {message}", i.id, i.node);
-        Some(Reason::new(i.failure_code(), message))
+        let (code, said) = i.failure()?;
+        Some(Reason::new(code, format!("{} on {}: {said}", i.id, i.node)))
     };
     new_side(view, update).filter_map(loops).collect()
 }

@@ -37,8 +37,8 @@ pub(super) fn match_targets(
             plan.commands.push(Command::Drain { instances: ended, target_modified });
             return;
         }
-        let on_draining = |i: &&InstanceRecord| view.state.is_draining(&i.node);
-        let (leaving, staying): (Vec<_>, Vec<_>) = running.into_iter().partition(on_draining);
+        let leaves = |i: &&InstanceRecord| view.state.is_to_leave(i);
+        let (leaving, staying): (Vec<_>, Vec<_>) = running.into_iter().partition(leaves);
         let count = u32::try_from(staying.len()).unwrap_or(u32::MAX);
         // A wait is shown with an update, and is no older than its state.
         let otherwise_ms = target.unplaced_since_ms.unwrap_or(view.now_ms);
@@ -98,7 +98,12 @@ fn make_way(
         }
         let nodes: Vec<&str> = nodes.into_iter().collect();
         let (count, revision) = (counted(left.len(), "instance"), target.revision);
-        let whose = format!("{count} of {revision} on draining nodes ({})", nodes.join(", "));
+        let of = if left.iter().all(|i| i.reload_failure().is_some()) {
+            "that cannot reload, on"
+        } else {
+            "on draining nodes"
+        };
+        let whose = format!("{count} of {revision} {of} ({})", nodes.join(", "));
         plan.wait(
             &target.slice,
             Wait {

@@ -98,6 +98,9 @@ pub struct Reload {
     /// Restarts that it had before.
     #[serde(default, skip_serializing_if = "is_none")]
     pub restarts: u32,
+    /// It took calls when it was told: an end of its process then loses some.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
 }
 
 fn is_none(restarts: &u32) -> bool {
@@ -109,18 +112,29 @@ fn is_none(restarts: &u32) -> bool {
 pub const CRASH_LOOP_RESTARTS: u32 = 3;
 
 impl InstanceRecord {
-    /// Why it does not stay up, or cannot reload, if that is so.
-    pub fn crash_loop(&self) -> Option<&Reason> {
+    /// Why it does not stay up as one of its revision, or does not reload, if that is so:
+    /// the code, and what it says.
+    pub fn failure(&self) -> Option<(&'static str, String)> {
+        let said = |reason: &Reason| format!("{}: {}", reason.code, reason.message);
+        if let Some(reason) = self.reload_failure() {
+            return Some((Reason::RELOAD_FAILED, said(reason)));
+        }
+        if self.has_ended_at_reload() {
+            let why = self.reason.as_ref().map(|reason| format!(" ({})", said(reason)));
+            let message = "its process ended when it was told to reload, and was started again";
+            return Some((Reason::RELOAD_ENDED, message.to_owned() + &why.unwrap_or_default()));
+        }
         let reason = self.reason.as_ref()?;
-        if self.reload_failure().is_some() {
-            return self.reload_failure();
+        // What it did before it was told is no matter of what it was told.
+        if self.reload.is_some() && self.restarts_of_this() < CRASH_LOOP_RESTARTS {
+            return None;
         }
         // An agent that says `crashed` has counted fewer ends in a row; other ends, such
         // as for want of memory, are only counted.
         let often =
             self.observed == Observed::Crashed && self.restarts_of_this() >= CRASH_LOOP_RESTARTS;
         let loops = reason.code == Reason::CRASH_LOOP || (often && reason.code != "crashed");
-        loops.then_some(reason)
+        loops.then(|| (Reason::CRASH_LOOP, said(reason)))
     }
 
     /// Why its process cannot be told to read its files again, if that is so.
@@ -129,12 +143,11 @@ impl InstanceRecord {
         self.reason.as_ref().filter(failed).filter(|_| !self.has_reloaded())
     }
 
-    /// Code of an update's pause or end over this instance.
-    pub(crate) fn failure_code(&self) -> &'static str {
-        match self.reload_failure() {
-            Some(_) => Reason::RELOAD_FAILED,
-            None => Reason::CRASH_LOOP,
-        }
+    /// Whether its process took calls and ended when it was told to reload. Once its batch
+    /// is entered, an end is one like any other.
+    pub fn has_ended_at_reload(&self) -> bool {
+        let served = self.reload.as_ref().is_some_and(|reload| reload.served);
+        served && self.called_as() != self.revision && self.restarts_of_this() > 0
     }
 
     /// How often it ended and was started again as one of its present revision.

@@ -8,7 +8,7 @@ use aether_core::level::{FEATURE_LEVEL_MAX, level_of};
 use aether_core::preview;
 use aether_core::records::{
     ConfigPick, DeadlineAction, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
-    UpdateOptions, UpdateState,
+    UpdateOptions, UpdateState as S,
 };
 
 use crate::world::{
@@ -121,7 +121,7 @@ fn instances_reload_batch_by_batch_and_all_are_called_all_the_time() {
         let most = instances - rolling.bounds(instances).floor;
         let id = begin(&mut world, 2, rolling);
         walk(&mut world, &id, most as usize);
-        assert_eq!(world.state_of(&id), UpdateState::Completed);
+        assert_eq!(world.state_of(&id), S::Completed);
         assert_eq!(configs(&world), vec![2; instances as usize]);
         let asked = world.started.values().all(|times| *times == 1);
         assert!(asked && world.started.len() == instances as usize, "nothing was started");
@@ -210,7 +210,7 @@ fn one_that_says_nothing_is_not_counted_and_one_that_cannot_fails_the_update() {
             world.ok(rollback(&id));
         }
         world.settle();
-        assert_eq!(world.state_of(&id), UpdateState::RolledBack);
+        assert_eq!(world.state_of(&id), S::RolledBack);
         assert_eq!(configs(&world), [1; 4]);
     }
 }
@@ -242,14 +242,14 @@ fn a_configuration_that_ends_its_process_goes_back_everywhere() {
             world.round();
             world.ok(resume(&id));
             world.settle();
-            assert_eq!(world.state_of(&id), UpdateState::Completed);
+            assert_eq!(world.state_of(&id), S::Completed);
             continue;
         }
-        assert_eq!(world.state_of(&id), UpdateState::RollingBack);
+        assert_eq!(world.state_of(&id), S::RollingBack);
         // With its old files it starts again.
         world.broken.clear();
         world.settle();
-        assert_eq!(world.state_of(&id), UpdateState::RolledBack);
+        assert_eq!(world.state_of(&id), S::RolledBack);
         assert_eq!((configs(&world), under_way(&world)), (vec![1; 6], 0));
     }
 }
@@ -265,10 +265,10 @@ fn a_restart_of_before_is_no_failure_of_the_reload() {
     world.rounds(6);
     // It does not serve, so that it is told first; its process ends once more.
     assert!(!world.state.instances[&restarted].has_reloaded());
-    assert_eq!(world.state_of(&id), UpdateState::Deploying);
+    assert_eq!(world.state_of(&id), S::Deploying);
     world.broken.clear();
     world.settle();
-    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    assert_eq!(world.state_of(&id), S::Completed);
 }
 
 #[test]
@@ -306,11 +306,11 @@ fn a_rollback_from_wherever_it_begins_takes_all_back_and_all_are_called() {
             world.sessions_ack();
         }
         walk(&mut world, &id, 2);
-        assert_eq!(world.state_of(&id), UpdateState::RolledBack, "after {rounds} rounds");
+        assert_eq!(world.state_of(&id), S::RolledBack, "after {rounds} rounds");
         assert_eq!((configs(&world), under_way(&world)), (vec![1; 6], 0));
         assert_eq!(world.update(&id).weights.to_string(), "0:1");
     }
-    assert!(seen.contains(&UpdateState::Deploying) && seen.contains(&UpdateState::Routing));
+    assert!(seen.contains(&S::Deploying) && seen.contains(&S::Routing));
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn a_leader_dies_after_every_round_and_nothing_is_lost() {
         world.now_ms += 50;
         world.round();
     }
-    assert_eq!((world.state_of(&id), configs(&world)), (UpdateState::Completed, vec![2; 6]));
+    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 6]));
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn who_reloads_on_a_draining_node_stays_until_the_batch_is_admitted() {
         let is_it = back_at > 0;
         world.deaf.clear();
         world.settle();
-        let ends = if deaf && is_it { UpdateState::RolledBack } else { UpdateState::Completed };
+        let ends = if deaf && is_it { S::RolledBack } else { S::Completed };
         assert!(waited && world.state_of(&id) == ends, "{:#?}", world.update(&id));
         assert_eq!(ids(&world).len(), 1);
         assert_eq!(world.state.instances.contains_key(&only), is_it);
@@ -416,7 +416,7 @@ fn with_approval_each_batch_waits_and_with_a_promotion_none() {
         world.ok(approve(&id));
     }
     world.settle();
-    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    assert_eq!(world.state_of(&id), S::Completed);
 
     let rolling = Rolling { stagger_ms: 3_600_000, ..by_reload("2", "2") };
     let id = begin(&mut world, 1, rolling);
@@ -466,7 +466,7 @@ fn what_a_reload_cannot_carry_is_refused_and_says_why() {
     // A file that the manifest lists is always there, whoever it is of.
     let id = begin(&mut world, 5, reload());
     world.settle();
-    assert_eq!(world.state_of(&id), UpdateState::Completed);
+    assert_eq!(world.state_of(&id), S::Completed);
 
     let mut silent = World::deployed(3);
     silent.ok(push(&[], &[]));
@@ -519,4 +519,126 @@ fn all_that_is_new_of_it_needs_the_level_that_brought_it() {
         assert!(matches!(refused, Refusal::LevelTooLow { .. }), "{new:?}: {refused}");
         assert!(level_of(&new) <= FEATURE_LEVEL_MAX);
     }
+}
+
+/// Whoever decides now decides all that there is to be decided, and nobody acts on it.
+fn decide(world: &mut World) {
+    for command in world.plan().commands {
+        drop(world.propose(command));
+    }
+}
+
+#[test]
+fn a_crash_loop_of_the_old_files_is_none_of_the_new() {
+    let mut world = world(6);
+    let id = begin(&mut world, 2, by_reload("2", "2"));
+    while world.update(&id).step() == 0 {
+        world.pass(50);
+    }
+    let at = configs(&world).iter().position(|config| *config == 1).unwrap();
+    let old = ids(&world)[at].clone();
+    let reason = Reason::new(Reason::CRASH_LOOP, "exited with status 1: old files");
+    world.broken.insert(old.to_string(), (Observed::Crashed, 5, reason));
+    world.agents_act();
+    for _ in 0..200 {
+        world.now_ms += 50;
+        decide(&mut world);
+        if world.state.instances[&old].reload.is_some() {
+            break;
+        }
+        world.agents_act();
+        world.sessions_ack();
+    }
+    assert!(!world.state.instances[&old].has_reloaded(), "who does not serve is told first");
+    decide(&mut world);
+    assert_eq!((world.update(&id).pause.clone(), world.state_of(&id)), (None, S::Routing));
+    // With the new files it stays up.
+    world.broken.clear();
+    world.settle();
+    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 6]));
+}
+
+#[test]
+fn a_process_that_ends_at_the_signal_is_the_last_that_is_told() {
+    for (step, ends) in [(0, S::RolledBack), (1, S::Routing)] {
+        let mut world = world(6);
+        let id = begin(&mut world, 2, by_reload("2", "2"));
+        for _ in 0..200 {
+            world.now_ms += 50;
+            decide(&mut world);
+            if world.update(&id).step() == step && under_way(&world) > 0 {
+                break;
+            }
+            world.agents_act();
+            world.sessions_ack();
+        }
+        let told = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().clone();
+        // Its shim has started it again, with the new files.
+        let seen = Observation {
+            instance: told.id.clone(),
+            observed: Observed::Ready,
+            endpoint: told.endpoint,
+            restarts: told.restarts + 1,
+            reason: None,
+            reloaded: told.reload.as_ref().map(|reload| reload.at),
+        };
+        world.ok(Command::Observe { node: told.node.clone(), observations: vec![seen] });
+        world.round();
+        let update = world.update(&id);
+        let reason = match (&update.pause, &update.outcome) {
+            (Some(pause), _) => pause.reason.clone(),
+            (None, outcome) => outcome.clone().expect("it stopped"),
+        };
+        assert_eq!(reason.code, Reason::RELOAD_ENDED);
+        assert!(reason.message.contains(told.id.as_str()), "{reason:?}");
+        assert!(reason.message.contains("ended when it was told to reload"), "{reason:?}");
+        world.settle();
+        let new = configs(&world).iter().filter(|config| **config == 2).count();
+        assert!(world.state_of(&id) == ends && new <= 4, "{new}: {:#?}", world.update(&id));
+    }
+}
+
+#[test]
+fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
+    let mut world = world(4);
+    let id = begin(&mut world, 2, by_reload("1", "1"));
+    while under_way(&world) == 0 {
+        world.now_ms += 50;
+        decide(&mut world);
+    }
+    let late = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().clone();
+    world.deaf.insert(late.id.clone());
+    let seen = Observation {
+        instance: late.id.clone(),
+        observed: Observed::Ready,
+        endpoint: late.endpoint,
+        restarts: 0,
+        reason: Some(Reason::new(Reason::RELOAD_FAILED, "it does not catch SIGHUP")),
+        reloaded: None,
+    };
+    let observations = vec![seen];
+    let cannot = Command::Observe { node: late.node.clone(), observations };
+    world.ok(cannot.clone());
+    for _ in 0..100 {
+        if configs(&world) == [1; 4] {
+            break;
+        }
+        world.now_ms += 50;
+        world.round();
+    }
+    assert_eq!(configs(&world), [1; 4], "{:?} {:#?}", world.state_of(&id), world.plan());
+    world.pass(60_000);
+    assert_eq!(world.state_of(&id), S::RollingBack, "it may say yet that it has the old files");
+    world.ok(cannot);
+    for round in 0..600 {
+        assert!(called(&world) >= 3, "round {round}");
+        if world.state_of(&id).is_terminal() {
+            break;
+        }
+        world.now_ms += 50;
+        world.round();
+    }
+    world.settle();
+    assert_eq!((world.state_of(&id), configs(&world)), (S::RolledBack, vec![1; 4]));
+    assert!(!world.state.instances.contains_key(&late.id), "another one came up in its place");
 }

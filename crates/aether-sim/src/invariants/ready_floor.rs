@@ -122,8 +122,8 @@ fn not_too_many(state: &State, name: &SliceName, revision: RevisionNo) -> Result
     let runs = |i: &&Arc<InstanceRecord>| {
         i.revision == revision
             && i.desired == Desired::Run
-            // What is on a draining node makes way for what was assigned.
-            && !state.is_draining(&i.node)
+            // What is on a draining node, or cannot go back, makes way for what was assigned.
+            && !state.is_to_leave(i)
     };
     let running = state.instances_of(name).filter(runs).count();
     match running > wanted {

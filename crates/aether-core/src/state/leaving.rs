@@ -1,0 +1,23 @@
+//! Which instances others are to stand in for before they go.
+
+use super::State;
+use crate::ids::NodeName;
+use crate::records::{InstanceRecord, NodeSchedule, UpdateState};
+
+impl State {
+    /// Whether what a node has is to move to other nodes.
+    pub fn is_draining(&self, node: &NodeName) -> bool {
+        self.nodes.get(node).is_some_and(|record| record.schedule == NodeSchedule::Draining)
+    }
+
+    /// Whether an instance is replaced: its node is drained, or its process was to go back
+    /// by a reload and cannot be told to.
+    pub fn is_to_leave(&self, instance: &InstanceRecord) -> bool {
+        let goes_back = || {
+            let Some(update) = self.live_update(&instance.slice) else { return false };
+            let old = update.old.as_ref().map(|side| side.revision);
+            update.state == UpdateState::RollingBack && old == Some(instance.revision)
+        };
+        self.is_draining(&instance.node) || (instance.reload_failure().is_some() && goes_back())
+    }
+}
