@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use aether_core::coordinates::SliceName;
 use aether_core::state::State;
+use aether_core::table::has_left_between;
 use aether_proto::v1::{RoutingDown, SliceTable};
 use imbl::ordmap::DiffItem;
 use tokio::sync::broadcast;
@@ -85,7 +86,8 @@ fn snapshot(state: &State) -> RoutingDown {
     }
 }
 
-/// The tables in which two states differ; `None` if in none.
+/// The tables in which two states differ; `None` if nothing is to be said. One that came
+/// and went between them is in neither, and watchers are told their revision only.
 fn change(before: &State, after: &State) -> Option<RoutingDown> {
     let (mut tables, mut removed) = (Vec::new(), Vec::new());
     for item in before.routes.diff(&after.routes) {
@@ -99,7 +101,8 @@ fn change(before: &State, after: &State) -> Option<RoutingDown> {
             DiffItem::Remove(slice, _) => removed.push(slice.to_string()),
         }
     }
-    (!tables.is_empty() || !removed.is_empty()).then_some(RoutingDown {
+    let differs = !tables.is_empty() || !removed.is_empty();
+    (differs || has_left_between(before, after)).then_some(RoutingDown {
         incarnation: after.meta.incarnation,
         revision: after.meta.index,
         snapshot: false,
@@ -107,4 +110,49 @@ fn change(before: &State, after: &State) -> Option<RoutingDown> {
         removed,
         lease_ms: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use aether_core::records::{Desired, InstanceRecord, Observed};
+
+    use super::*;
+
+    /// A state without tables, at an index, with an instance that left one at another.
+    fn state(index: u64, left_table: u64) -> State {
+        let instance = InstanceRecord {
+            id: "a-1-0".parse().unwrap(),
+            slice: "org.example:a".parse().unwrap(),
+            revision: aether_core::ids::RevisionNo(1),
+            node: "n1".parse().unwrap(),
+            desired: Desired::Drain,
+            fence: Default::default(),
+            desired_since_ms: 500,
+            observed: Observed::Ready,
+            observed_since_ms: 1_000,
+            endpoint: Some("127.0.0.1:10000".parse().unwrap()),
+            restarts: 0,
+            reason: None,
+            left_table,
+        };
+        let mut state = State::default();
+        state.meta.index = index;
+        state.instances.insert(instance.id.clone(), Arc::new(instance));
+        state
+    }
+
+    #[test]
+    fn watchers_are_told_that_they_are_past_a_table_that_came_and_went_unseen() {
+        let feed = Feed::new();
+        let mut watcher = feed.subscribe(state(5, 0));
+        assert_eq!(watcher.snapshot.revision, 5);
+        feed.advance(state(6, 0));
+        assert!(watcher.changes.try_recv().is_err(), "nothing left a table");
+        feed.advance(state(9, 8));
+        let told = watcher.changes.try_recv().expect("the removal waits for them");
+        assert_eq!((told.revision, told.snapshot), (9, false));
+        assert!(told.tables.is_empty() && told.removed.is_empty());
+        feed.advance(state(10, 8));
+        assert!(watcher.changes.try_recv().is_err(), "they know");
+    }
 }

@@ -13,7 +13,7 @@ use aether_core::planner::LateCalls;
 use aether_core::records::SessionKind;
 use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::state::State;
-use aether_core::table::{Endpoint, SliceTable, VersionSet};
+use aether_core::table::{Endpoint, SliceTable, VersionSet, has_left_between};
 
 use crate::log::ReplicaId;
 use crate::planted::Planted;
@@ -44,12 +44,9 @@ impl Tables {
         Self { revision: state.meta.index, is_snapshot: true, tables, removed: Vec::new() }
     }
 
-    /// The tables in which two states differ, as the server's feed finds them:
-    /// by the table revision.
+    /// The tables in which two states differ, as the server's feed finds them: by the
+    /// table revision. One that came and went between them is in neither.
     pub fn change(before: &State, after: &State) -> Option<Self> {
-        if before.routes.ptr_eq(&after.routes) {
-            return None;
-        }
         let (mut tables, mut removed) = (Vec::new(), Vec::new());
         for (slice, route) in &after.routes {
             let known = before.routes.get(slice).map(|known| known.table_revision);
@@ -60,8 +57,9 @@ impl Tables {
         let gone = before.routes.keys().filter(|slice| !after.routes.contains_key(*slice));
         removed.extend(gone.cloned());
         let revision = after.meta.index;
-        let changed = !tables.is_empty() || !removed.is_empty();
-        changed.then_some(Self { revision, is_snapshot: false, tables, removed })
+        let differs = !tables.is_empty() || !removed.is_empty();
+        let is_news = differs || has_left_between(before, after);
+        is_news.then_some(Self { revision, is_snapshot: false, tables, removed })
     }
 }
 

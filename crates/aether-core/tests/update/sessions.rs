@@ -5,8 +5,9 @@ use aether_core::command::{Command, Refusal};
 use aether_core::ids::SessionId;
 use aether_core::planner::SessionView;
 use aether_core::records::{SessionKind, SessionRecord};
+use aether_core::table::has_left_between;
 
-use crate::world::World;
+use crate::world::{SLICE, World};
 
 fn id() -> SessionId {
     "s1".parse().unwrap()
@@ -87,4 +88,22 @@ fn entries_of_before_there_were_lives_mean_what_they_meant() {
     assert!(!world.state.sessions.contains_key(&id()));
     let index = world.ok(read(opening)).index;
     assert_eq!((record(&world).opened, record(&world).fresh), (index, true));
+}
+
+#[test]
+fn a_table_that_came_and_went_between_two_looks_is_noticed_by_whoever_left_it() {
+    let slice = || SLICE.parse().unwrap();
+    let mut world = World::empty();
+    let before = world.state.clone();
+    let version = "1.0.0".parse().unwrap();
+    world.ok(Command::Deploy { slice: slice(), version, instances: 1 });
+    world.settle();
+    let deployed = world.state.clone();
+    assert!(!has_left_between(&before, &deployed));
+    world.ok(Command::Undeploy { slice: slice(), version: None });
+    let after = world.state.clone();
+    assert!(before.routes.is_empty() && after.routes.is_empty(), "there is no other sign of it");
+    assert!(has_left_between(&before, &after) && has_left_between(&deployed, &after));
+    world.settle();
+    assert!(!has_left_between(&after, &world.state));
 }
