@@ -25,7 +25,7 @@ use crate::command::{Command, Request};
 use crate::level::{FEATURE_LEVEL_MAX, level_of};
 use crate::manifest::{ReloadSignal, StopSignal};
 use crate::records::{
-    CleanupPolicy, DeadlineAction, GateVerdict, GateWhen, SessionKind, VoterWanted,
+    CleanupPolicy, DeadlineAction, GateVerdict, GateWhen, NodeSchedule, SessionKind, VoterWanted,
 };
 
 const RULE: &str = "This is on disks and in logs. Replicas of two releases apply one log and \
