@@ -31,6 +31,22 @@ pub(crate) struct Assignment {
     /// stopped, and its state reported.
     #[serde(deserialize_with = "work_or_why_not")]
     pub work: Result<Arc<Work>, String>,
+    /// Which reload it names, where what to run cannot be read; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unread_reload: u64,
+}
+
+impl Assignment {
+    /// Names this reload, whether or not what to run can be read.
+    pub fn new(desired: Desired, work: Result<Arc<Work>, String>, reload: u64) -> Self {
+        let unread_reload = if work.is_err() { reload } else { 0 };
+        Self { desired, work, unread_reload }
+    }
+
+    /// Which reload brings a running process to it; 0 for none.
+    pub fn reload(&self) -> u64 {
+        self.work.as_ref().map_or(self.unread_reload, |work| work.reload)
+    }
 }
 
 /// What was kept by a newer release and cannot be read by this one costs no more
@@ -111,8 +127,9 @@ impl Directive {
         for wire in message.assignments {
             let id: InstanceId = wire.instance_id.parse().map_err(|e| format!("{e}"))?;
             let desired = desired(&wire.desired)?;
+            let reload = wire.reload;
             let work = work(wire, &configs).map(Arc::new);
-            assignments.insert(id, Assignment { desired, work });
+            assignments.insert(id, Assignment::new(desired, work, reload));
         }
         Ok(Self { fence, lease_ms: message.lease_ms, assignments, configs })
     }
@@ -125,6 +142,7 @@ impl Directive {
             // Nobody else has it yet.
             let given = Arc::get_mut(work).map_or(Ok(()), |work| work.take_config(&self.configs));
             if let Err(problem) = given {
+                assignment.unread_reload = work.reload;
                 assignment.work = Err(problem);
             }
         }

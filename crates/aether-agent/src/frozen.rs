@@ -261,7 +261,7 @@ fn directive() -> Directive {
     works.push(Err("the manifest cannot be read".into()));
     let told = desired().into_iter().cycle();
     let assignments = works.into_iter().zip(told).zip(0..).map(|((work, desired), n)| {
-        (format!("a-1-{n}").parse().unwrap(), Assignment { desired, work })
+        (format!("a-1-{n}").parse().unwrap(), Assignment::new(desired, work, 0))
     });
     Directive {
         fence: Fence { incarnation: u64::MAX, term: 7, index: u64::MAX - 1 },
@@ -310,7 +310,7 @@ fn reloading_directive() -> Directive {
             reload: u64::MAX - n,
         };
         let work = Ok(Arc::new(work));
-        (format!("a-1-{n}").parse().unwrap(), Assignment { desired: Desired::Run, work })
+        (format!("a-1-{n}").parse().unwrap(), Assignment::new(Desired::Run, work, 0))
     });
     directive.assignments = told.collect();
     directive

@@ -54,8 +54,10 @@ pub(crate) fn all() -> Vec<Stat> {
 pub(crate) enum Takes {
     /// It has a handler, or waits for it.
     Caught,
-    /// It is as the system has it, which ends most, or ignored.
-    Deaf,
+    /// It is ignored: nothing happens.
+    Ignored,
+    /// It is as the system has it, which ends the process, or does nothing.
+    Default,
     /// There is no such process.
     Gone,
 }
@@ -64,11 +66,7 @@ impl Process {
     /// What would become of a signal.
     pub fn takes(&self, signal: Signal) -> Takes {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
-        match status.ok().filter(|_| self.is_alive()) {
-            None => Takes::Gone,
-            Some(status) if catches(&status, signal as i32) => Takes::Caught,
-            Some(_) => Takes::Deaf,
-        }
+        status.ok().filter(|_| self.is_alive()).map_or(Takes::Gone, |status| takes(&status, signal))
     }
 
     /// Whether exactly this process still runs.
@@ -92,15 +90,22 @@ pub(crate) fn has_env(pid: i32, name: &str, value: &str) -> bool {
         .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
 }
 
-/// Whether `/proc/<pid>/status` says that a signal is caught, or blocked as by those who
+/// What `/proc/<pid>/status` says of a signal. One that is blocked is taken by those who
 /// read signals from a descriptor.
-fn catches(status: &str, number: i32) -> bool {
-    let masks = status
-        .lines()
-        .filter_map(|line| line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigBlk:")));
-    let mut masks = masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // The lowest bit is signal 1.
-    masks.any(|mask| mask >> (number - 1) & 1 == 1)
+fn takes(status: &str, signal: Signal) -> Takes {
+    let is_in = |name: &str| {
+        let masks = status.lines().filter_map(|line| line.strip_prefix(name));
+        let mut masks = masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        // The lowest bit is signal 1.
+        masks.any(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+    };
+    if is_in("SigCgt:") || is_in("SigBlk:") {
+        Takes::Caught
+    } else if is_in("SigIgn:") {
+        Takes::Ignored
+    } else {
+        Takes::Default
+    }
 }
 
 /// The name in parentheses may hold anything, parentheses too: fields count
@@ -137,14 +142,17 @@ mod tests {
     fn a_signal_is_taken_by_who_has_a_handler_or_blocks_it() {
         let status = "Name:\ta\nSigBlk:\t0000000000000200\nSigIgn:\t0000000008000000\n\
                       SigCgt:\t0000000000000001\n";
-        let taken = |signal: Signal| catches(status, signal as i32);
-        assert!(taken(Signal::SIGHUP) && taken(Signal::SIGUSR1));
-        assert!(!taken(Signal::SIGUSR2) && !taken(Signal::SIGWINCH));
-        assert!(!catches("", 1));
+        assert_eq!(takes(status, Signal::SIGHUP), Takes::Caught);
+        assert_eq!(takes(status, Signal::SIGUSR1), Takes::Caught);
+        assert_eq!(takes(status, Signal::SIGUSR2), Takes::Default);
+        assert_eq!(takes(status, Signal::SIGWINCH), Takes::Ignored);
+        assert_eq!(takes("", Signal::SIGHUP), Takes::Default);
         let me = this();
         let other = Process { start_ticks: me.start_ticks + 1, ..me };
         assert_eq!(other.takes(Signal::SIGHUP), Takes::Gone);
-        assert_eq!(me.takes(Signal::SIGUSR2), Takes::Deaf);
+        // While it starts a thread all are blocked for a moment.
+        let takes = || Some(()).filter(|()| me.takes(Signal::SIGUSR2) == Takes::Default);
+        assert!(crate::fsio::soon(takes).is_some());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::artifact::Digest;
 use crate::decide::{Action, Known, decide};
-use crate::directive::{Directive, Keeper, Verdict};
+use crate::directive::{Assignment, Directive, Keeper, Verdict};
 use crate::instance::{Instance, Shared, Told};
 use crate::logs::put_away;
 use crate::shim::spec::Adopted;
@@ -72,7 +72,7 @@ impl Reconciler {
         if let Some(digest) = digest.or_else(|| self.assigned_digest(&id)) {
             self.shared.preparer.claim(&id, digest);
         }
-        let told = Told { desired: Desired::Drain, work: None };
+        let told = Told { desired: Desired::Drain, work: None, reload: 0 };
         self.create(id, told);
     }
 
@@ -165,8 +165,8 @@ impl Reconciler {
             if let Some(existing) = self.instances.get(id) {
                 existing.told.send_if_modified(|told| {
                     let work = Some(assignment.work.clone());
-                    let differs = told.work != work;
-                    told.work = work;
+                    let differs = told.work != work || told.reload != assignment.reload();
+                    (told.work, told.reload) = (work, assignment.reload());
                     differs
                 });
             }
@@ -174,23 +174,24 @@ impl Reconciler {
     }
 
     fn carry_out(&mut self, action: Action, directive: &Directive) {
-        let work = |id: &InstanceId| {
-            let assignment = directive.assignments.get(id)?;
-            Some(assignment.work.clone())
+        let told = |id: &InstanceId, desired| {
+            let assignment = directive.assignments.get(id);
+            let work = assignment.map(|assignment| assignment.work.clone());
+            Told { desired, work, reload: assignment.map_or(0, Assignment::reload) }
         };
         match action {
             Action::Create(id, desired) => {
                 tracing::info!(instance = %id, ?desired, "assigned");
-                let work = work(&id);
-                self.create(id, Told { desired, work });
+                let told = told(&id, desired);
+                self.create(id, told);
             }
             Action::Tell(id, desired) => {
-                let work = work(&id);
-                if work.is_none() {
+                let told = told(&id, desired);
+                if told.work.is_none() {
                     tracing::warn!(instance = %id, "nobody wants it: stopping it");
                 }
                 if let Some(existing) = self.instances.get(&id) {
-                    existing.told.send_replace(Told { desired, work });
+                    existing.told.send_replace(told);
                 }
             }
             Action::Forget(id) => self.forget(&id),

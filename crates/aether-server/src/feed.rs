@@ -133,6 +133,7 @@ mod tests {
             endpoint: Some("127.0.0.1:10000".parse().unwrap()),
             restarts: 0,
             reason: None,
+            reload: None,
             left_table,
         };
         let mut state = State::default();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::link::{self, Link};
 use super::live::{self, Due, Live};
-use super::reload::Reloading;
+use super::reload::{Laying, Reloading};
 use super::{Instance, reachable};
 use crate::fsio::{Survives, write_atomic};
 use crate::observe::{Shimmed, Stage};
@@ -86,13 +86,19 @@ impl Instance {
         };
         self.mute_since = None;
         self.is_unread_logged = false;
+        self.watch(&mut link, &mut now).await;
+        // It goes on, and nobody else may lay any meanwhile.
+        self.laying = now.reloading.laying.take();
+    }
+
+    async fn watch(&mut self, link: &mut Link, now: &mut Attended) {
         self.told.mark_changed(); // So that an order to stop is seen at once.
         loop {
-            self.reload(&mut now).await;
-            self.note_attended(&now);
+            self.reload(now);
+            self.note_attended(now);
             tokio::select! {
                 state = link.next() => match state {
-                    Ok(Some(state)) => self.take_state(&mut now, state),
+                    Ok(Some(state)) => self.take_state(now, state),
                     _ => return,
                 },
                 () = self.told_anew() => {
@@ -104,7 +110,7 @@ impl Instance {
                         }
                     }
                 }
-                probed = finished(&mut now.probing) => self.take_probe(&mut now, probed),
+                probed = finished(&mut now.probing) => self.take_probe(now, probed),
                 () = tokio::time::sleep_until(now.probe_at), if now.is_to_probe() => {
                     let most = now.readiness().timeout.duration();
                     now.probing =
@@ -113,11 +119,12 @@ impl Instance {
                 due = live::due(&mut now.live), if now.is_to_be_alive() => {
                     let problem = now.take_liveness(due);
                     if let Some(problem) = problem
-                        && self.restart(now.state.child, &mut link, problem).await.is_err()
+                        && self.restart(now.state.child, link, problem).await.is_err()
                     {
                         return;
                     }
                 }
+                laid = Laying::ended(&mut now.reloading.laying) => now.reloading.take_laid(laid),
                 () = at(now.reloading.retry_at) => {} // It is tried before the next wait.
                 () = at(now.hung_at) => {
                     tracing::warn!(instance = %self.id, "its shim does not stop it and is killed");
@@ -231,7 +238,7 @@ impl Instance {
         let attended = Attended {
             probe: spec.ready_probe(),
             target,
-            reloading: Reloading::of(&spec, &self.layout),
+            reloading: Reloading::of(&spec, &self.layout, self.laying.take()),
             live: spec.live_probe().map(|(liveness, probe)| Live::new(liveness, probe)),
             spec,
             state,
@@ -266,6 +273,9 @@ impl Instance {
         let readiness = now.readiness().clone();
         now.tally.add(probed, &readiness);
         now.probe_at = Instant::now() + now.tally.wait(&readiness);
+        if now.tally.was_ready && !before.1 {
+            now.reloading.start_ready();
+        }
         if before != (now.tally.ready, now.tally.was_ready) {
             // First kept, then told: what was reported is known to the next
             // agent, whenever this one is killed.
@@ -316,6 +326,11 @@ impl Instance {
 impl Attended {
     fn readiness(&self) -> &Readiness {
         self.spec.readiness()
+    }
+
+    /// Whether the process was ever ready.
+    pub fn was_ready(&self) -> bool {
+        self.tally.was_ready
     }
 
     fn is_to_probe(&self) -> bool {

@@ -10,6 +10,7 @@ mod found;
 mod launch;
 mod link;
 mod live;
+mod note;
 mod reload;
 
 pub(crate) use end::{Ended, end, kill};
@@ -30,6 +31,7 @@ use crate::prepare::Preparer;
 use crate::shim::spec::Layout;
 
 use found::{Found, Past};
+use reload::Laying;
 
 /// What all instances of a node share.
 #[derive(Debug)]
@@ -52,6 +54,9 @@ pub(crate) struct Told {
     pub desired: Desired,
     /// What to run; absent for one that nobody assigned (any more).
     pub work: Option<Result<Arc<Work>, String>>,
+    /// Which reload brings a running process there, whether or not that can be read; 0
+    /// for none.
+    pub reload: u64,
 }
 
 /// One instance of this node.
@@ -69,6 +74,8 @@ pub(crate) struct Instance {
     mute_since: Option<tokio::time::Instant>,
     /// Whether it was logged that its living shim cannot be understood.
     is_unread_logged: bool,
+    /// Files that are still being laid for a shim that is not attended any more.
+    laying: Option<Laying>,
 }
 
 impl Instance {
@@ -84,6 +91,7 @@ impl Instance {
             killed: None,
             mute_since: None,
             is_unread_logged: false,
+            laying: None,
         }
     }
 
@@ -104,6 +112,10 @@ impl Instance {
                     }
                 }
             }
+        }
+        // What is said to be gone writes no more.
+        if self.laying.is_some() {
+            let _ = Laying::ended(&mut self.laying).await;
         }
         if let Some(listen) = self.listen {
             let shared = self.shared.clone();
@@ -133,6 +145,15 @@ impl Instance {
             self.note(Stage::Lost(reason));
             let wait = self.shared.config.restart.wait(past.ends_in_a_row);
             if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
+                return Started::NotWanted;
+            }
+        }
+        if let Some(laying) = self.laying.take() {
+            let mut laying = Some(laying);
+            // Else it could lay them over those of the next start.
+            let ended = self.unless_stopped(Laying::ended(&mut laying)).await;
+            if ended.is_none() {
+                self.laying = laying;
                 return Started::NotWanted;
             }
         }

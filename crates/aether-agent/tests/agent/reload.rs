@@ -257,3 +257,121 @@ async fn the_process_of_a_shim_of_the_first_release_is_told_too() {
     assert_eq!(shim.join().unwrap(), "stop\n", "it was asked for nothing else");
     agent.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_deaf_process_that_was_restarted_once_goes_back_to_what_it_never_left() {
+    let world = World::new().await;
+    let slice = world.fixture(&[], MANIFEST);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    kill(Pid::from_raw(world.pids(ID).1), Signal::SIGKILL).unwrap();
+    let again = |seen: &v1::InstanceObservation| seen.restarts == 1 && seen.observed == "READY";
+    world.plane.instance(ID, "restarted", again).await;
+    let pids = world.pids(ID);
+    want(&world, &slice, 6, "two", 6);
+    world.plane.reason(ID, "reload_failed").await;
+    want(&world, &slice, 7, "one", 7);
+    assert_eq!(reloaded(&world, 7).await.reason_code, "");
+    assert_eq!(world.pids(ID), pids);
+}
+
+#[tokio::test]
+async fn a_restored_cluster_that_knows_of_no_reload_gets_its_files_back() {
+    let world = World::new().await;
+    let slice = world.fixture(&["--reload"], MANIFEST);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    want(&world, &slice, 6, "two", 6);
+    reloaded(&world, 6).await;
+    until("it has read them", || read(&world).len() == 2).await;
+    // The next incarnation began with a backup from before the reload.
+    want(&world, &slice, 7, "one", 0);
+    until("it has read them", || read(&world).last().unwrap() == "reloaded one").await;
+    reloaded(&world, 0).await;
+    world.plane.reports_after_now(2).await;
+    assert_eq!(read(&world), ["read one", "reloaded two", "reloaded one"]);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_laid_for_a_moment_are_no_failure() {
+    let world = World::new().await;
+    let slice = world.fixture(&["--reload"], MANIFEST);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    // Where each file is written before it is put in its place.
+    let in_the_way = world.instance_dir(ID).join("work.new");
+    fs::create_dir(&in_the_way).unwrap();
+    want(&world, &slice, 6, "two", 6);
+    until("it is tried", || world.instance_dir(ID).join("reload.json").exists()).await;
+    for _ in 0..5 {
+        let report = world.plane.reports_after_now(1).await;
+        assert_eq!(report.instances[0].reason_code, "");
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(reloaded(&world, 6).await.reason_code, "");
+    // And one that lasts is.
+    fs::create_dir(&in_the_way).unwrap();
+    want(&world, &slice, 7, "one", 7);
+    let seen = world.plane.reason(ID, "reload_failed").await;
+    assert!(seen.reason_message.contains("app.conf"), "{}", seen.reason_message);
+}
+
+#[tokio::test]
+async fn a_reload_that_cannot_be_read_is_reported() {
+    let world = World::new().await;
+    let slice = world.fixture(&["--reload"], MANIFEST);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    want(&world, &slice, 6, "never sent", 6);
+    let seen = world.plane.reason(ID, "reload_failed").await;
+    assert!(seen.reason_message.contains("configuration was not sent"), "{}", seen.reason_message);
+    want(&world, &slice, 7, "two", 6);
+    assert_eq!(reloaded(&world, 6).await.reason_code, "");
+}
+
+/// Has whoever opens a file wait for as long as it lives: fcntl(2), leases.
+struct Held(fs::File);
+
+impl Held {
+    #[allow(unsafe_code)] // Nobody else wraps it.
+    fn of(path: &Path) -> Self {
+        use nix::libc;
+        let file = fs::File::open(path).unwrap();
+        // SAFETY: both take numbers only. Who waits is told by a signal, which would end us.
+        let held = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)
+        };
+        assert_eq!(held, 0, "{}", std::io::Error::last_os_error());
+        Self(file)
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_disk_hangs_is_stopped_and_told_something_else() {
+    let world = World::new().await;
+    let manifest = MANIFEST.replace("'app.conf'", "'app.conf','slice.toml'");
+    let slice = world.fixture(&["--reload"], &manifest);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    let listed = world.data_dir().join("unpacked").join(&slice.digest).join("slice.toml");
+    let held = Held::of(&listed);
+    let laid = || fs::read_to_string(world.instance_dir(ID).join("work/app.conf")).unwrap();
+    want(&world, &slice, 6, "two", 6);
+    until("the first file is laid", || laid().starts_with("two")).await;
+    // It goes back before the other one is: nobody is told of the first.
+    want(&world, &slice, 7, "one", 7);
+    world.plane.reports_after_now(2).await;
+    drop(held);
+    reloaded(&world, 7).await;
+    assert_eq!(read(&world), ["read one"]);
+    // And the process is stopped while another hangs.
+    let held = Held::of(&listed);
+    want(&world, &slice, 8, "two", 8);
+    until("the first file is laid", || laid().starts_with("two")).await;
+    let process = world.pids(ID).1;
+    world.plane.want(9, vec![slice.assign(ID, "STOP", world.plane.address)]);
+    until("it is stopped", || !is_alive(process)).await;
+    drop(held.0);
+    world.plane.observed(ID, "STOPPED").await;
+}
