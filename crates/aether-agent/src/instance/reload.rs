@@ -33,6 +33,10 @@ const DEAF_MAX: Duration = Duration::from_secs(5);
 /// Time between two looks whether it does.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long a signal must be blocked to count as waited for: other libraries than glibc
+/// block all for the moment in which they start a thread. Many times such a moment.
+const BLOCKED_MIN: Duration = Duration::from_millis(100);
+
 /// Time until what failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -82,6 +86,8 @@ pub(super) struct Reloading {
     pub retry_at: Option<Instant>,
     /// When the process was first ready, if this agent saw it.
     ready_since: Option<Instant>,
+    /// Since when each look found the signal blocked.
+    blocked_since: Option<Instant>,
     /// Why it does not come to be done.
     problem: Option<Reason>,
 }
@@ -102,13 +108,14 @@ impl Reloading {
             None => Some(note::began(spec)),
         };
         let (attempt, retry_at, ready_since, problem) = (None, None, None, None);
-        Self { settled, answered: false, attempt, laying, retry_at, ready_since, problem }
+        let (answered, blocked_since) = (false, None);
+        Self { settled, answered, attempt, laying, retry_at, ready_since, blocked_since, problem }
     }
 
     /// Another process runs. It was started with the files that are laid, or is about to
     /// be told.
     pub fn start_anew(&mut self) {
-        (self.answered, self.ready_since) = (false, None);
+        (self.answered, self.ready_since, self.blocked_since) = (false, None, None);
         (self.retry_at, self.problem) = (None, None);
     }
 
@@ -138,7 +145,18 @@ impl Reloading {
         })
     }
 
+    /// Whether a signal would be taken, by what the last looks have found.
+    fn hears(&mut self, takes: Takes) -> bool {
+        if takes != Takes::Blocked {
+            self.blocked_since = None;
+            return takes == Takes::Caught;
+        }
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= BLOCKED_MIN
+    }
+
     fn rest(&mut self) {
+        self.blocked_since = None;
         (self.attempt, self.retry_at, self.problem) = (None, None, None);
     }
 
@@ -280,7 +298,7 @@ impl Instance {
         let before = Kept::read(&self.layout);
         let has_it = before.is_some_and(|before| before.read_by(process) == Some(&*config));
         if !has_it {
-            if takes != Takes::Caught {
+            if !now.reloading.hears(takes) {
                 now.wait_for_ears(signal, takes, since);
                 return;
             }
@@ -334,7 +352,7 @@ impl Attended {
     fn wait_for_ears(&mut self, signal: Signal, takes: Takes, laid: Instant) {
         let since = laid.max(self.process_since);
         let since = self.reloading.ready_since.map_or(since, |ready| since.max(ready));
-        let is_long = since.elapsed() >= DEAF_MAX;
+        let is_long = takes != Takes::Blocked && since.elapsed() >= DEAF_MAX;
         // Before it is ready for the first time it is on its way.
         if is_long && self.was_ready() {
             self.reloading.fails(deafness(signal, takes), RETRY_INTERVAL);
