@@ -16,7 +16,7 @@ use http::uri::Authority;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, TimeoutExpired};
 
 use super::exit::{Exit, Failure, Kind, leaves_open};
 use super::interrupt;
@@ -258,6 +258,10 @@ fn judge<T>(
         Ok(Err(status)) => status,
         Err(_) => return Try::Silent(format!("{address}: no answer in time")),
     };
+    // The channel keeps the same time, and may be the first to say that it is over.
+    if status.code() == Code::Cancelled && status.message() == TimeoutExpired(()).to_string() {
+        return Try::Silent(format!("{address}: no answer in time"));
+    }
     let why = || format!("{address}: {}", status.message());
     // A status with a source was made here, of a broken connection.
     if status.source().is_some() || leaves_open(&status, kind) {
@@ -333,6 +337,18 @@ pub mod tests {
         };
         let result = client.call(kind, &|_| Request::new(()), &call).await;
         (result, count.take())
+    }
+
+    #[test]
+    fn the_time_that_the_channel_keeps_is_silence_like_our_own() {
+        let address: Address = "127.0.0.1:1".parse().unwrap();
+        let expired = Status::from_error(Box::new(TimeoutExpired(())));
+        for kind in [Kind::Read, Kind::Write] {
+            let tried = judge::<()>(&address, Ok(Err(expired.clone())), kind);
+            assert!(matches!(&tried, Try::Silent(why) if why.ends_with("no answer in time")));
+        }
+        let said = judge::<()>(&address, Ok(Err(Status::cancelled("left"))), Kind::Write);
+        assert!(!matches!(said, Try::Silent(_)));
     }
 
     #[tokio::test]
