@@ -13,6 +13,7 @@ use aether_tests::judge::Judge;
 use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 /// Requests per second over all ways.
@@ -303,13 +304,39 @@ async fn stalled_session(channel: Channel, mut stop: oneshot::Receiver<()>) {
     while let Ok(Some(_)) = down.message().await {}
 }
 
+/// A session that stalls, until it is told to leave.
+struct Stalled {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Stalled {
+    /// Attached to this node, and known to the cluster.
+    async fn at(scene: &Scene, node: usize) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(stalled_session(scene.stage.cluster.channel(node), stopped));
+        let is_there = |listed: &Value| listed.to_string().contains("stalled-1");
+        scene.stage.until_verb(&SESSIONS, "the session", is_there).await.unwrap();
+        Self { stop, task }
+    }
+
+    /// It leaves, and the update that it held up is resumed and completes.
+    async fn leave_and_switch(self, scene: Scene, update: &str) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+        let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
+        scene.stage.until_verb(&SESSIONS, "its end", is_gone).await.unwrap();
+        scene.stage.cli(&["update", "resume", update]).await.unwrap();
+        until_switched(&scene.stage, update).await;
+        scene.stage.until_state(update, "COMPLETED").await.unwrap();
+        assert_none_failed(&scene.end("2.0.0").await);
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_does_not_hold_its_calls_ends_the_barrier_and_nothing_is_lost() {
     let scene = Scene::set(&[]).await;
-    let (stop, stopped) = oneshot::channel();
-    let stalled = tokio::spawn(stalled_session(scene.stage.cluster.channel(0), stopped));
-    let is_there = |listed: &Value| listed.to_string().contains("stalled-1");
-    scene.stage.until_verb(&SESSIONS, "the session", is_there).await.unwrap();
+    let stalled = Stalled::at(&scene, 0).await;
     let update = scene.start(&[&BEHIND_BARRIER[..], &["1s"]].concat()).await;
     let paused = scene.stage.until(&update, |update| update["pause"].is_object()).await.unwrap();
     assert_eq!(paused["pause"]["code"], "barrier_failed", "{paused:#}");
@@ -321,14 +348,7 @@ async fn a_session_that_does_not_hold_its_calls_ends_the_barrier_and_nothing_is_
     let released = scene.load.so_far();
     let released = phase(&released, "released");
     assert_eq!(released.answers("1.0.0"), released.requests, "{:?}", released.versions);
-    stop.send(()).unwrap();
-    stalled.await.unwrap();
-    let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
-    scene.stage.until_verb(&SESSIONS, "its end", is_gone).await.unwrap();
-    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
-    until_switched(&scene.stage, &update).await;
-    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
-    assert_none_failed(&scene.end("2.0.0").await);
+    stalled.leave_and_switch(scene, &update).await;
 }
 
 /// Waits until some node other than this one has in its copy that calls are held.
@@ -352,10 +372,7 @@ async fn a_leader_that_dies_while_calls_are_held_leaves_them_where_they_were() {
     let mut scene = Scene::set(&[]).await;
     let leader = scene.stage.cluster.leader(PATIENCE).await.unwrap();
     let other = (leader + 1) % scene.stage.cluster.nodes.len();
-    let (stop, stopped) = oneshot::channel();
-    let stalled = tokio::spawn(stalled_session(scene.stage.cluster.channel(other), stopped));
-    let is_there = |listed: &Value| listed.to_string().contains("stalled-1");
-    scene.stage.until_verb(&SESSIONS, "the session", is_there).await.unwrap();
+    let stalled = Stalled::at(&scene, other).await;
     scene.load.phase("held");
     let update = scene.start(&[&BEHIND_BARRIER[..], &["1s"]].concat()).await;
     until_held(&scene.stage, &update, leader).await;
@@ -367,14 +384,7 @@ async fn a_leader_that_dies_while_calls_are_held_leaves_them_where_they_were() {
     let so_far = scene.load.so_far();
     let held = phase(&so_far, "held");
     assert_eq!(held.answers("1.0.0"), held.requests, "{:?}", held.versions);
-    stop.send(()).unwrap();
-    stalled.await.unwrap();
-    let is_gone = |listed: &Value| !listed.to_string().contains("stalled-1");
-    scene.stage.until_verb(&SESSIONS, "its end", is_gone).await.unwrap();
-    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
-    until_switched(&scene.stage, &update).await;
-    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
-    assert_none_failed(&scene.end("2.0.0").await);
+    stalled.leave_and_switch(scene, &update).await;
 }
 
 #[tokio::test]

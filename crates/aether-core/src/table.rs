@@ -2,13 +2,11 @@
 
 use std::net::SocketAddr;
 
-use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use crate::coordinates::{SliceName, Version};
 use crate::ids::{InstanceId, RevisionNo};
 use crate::manifest::IngressRule;
-use crate::state::State;
 use crate::weights::Weights;
 
 /// One address that takes calls, and the instance behind it.
@@ -77,19 +75,4 @@ impl SliceTable {
             _ => None,
         }
     }
-}
-
-/// Whether an instance has left a table between two states, the earlier one first.
-///
-/// A table that came after the one and was gone before the other differs in neither.
-/// Sessions that follow these states are told all the same that they are past it: the
-/// removal of its instances waits until they have said so.
-pub fn has_left_between(before: &State, after: &State) -> bool {
-    let since = before.meta.index;
-    before.instances.diff(&after.instances).any(|change| match change {
-        DiffItem::Add(_, record) | DiffItem::Update { new: (_, record), .. } => {
-            record.left_table > since
-        }
-        DiffItem::Remove(..) => false,
-    })
 }

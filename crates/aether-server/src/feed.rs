@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use aether_core::coordinates::SliceName;
 use aether_core::state::State;
-use aether_core::table::has_left_between;
 use aether_proto::v1::{RoutingDown, SliceTable};
 use imbl::ordmap::DiffItem;
 use tokio::sync::broadcast;
@@ -102,7 +101,7 @@ fn change(before: &State, after: &State) -> Option<RoutingDown> {
         }
     }
     let differs = !tables.is_empty() || !removed.is_empty();
-    (differs || has_left_between(before, after)).then_some(RoutingDown {
+    (differs || after.has_left_since(before)).then_some(RoutingDown {
         incarnation: after.meta.incarnation,
         revision: after.meta.index,
         snapshot: false,

@@ -13,7 +13,7 @@ use aether_core::planner::LateCalls;
 use aether_core::records::SessionKind;
 use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::state::State;
-use aether_core::table::{Endpoint, SliceTable, VersionSet, has_left_between};
+use aether_core::table::{Endpoint, SliceTable, VersionSet};
 
 use crate::log::ReplicaId;
 use crate::planted::Planted;
@@ -58,7 +58,7 @@ impl Tables {
         removed.extend(gone.cloned());
         let revision = after.meta.index;
         let differs = !tables.is_empty() || !removed.is_empty();
-        let is_news = differs || has_left_between(before, after);
+        let is_news = differs || after.has_left_since(before);
         is_news.then_some(Self { revision, is_snapshot: false, tables, removed })
     }
 }

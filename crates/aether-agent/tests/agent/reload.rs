@@ -44,6 +44,15 @@ fn want(world: &World, slice: &Slice, index: u64, value: &str, reload: u64) {
     world.plane.want(index, vec![assignment]);
 }
 
+/// A world in which one instance of the fixture with these switches is ready with "one".
+async fn with_one(switches: &[&str]) -> (World, Slice) {
+    let world = World::new().await;
+    let slice = world.fixture(switches, MANIFEST);
+    want(&world, &slice, 5, "one", 0);
+    world.plane.observed(ID, "READY").await;
+    (world, slice)
+}
+
 async fn reloaded(world: &World, reload: u64) -> v1::InstanceObservation {
     let what = format!("has reload {reload}");
     world
@@ -129,10 +138,7 @@ async fn what_was_told_while_no_agent_was_there_is_done_by_the_next() {
 
 #[tokio::test]
 async fn a_process_that_does_not_catch_the_signal_is_spared_and_named() {
-    let world = World::new().await;
-    let slice = world.fixture(&[], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&[]).await;
     let pids = world.pids(ID);
     want(&world, &slice, 6, "two", 6);
     let seen = world.plane.reason(ID, "reload_failed").await;
@@ -148,10 +154,7 @@ async fn a_process_that_does_not_catch_the_signal_is_spared_and_named() {
 
 #[tokio::test]
 async fn a_process_that_ends_at_the_signal_is_started_with_the_new_files() {
-    let world = World::new().await;
-    let slice = world.fixture(&["--exit-at-reload"], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&["--exit-at-reload"]).await;
     want(&world, &slice, 6, "two", 6);
     let seen = world.plane.instance(ID, "restarted", |seen| {
         seen.reloaded == 6 && seen.restarts == 1 && seen.observed == "READY"
@@ -162,10 +165,7 @@ async fn a_process_that_ends_at_the_signal_is_started_with_the_new_files() {
 
 #[tokio::test]
 async fn a_killed_shim_is_replaced_by_one_with_the_files_of_the_last_reload() {
-    let world = World::new().await;
-    let slice = world.fixture(&["--reload"], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&["--reload"]).await;
     want(&world, &slice, 6, "two", 6);
     reloaded(&world, 6).await;
     kill(Pid::from_raw(world.pids(ID).0), Signal::SIGKILL).unwrap();
@@ -260,10 +260,7 @@ async fn the_process_of_a_shim_of_the_first_release_is_told_too() {
 
 #[tokio::test]
 async fn a_deaf_process_that_was_restarted_once_goes_back_to_what_it_never_left() {
-    let world = World::new().await;
-    let slice = world.fixture(&[], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&[]).await;
     kill(Pid::from_raw(world.pids(ID).1), Signal::SIGKILL).unwrap();
     let again = |seen: &v1::InstanceObservation| seen.restarts == 1 && seen.observed == "READY";
     world.plane.instance(ID, "restarted", again).await;
@@ -277,10 +274,7 @@ async fn a_deaf_process_that_was_restarted_once_goes_back_to_what_it_never_left(
 
 #[tokio::test]
 async fn a_restored_cluster_that_knows_of_no_reload_gets_its_files_back() {
-    let world = World::new().await;
-    let slice = world.fixture(&["--reload"], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&["--reload"]).await;
     want(&world, &slice, 6, "two", 6);
     reloaded(&world, 6).await;
     until("it has read them", || read(&world).len() == 2).await;
@@ -294,10 +288,7 @@ async fn a_restored_cluster_that_knows_of_no_reload_gets_its_files_back() {
 
 #[tokio::test]
 async fn files_that_cannot_be_laid_for_a_moment_are_no_failure() {
-    let world = World::new().await;
-    let slice = world.fixture(&["--reload"], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&["--reload"]).await;
     // Where each file is written before it is put in its place.
     let in_the_way = world.instance_dir(ID).join("work.new");
     fs::create_dir(&in_the_way).unwrap();
@@ -318,10 +309,7 @@ async fn files_that_cannot_be_laid_for_a_moment_are_no_failure() {
 
 #[tokio::test]
 async fn a_reload_that_cannot_be_read_is_reported() {
-    let world = World::new().await;
-    let slice = world.fixture(&["--reload"], MANIFEST);
-    want(&world, &slice, 5, "one", 0);
-    world.plane.observed(ID, "READY").await;
+    let (world, slice) = with_one(&["--reload"]).await;
     want(&world, &slice, 6, "never sent", 6);
     let seen = world.plane.reason(ID, "reload_failed").await;
     assert!(seen.reason_message.contains("configuration was not sent"), "{}", seen.reason_message);

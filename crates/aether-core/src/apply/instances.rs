@@ -68,7 +68,7 @@ impl Tx<'_> {
             .state
             .instances_of(slice)
             .filter(|i| i.revision == revision && i.desired == Desired::Run)
-            // What is on a draining node makes way for what is assigned now.
+            // What is to leave makes way for what is assigned now.
             .filter(|i| !self.state.is_to_leave(i))
             .count();
         // A decision made twice must not start anything twice.

@@ -184,21 +184,22 @@ fn not_steady(view: &View<'_>, update: &UpdateRecord) -> Option<String> {
 }
 
 fn deploying(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
-    let crashing = new_side(view, update).find(|i| {
+    let stopped = new_side(view, update).find_map(|i| {
         let crashes =
             i.observed == Observed::Crashed && i.restarts_of_this() >= CRASH_LOOP_RESTARTS;
-        crashes || i.reload_failure().is_some() || i.has_ended_at_reload()
+        let (code, said) = match i.failure() {
+            Some((code, said)) if code != Reason::CRASH_LOOP => (code, said),
+            _ if crashes => {
+                let said = i.reason.as_ref().map_or("no reason given", |r| &r.message);
+                (Reason::CRASH_LOOP, said.to_owned())
+            }
+            _ => return None,
+        };
+        Some(Reason::new(code, format!("{} on {}: {said}", i.id, i.node)))
     });
-    if let Some(instance) = crashing
+    if let Some(reason) = stopped
         && update.pause.is_none()
     {
-        let said = instance.reason.as_ref().map_or("no reason given", |r| r.message.as_str());
-        let (code, detail) = match instance.failure() {
-            Some((code, detail)) if code != Reason::CRASH_LOOP => (code, detail),
-            _ => (Reason::CRASH_LOOP, said.to_owned()),
-        };
-        let message = format!("{} on {}: {detail}", instance.id, instance.node);
-        let reason = Reason::new(code, message);
         plan.commands.push(act(update, update.options.on_deploy_failure, reason));
         return;
     }

@@ -63,7 +63,7 @@ pub(super) fn match_targets(
     }
 }
 
-/// Drains instances on draining nodes as far as others stand in for them.
+/// Drains instances that are to leave as far as others stand in for them.
 /// Whether there were any.
 fn make_way(
     target: &TargetRecord,
@@ -75,44 +75,55 @@ fn make_way(
     // A stand-in is nobody's for those who are called as of another revision still.
     let is_lent = |i: &&InstanceRecord| i.serves_as_another();
     let (lent, mut leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(is_lent);
-    // Those that take no calls as what they are go first: they are nobody's capacity.
-    leaving.sort_by_key(|i| (i.is_updated(), i.id.clone()));
-    let idle = leaving.iter().filter(|i| !i.is_updated()).count();
-    let ready = staying.iter().filter(|i| i.is_updated()).count() + leaving.len() - idle;
+    // Those that take no calls go first: they are nobody's capacity. Then those that take
+    // some but are not what they are to be, once all others are there.
+    leaving.sort_by_key(|i| (i.is_routable(), i.is_updated(), i.id.clone()));
+    let idle = leaving.iter().filter(|i| !i.is_routable()).count();
+    let updated = leaving.iter().filter(|i| i.is_updated()).count();
+    let ready = staying.iter().filter(|i| i.is_updated()).count() + updated;
+    let others = leaving.len() - idle - updated;
+    let surplus = ready.checked_sub(target.instances as usize).map_or(0, |more| others + more);
     // One that is not ready yet may be all there is of a side that starts.
     let idle = if staying.len() < target.instances as usize { 0 } else { idle };
-    let surplus = ready.saturating_sub(target.instances as usize);
     let instances: Vec<InstanceId> =
         leaving.iter().take(idle + surplus).map(|i| i.id.clone()).collect();
     if !instances.is_empty() {
         plan.commands.push(Command::Drain { instances, target_modified: target.modified });
         return true;
     }
-    for (left, awaited, to, unblock) in [
-        (&leaving, "replacements", "ready", "they become ready"),
-        (&lent, "the batch", "admitted", "it is admitted or taken back"),
-    ] {
+    let (deaf, drained): (Vec<_>, Vec<_>) =
+        leaving.into_iter().partition(|i| i.reload_failure().is_some());
+    let revision = target.revision;
+    let whose = |left: &[&InstanceRecord], which: &str| {
         let nodes: BTreeSet<&str> = left.iter().map(|i| i.node.as_str()).collect();
-        if nodes.is_empty() {
-            continue;
-        }
         let nodes: Vec<&str> = nodes.into_iter().collect();
-        let (count, revision) = (counted(left.len(), "instance"), target.revision);
-        let of = if left.iter().all(|i| i.reload_failure().is_some()) {
-            "that cannot reload, on"
-        } else {
-            "on draining nodes"
-        };
-        let whose = format!("{count} of {revision} {of} ({})", nodes.join(", "));
-        plan.wait(
-            &target.slice,
-            Wait {
-                code: "node_drain",
-                message: format!("{awaited} of {whose} to be {to}"),
-                since_ms,
-                unblock: format!("{unblock}, or 'aether node uncordon'"),
-            },
-        );
+        let count = counted(left.len(), "instance");
+        format!("{count} of {revision} {which} ({})", nodes.join(", "))
+    };
+    for (left, code, message, unblock) in [
+        (
+            &drained,
+            "node_drain",
+            format!("replacements of {} to be ready", whose(&drained, "on draining nodes")),
+            "they become ready, or 'aether node uncordon'",
+        ),
+        (
+            &lent,
+            "node_drain",
+            format!("the batch of {} to be entered", whose(&lent, "on draining nodes")),
+            "it is entered or taken back, or 'aether node uncordon'",
+        ),
+        (
+            &deaf,
+            "reload",
+            format!("replacements of {} to be ready", whose(&deaf, "that cannot reload")),
+            "they become ready",
+        ),
+    ] {
+        if !left.is_empty() {
+            let unblock = unblock.to_owned();
+            plan.wait(&target.slice, Wait { code, message, since_ms, unblock });
+        }
     }
     false
 }

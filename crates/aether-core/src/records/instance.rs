@@ -117,7 +117,7 @@ impl InstanceRecord {
     pub fn failure(&self) -> Option<(&'static str, String)> {
         let said = |reason: &Reason| format!("{}: {}", reason.code, reason.message);
         if let Some(reason) = self.reload_failure() {
-            return Some((Reason::RELOAD_FAILED, said(reason)));
+            return Some((Reason::RELOAD_FAILED, reason.message.clone()));
         }
         if self.has_ended_at_reload() {
             let why = self.reason.as_ref().map(|reason| format!(" ({})", said(reason)));

@@ -1,4 +1,7 @@
-//! Which instances others are to stand in for before they go.
+//! Instances that go: which of them others are to stand in for first, and whether one
+//! has left its table.
+
+use imbl::ordmap::DiffItem;
 
 use super::State;
 use crate::ids::NodeName;
@@ -19,5 +22,20 @@ impl State {
             update.state == UpdateState::RollingBack && old == Some(instance.revision)
         };
         self.is_draining(&instance.node) || (instance.reload_failure().is_some() && goes_back())
+    }
+
+    /// Whether an instance has left a table since an earlier state.
+    ///
+    /// A table that came after the one and was gone before the other differs in neither.
+    /// Sessions that follow these states are told all the same that they are past it: the
+    /// removal of its instances waits until they have said so.
+    pub fn has_left_since(&self, before: &Self) -> bool {
+        let since = before.meta.index;
+        before.instances.diff(&self.instances).any(|change| match change {
+            DiffItem::Add(_, record) | DiffItem::Update { new: (_, record), .. } => {
+                record.left_table > since
+            }
+            DiffItem::Remove(..) => false,
+        })
     }
 }

@@ -630,15 +630,22 @@ fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
     world.pass(60_000);
     assert_eq!(world.state_of(&id), S::RollingBack, "it may say yet that it has the old files");
     world.ok(cannot);
+    let mut waits = Vec::new();
     for round in 0..600 {
-        assert!(called(&world) >= 3, "round {round}");
+        assert!(called(&world) >= 4, "round {round}: its stand-in is ready before it goes");
         if world.state_of(&id).is_terminal() {
             break;
         }
         world.now_ms += 50;
-        world.round();
+        decide(&mut world);
+        waits.extend(world.plan().waits.into_values().flatten());
+        world.agents_act();
+        world.sessions_ack();
     }
     world.settle();
     assert_eq!((world.state_of(&id), configs(&world)), (S::RolledBack, vec![1; 4]));
     assert!(!world.state.instances.contains_key(&late.id), "another one came up in its place");
+    let said = waits.iter().find(|wait| wait.code == "reload").expect("it is said");
+    assert!(said.message.contains("1 instance of r1 that cannot reload"), "{said:?}");
+    assert!(!said.unblock.contains("uncordon"), "{said:?}");
 }

@@ -3,6 +3,7 @@
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::{InstanceId, UpdateId};
+use aether_core::level::since;
 use aether_core::records::{
     CleanupPolicy, DeadlineAction, Observed, Reason, Rolling, Strategy, UpdateOptions, UpdateState,
 };
@@ -470,5 +471,39 @@ fn the_last_batch_takes_all_calls_once_the_floor_is_new_however_many_may_fail() 
         world.broken.clear();
         world.settle();
         assert_eq!(world.state_of(&id), UpdateState::Completed);
+    }
+}
+
+#[test]
+fn below_its_level_the_last_batch_is_entered_as_it_was() {
+    for (level, is_entered) in
+        [(since::FLOOR_OF_LAST_BATCH - 1, true), (since::FLOOR_OF_LAST_BATCH, false)]
+    {
+        let mut world = World::deployed_at(level, 4);
+        let rolling = Rolling { max_failures: 2, ..in_batches("2", "1", "1") };
+        let id = world.ok(start_with("2.0.0", options(), Strategy::Rolling(rolling))).update;
+        let id = id.unwrap();
+        for _ in 0..200 {
+            world.now_ms += 10;
+            world.round();
+            if world.update(&id).step() == 1 {
+                break;
+            }
+        }
+        // Of the last batch none stays up: two of four are ready, and the floor is three.
+        let first = world.instances("2.0.0");
+        for _ in 0..200 {
+            world.now_ms += 10;
+            for command in world.plan().commands {
+                drop(world.propose(command));
+            }
+            for instance in world.instances("2.0.0").into_iter().filter(|i| !first.contains(i)) {
+                let reason = Reason::new(Reason::CRASH_LOOP, "exit status 7");
+                world.broken.insert(instance.to_string(), (Observed::Crashed, 5, reason));
+            }
+            world.agents_act();
+            world.sessions_ack();
+        }
+        assert_eq!(world.update(&id).step() == 2, is_entered, "{level}: {:#?}", world.plan().waits);
     }
 }

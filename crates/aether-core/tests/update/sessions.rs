@@ -5,7 +5,6 @@ use aether_core::command::{Command, Refusal};
 use aether_core::ids::SessionId;
 use aether_core::planner::SessionView;
 use aether_core::records::{SessionKind, SessionRecord};
-use aether_core::table::has_left_between;
 
 use crate::world::{SLICE, World};
 
@@ -99,11 +98,11 @@ fn a_table_that_came_and_went_between_two_looks_is_noticed_by_whoever_left_it() 
     world.ok(Command::Deploy { slice: slice(), version, instances: 1 });
     world.settle();
     let deployed = world.state.clone();
-    assert!(!has_left_between(&before, &deployed));
+    assert!(!deployed.has_left_since(&before));
     world.ok(Command::Undeploy { slice: slice(), version: None });
     let after = world.state.clone();
     assert!(before.routes.is_empty() && after.routes.is_empty(), "there is no other sign of it");
-    assert!(has_left_between(&before, &after) && has_left_between(&deployed, &after));
+    assert!(after.has_left_since(&before) && after.has_left_since(&deployed));
     world.settle();
-    assert!(!has_left_between(&after, &world.state));
+    assert!(!world.state.has_left_since(&after));
 }
