@@ -202,11 +202,13 @@ pub fn judge_counts(counts: &Side, late: u64, thresholds: &Thresholds) -> Verdic
 }
 
 /// Judges a window of traffic of which it is known, as far as it is, which instance
-/// served it.
+/// served it. Where the update `goes_by_steps`, what its step has counted decides about
+/// a version that one instance of it hides: that grows, and a window does not.
 pub fn judge_window(
     window: &Tally,
     instances: impl FnOnce() -> BTreeMap<InstanceId, Tally>,
     thresholds: &Thresholds,
+    goes_by_steps: bool,
 ) -> Verdict {
     let threshold_us = u64::from(thresholds.p99_ms) * 1_000;
     let counts = |tally: &Tally| {
@@ -217,7 +219,7 @@ pub fn judge_window(
     };
     let verdict = judge(window, thresholds);
     let instances = || instances().into_iter().map(|(id, tally)| (id, counts(&tally))).collect();
-    unless_one_instance(verdict, counts(window), instances, thresholds)
+    unless_one_instance(verdict, counts(window), instances, thresholds, goes_by_steps)
 }
 
 /// Judges all that was counted, of which it is known, as far as it is, which
@@ -228,16 +230,21 @@ pub fn judge_counts_by_instance(
     thresholds: &Thresholds,
 ) -> Verdict {
     let verdict = judge_counts(&counts.side, counts.late, thresholds);
-    unless_one_instance(verdict, counts, instances, thresholds)
+    unless_one_instance(verdict, counts, instances, thresholds, true)
 }
 
 /// The verdict, unless it is one instance that makes the version exceed a threshold.
 /// Of fewer than [`INSTANCES_MIN`] nobody can say which is the odd one.
+///
+/// With too few requests to the others to judge the version by them it is too early for a
+/// verdict, if there will be more (`waits`): whoever counts from nothing on always passes
+/// through that, and would blame the version for a bad host each time.
 fn unless_one_instance(
     verdict: Verdict,
     all: Counts,
     instances: impl FnOnce() -> BTreeMap<InstanceId, Counts>,
     thresholds: &Thresholds,
+    waits: bool,
 ) -> Verdict {
     let Verdict::Exceeded { detail } = verdict else { return verdict };
     let mut serving = instances();
@@ -245,24 +252,42 @@ fn unless_one_instance(
     if serving.len() < INSTANCES_MIN {
         return Verdict::Exceeded { detail };
     }
+    let any = Thresholds { requests_min: 1, ..*thresholds };
+    let peers_of = |own: &Counts| Counts {
+        side: all.side.without(own.side),
+        late: all.late.saturating_sub(own.late),
+    };
     let found = serving.into_iter().find(|(_, own)| {
-        let peers =
-            Counts { side: all.side.without(own.side), late: all.late.saturating_sub(own.late) };
+        let peers = peers_of(own);
         let is_odd = |own_events: u64, peers_events: u64| {
             let of_own = u128::from(own_events) * u128::from(peers.side.requests);
             let of_peers = u128::from(peers_events) * u128::from(own.side.requests);
             of_own > of_peers * PEERS_RATIO
         };
-        judge_counts(&peers.side, peers.late, thresholds) == Verdict::Healthy
+        // An instance that has most of the calls is the version, for all that is known.
+        peers.side.requests >= own.side.requests
+            && judge_counts(&peers.side, peers.late, &any) == Verdict::Healthy
             && (is_odd(own.side.errors, peers.side.errors) || is_odd(own.late, peers.late))
     });
     match found {
         None => Verdict::Exceeded { detail },
         Some((instance, own)) => {
+            let peers = peers_of(&own).side.requests;
+            let is_enough = peers >= thresholds.requests_min;
+            if waits && !is_enough {
+                return Verdict::Insufficient;
+            }
+            let otherwise = match is_enough {
+                true => "without it the version is healthy".to_owned(),
+                false => format!(
+                    "the {peers} others are within the thresholds and too few to judge the \
+                     version by"
+                ),
+            };
             let Counts { side: Side { requests, errors, .. }, late } = own;
             let detail = format!(
                 "{detail}; of {requests} requests to instance {instance} {errors} failed and \
-                 {late} took too long, and without it the version is healthy"
+                 {late} took too long, and {otherwise}"
             );
             Verdict::OneInstance { instance, detail }
         }
@@ -333,8 +358,40 @@ mod tests {
         let is_exceeded = |verdict| matches!(verdict, Verdict::Exceeded { .. });
         assert!(is_exceeded(by_instance(&[(100, 9, 0), (100, 9, 0), (100, 1, 0)])), "two of three");
         assert!(is_exceeded(by_instance(&[(100, 0, 0), (100, 40, 0)])), "nobody knows which");
-        assert!(is_exceeded(by_instance(&[(40, 0, 0), (40, 9, 0), (40, 0, 0)])), "too few left");
         assert!(is_exceeded(by_instance(&[(100, 2, 0), (100, 3, 0), (100, 1, 0)])), "much alike");
         assert_eq!(by_instance(&[(100, 1, 0), (100, 0, 0), (100, 1, 0)]), Verdict::Healthy);
+    }
+
+    /// Whoever counts from nothing on has the least number of requests in all long before
+    /// it has it without the bad host.
+    #[test]
+    fn a_bad_host_is_not_the_versions_at_any_number_of_requests() {
+        for served in 1..200 {
+            let verdict = by_instance(&[(served, 0, 0), (served, served / 2, 0), (served, 0, 0)]);
+            let is_version = matches!(verdict, Verdict::Exceeded { .. });
+            assert!(!is_version, "{served}: {verdict:?}");
+            assert_eq!(served >= 50, matches!(verdict, Verdict::OneInstance { .. }), "{served}");
+        }
+        let few = by_instance(&[(40, 0, 0), (40, 9, 0), (40, 0, 0)]);
+        assert_eq!(few, Verdict::Insufficient);
+        // The others are gone, and what is left is all that the version is.
+        let alone = by_instance(&[(10, 0, 0), (400, 90, 0), (10, 0, 0)]);
+        assert!(matches!(alone, Verdict::Exceeded { .. }), "{alone:?}");
+    }
+
+    #[test]
+    fn where_no_more_is_counted_a_bad_host_is_named_at_once() {
+        let served = |errors| Tally { errors, ..tally(40, 0, 1) };
+        let instances: BTreeMap<InstanceId, Tally> = [("a-1-0", 0), ("a-1-1", 9), ("a-1-2", 0)]
+            .map(|(id, errors)| (id.parse().unwrap(), served(errors)))
+            .into();
+        let mut all = Tally::default();
+        instances.values().for_each(|tally| all.add(tally));
+        let judged =
+            |by_steps| judge_window(&all, || instances.clone(), &Thresholds::default(), by_steps);
+        assert_eq!(judged(true), Verdict::Insufficient);
+        let Verdict::OneInstance { instance, detail } = judged(false) else { panic!() };
+        assert_eq!(instance.as_str(), "a-1-1");
+        assert!(detail.contains("the 80 others are within the thresholds"), "{detail}");
     }
 }

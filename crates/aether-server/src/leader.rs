@@ -421,7 +421,8 @@ impl Inner {
         let version = (update.slice.clone(), update.new.revision);
         let from_ms = update.health_from_ms;
         let instances = || self.telemetry.window_by_instance(&version, from_ms, now_ms);
-        health::judge_window(window, instances, &update.options.thresholds)
+        let goes_by_steps = update.way().is_some();
+        health::judge_window(window, instances, &update.options.thresholds, goes_by_steps)
     }
 
     fn exceeded_figures(
@@ -478,7 +479,14 @@ impl Inner {
             Verdict::Insufficient => {
                 let least = update.options.thresholds.requests_min;
                 let seen = window.requests;
-                ("insufficient", format!("{seen} of at least {least} requests in the window"))
+                let detail = match seen < least {
+                    true => format!("{seen} of at least {least} requests in the window"),
+                    false => format!(
+                        "fewer than {least} of {seen} requests in the window without the one \
+                         instance that does much worse than its peers"
+                    ),
+                };
+                ("insufficient", detail)
             }
             Verdict::Healthy => ("healthy", String::new()),
             Verdict::Exceeded { detail } => ("exceeded", detail),

@@ -117,6 +117,8 @@ pub struct Agent {
     pub has_power: bool,
     /// Whether nobody hears it, nor it anybody. Calls reach its instances.
     pub is_silenced: bool,
+    /// Whether its instances answer many calls with errors, whatever their version.
+    pub is_ill: bool,
     /// The replica that it is attached to.
     pub attached: Option<ReplicaId>,
     /// Number of its stream; what was sent on an earlier one is void.
@@ -147,6 +149,7 @@ impl Agent {
             is_up: true,
             has_power: true,
             is_silenced: false,
+            is_ill: false,
             attached: None,
             stream: 0,
             life: 1,

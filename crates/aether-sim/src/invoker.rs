@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aether_core::coordinates::SliceName;
-use aether_core::health::Tally;
 use aether_core::ids::{InstanceId, RevisionNo, SessionId};
-use aether_core::latency;
 use aether_core::planner::LateCalls;
 use aether_core::records::SessionKind;
 use aether_core::schedule::{Fraction, Schedule, Side};
@@ -17,6 +15,7 @@ use aether_core::table::{Endpoint, SliceTable, VersionSet};
 
 use crate::log::ReplicaId;
 use crate::planted::Planted;
+use crate::served::Counted;
 
 /// Number of a call, never used twice in a run.
 pub type CallId = u64;
@@ -153,7 +152,7 @@ pub struct SessionReport {
     /// Calls that it should have held and did not.
     pub late: BTreeMap<SliceName, LateCalls>,
     /// All its calls by version, since it began.
-    pub counted: BTreeMap<(SliceName, RevisionNo), Tally>,
+    pub counted: Counted,
     /// It ends in order.
     pub goodbye: bool,
 }
@@ -202,7 +201,7 @@ pub struct Invoker {
     /// Calls that it should have held and did not.
     pub late: BTreeMap<SliceName, LateCalls>,
     /// All calls by version.
-    pub counted: BTreeMap<(SliceName, RevisionNo), Tally>,
+    pub counted: Counted,
     phase: u64,
     planted: Option<Planted>,
 }
@@ -230,7 +229,7 @@ impl Invoker {
             stale: BTreeMap::new(),
             calls: BTreeMap::new(),
             late: BTreeMap::new(),
-            counted: BTreeMap::new(),
+            counted: Counted::new(),
             phase,
             planted,
         }
@@ -391,11 +390,8 @@ impl Invoker {
 
     /// Counts an answered call.
     pub fn count(&mut self, call: &Call, is_error: bool, latency_ms: u64) {
-        let tally = self.counted.entry((call.slice.clone(), call.revision)).or_default();
-        tally.requests += 1;
-        tally.errors += u64::from(is_error);
-        tally.latency_sum_us += latency_ms * 1_000;
-        *tally.buckets.entry(latency::bucket_of(latency_ms * 1_000)).or_default() += 1;
+        let served = self.counted.entry((call.slice.clone(), call.revision)).or_default();
+        Arc::make_mut(served).count(&call.instance, is_error, latency_ms);
     }
 
     /// Its next report; none before it holds tables.

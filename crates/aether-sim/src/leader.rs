@@ -10,22 +10,20 @@ use std::sync::Arc;
 
 use aether_core::command::{Command, Observation, Outcome, Refusal};
 use aether_core::coordinates::SliceName;
-use aether_core::evidence::{self, QUANTILE_PPM, Tallies, reference_bucket};
-use aether_core::health::{self, Tally, Verdict};
+use aether_core::health::{self, Verdict};
 use aether_core::ids::{NodeName, RevisionNo, SessionId, UpdateId};
-use aether_core::latency;
 use aether_core::planner::{self, Holding, NodeView, PAUSED, Plan, SessionView, View};
-use aether_core::records::{
-    EvidenceRecord, Measure, SessionRecord, Side, Sums, UpdateRecord, UpdateState,
-};
+use aether_core::records::{SessionRecord, UpdateState};
 use aether_core::state::State;
 
 use crate::agent::Report;
+use crate::evidence::Proposals;
 use crate::gates::Asked;
 use crate::invariants;
 use crate::invoker::SessionReport;
 use crate::log::{ProposalId, ReplicaId};
 use crate::planted::{self, Planted};
+use crate::served::Served;
 
 /// Window over which the thresholds look, as in the server's telemetry.
 const WINDOW_MS: u64 = 10_000;
@@ -33,8 +31,6 @@ const WINDOW_MS: u64 = 10_000;
 pub const LOOK_EVERY_MS: u64 = 1_000;
 /// Log time is committed at least this often while something has a deadline.
 const TICK_EVERY_MS: u64 = 20_000;
-/// Evidence is committed this often, at most.
-const EVIDENCE_EVERY_MS: u64 = 1_000;
 /// Pause after a decision was refused.
 pub const REFUSED_PAUSE_MS: u64 = 250;
 
@@ -93,9 +89,9 @@ pub struct Coordinator {
     /// Committed sessions: the life, and since when it is expected to report.
     expected: BTreeMap<SessionId, (u64, u64)>,
     /// Calls in the window, by version.
-    windows: BTreeMap<(SliceName, RevisionNo), VecDeque<(u64, Tally)>>,
-    /// When the evidence of an update was last proposed, log time.
-    recorded: BTreeMap<UpdateId, u64>,
+    windows: BTreeMap<(SliceName, RevisionNo), VecDeque<(u64, Served)>>,
+    /// Evidence that was proposed.
+    evidence: Proposals,
     /// Gates that are asked.
     asked: Asked,
     stage: Stage,
@@ -130,7 +126,7 @@ impl Coordinator {
             agents: BTreeMap::new(),
             expected: BTreeMap::new(),
             windows: BTreeMap::new(),
-            recorded: BTreeMap::new(),
+            evidence: Proposals::default(),
             asked: Asked::default(),
             stage: Stage::Idle,
             outstanding: BTreeSet::new(),
@@ -160,9 +156,14 @@ impl Coordinator {
         // Counters of a process that this leader has not heard before say
         // nothing of when the calls were.
         if let Some(known) = known.filter(|known| known.life == report.life) {
-            for (version, tally) in &report.counted {
-                let added = known.counted.get(version).map_or(tally.clone(), |k| tally.since(k));
-                if added.requests > 0 {
+            for (version, served) in &report.counted {
+                let earlier = known.counted.get(version);
+                if earlier.is_some_and(|earlier| Arc::ptr_eq(earlier, served)) {
+                    continue;
+                }
+                let added =
+                    earlier.map_or_else(|| (**served).clone(), |earlier| served.since(earlier));
+                if added.all.requests > 0 {
                     self.windows.entry(version.clone()).or_default().push_back((now_ms, added));
                 }
             }
@@ -198,7 +199,8 @@ impl Coordinator {
             self.refused = false;
             self.expect_sessions(state, now_ms);
             let mut news = self.news(state, now_ms);
-            self.evidence(state, log_time_ms, &mut news);
+            let reports = self.sessions.iter().map(|(id, heard)| (id, &heard.report)).collect();
+            news.extend(self.evidence.due(&reports, state, log_time_ms, self.planted));
             news.extend(self.asked.due(now_ms));
             self.stage = Stage::News;
             if !news.is_empty() {
@@ -296,70 +298,6 @@ impl Coordinator {
         news
     }
 
-    /// What sessions have counted of updates that go by steps, and the state does
-    /// not have yet: as the server's `leader/evidence.rs` proposes it.
-    fn evidence(&mut self, state: &State, log_time_ms: u64, news: &mut Vec<Command>) {
-        for update in state.slices.values().filter_map(|s| state.live_update(&s.slice)) {
-            let Some(known) = state.evidence.get(&update.id) else { continue };
-            let last_ms = self.recorded.get(&update.id).copied();
-            let is_due = last_ms.is_none_or(|last_ms| log_time_ms >= last_ms + EVIDENCE_EVERY_MS);
-            if update.state != UpdateState::Routing || !is_due {
-                continue;
-            }
-            let measure = self.measure(update, known);
-            let sums = self.sums(update, known, measure, state);
-            if !sums.is_empty() {
-                self.recorded.insert(update.id.clone(), log_time_ms);
-                news.push(Command::RecordEvidence {
-                    update: update.id.clone(),
-                    measure,
-                    sums,
-                    instances: BTreeMap::new(),
-                });
-            }
-        }
-    }
-
-    /// The measure of the record; and what is slow, once the old version has served
-    /// enough for that.
-    fn measure(&self, update: &UpdateRecord, known: &EvidenceRecord) -> Measure {
-        let mut measure = known.measure;
-        if let (None, Some(old)) = (measure.reference, &update.old) {
-            let version = (update.slice.clone(), old.revision);
-            let mut served = Tally::default();
-            let told = self.sessions.values().filter_map(|s| s.report.counted.get(&version));
-            told.for_each(|tally| served.add(tally));
-            measure.reference = reference_bucket(&served, QUANTILE_PPM);
-        }
-        measure
-    }
-
-    /// The sums of those sessions that have others than the state has.
-    fn sums(
-        &self,
-        update: &UpdateRecord,
-        known: &EvidenceRecord,
-        measure: Measure,
-        state: &State,
-    ) -> BTreeMap<SessionId, Sums> {
-        let mut sums = BTreeMap::new();
-        for (id, record) in &state.sessions {
-            let heard = self.sessions.get(id).filter(|s| s.report.life == record.opened);
-            let Some(HeardSession { report, .. }) = heard else { continue };
-            let tally = |side: &Side| report.counted.get(&(update.slice.clone(), side.revision));
-            let new = tally(&update.new);
-            let tallies = Tallies {
-                new: counts(new, measure),
-                old: counts(update.old.as_ref().and_then(tally), measure),
-            };
-            let now = Sums { life: record.opened, tallies, late: late(new, measure) };
-            if known.is_news(id, &now) {
-                sums.insert(id.clone(), now);
-            }
-        }
-        sums
-    }
-
     fn expect_sessions(&mut self, state: &State, now_ms: u64) {
         let lives = |id: &SessionId| state.sessions.get(id).map(|record| record.opened);
         self.expected.retain(|id, (opened, _)| lives(id) == Some(*opened));
@@ -447,27 +385,16 @@ impl Coordinator {
             .filter(|update| matches!(update.state, UpdateState::Deployed | UpdateState::Routing));
         let verdict = |update: &aether_core::records::UpdateRecord| {
             let age_ms = log_time_ms.saturating_sub(update.health_from_ms);
-            let mut sum = Tally::default();
+            let mut sum = Served::default();
             let version = (update.slice.clone(), update.new.revision);
             let parts = self.windows.get(&version).into_iter().flatten();
             parts.filter(|(at_ms, _)| now_ms - at_ms <= age_ms).for_each(|(_, part)| sum.add(part));
-            (update.id.clone(), health::judge(&sum, &update.options.thresholds))
+            let Served { all, instances } = sum;
+            let (thresholds, by_steps) = (&update.options.thresholds, update.way().is_some());
+            (update.id.clone(), health::judge_window(&all, || instances, thresholds, by_steps))
         };
         judged.map(|update| verdict(update)).collect()
     }
-}
-
-/// First attempts of a version as evidence has them.
-fn counts(tally: Option<&Tally>, measure: Measure) -> evidence::Side {
-    tally.map_or_else(Default::default, |tally| evidence::Side::of(tally, measure.reference))
-}
-
-/// Those of them that took longer than the threshold.
-fn late(tally: Option<&Tally>, measure: Measure) -> u64 {
-    let threshold_us = u64::from(measure.p99_ms) * 1_000;
-    let buckets = tally.into_iter().flat_map(|tally| &tally.buckets);
-    let late = buckets.filter(|(bucket, _)| latency::upper_bound_us(**bucket) > threshold_us);
-    late.map(|(_, count)| *count).sum()
 }
 
 /// What an agent said and is not in the state yet.

@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod campaign;
 pub mod clock;
+pub mod evidence;
 pub mod gates;
 pub mod instance;
 pub mod invariants;
@@ -26,6 +27,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod served;
 pub mod shrink;
 pub mod trace;
 pub mod world;

@@ -58,6 +58,8 @@ pub enum Incident {
     PowerCut { agent: usize, down_ms: u64 },
     /// A node is not heard and hears nothing; calls reach it.
     Silence { agent: usize, for_ms: u64 },
+    /// Whatever runs on a node answers many calls with errors.
+    Ill { agent: usize, for_ms: u64 },
     /// A directive of before arrives.
     LateDirective { nth: u64 },
     /// A node takes so many instances from now on.
@@ -179,7 +181,7 @@ fn fault(settings: &Settings, rng: &mut Rng) -> Incident {
     let agent = rng.below(settings.nodes.into()) as usize;
     let caller = rng.below(settings.callers.into()) as usize;
     let survive = rng.below(4) as usize;
-    match rng.below(24) {
+    match rng.below(25) {
         0..2 => Incident::LeaderCrashes { down_ms: span_ms(rng), survive },
         2..5 => Incident::LeaderDeposed { knows_after_ms: rng.between(100, 8_000), survive },
         5 => Incident::ReplicaCrashes { replica, down_ms: span_ms(rng) },
@@ -209,6 +211,7 @@ fn fault(settings: &Settings, rng: &mut Rng) -> Incident {
             Incident::Lag { caller, by_ms, for_ms: span_ms(rng) }
         }
         21 => Incident::LateTables { caller },
+        22 => Incident::Ill { agent, for_ms: span_ms(rng) },
         _ => Incident::LateDirective { nth: rng.draw() },
     }
 }

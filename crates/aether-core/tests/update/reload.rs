@@ -7,7 +7,7 @@ use aether_core::ids::{ConfigNo, InstanceId, UpdateId};
 use aether_core::level::{FEATURE_LEVEL_MAX, level_of};
 use aether_core::preview;
 use aether_core::records::{
-    ConfigPick, DeadlineAction, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
+    ConfigPick, DeadlineAction, Desired, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
     UpdateOptions, UpdateState as S,
 };
 
@@ -648,4 +648,41 @@ fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
     let said = waits.iter().find(|wait| wait.code == "reload").expect("it is said");
     assert!(said.message.contains("1 instance of r1 that cannot reload"), "{said:?}");
     assert!(!said.unblock.contains("uncordon"), "{said:?}");
+}
+
+/// Old instances that are on their way out come back at once in a rollback. Who reloads
+/// then is one too many, and goes as soon as another update takes the place of this one.
+#[test]
+fn another_update_takes_the_place_of_a_reload_whose_rollback_found_old_instances() {
+    let mut world = world(4);
+    world.sessions_work = false;
+    world.ok(Command::Scale { slice: slice(), instances: 2 });
+    decide(&mut world);
+    let drained = |world: &World| {
+        let instances = world.state.instances.values();
+        instances.filter(|i| i.desired == Desired::Drain).count()
+    };
+    assert_eq!(drained(&world), 2, "and nobody has said that it does not call them");
+    let id = begin(&mut world, 2, by_reload("1", "1"));
+    while under_way(&world) == 0 {
+        world.now_ms += 50;
+        decide(&mut world);
+    }
+    world.ok(rollback(&id));
+    decide(&mut world);
+    let lent = |world: &World| {
+        let instances = world.state.instances.values();
+        instances.filter(|i| i.called_as() != i.revision).map(|i| i.desired).collect::<Vec<_>>()
+    };
+    let mut command = start(2, by_reload("1", "1"));
+    let Command::StartWith { supersede, .. } = &mut command else { unreachable!() };
+    *supersede = true;
+    let second = world.ok(command).update.unwrap();
+    assert_eq!((world.state_of(&id), lent(&world)), (S::RolledBack, vec![Desired::Drain]));
+    // With this one nothing is live that it could be called for.
+    world.ok(rollback(&second));
+    world.sessions_work = true;
+    world.settle();
+    assert_eq!((world.state_of(&second), lent(&world)), (S::RolledBack, vec![]));
+    assert_eq!((configs(&world), called(&world)), (vec![1, 1], 2));
 }

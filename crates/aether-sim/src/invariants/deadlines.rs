@@ -59,11 +59,13 @@ pub fn deadlines_are_kept(log: &Log, log_time_ms: u64, led_ms: u64) -> Result<()
     let live = log.newest.slices.values().filter_map(|s| log.newest.live_update(&s.slice));
     for update in live {
         let at_ms = update.deadline.as_ref().map_or(u64::MAX, |deadline| deadline.at_ms);
-        let over_ms = log_time_ms.saturating_sub(at_ms);
+        // Whoever changes options may put it into the past: it is due from then on.
+        let changed_ms = update.history.last().map_or(0, |entry| entry.log_time_ms);
+        let over_ms = log_time_ms.saturating_sub(at_ms.max(changed_ms));
         if over_ms > SLACK_MS {
             let action = update.deadline.as_ref().map(|deadline| deadline.action);
             return Err(format!(
-                "the deadline of {} in {} was over {over_ms} ms ago, and nothing did {action:?}",
+                "the deadline of {} in {} has been due for {over_ms} ms, and nothing did {action:?}",
                 update.id, update.state
             ));
         }

@@ -1,17 +1,20 @@
 //! What an update counts as evidence are calls that were made, each counted once,
 //! whoever led meanwhile: never more than callers answered since it began, and
 //! never less than was counted before. (Design, section 6: "a failover neither
-//! loses nor double-counts".)
+//! loses nor double-counts".) Of each instance likewise: never more than callers got
+//! from it, and all of them together no more than the version.
 
 use std::collections::BTreeMap;
 
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::evidence::Side;
-use aether_core::ids::{RevisionNo, UpdateId};
+use aether_core::health::Tally;
+use aether_core::ids::{InstanceId, RevisionNo, UpdateId};
 use aether_core::records::{EvidenceRecord, UpdateRecord};
 
 use super::Step;
+use crate::served::Served;
 
 /// Answered calls and errors among them.
 type Calls = (u64, u64);
@@ -45,6 +48,7 @@ impl Evidence {
             }
             if matches!(step.done(), Some(Command::RecordEvidence { update, .. }) if update == id) {
                 self.made(step, update, new, old)?;
+                of_instances(step, update, record)?;
             }
         }
         Ok(())
@@ -73,6 +77,36 @@ impl Evidence {
     }
 }
 
+/// What is put down to instances of the new version.
+fn of_instances(
+    step: &Step<'_>,
+    update: &UpdateRecord,
+    record: &EvidenceRecord,
+) -> Result<(), String> {
+    for (id, counted) in &record.instances {
+        let told = counted.epochs.values();
+        let told = told.fold((0, 0), |sum, side| (sum.0 + side.requests, sum.1 + side.errors));
+        let got = answered_by(step, &update.slice, update.new.revision, id);
+        if told.0 > got.0 || told.1 > got.1 {
+            return Err(format!(
+                "{} puts {told:?} calls and errors down to {id}; callers got {got:?} from it",
+                update.id
+            ));
+        }
+    }
+    for (index, epoch) in record.evidence.epochs() {
+        let of_each = record.instances.values().filter_map(|counted| counted.epochs.get(index));
+        let requests: u64 = of_each.map(|side| side.requests).sum();
+        if requests > epoch.tallies.new.requests {
+            return Err(format!(
+                "{} has {requests} calls of instances since {index}, and {} of the version",
+                update.id, epoch.tallies.new.requests
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// All that is counted of a side.
 fn sum(record: &EvidenceRecord, side: impl Fn(&aether_core::evidence::Tallies) -> Side) -> Calls {
     let sides = record.evidence.epochs().values().map(|epoch| side(&epoch.tallies));
@@ -81,8 +115,30 @@ fn sum(record: &EvidenceRecord, side: impl Fn(&aether_core::evidence::Tallies) -
 
 /// All that callers got of a version, in every process that they ever were.
 fn answered(step: &Step<'_>, slice: &SliceName, revision: RevisionNo) -> Calls {
+    sum_of(all_served(step, slice, revision).map(|served| &served.all))
+}
+
+/// The same of one of its instances.
+fn answered_by(
+    step: &Step<'_>,
+    slice: &SliceName,
+    revision: RevisionNo,
+    instance: &InstanceId,
+) -> Calls {
+    let all = all_served(step, slice, revision);
+    sum_of(all.filter_map(|served| served.instances.get(instance)))
+}
+
+fn all_served<'a>(
+    step: &Step<'a>,
+    slice: &SliceName,
+    revision: RevisionNo,
+) -> impl Iterator<Item = &'a Served> {
     let version = (slice.clone(), revision);
-    let now = step.callers.iter().filter_map(|caller| caller.counted.get(&version));
-    let all = now.chain(step.counted.get(&version));
-    all.fold((0, 0), |sum, tally| (sum.0 + tally.requests, sum.1 + tally.errors))
+    let counted = step.callers.iter().map(|caller| &caller.counted).chain([step.counted]);
+    counted.filter_map(move |counted| counted.get(&version).map(|served| &**served))
+}
+
+fn sum_of<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Calls {
+    tallies.fold((0, 0), |sum, tally| (sum.0 + tally.requests, sum.1 + tally.errors))
 }

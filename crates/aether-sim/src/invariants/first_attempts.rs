@@ -27,7 +27,7 @@ impl FirstAttempts {
     pub fn told(&self, caller: usize, who: &Invoker) -> Result<(), String> {
         let known = self.0.get(&caller).filter(|(process, _)| *process == who.process);
         let ended = known.map_or(0, |(_, ended)| *ended);
-        let counted: u64 = who.counted.values().map(|tally| tally.requests).sum();
+        let counted: u64 = who.counted.values().map(|served| served.all.requests).sum();
         match counted == ended {
             true => Ok(()),
             false => Err(format!(

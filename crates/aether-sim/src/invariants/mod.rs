@@ -44,18 +44,14 @@ mod tables_forward;
 mod transitions;
 mod way_back;
 
-use std::collections::BTreeMap;
-
 use aether_core::command::{Command, Outcome};
-use aether_core::coordinates::SliceName;
-use aether_core::health::Tally;
-use aether_core::ids::RevisionNo;
 use aether_core::records::UpdateRecord;
 use aether_core::state::State;
 
 use crate::invoker::Invoker;
 use crate::leader::Waits;
 use crate::log::{Entry, Payload};
+use crate::served::Counted;
 
 pub use accounts::accounts_for_all;
 pub use acks::acks_are_true;
@@ -98,7 +94,7 @@ pub struct Step<'a> {
     /// All callers, as they really are.
     pub callers: &'a [Invoker],
     /// What callers counted whose process has ended.
-    pub counted: &'a BTreeMap<(SliceName, RevisionNo), Tally>,
+    pub counted: &'a Counted,
     /// Leases and the like.
     pub waits: &'a Waits,
     /// Now.

@@ -105,6 +105,8 @@ planted! {
     CountsReloadEarly = "counts-reload-early",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
+    /// Calls are put down to another instance than the one that got them.
+    MixesUpInstances = "mixes-up-instances",
     /// A gate that said nothing counts as passed.
     ForgottenGate = "forgotten-gate",
     /// What the old version needs to run is let go during the update.

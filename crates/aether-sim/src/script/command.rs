@@ -56,6 +56,7 @@ pub fn incident(words: &[&str]) -> Result<Incident, String> {
         ["kill", "agent", node, down] => {
             Incident::AgentCrashes { agent: place(node)?, down_ms: span(down)? }
         }
+        ["ill", node, span_] => Incident::Ill { agent: place(node)?, for_ms: span(span_)? },
         ["silence", node, span_] => Incident::Silence { agent: place(node)?, for_ms: span(span_)? },
         ["power", "cut", node, down] => {
             Incident::PowerCut { agent: place(node)?, down_ms: span(down)? }

@@ -20,7 +20,7 @@
 //!                                          promote [full] [force], pause
 //! kill leader 10s | depose leader 3s  it is gone, or goes on unheard for a while
 //! kill agent n1 5s | silence n1 20s | power cut n1 10s
-//! partition s1 20s | restart s1 | room n1 0
+//! partition s1 20s | restart s1 | room n1 0 | ill n1 1m
 //! behave 2.0.0 never-ready            how the processes of a version behave
 //! run 5s | run until shop COMPLETED
 //! show shop | show nodes
@@ -119,7 +119,10 @@ impl Player {
                 let behaves = command::behaviour(behaves)?;
                 self.world.behaviours.insert((*version).to_owned(), behaves);
             }
-            ["kill" | "depose" | "silence" | "power" | "partition" | "restart" | "room", ..] => {
+            [
+                "kill" | "depose" | "silence" | "ill" | "power" | "partition" | "restart" | "room",
+                ..,
+            ] => {
                 let incident = command::incident(&words)?;
                 self.world.schedule(self.world.now_ms, incident);
                 self.world.run_until(self.world.now_ms);

@@ -20,6 +20,8 @@ const RETRY_MS: u64 = 300;
 const HELD_LOOK_MS: u64 = 5;
 /// Longest call that is in flight while everything else goes on.
 const LONG_CALL_MS_MAX: u64 = 45_000;
+/// Errors among a thousand answers of whatever runs on a node that is ill.
+const ERRORS_OF_ILL: u64 = 500;
 
 impl World {
     /// A caller looks for a node to follow, and has its session opened where
@@ -326,10 +328,12 @@ impl World {
         }
         let Some(call) = self.callers[caller].calls.remove(&id) else { return };
         let agent = self.runs.get(&call.instance).map(|agent| &self.agents[*agent]);
+        let is_ill = agent.is_some_and(|agent| agent.is_ill);
         let serves = agent.and_then(|agent| agent.processes.get(&call.instance));
         let serves = serves.filter(|p| p.listens() || p.phase == Phase::Stopping);
         let behaves = self.behaviour(&serves.map(|p| p.version.clone()).unwrap_or_default());
-        let errs = self.rng.below(1_000) < behaves.errors_per_mille();
+        let per_mille = behaves.errors_per_mille().max(if is_ill { ERRORS_OF_ILL } else { 0 });
+        let errs = self.rng.below(1_000) < per_mille;
         let is_error = serves.is_none() || errs;
         // Long calls are long on purpose, and no evidence of a slow version.
         let latency_ms = (self.now_ms - call.began_ms).min(behaves.latency_ms());
@@ -350,8 +354,9 @@ impl World {
 
     /// A caller's process ends; its calls end with it.
     pub(super) fn caller_ends(&mut self, caller: usize) {
-        for (version, tally) in &self.callers[caller].counted {
-            self.counted.entry(version.clone()).or_default().add(tally);
+        for (version, served) in &self.callers[caller].counted {
+            let all = self.counted.entry(version.clone()).or_default();
+            Arc::make_mut(all).add(served);
         }
         for id in self.callers[caller].restart().into_keys() {
             let found = self.checker.one_outcome.ended(id);

@@ -37,6 +37,10 @@ impl World {
                 self.agents[*agent].attached = None;
                 self.after(*for_ms, Event::Over(Over::Silence(*agent)));
             }
+            Incident::Ill { agent, for_ms } => {
+                self.agents[*agent].is_ill = true;
+                self.after(*for_ms, Event::Over(Over::Ill(*agent)));
+            }
             Incident::LateDirective { nth } => self.late_directive(*nth),
             Incident::Room { agent, instances_max } => {
                 self.agents[*agent].instances_max = *instances_max;
@@ -122,9 +126,13 @@ impl World {
         }
     }
 
-    /// A node that is behind offers its tables.
+    /// A node that is behind offers its tables; none offers any to a session of which it
+    /// does not know.
     fn late_tables(&mut self, caller: usize) {
-        let behind = self.log.replicas.iter().min_by_key(|replica| replica.state.meta.index);
+        let life = self.callers[caller].life;
+        let replicas = self.log.replicas.iter();
+        let knows = replicas.filter(|replica| replica.state.meta.index >= life);
+        let behind = knows.min_by_key(|replica| replica.state.meta.index);
         let Some(behind) = behind else { return };
         let tables = Tables::snapshot(&behind.state);
         let stream = self.callers[caller].stream;
@@ -161,6 +169,7 @@ impl World {
                 }
             }
             Over::Silence(agent) => self.agents[agent].is_silenced = false,
+            Over::Ill(agent) => self.agents[agent].is_ill = false,
             Over::Partition(caller) => {
                 if self.callers[caller].is_partitioned {
                     self.callers[caller].is_partitioned = false;
@@ -200,6 +209,7 @@ impl World {
         }
         for agent in 0..self.agents.len() {
             self.over(Over::Silence(agent));
+            self.over(Over::Ill(agent));
             self.over(Over::PowerCut(agent));
             if !self.agents[agent].is_up {
                 self.over(Over::AgentDown(agent));

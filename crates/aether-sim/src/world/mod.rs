@@ -16,7 +16,7 @@ use std::sync::Arc;
 use aether_core::command::{Outcome, Request};
 use aether_core::coordinates::SliceName;
 use aether_core::health::Tally;
-use aether_core::ids::{InstanceId, RevisionNo};
+use aether_core::ids::InstanceId;
 
 use crate::agent::{Agent, Directive, Report};
 use crate::instance::Behaviour;
@@ -27,6 +27,7 @@ use crate::log::{Log, ProposalId, ReplicaId};
 use crate::planted::Planted;
 use crate::rng::Rng;
 use crate::scenario::{Incident, Settings};
+use crate::served::Counted;
 use crate::trace::Trace;
 
 /// Who asked for something.
@@ -97,6 +98,7 @@ enum Over {
     AgentDown(usize),
     PowerCut(usize),
     Silence(usize),
+    Ill(usize),
     Partition(usize),
     CallerGone(usize),
     Lag(usize),
@@ -141,7 +143,7 @@ pub struct World {
     /// Updates that were started.
     pub updates: u64,
     /// What callers counted whose process has ended.
-    counted: BTreeMap<(SliceName, RevisionNo), Tally>,
+    counted: Counted,
     checker: Checker,
     queue: BTreeMap<(u64, u64), Event>,
     next_event: u64,
@@ -194,7 +196,7 @@ impl World {
             trace: Trace::new(is_traced),
             steps: 0,
             updates: 0,
-            counted: BTreeMap::new(),
+            counted: Counted::new(),
             checker: Checker::default(),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -297,7 +299,7 @@ impl World {
             let record = self.log.newest.revisions.get(&(slice.clone(), revision));
             record.map_or_else(|| revision.to_string(), |record| record.version.to_string())
         };
-        all.map(|((_, revision), tally)| (version(*revision), tally.clone())).collect()
+        all.map(|((_, revision), served)| (version(*revision), served.all.clone())).collect()
     }
 
     /// Notes that an invariant does not hold; the first one ends the run.

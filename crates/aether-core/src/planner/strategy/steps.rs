@@ -167,9 +167,17 @@ fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
     let record = view.state.evidence.get(&update.id);
     let requests = record.map_or(0, |record| record.present().new.requests);
     let least = update.options.thresholds.requests_min;
-    format!(
-        "{requests} of at least {least} requests reached the new version, too few for a verdict"
-    )
+    match requests < least {
+        true => format!(
+            "{requests} of at least {least} requests reached the new version, too few for a \
+             verdict"
+        ),
+        // One instance hides how the version does.
+        false => format!(
+            "of {requests} requests to the new version fewer than {least} reached other \
+             instances than the one that does much worse, too few for a verdict"
+        ),
+    }
 }
 
 /// The command by which a person has an update leave its step. Gates after the last one
