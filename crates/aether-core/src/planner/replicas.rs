@@ -47,8 +47,7 @@ pub(super) fn match_targets(
             plan.commands.push(unplaced(target, None));
             return;
         }
-        if count > target.instances {
-            drain(target, staying, placer, plan);
+        if count > target.instances && drain(target, &staying, placer, plan) {
             return;
         }
         if count < target.instances {
@@ -197,14 +196,24 @@ pub fn placement_waits(state: &State, now_ms: u64) -> BTreeMap<SliceName, Vec<Wa
 }
 
 /// Removes first what does not serve as one of the revision, then from the node with the
-/// most of the revision, then from the fullest, newest first; last, who may be all that
-/// another revision has.
+/// most of the revision, then from the fullest, newest first. Those who are called as of
+/// another revision may be all that it has, and are not here before they have reloaded:
+/// until then nobody goes in whose place they would be. Whether anybody goes.
 fn drain(
     target: &TargetRecord,
-    mut running: Vec<&InstanceRecord>,
+    running: &[&InstanceRecord],
     placer: &Placer<'_>,
     plan: &mut Plan,
-) {
+) -> bool {
+    let wanted = target.instances as usize;
+    let lent = running.iter().filter(|i| i.serves_as_another()).count();
+    let updated = running.iter().filter(|i| i.is_updated() && !i.serves_as_another()).count();
+    let spare = (running.len() - lent - updated) + updated.saturating_sub(wanted);
+    let surplus = (running.len() - wanted).min(spare);
+    if surplus == 0 {
+        return false;
+    }
+    let mut running = running.to_vec();
     // How many that would stay each has beside it on its node.
     running.sort_by_key(|i| (!i.is_updated(), i.fence.index, i.id.clone()));
     let mut on_node: BTreeMap<&NodeName, u32> = BTreeMap::new();
@@ -219,7 +228,7 @@ fn drain(
         let rank = (i.serves_as_another(), i.is_updated());
         (rank, fullest_first, Reverse(i.fence.index), i.id.clone())
     });
-    let surplus = ranked.len() - target.instances as usize;
     let instances: Vec<InstanceId> = ranked[..surplus].iter().map(|(_, i)| i.id.clone()).collect();
     plan.commands.push(Command::Drain { instances, target_modified: target.modified });
+    true
 }
