@@ -8,9 +8,9 @@ use aether_invoker::Invoker;
 use aether_proto::v1;
 use aether_proto::v1::routing_client::RoutingClient;
 use aether_proto::v1::updates_client::UpdatesClient;
-use aether_tests::evidence::equal_hashes;
+use aether_tests::evidence::{equal_hashes, eventually};
 use aether_tests::judge::Judge;
-use aether_tests::{PATIENCE, Stage, assert_none_failed, phase, stage, until_alone};
+use aether_tests::{PATIENCE, Stage, assert_none_failed, ids, phase, stage, until_alone};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -612,4 +612,39 @@ async fn a_canary_asks_its_gate_through_a_failover_and_goes_back_when_that_says_
         assert_eq!(count(text), 1, "{text} in {said:#?}");
     }
     assert_none_failed(&scene.end("1.0.0").await);
+}
+
+/// One instance of the new version errs from its first call on, and nothing else does.
+#[tokio::test]
+async fn a_bad_host_is_named_and_its_version_goes_on_without_it() {
+    let ill = tempfile::tempdir().unwrap();
+    let file = ill.path().join("${INSTANCE}").display().to_string();
+    let scene = Scene::set(&["--once", &file, "--fail-rate", "0.5"]).await;
+    let known = ids(&scene.stage).await;
+    let steps = ["--steps", "1:1 500ms, 1:0 500ms", "--on-step-failure", "rollback"];
+    let update = scene.start(&[&steps[..], &["--manual-approval"]].concat()).await;
+    let is_asked = |update: &Value| update["pendingRouting"] == "1:1";
+    scene.stage.until(&update, is_asked).await.unwrap();
+    let now = ids(&scene.stage).await;
+    let bad = now.iter().find(|id| !known.contains(*id)).expect("one of the new version");
+    std::fs::write(ill.path().join(bad), "").unwrap();
+    scene.stage.cli(&["update", "approve", &update]).await.unwrap();
+
+    let paused = scene.stage.until(&update, |update| update["pause"].is_object()).await.unwrap();
+    let reason = &paused["pause"]["message"].as_str().unwrap();
+    assert_eq!(paused["pause"]["code"], "instance_outlier", "{paused:#}");
+    let (_, node) = reason.split_once("'aether node drain ").expect("what to do is said");
+    let (node, _) = node.split_once('\'').unwrap();
+    assert!(reason.contains(bad) && reason.contains(&format!("it runs on {node}")), "{reason}");
+
+    scene.stage.cli(&["node", "drain", node]).await.unwrap();
+    let is_gone = async || !ids(&scene.stage).await.contains(bad);
+    eventually("another one to take its place", is_gone).await;
+    scene.stage.cli(&["update", "resume", &update]).await.unwrap();
+    scene.stage.until(&update, |update| update["pendingRouting"] == "1:0").await.unwrap();
+    scene.stage.cli(&["update", "approve", &update]).await.unwrap();
+    scene.stage.until_state(&update, "COMPLETED").await.unwrap();
+    let phases = scene.end("2.0.0").await;
+    let failed: u64 = phases.iter().map(Phase::nobodys_failures).sum();
+    assert_eq!(failed, 0, "the bad host's own errors aside");
 }

@@ -223,14 +223,16 @@ pub fn judge_window(
 }
 
 /// Judges all that was counted, of which it is known, as far as it is, which
-/// instance served it.
+/// instance served it. Where somebody `waits` until more is counted, it may be too
+/// early to tell an instance from its version.
 pub fn judge_counts_by_instance(
     counts: Counts,
     instances: impl FnOnce() -> BTreeMap<InstanceId, Counts>,
     thresholds: &Thresholds,
+    waits: bool,
 ) -> Verdict {
     let verdict = judge_counts(&counts.side, counts.late, thresholds);
-    unless_one_instance(verdict, counts, instances, thresholds, true)
+    unless_one_instance(verdict, counts, instances, thresholds, waits)
 }
 
 /// The verdict, unless it is one instance that makes the version exceed a threshold.
@@ -341,7 +343,7 @@ mod tests {
             all.fold(counts);
             instances.insert(format!("a-1-{n}").parse().unwrap(), counts);
         }
-        judge_counts_by_instance(all, || instances, &Thresholds::default())
+        judge_counts_by_instance(all, || instances, &Thresholds::default(), true)
     }
 
     #[test]

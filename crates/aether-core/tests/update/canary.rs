@@ -562,3 +562,21 @@ fn a_host_that_the_comparison_finds_is_named_though_no_threshold_is_exceeded() {
     assert_eq!(code, "instance_outlier", "{message}");
     assert!(message.contains("it is to blame and not the version"), "{message}");
 }
+
+/// With 25 requests to each of four there are enough in all, and too few without the bad
+/// one: what every step goes through that counts from nothing on.
+#[test]
+fn while_too_few_calls_reach_the_others_a_bad_host_is_not_taken_for_its_version() {
+    let (mut world, id) = begin_counting();
+    world.count_by_instance(&id, &[(25, 0), (25, 0), (25, 10), (25, 0)]);
+    world.rounds(3);
+    assert_eq!((at(&world, &id).2, paused_by(&world, &id)), (1, None));
+    world.now_ms += 10 * MINUTE;
+    let waits = world.plan().waits;
+    let said = waits.values().flatten().find(|wait| wait.message.contains("does much worse"));
+    assert!(said.is_some(), "{waits:#?}");
+    world.count_by_instance(&id, &[(20, 0), (20, 0), (20, 10), (20, 0)]);
+    world.rounds(3);
+    let (code, message) = paused_by(&world, &id).expect("it pauses");
+    assert_eq!(code, "instance_outlier", "{message}");
+}

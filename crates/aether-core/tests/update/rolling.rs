@@ -268,6 +268,24 @@ fn batches_are_staggered_and_judged_where_that_is_asked_for() {
     assert_eq!(world.state_of(&id), UpdateState::RolledBack);
 }
 
+/// A batch that is only staggered does not wait for calls: what is known when its time is
+/// over decides.
+#[test]
+fn a_staggered_batch_does_not_go_on_past_a_bad_host() {
+    let rolling = Rolling { stagger_ms: 30_000, ..in_batches("3", "3", "0") };
+    let (mut world, id) = begin(6, rolling);
+    world.settle();
+    world.count_by_instance(&id, &[(1, 0), (1, 0), (1, 0)]);
+    world.count_by_instance(&id, &[(34, 0), (34, 20), (34, 0)]);
+    world.pass(1_000);
+    let update = world.update(&id);
+    let reason = &update.pause.as_ref().expect("it pauses").reason;
+    assert_eq!((update.step(), &*reason.code), (1, "instance_outlier"), "{reason:?}");
+    assert!(reason.message.contains("too few to judge the version by"), "{reason:?}");
+    world.pass(60_000);
+    assert_eq!(world.update(&id).step(), 1);
+}
+
 #[test]
 fn each_batch_waits_for_approval_where_that_is_asked_for() {
     let mut world = World::deployed(4);

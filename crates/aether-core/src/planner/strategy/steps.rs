@@ -93,10 +93,13 @@ fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
 fn verdict(view: &View<'_>, update: &UpdateRecord) -> Verdict {
     match view.state.evidence.get(&update.id) {
         Some(record) => {
+            // Any other hold may end before there is more.
+            let hold = update.way().map(|way| way.hold(update.step()));
+            let waits = matches!(hold, Some(Hold::For { .. } | Hold::Evidence { .. }));
             let counts = Counts { side: record.present().new, late: record.late };
             let instances = || record.present_by_instance();
             let thresholds = &update.options.thresholds;
-            health::judge_counts_by_instance(counts, instances, thresholds)
+            health::judge_counts_by_instance(counts, instances, thresholds, waits)
         }
         None => Verdict::Insufficient,
     }
