@@ -70,7 +70,8 @@ impl Tally {
 /// What the thresholds say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Too few requests to say anything; never taken for healthy.
+    /// Too few requests to say anything, or to tell an instance from its version; never
+    /// taken for healthy.
     Insufficient,
     /// Within the thresholds.
     Healthy,
@@ -79,8 +80,7 @@ pub enum Verdict {
         /// Which figure, and which threshold.
         detail: String,
     },
-    /// Beyond one of them by one instance alone: without it the version has enough
-    /// requests, and is healthy.
+    /// Beyond one of them by one instance alone: without it the version is within them.
     OneInstance {
         /// Which.
         instance: InstanceId,
@@ -95,6 +95,11 @@ pub enum Verdict {
 /// them has the one error that there was. The same as the comparison's
 /// (`evidence::instances`).
 const PEERS_RATIO: u128 = 3;
+
+/// How many requests of one instance have to fail, or to take too long, before it is told
+/// from its version by few. Where a version fails everywhere, so many in a row are of one
+/// of three instances by chance in one case of nine.
+const ODD_EVENTS_MIN: u64 = 3;
 
 /// A figure that thresholds bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,13 +207,14 @@ pub fn judge_counts(counts: &Side, late: u64, thresholds: &Thresholds) -> Verdic
 }
 
 /// Judges a window of traffic of which it is known, as far as it is, which instance
-/// served it. Where the update `goes_by_steps`, what its step has counted decides about
-/// a version that one instance of it hides: that grows, and a window does not.
+/// served it. Where a step `waits` until its own calls have shown enough, these decide
+/// about a version that one instance of it hides: they grow in number, and those of a
+/// window do not.
 pub fn judge_window(
     window: &Tally,
     instances: impl FnOnce() -> BTreeMap<InstanceId, Tally>,
     thresholds: &Thresholds,
-    goes_by_steps: bool,
+    waits: bool,
 ) -> Verdict {
     let threshold_us = u64::from(thresholds.p99_ms) * 1_000;
     let counts = |tally: &Tally| {
@@ -219,7 +225,7 @@ pub fn judge_window(
     };
     let verdict = judge(window, thresholds);
     let instances = || instances().into_iter().map(|(id, tally)| (id, counts(&tally))).collect();
-    unless_one_instance(verdict, counts(window), instances, thresholds, goes_by_steps)
+    unless_one_instance(verdict, counts(window), instances, thresholds, waits)
 }
 
 /// Judges all that was counted, of which it is known, as far as it is, which
@@ -238,9 +244,10 @@ pub fn judge_counts_by_instance(
 /// The verdict, unless it is one instance that makes the version exceed a threshold.
 /// Of fewer than [`INSTANCES_MIN`] nobody can say which is the odd one.
 ///
-/// With too few requests to the others to judge the version by them it is too early for a
-/// verdict, if there will be more (`waits`): whoever counts from nothing on always passes
-/// through that, and would blame the version for a bad host each time.
+/// With too few requests to the others to judge the version by them, or hardly an event of
+/// its own, it is too early for a verdict, if there will be more (`waits`): whoever counts
+/// from nothing on always passes through that, and would blame the version for a bad host
+/// each time.
 fn unless_one_instance(
     verdict: Verdict,
     all: Counts,
@@ -255,45 +262,44 @@ fn unless_one_instance(
         return Verdict::Exceeded { detail };
     }
     let any = Thresholds { requests_min: 1, ..*thresholds };
-    let peers_of = |own: &Counts| Counts {
-        side: all.side.without(own.side),
-        late: all.late.saturating_sub(own.late),
-    };
-    let found = serving.into_iter().find(|(_, own)| {
-        let peers = peers_of(own);
-        let is_odd = |own_events: u64, peers_events: u64| {
+    let found = serving.into_iter().find_map(|(instance, own)| {
+        let side = all.side.without(own.side);
+        let peers = Counts { side, late: all.late.saturating_sub(own.late) };
+        let is_enough = peers.side.requests >= thresholds.requests_min;
+        // One that has most of few calls is the version, for all that is known.
+        let tells = is_enough || peers.side.requests >= own.side.requests;
+        let odd = |own_events: u64, peers_events: u64| {
             let of_own = u128::from(own_events) * u128::from(peers.side.requests);
             let of_peers = u128::from(peers_events) * u128::from(own.side.requests);
-            of_own > of_peers * PEERS_RATIO
+            if of_own > of_peers * PEERS_RATIO { own_events } else { 0 }
         };
-        // An instance that has most of the calls is the version, for all that is known.
-        peers.side.requests >= own.side.requests
-            && judge_counts(&peers.side, peers.late, &any) == Verdict::Healthy
-            && (is_odd(own.side.errors, peers.side.errors) || is_odd(own.late, peers.late))
+        let events = odd(own.side.errors, peers.side.errors).max(odd(own.late, peers.late));
+        let is_it = tells && judge_counts(&peers.side, peers.late, &any) == Verdict::Healthy;
+        (is_it && events > 0).then_some((instance, own, peers, is_enough, events))
     });
-    match found {
-        None => Verdict::Exceeded { detail },
-        Some((instance, own)) => {
-            let peers = peers_of(&own).side.requests;
-            let is_enough = peers >= thresholds.requests_min;
-            if waits && !is_enough {
-                return Verdict::Insufficient;
-            }
-            let otherwise = match is_enough {
-                true => "without it the version is healthy".to_owned(),
-                false => format!(
-                    "the {peers} others are within the thresholds and too few to judge the \
-                     version by"
-                ),
-            };
-            let Counts { side: Side { requests, errors, .. }, late } = own;
-            let detail = format!(
-                "{detail}; of {requests} requests to instance {instance} {errors} failed and \
-                 {late} took too long, and {otherwise}"
-            );
-            Verdict::OneInstance { instance, detail }
-        }
+    let Some((instance, own, peers, is_enough, events)) = found else {
+        return Verdict::Exceeded { detail };
+    };
+    let is_repeated = events >= ODD_EVENTS_MIN;
+    if waits && !(is_enough && is_repeated) {
+        return Verdict::Insufficient;
     }
+    if !is_enough && !is_repeated {
+        return Verdict::Exceeded { detail };
+    }
+    let otherwise = match is_enough {
+        true => "without it the version is healthy".to_owned(),
+        false => format!(
+            "the {} others are within the thresholds and too few to judge the version by",
+            peers.side.requests
+        ),
+    };
+    let Counts { side: Side { requests, errors, .. }, late } = own;
+    let detail = format!(
+        "{detail}; of {requests} requests to instance {instance} {errors} failed and {late} took \
+         too long, and {otherwise}"
+    );
+    Verdict::OneInstance { instance, detail }
 }
 
 #[cfg(test)]
@@ -379,6 +385,11 @@ mod tests {
         // The others are gone, and what is left is all that the version is.
         let alone = by_instance(&[(10, 0, 0), (400, 90, 0), (10, 0, 0)]);
         assert!(matches!(alone, Verdict::Exceeded { .. }), "{alone:?}");
+        // By many others it can be told, however much more than they the one has served.
+        let busy = by_instance(&[(2_500, 0, 0), (6_000, 180, 0), (2_500, 0, 0)]);
+        assert!(matches!(busy, Verdict::OneInstance { .. }), "{busy:?}");
+        let once = by_instance(&[(60, 0, 0), (60, 2, 0), (60, 0, 0)]);
+        assert_eq!(once, Verdict::Insufficient, "who waits will know more");
     }
 
     #[test]

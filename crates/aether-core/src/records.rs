@@ -557,6 +557,13 @@ impl UpdateRecord {
         next.is_some() && self.pending_weights.is_none()
     }
 
+    /// Whether its step holds until its calls have shown enough: what is counted of them
+    /// grows until then. Any other hold may end before.
+    pub fn waits_for_calls(&self) -> bool {
+        let hold = self.way().map(|way| way.hold(self.step()));
+        matches!(hold, Some(Hold::For { .. } | Hold::Evidence { .. })) && !self.is_promoted()
+    }
+
     /// Whether it has come so far that there is no way back.
     pub fn is_one_way(&self) -> bool {
         let from = self.way().and_then(|way| way.one_way_from);

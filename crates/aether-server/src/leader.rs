@@ -257,7 +257,8 @@ impl LeaderView {
                 let since_ms = inner.exceeded.get(&key).copied().unwrap_or(now_ms);
                 exceeded.insert(key, since_ms);
             }
-            verdicts.insert(update.id.clone(), inner.judge(update, &window, now_ms));
+            let verdict = inner.judge(update, &window, update.waits_for_calls(), now_ms);
+            verdicts.insert(update.id.clone(), verdict);
         }
         inner.exceeded = exceeded;
         verdicts
@@ -417,12 +418,11 @@ impl Inner {
         self.telemetry.window(&version, update.health_from_ms, now_ms)
     }
 
-    fn judge(&self, update: &UpdateRecord, window: &Tally, now_ms: u64) -> Verdict {
+    fn judge(&self, update: &UpdateRecord, window: &Tally, waits: bool, now_ms: u64) -> Verdict {
         let version = (update.slice.clone(), update.new.revision);
         let from_ms = update.health_from_ms;
         let instances = || self.telemetry.window_by_instance(&version, from_ms, now_ms);
-        let goes_by_steps = update.way().is_some();
-        health::judge_window(window, instances, &update.options.thresholds, goes_by_steps)
+        health::judge_window(window, instances, &update.options.thresholds, waits)
     }
 
     fn exceeded_figures(
@@ -475,16 +475,16 @@ impl Inner {
         let actual_new_ppm = (actual_requests > 0)
             .then(|| (u128::from(new) * 1_000_000 / u128::from(actual_requests)) as u32);
         let window = self.window_of_new(update, now_ms);
-        let (verdict, detail) = match self.judge(update, &window, now_ms) {
+        let (verdict, detail) = match self.judge(update, &window, update.waits_for_calls(), now_ms)
+        {
             Verdict::Insufficient => {
                 let least = update.options.thresholds.requests_min;
                 let seen = window.requests;
-                let detail = match seen < least {
-                    true => format!("{seen} of at least {least} requests in the window"),
-                    false => format!(
-                        "fewer than {least} of {seen} requests in the window without the one \
-                         instance that does much worse than its peers"
-                    ),
+                let detail = match self.judge(update, &window, false, now_ms) {
+                    Verdict::Exceeded { detail } | Verdict::OneInstance { detail, .. } => {
+                        format!("too early to tell one instance from its version: {detail}")
+                    }
+                    _ => format!("{seen} of at least {least} requests in the window"),
                 };
                 ("insufficient", detail)
             }

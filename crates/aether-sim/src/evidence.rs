@@ -68,6 +68,9 @@ impl Proposals {
                 let counts: Vec<Counts> = instances.values().rev().copied().collect();
                 instances.values_mut().zip(counts).for_each(|(to, from)| *to = from);
             }
+            if planted == Some(Planted::ForgetsInstances) {
+                instances.clear();
+            }
             self.recorded.insert(update.id.clone(), log_time_ms);
             let update = update.id.clone();
             due.push(Command::RecordEvidence { update, measure, sums, instances });

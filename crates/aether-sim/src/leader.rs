@@ -390,8 +390,8 @@ impl Coordinator {
             let parts = self.windows.get(&version).into_iter().flatten();
             parts.filter(|(at_ms, _)| now_ms - at_ms <= age_ms).for_each(|(_, part)| sum.add(part));
             let Served { all, instances } = sum;
-            let (thresholds, by_steps) = (&update.options.thresholds, update.way().is_some());
-            (update.id.clone(), health::judge_window(&all, || instances, thresholds, by_steps))
+            let (thresholds, waits) = (&update.options.thresholds, update.waits_for_calls());
+            (update.id.clone(), health::judge_window(&all, || instances, thresholds, waits))
         };
         judged.map(|update| verdict(update)).collect()
     }

@@ -344,6 +344,34 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
     }
 }
 
+/// Whether all of the new side have read its files. An end of the update has everybody
+/// called as what he is to be, who has read them or not.
+fn have_reloaded(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
+    let of_new = view.state.instances_of(&update.slice).filter(|i| {
+        i.revision == update.new.revision && i.desired == Desired::Run && !i.has_reloaded()
+    });
+    let late: Vec<&str> = of_new.map(|i| i.id.as_str()).collect();
+    let Some(first) = late.first() else { return true };
+    plan.wait(
+        &update.slice,
+        Wait {
+            code: "reload",
+            message: format!(
+                "{} of {} that were told to reload and have not, such as {first}",
+                counted(late.len(), "instance"),
+                update.new.revision
+            ),
+            since_ms: update.state_since_ms,
+            unblock: format!(
+                "they reload, 'aether update rollback {id}', or 'aether update complete {id} \
+                 --force'",
+                id = update.id
+            ),
+        },
+    );
+    false
+}
+
 fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     if !route_is_acked(view, update, plan) {
         return;
@@ -365,6 +393,9 @@ fn completing(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
                 unblock: format!("they become ready, or 'aether update rollback {}'", update.id),
             },
         );
+        return;
+    }
+    if !update.forced && !have_reloaded(view, update, plan) {
         return;
     }
     match &update.old {

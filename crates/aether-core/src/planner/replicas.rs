@@ -47,7 +47,7 @@ pub(super) fn match_targets(
             plan.commands.push(unplaced(target, None));
             return;
         }
-        if count > target.instances && drain(target, &staying, placer, plan) {
+        if count > target.instances && drain(view, target, &staying, placer, plan) {
             return;
         }
         if count < target.instances {
@@ -56,7 +56,7 @@ pub(super) fn match_targets(
                 return;
             }
         }
-        if !leaving.is_empty() && make_way(target, &staying, leaving, since_ms, plan) {
+        if !leaving.is_empty() && make_way(view, target, &staying, leaving, since_ms, plan) {
             return;
         }
     }
@@ -65,6 +65,7 @@ pub(super) fn match_targets(
 /// Drains instances that are to leave as far as others stand in for them.
 /// Whether there were any.
 fn make_way(
+    view: &View<'_>,
     target: &TargetRecord,
     staying: &[&InstanceRecord],
     leaving: Vec<&InstanceRecord>,
@@ -72,8 +73,8 @@ fn make_way(
     plan: &mut Plan,
 ) -> bool {
     // A stand-in is nobody's for those who are called as of another revision still.
-    let is_lent = |i: &&InstanceRecord| i.serves_as_another();
-    let (lent, mut leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(is_lent);
+    let (lent, mut leaving): (Vec<_>, Vec<_>) =
+        leaving.into_iter().partition(|i| view.state.is_lent(i));
     // Those that take no calls go first: they are nobody's capacity. Then those that take
     // some but are not what they are to be, once all others are there.
     leaving.sort_by_key(|i| (i.is_routable(), i.is_updated(), i.id.clone()));
@@ -197,17 +198,20 @@ pub fn placement_waits(state: &State, now_ms: u64) -> BTreeMap<SliceName, Vec<Wa
 
 /// Removes first what does not serve as one of the revision, then from the node with the
 /// most of the revision, then from the fullest, newest first. Those who are called as of
-/// another revision may be all that it has, and are not here before they have reloaded:
-/// until then nobody goes in whose place they would be. Whether anybody goes.
+/// another revision may be all that it has, and are none of this one before their batch is
+/// entered: until then they stay, and nobody goes in whose place they would be. Whether
+/// anybody goes.
 fn drain(
+    view: &View<'_>,
     target: &TargetRecord,
     running: &[&InstanceRecord],
     placer: &Placer<'_>,
     plan: &mut Plan,
 ) -> bool {
     let wanted = target.instances as usize;
-    let lent = running.iter().filter(|i| i.serves_as_another()).count();
-    let updated = running.iter().filter(|i| i.is_updated() && !i.serves_as_another()).count();
+    let is_lent = |i: &InstanceRecord| view.state.is_lent(i);
+    let lent = running.iter().filter(|i| is_lent(i)).count();
+    let updated = running.iter().filter(|i| i.is_updated() && !is_lent(i)).count();
     let spare = (running.len() - lent - updated) + updated.saturating_sub(wanted);
     let surplus = (running.len() - wanted).min(spare);
     if surplus == 0 {
@@ -225,7 +229,7 @@ fn drain(
     }
     ranked.sort_by_key(|(beside, i)| {
         let fullest_first = Reverse((*beside, placer.total(&i.node)));
-        let rank = (i.serves_as_another(), i.is_updated());
+        let rank = (is_lent(i), i.is_updated(), i.is_routable());
         (rank, fullest_first, Reverse(i.fence.index), i.id.clone())
     });
     let instances: Vec<InstanceId> = ranked[..surplus].iter().map(|(_, i)| i.id.clone()).collect();

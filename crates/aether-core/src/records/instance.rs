@@ -161,11 +161,6 @@ impl InstanceRecord {
         self.reload.as_ref().map_or(self.revision, |reload| reload.called_as)
     }
 
-    /// Whether calls go to it as one of another revision than the one it is to be of.
-    pub fn serves_as_another(&self) -> bool {
-        self.is_routable() && self.called_as() != self.revision
-    }
-
     /// Whether its process is known to be of its revision.
     pub fn has_reloaded(&self) -> bool {
         self.reload.as_ref().is_none_or(|reload| reload.done)

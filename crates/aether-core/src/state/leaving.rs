@@ -5,7 +5,7 @@ use imbl::ordmap::DiffItem;
 
 use super::State;
 use crate::ids::NodeName;
-use crate::records::{InstanceRecord, NodeSchedule, UpdateState};
+use crate::records::{InstanceRecord, NodeSchedule, Side, UpdateState};
 
 impl State {
     /// Whether what a node has is to move to other nodes.
@@ -22,6 +22,20 @@ impl State {
             update.state == UpdateState::RollingBack && old == Some(instance.revision)
         };
         self.is_draining(&instance.node) || (instance.reload_failure().is_some() && goes_back())
+    }
+
+    /// Whether an instance takes calls as one of another revision than its own: one that
+    /// was told to reload, until its batch is entered or its old side gets no calls.
+    pub fn is_lent(&self, instance: &InstanceRecord) -> bool {
+        let called_as = instance.called_as();
+        let gets_calls = || {
+            let Some(route) = self.routes.get(&instance.slice) else { return false };
+            let is_it =
+                |side: &Option<Side>| side.as_ref().is_some_and(|s| s.revision == called_as);
+            (is_it(&route.old) && route.weights.old_side() > 0)
+                || (is_it(&route.new) && route.weights.new_side() > 0)
+        };
+        called_as != instance.revision && instance.is_routable() && gets_calls()
     }
 
     /// Whether an instance has left a table since an earlier state.

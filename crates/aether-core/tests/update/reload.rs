@@ -691,6 +691,16 @@ fn another_update_takes_the_place_of_a_reload_whose_rollback_found_old_instances
 /// not by what serves.
 #[test]
 fn nobody_goes_for_one_that_has_not_reloaded_yet() {
+    one_too_many(false);
+}
+
+/// And what never reloads goes before the old side is all that it is called as.
+#[test]
+fn who_never_reloads_is_not_called_as_of_the_new_side() {
+    one_too_many(true);
+}
+
+fn one_too_many(is_deaf_for_good: bool) {
     let mut world = world(3);
     let mut command = start(2, by_reload("1", "1"));
     let Command::StartWith { options, .. } = &mut command else { unreachable!() };
@@ -726,11 +736,50 @@ fn nobody_goes_for_one_that_has_not_reloaded_yet() {
         world.now_ms += 50;
         world.round();
     }
-    world.deaf.clear();
-    for _ in 0..200 {
+    if !is_deaf_for_good {
+        world.deaf.clear();
+    }
+    for round in 0..200 {
+        let table = world.state.slice_table(&slice()).unwrap();
+        let of_new = table.new.iter().flat_map(|set| &set.endpoints);
+        let serves = |world: &World| world.update(&id).state.is_terminal();
+        let old = table.old.iter().filter(|_| serves(&world)).flat_map(|set| &set.endpoints);
+        for endpoint in of_new.chain(old) {
+            let instance = &world.state.instances[&endpoint.instance];
+            assert!(instance.has_reloaded(), "round {round}: {instance:#?}");
+        }
         world.now_ms += 50;
         world.round();
         drop(world.propose(approve(&id)));
     }
+    assert!(!is_deaf_for_good || !world.state.instances.contains_key(&late));
+    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
+}
+
+/// The stand-in of another one makes the batch whole while one has not reloaded: the end
+/// of the update would have it called as of the new side.
+#[test]
+fn an_update_does_not_end_over_one_that_has_not_reloaded() {
+    let mut world = world(3);
+    let id = begin(&mut world, 2, by_reload("100%", "100%"));
+    while under_way(&world) == 0 {
+        world.now_ms += 50;
+        decide(&mut world);
+    }
+    let told = ids(&world);
+    world.deaf.insert(told[2].clone());
+    let home = world.state.instances[&told[0]].node.clone();
+    world.ok(Command::SetNodeSchedule { node: home, schedule: NodeSchedule::Draining });
+    for _ in 0..100 {
+        world.now_ms += 50;
+        world.round();
+    }
+    assert_eq!((world.state_of(&id), world.update(&id).step()), (S::Completing, 1));
+    let waits = world.plan().waits;
+    let said = waits.values().flatten().find(|wait| wait.code == "reload").expect("it is said");
+    assert!(said.message.contains(told[2].as_str()), "{said:?}");
+    assert!(!world.state.instances[&told[2]].has_reloaded());
+    world.deaf.clear();
+    world.settle();
     assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
 }

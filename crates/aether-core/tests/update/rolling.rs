@@ -1,14 +1,15 @@
 //! Rolling, in place: ready instances never below the floor, never more than the
 //! ceiling, forward and back, whoever leads.
 
-use aether_core::command::{Command, Refusal};
+use aether_core::command::{Command, Observation, Refusal};
 use aether_core::ids::{InstanceId, UpdateId};
 use aether_core::level::since;
 use aether_core::records::{
-    CleanupPolicy, DeadlineAction, Observed, Reason, Rolling, Strategy, UpdateOptions, UpdateState,
+    CleanupPolicy, DeadlineAction, InstanceRecord, NodeSchedule, Observed, Reason, Rolling,
+    Strategy, UpdateOptions, UpdateState,
 };
 
-use crate::world::{World, in_batches, promote, rollback, start_with};
+use crate::world::{SLICE, World, in_batches, promote, rollback, start_with};
 
 /// Options of a world in which instances are ready at once.
 fn options() -> UpdateOptions {
@@ -296,6 +297,70 @@ fn each_batch_waits_for_approval_where_that_is_asked_for() {
     assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 2));
     world.ok(crate::world::approve(&id));
     assert_eq!(world.update(&id).step(), 1);
+    world.settle();
+    assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 4));
+    world.ok(crate::world::approve(&id));
+    world.settle();
+    assert_eq!(world.state_of(&id), UpdateState::Completed);
+}
+
+fn decide(world: &mut World) {
+    for command in world.plan().commands {
+        drop(world.propose(command));
+    }
+}
+
+fn unready(of: &InstanceRecord) -> Observation {
+    Observation {
+        instance: of.id.clone(),
+        observed: Observed::Unready,
+        endpoint: of.endpoint,
+        restarts: 0,
+        reason: None,
+        reloaded: None,
+    }
+}
+
+/// While a node is drained its instances and those in their place are ready at once. A
+/// promotion then finds a batch whole that is not once the first have gone.
+#[test]
+fn what_waits_for_approval_still_gets_its_instances() {
+    let mut world = World::deployed(4);
+    let options = UpdateOptions { manual_approval: true, ..options() };
+    let strategy = Strategy::Rolling(in_batches("2", "2", "0"));
+    let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
+    world.settle();
+    world.ok(crate::world::approve(&id));
+    // One that is not ready for a while has the next batch begin with one instance.
+    let ill = world.state.instances[&world.instances("2.0.0")[0]].clone();
+    let wanted = |world: &World| {
+        let key = (SLICE.parse().unwrap(), world.update(&id).new.revision);
+        world.state.targets[&key].instances
+    };
+    for _ in 0..50 {
+        if wanted(&world) == 3 {
+            break;
+        }
+        world.ok(Command::Observe { node: ill.node.clone(), observations: vec![unready(&ill)] });
+        decide(&mut world);
+        world.now_ms += 50;
+        world.agents_act();
+        world.sessions_ack();
+    }
+    assert_eq!((wanted(&world), world.update(&id).step()), (3, 1));
+    world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
+    let node = world.state.instances[&world.instances("2.0.0")[0]].node.clone();
+    world.ok(Command::SetNodeSchedule { node, schedule: NodeSchedule::Draining });
+    decide(&mut world);
+    for _ in 0..10 {
+        world.now_ms += 50;
+        world.agents_act();
+    }
+    assert_eq!(world.ready("2.0.0"), 4, "{:#?}", world.plan());
+    world.ok(crate::world::resume(&id));
+    world.ok(crate::world::promote(&id, false, false));
+    assert!(world.update(&id).pending_weights.is_some(), "{:?}", world.update(&id));
+    world.rounds(5);
     world.settle();
     assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 4));
     world.ok(crate::world::approve(&id));

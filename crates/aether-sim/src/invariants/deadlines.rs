@@ -1,6 +1,9 @@
 //! Every non-terminal state and pause has a deadline and an action, and when it
 //! passes that action is taken. (Design, invariant 3.)
 
+use std::collections::BTreeMap;
+
+use aether_core::ids::UpdateId;
 use aether_core::records::BARRIER_MS;
 
 use super::Step;
@@ -47,28 +50,34 @@ pub fn holds_end(log: &Log, log_time_ms: u64, led_ms: u64) -> Result<(), String>
     }
 }
 
-/// Looks whether the present leader, in office and with a quorum for `led_ms`, lets a
-/// deadline pass.
-///
-/// # Errors
-/// The first that is long over.
-pub fn deadlines_are_kept(log: &Log, log_time_ms: u64, led_ms: u64) -> Result<(), String> {
-    if led_ms < SLACK_MS {
-        return Ok(());
-    }
-    let live = log.newest.slices.values().filter_map(|s| log.newest.live_update(&s.slice));
-    for update in live {
-        let at_ms = update.deadline.as_ref().map_or(u64::MAX, |deadline| deadline.at_ms);
-        // Whoever changes options may put it into the past: it is due from then on.
-        let changed_ms = update.history.last().map_or(0, |entry| entry.log_time_ms);
-        let over_ms = log_time_ms.saturating_sub(at_ms.max(changed_ms));
-        if over_ms > SLACK_MS {
-            let action = update.deadline.as_ref().map(|deadline| deadline.action);
-            return Err(format!(
-                "the deadline of {} in {} has been due for {over_ms} ms, and nothing did {action:?}",
-                update.id, update.state
-            ));
+/// By update, its deadline and the log time at which it was first seen: whoever changes
+/// options may put it into the past, and it is due from then on.
+#[derive(Debug, Default)]
+pub struct Deadlines(BTreeMap<UpdateId, (u64, u64)>);
+
+impl Deadlines {
+    /// Looks whether the present leader, in office and with a quorum for `led_ms`, lets a
+    /// deadline pass.
+    ///
+    /// # Errors
+    /// The first that is long over.
+    pub fn are_kept(&mut self, log: &Log, log_time_ms: u64, led_ms: u64) -> Result<(), String> {
+        let live = log.newest.slices.values().filter_map(|s| log.newest.live_update(&s.slice));
+        let mut known = std::mem::take(&mut self.0);
+        let mut found = Ok(());
+        for update in live {
+            let Some(deadline) = &update.deadline else { continue };
+            let seen = known.remove(&update.id).filter(|(at_ms, _)| *at_ms == deadline.at_ms);
+            let (at_ms, seen_ms) = seen.unwrap_or((deadline.at_ms, log_time_ms));
+            self.0.insert(update.id.clone(), (at_ms, seen_ms));
+            let over_ms = log_time_ms.saturating_sub(at_ms.max(seen_ms));
+            if led_ms >= SLACK_MS && over_ms > SLACK_MS {
+                found = Err(format!(
+                    "the deadline of {} in {} has been due for {over_ms} ms, and nothing did {:?}",
+                    update.id, update.state, deadline.action
+                ));
+            }
         }
+        found
     }
-    Ok(())
 }

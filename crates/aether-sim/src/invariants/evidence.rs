@@ -2,7 +2,8 @@
 //! whoever led meanwhile: never more than callers answered since it began, and
 //! never less than was counted before. (Design, section 6: "a failover neither
 //! loses nor double-counts".) Of each instance likewise: never more than callers got
-//! from it, and all of them together no more than the version.
+//! from it, all of them together no more than the version, and no less than a leader
+//! could tell apart.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,9 @@ use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::evidence::Side;
 use aether_core::health::Tally;
-use aether_core::ids::{InstanceId, RevisionNo, UpdateId};
-use aether_core::records::{EvidenceRecord, UpdateRecord};
+use aether_core::ids::{InstanceId, RevisionNo, SessionId, UpdateId};
+use aether_core::level::since;
+use aether_core::records::{EvidenceRecord, Sums, UpdateRecord};
 
 use super::Step;
 use crate::served::Served;
@@ -23,6 +25,8 @@ type Calls = (u64, u64);
 #[derive(Debug, Default)]
 pub struct Evidence {
     begun: BTreeMap<UpdateId, Calls>,
+    /// The term that last told of an update, and the new calls of each session by then.
+    told: BTreeMap<UpdateId, (u64, BTreeMap<SessionId, Sums>)>,
 }
 
 impl Evidence {
@@ -49,9 +53,37 @@ impl Evidence {
             if matches!(step.done(), Some(Command::RecordEvidence { update, .. }) if update == id) {
                 self.made(step, update, new, old)?;
                 of_instances(step, update, record)?;
+                self.told_apart(step, update)?;
             }
         }
         Ok(())
+    }
+
+    /// Whoever told of a session before knows which instances its calls since then reached.
+    fn told_apart(&mut self, step: &Step<'_>, update: &UpdateRecord) -> Result<(), String> {
+        let Some(Command::RecordEvidence { sums, instances, .. }) = step.done() else {
+            return Ok(());
+        };
+        let term = step.entry.at.term;
+        let (by, known) = self.told.entry(update.id.clone()).or_default();
+        if *by != term {
+            (*by, *known) = (term, BTreeMap::new());
+        }
+        let new = |sums: &Sums| sums.tallies.new.requests;
+        let since = sums.iter().filter_map(|(id, sums)| {
+            let before = known.get(id).filter(|before| before.life == sums.life)?;
+            Some(new(sums).saturating_sub(new(before)))
+        });
+        let least: u64 = since.sum();
+        known.extend(sums.iter().map(|(id, sums)| (id.clone(), *sums)));
+        let told: u64 = instances.values().map(|counts| counts.side.requests).sum();
+        match told >= least || step.before.meta.feature_level < since::EVIDENCE_BY_INSTANCE {
+            true => Ok(()),
+            false => Err(format!(
+                "{} has {least} more calls whose instances are known, and {told} of instances",
+                update.id
+            )),
+        }
     }
 
     fn made(

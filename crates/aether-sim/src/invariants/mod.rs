@@ -55,7 +55,7 @@ use crate::served::Counted;
 
 pub use accounts::accounts_for_all;
 pub use acks::acks_are_true;
-pub use deadlines::{deadlines_are_kept, holds_end};
+pub use deadlines::holds_end;
 pub use decisions::refused_as_stale;
 pub use every_update_ends::{serves, unfinished};
 pub use ordered_stop::ordered_stop;
@@ -156,6 +156,7 @@ const OVER_ENTRIES: &[(&str, Check)] = &[
     ("log_time", log_time::check),
     ("deployed", deployed::check),
     ("steps", steps::check),
+    ("reloaded", reloaded::check),
     // The core's own look comes last, so that what it would find as well is found
     // by whoever knows why it is wrong.
     ("structure", structure::check),
@@ -180,6 +181,8 @@ pub struct Checker {
     pub tables: tables::Tables,
     /// Switches that were made behind a barrier.
     pub barrier: barrier::Barriers,
+    /// Since when deadlines are known.
+    pub deadlines: deadlines::Deadlines,
     /// What was counted for whom.
     evidence: evidence::Evidence,
     /// Which gates were passed.

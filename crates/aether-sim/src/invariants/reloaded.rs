@@ -1,14 +1,35 @@
 //! An instance counts as one of the revision that a reload gave it once its process has
-//! read the configuration of it, and not before. (Design, section 5, `rolling`.)
+//! read the configuration of it, and not before: nor is it called as one. (Design,
+//! section 5, `rolling`.)
 
 use std::collections::BTreeMap;
 
 use aether_core::ids::InstanceId;
-use aether_core::records::Desired;
+use aether_core::records::{Desired, UpdateState};
 use aether_core::state::State;
 
+use super::Step;
 use crate::agent::Agent;
 use crate::instance::Phase;
+
+/// An update that completes leaves nobody in the table who has not reloaded, unless
+/// somebody forced it.
+pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
+    for (before, after) in step.changed_updates() {
+        let ends = after.state == UpdateState::Completed
+            && before.is_some_and(|before| before.state != UpdateState::Completed);
+        if !ends || after.forced {
+            continue;
+        }
+        let instances = step.after.instances_of(&after.slice);
+        let mut running =
+            instances.filter(|i| i.revision == after.new.revision && i.desired == Desired::Run);
+        if let Some(late) = running.find(|i| !i.has_reloaded()) {
+            return Err(format!("{} ends, and {} has not reloaded", after.id, late.id));
+        }
+    }
+    Ok(())
+}
 
 /// Those that count, as they really are. `runs` says on which node each is.
 ///

@@ -107,6 +107,8 @@ planted! {
     CountsSumsTwice = "counts-sums-twice",
     /// Calls are put down to another instance than the one that got them.
     MixesUpInstances = "mixes-up-instances",
+    /// Which instances served the calls is not told.
+    ForgetsInstances = "forgets-instances",
     /// A gate that said nothing counts as passed.
     ForgottenGate = "forgotten-gate",
     /// What the old version needs to run is let go during the update.

@@ -17,7 +17,7 @@ impl World {
         }
         if let Some(log_time_ms) = self.log.log_time_ms(self.now_ms) {
             let led_ms = self.now_ms - self.ready_since_ms.max(self.no_quorum_ms);
-            let found = invariants::deadlines_are_kept(&self.log, log_time_ms, led_ms);
+            let found = self.checker.deadlines.are_kept(&self.log, log_time_ms, led_ms);
             self.check("deadlines", found);
             let found = invariants::holds_end(&self.log, log_time_ms, led_ms);
             self.check("barrier", found);

@@ -55,6 +55,15 @@ pub(super) fn serving_behind(
     match update.pending_weights {
         // What the pause would have refused is no way on.
         Some(pending) if update.pause.is_none() || update.pending_forced => {
+            // Whoever promoted it may have come before its instances, and without them
+            // nobody can approve it.
+            let next = update.step() + 1;
+            let is_open = update.closed_gates(&way, update.step(), next).is_empty();
+            if let Some(bounds) = way.in_place.filter(|_| is_open) {
+                let step = update.progress.as_ref().and_then(|progress| progress.pending);
+                let goal = way.goal(step.unwrap_or(next), update.base_instances);
+                super::prepare(view, update, bounds, goal, plan);
+            }
             return wait_for_approval(update, pending, plan);
         }
         _ if update.pause.is_some() => return,
@@ -91,11 +100,12 @@ fn failure_action(update: &UpdateRecord, way: &Way<'_>) -> DeadlineAction {
 
 /// What the thresholds say of the new version over all of the step.
 fn verdict(view: &View<'_>, update: &UpdateRecord) -> Verdict {
+    verdict_if(view, update, update.waits_for_calls())
+}
+
+fn verdict_if(view: &View<'_>, update: &UpdateRecord, waits: bool) -> Verdict {
     match view.state.evidence.get(&update.id) {
         Some(record) => {
-            // Any other hold may end before there is more.
-            let hold = update.way().map(|way| way.hold(update.step()));
-            let waits = matches!(hold, Some(Hold::For { .. } | Hold::Evidence { .. }));
             let counts = Counts { side: record.present().new, late: record.late };
             let instances = || record.present_by_instance();
             let thresholds = &update.options.thresholds;
@@ -170,15 +180,16 @@ fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
     let record = view.state.evidence.get(&update.id);
     let requests = record.map_or(0, |record| record.present().new.requests);
     let least = update.options.thresholds.requests_min;
-    match requests < least {
-        true => format!(
+    match verdict_if(view, update, false) {
+        Verdict::Exceeded { detail } => {
+            format!("{detail}, all by one instance: more calls will tell it from its version")
+        }
+        Verdict::OneInstance { instance, detail } => {
+            format!("{detail}: more calls will tell it from its version; {}", host(view, &instance))
+        }
+        _ => format!(
             "{requests} of at least {least} requests reached the new version, too few for a \
              verdict"
-        ),
-        // One instance hides how the version does.
-        false => format!(
-            "of {requests} requests to the new version fewer than {least} reached other \
-             instances than the one that does much worse, too few for a verdict"
         ),
     }
 }
