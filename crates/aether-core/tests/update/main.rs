@@ -20,6 +20,7 @@ mod preview;
 mod random;
 mod recreate;
 mod reload;
+mod reload_surplus;
 mod replay;
 mod restore;
 mod rolling;

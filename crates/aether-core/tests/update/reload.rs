@@ -7,7 +7,7 @@ use aether_core::ids::{ConfigNo, InstanceId, UpdateId};
 use aether_core::level::{FEATURE_LEVEL_MAX, level_of};
 use aether_core::preview;
 use aether_core::records::{
-    ConfigPick, DeadlineAction, Desired, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
+    ConfigPick, DeadlineAction, NodeSchedule, Observed, Reason, Remake, Rolling, Strategy,
     UpdateOptions, UpdateState as S,
 };
 
@@ -15,13 +15,13 @@ use crate::world::{
     SLICE, World, approve, in_batches, promote, registered, resume, rollback, start_with,
 };
 
-fn slice() -> SliceName {
+pub(crate) fn slice() -> SliceName {
     SLICE.parse().unwrap()
 }
 
 /// `SLICE` at 4.0.0, which reloads, with so many instances and configuration 1; number 2
 /// has another value, 3 another variable, 4 one more file, and 5 one that is listed.
-fn world(instances: u32) -> World {
+pub(crate) fn world(instances: u32) -> World {
     let mut world = World::empty();
     let run = "reload_signal = 'SIGHUP'\nconfig_files = ['app.conf', 'listed.conf']\n";
     world.ok(registered("4.0.0", run));
@@ -47,7 +47,7 @@ fn push(files: &[(&str, &str)], env: &[(&str, &str)]) -> Command {
     }
 }
 
-fn by_reload(batches: &str, max_unavailable: &str) -> Rolling {
+pub(crate) fn by_reload(batches: &str, max_unavailable: &str) -> Rolling {
     Rolling { reload: true, ..in_batches(batches, max_unavailable, "0") }
 }
 
@@ -55,23 +55,23 @@ fn options() -> UpdateOptions {
     UpdateOptions { healthy_ms: 500, ..UpdateOptions::default() }
 }
 
-fn start(no: u32, rolling: Rolling) -> Command {
+pub(crate) fn start(no: u32, rolling: Rolling) -> Command {
     let mut command = start_with("4.0.0", options(), Strategy::Rolling(rolling));
     let Command::StartWith { remake, .. } = &mut command else { unreachable!() };
     *remake = Remake { config: Some(ConfigPick::Number { no: ConfigNo(no) }), restart: false };
     command
 }
 
-fn begin(world: &mut World, no: u32, rolling: Rolling) -> UpdateId {
+pub(crate) fn begin(world: &mut World, no: u32, rolling: Rolling) -> UpdateId {
     world.ok(start(no, rolling)).update.unwrap()
 }
 
-fn ids(world: &World) -> Vec<InstanceId> {
+pub(crate) fn ids(world: &World) -> Vec<InstanceId> {
     world.state.instances.keys().cloned().collect()
 }
 
 /// Number of the configuration of each instance, whose process has read it or not.
-fn configs(world: &World) -> Vec<u32> {
+pub(crate) fn configs(world: &World) -> Vec<u32> {
     let of = |i: &aether_core::records::InstanceRecord| {
         world.state.revisions[&(slice(), i.revision)].config.unwrap().0
     };
@@ -79,7 +79,7 @@ fn configs(world: &World) -> Vec<u32> {
 }
 
 /// Instances that calls reach at the present ratio.
-fn called(world: &World) -> usize {
+pub(crate) fn called(world: &World) -> usize {
     let table = world.state.slice_table(&slice()).unwrap();
     let weights = table.effective_weights().expect("somebody is called");
     let count = |side: &Option<aether_core::table::VersionSet>, weight: u32| match weight {
@@ -90,7 +90,7 @@ fn called(world: &World) -> usize {
 }
 
 /// Instances that were told to reload and have not said that they did.
-fn under_way(world: &World) -> usize {
+pub(crate) fn under_way(world: &World) -> usize {
     world.state.instances.values().filter(|i| !i.has_reloaded()).count()
 }
 
@@ -521,7 +521,7 @@ fn all_that_is_new_of_it_needs_the_level_that_brought_it() {
 }
 
 /// Whoever decides now decides all that there is to be decided, and nobody acts on it.
-fn decide(world: &mut World) {
+pub(crate) fn decide(world: &mut World) {
     for command in world.plan().commands {
         drop(world.propose(command));
     }
@@ -647,139 +647,4 @@ fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
     let said = waits.iter().find(|wait| wait.code == "reload").expect("it is said");
     assert!(said.message.contains("1 instance of r1 that cannot reload"), "{said:?}");
     assert!(!said.unblock.contains("uncordon"), "{said:?}");
-}
-
-/// Old instances that are on their way out come back at once in a rollback. Who reloads
-/// then is one too many, and goes as soon as another update takes the place of this one.
-#[test]
-fn another_update_takes_the_place_of_a_reload_whose_rollback_found_old_instances() {
-    let mut world = world(4);
-    world.sessions_work = false;
-    world.ok(Command::Scale { slice: slice(), instances: 2 });
-    decide(&mut world);
-    let drained = |world: &World| {
-        let instances = world.state.instances.values();
-        instances.filter(|i| i.desired == Desired::Drain).count()
-    };
-    assert_eq!(drained(&world), 2, "and nobody has said that it does not call them");
-    let id = begin(&mut world, 2, by_reload("1", "1"));
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
-    world.ok(rollback(&id));
-    decide(&mut world);
-    let lent = |world: &World| {
-        let instances = world.state.instances.values();
-        instances.filter(|i| i.called_as() != i.revision).map(|i| i.desired).collect::<Vec<_>>()
-    };
-    let mut command = start(2, by_reload("1", "1"));
-    let Command::StartWith { supersede, .. } = &mut command else { unreachable!() };
-    *supersede = true;
-    let second = world.ok(command).update.unwrap();
-    assert_eq!((world.state_of(&id), lent(&world)), (S::RolledBack, vec![Desired::Drain]));
-    // With this one nothing is live that it could be called for.
-    world.ok(rollback(&second));
-    world.sessions_work = true;
-    world.settle();
-    assert_eq!((world.state_of(&second), lent(&world)), (S::RolledBack, vec![]));
-    assert_eq!((configs(&world), called(&world)), (vec![1, 1], 2));
-}
-
-/// A stand-in came up while a node was drained, and the node is open again: with another
-/// one that is told and has not reloaded there are too many of the new side by number, and
-/// not by what serves.
-#[test]
-fn nobody_goes_for_one_that_has_not_reloaded_yet() {
-    one_too_many(false);
-}
-
-/// And what never reloads goes before the old side is all that it is called as.
-#[test]
-fn who_never_reloads_is_not_called_as_of_the_new_side() {
-    one_too_many(true);
-}
-
-fn one_too_many(is_deaf_for_good: bool) {
-    let mut world = world(3);
-    let mut command = start(2, by_reload("1", "1"));
-    let Command::StartWith { options, .. } = &mut command else { unreachable!() };
-    options.manual_approval = true;
-    let id = world.ok(command).update.unwrap();
-    let updated = |world: &World| {
-        let of_new = world.update(&id).new.revision;
-        world.state.ready_count(&slice(), of_new)
-    };
-    while world.update(&id).step() == 0 {
-        world.now_ms += 50;
-        world.round();
-        drop(world.propose(approve(&id)));
-    }
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
-    let late = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().id.clone();
-    world.deaf.insert(late.clone());
-    let first = world.state.instances.values().find(|i| i.reload.is_some() && i.id != late);
-    let home = first.unwrap().node.clone();
-    let node = home.clone();
-    world.ok(Command::SetNodeSchedule { node, schedule: NodeSchedule::Draining });
-    for _ in 0..40 {
-        world.now_ms += 50;
-        world.round();
-    }
-    assert_eq!((updated(&world), ids(&world).len()), (2, 4), "the stand-in serves beside it");
-    world.ok(Command::SetNodeSchedule { node: home, schedule: NodeSchedule::Open });
-    for round in 0..40 {
-        assert_eq!(updated(&world), 2, "round {round}: nobody went");
-        world.now_ms += 50;
-        world.round();
-    }
-    if !is_deaf_for_good {
-        world.deaf.clear();
-    }
-    for round in 0..200 {
-        let table = world.state.slice_table(&slice()).unwrap();
-        let of_new = table.new.iter().flat_map(|set| &set.endpoints);
-        let serves = |world: &World| world.update(&id).state.is_terminal();
-        let old = table.old.iter().filter(|_| serves(&world)).flat_map(|set| &set.endpoints);
-        for endpoint in of_new.chain(old) {
-            let instance = &world.state.instances[&endpoint.instance];
-            assert!(instance.has_reloaded(), "round {round}: {instance:#?}");
-        }
-        world.now_ms += 50;
-        world.round();
-        drop(world.propose(approve(&id)));
-    }
-    assert!(!is_deaf_for_good || !world.state.instances.contains_key(&late));
-    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
-}
-
-/// The stand-in of another one makes the batch whole while one has not reloaded: the end
-/// of the update would have it called as of the new side.
-#[test]
-fn an_update_does_not_end_over_one_that_has_not_reloaded() {
-    let mut world = world(3);
-    let id = begin(&mut world, 2, by_reload("100%", "100%"));
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
-    let told = ids(&world);
-    world.deaf.insert(told[2].clone());
-    let home = world.state.instances[&told[0]].node.clone();
-    world.ok(Command::SetNodeSchedule { node: home, schedule: NodeSchedule::Draining });
-    for _ in 0..100 {
-        world.now_ms += 50;
-        world.round();
-    }
-    assert_eq!((world.state_of(&id), world.update(&id).step()), (S::Completing, 1));
-    let waits = world.plan().waits;
-    let said = waits.values().flatten().find(|wait| wait.code == "reload").expect("it is said");
-    assert!(said.message.contains(told[2].as_str()), "{said:?}");
-    assert!(!world.state.instances[&told[2]].has_reloaded());
-    world.deaf.clear();
-    world.settle();
-    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
 }

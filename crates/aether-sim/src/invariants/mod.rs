@@ -89,6 +89,8 @@ pub struct Step<'a> {
     pub entry: &'a Entry,
     /// What came of it.
     pub outcome: &'a Outcome,
+    /// Log index of the state that a coordinator decided it on, if one did.
+    pub decided_at: Option<u64>,
     /// Term of the entry before.
     pub last_term: u64,
     /// All callers, as they really are.

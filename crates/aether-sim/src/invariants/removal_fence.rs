@@ -23,8 +23,15 @@ fn committed<'a>(state: &'a State, callers: &'a [Invoker]) -> impl Iterator<Item
     callers.iter().filter(move |caller| caller.is_up && opened(caller) == Some(caller.told_life))
 }
 
-fn is_forced(state: &State, slice: &SliceName) -> bool {
-    state.live_update(slice).is_some_and(|update| update.forced)
+/// Whether a person has said that nobody is to be waited for: of the live update, or of
+/// one that was live when this was decided and has ended since.
+fn is_forced(step: &Step<'_>, slice: &SliceName) -> bool {
+    let decided_at = step.decided_at.unwrap_or(u64::MAX);
+    let mut of_slice = step.before.updates.values().filter(|update| update.slice == *slice);
+    of_slice.any(|update| {
+        let ended_since = || update.history.last().is_some_and(|last| last.index > decided_at);
+        update.forced && (!update.state.is_terminal() || ended_since())
+    })
 }
 
 /// Instances that this entry told to stop.
@@ -45,7 +52,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
     for instance in stopped(step) {
         let was = &step.before.instances[&instance.id];
         let is_dead = was.observed == Observed::Stopped;
-        if is_dead || is_forced(step.before, &instance.slice) {
+        if is_dead || is_forced(step, &instance.slice) {
             continue;
         }
         let id = &instance.id;
@@ -104,8 +111,7 @@ impl Fenced {
     pub(super) fn note(&mut self, step: &Step<'_>) {
         for instance in stopped(step) {
             let was = &step.before.instances[&instance.id];
-            let waited = match was.observed == Observed::Stopped
-                || is_forced(step.before, &instance.slice)
+            let waited = match was.observed == Observed::Stopped || is_forced(step, &instance.slice)
             {
                 true => BTreeSet::new(),
                 false => committed(step.before, step.callers)

@@ -72,8 +72,9 @@ impl World {
         let before = self.log.newest.clone();
         let last_term = self.log.entries.last().map_or(0, |entry| entry.at.term);
         let Some((proposal, outcome)) = self.log.commit() else { return };
-        self.check_entry(&before, last_term, &outcome);
-        if let Some(decided_at) = self.decided.remove(&proposal) {
+        let decided_at = self.decided.remove(&proposal);
+        self.check_entry(&before, last_term, decided_at, &outcome);
+        if let Some(decided_at) = decided_at {
             let found = refused_as_stale(&self.log.entries, decided_at, &outcome);
             self.check("decisions", found);
         }
@@ -106,7 +107,13 @@ impl World {
         self.wake(leader);
     }
 
-    fn check_entry(&mut self, before: &State, last_term: u64, outcome: &Outcome) {
+    fn check_entry(
+        &mut self,
+        before: &State,
+        last_term: u64,
+        decided_at: Option<u64>,
+        outcome: &Outcome,
+    ) {
         let entry = self.log.entries.last().expect("one was just committed");
         let said = match outcome {
             Ok(_) => "done".to_owned(),
@@ -126,6 +133,7 @@ impl World {
             after: &self.log.newest,
             entry,
             outcome,
+            decided_at,
             last_term,
             callers: &self.callers,
             counted: &self.counted,
