@@ -45,8 +45,13 @@ impl Evidence {
             let was = known.map(|known| (sum(known, |t| t.new), sum(known, |t| t.old)));
             let (new, old) = (sum(record, |t| t.new), sum(record, |t| t.old));
             // Whoever goes on in spite of what was shown has it shown anew.
-            let by_person =
-                matches!(step.done(), Some(Command::Resume { .. } | Command::Promote { .. }));
+            let by_person = match step.done() {
+                Some(Command::Resume { .. } | Command::Promote { .. }) => true,
+                Some(Command::Approve { .. }) => {
+                    step.before.updates.get(id).is_some_and(|before| before.pending_forced)
+                }
+                _ => false,
+            };
             if was.is_some_and(|was| new < was.0 || old < was.1) && !by_person {
                 return Err(format!("{id} forgot calls that it had counted"));
             }
