@@ -10,7 +10,6 @@ use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
 use aether_core::ids::{InstanceId, SessionId};
 use aether_core::records::{Desired, InstanceRecord, Observed};
-use aether_core::state::State;
 
 use super::Step;
 use crate::invoker::Invoker;
@@ -18,9 +17,15 @@ use crate::invoker::Invoker;
 /// Callers that run and whose session is committed. One that was silent for
 /// longer than tables live is not waited for by anybody until it has come back
 /// and got tables: what was decided in between did not know of it.
-fn committed<'a>(state: &'a State, callers: &'a [Invoker]) -> impl Iterator<Item = &'a Invoker> {
-    let opened = |caller: &Invoker| state.sessions.get(&caller.session).map(|s| s.opened);
-    callers.iter().filter(move |caller| caller.is_up && opened(caller) == Some(caller.told_life))
+fn committed<'a>(step: &'a Step<'_>) -> impl Iterator<Item = &'a Invoker> {
+    let decided_at = step.decided_at.unwrap_or(u64::MAX);
+    let opened = move |caller: &Invoker| {
+        let session = step.before.sessions.get(&caller.session)?;
+        (session.opened <= decided_at).then_some(session.opened)
+    };
+    step.callers
+        .iter()
+        .filter(move |caller| caller.is_up && opened(caller) == Some(caller.told_life))
 }
 
 /// Whether a person has said that nobody is to be waited for: of the live update, or of
@@ -66,7 +71,7 @@ pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
         if waived {
             drain_time_is_over(step, was)?;
         }
-        for caller in committed(step.before, step.callers) {
+        for caller in committed(step) {
             let session = &caller.session;
             if caller.names(id) {
                 return Err(format!("{id} is stopped while {session} may call it"));
@@ -92,7 +97,7 @@ fn drain_time_is_over(step: &Step<'_>, was: &InstanceRecord) -> Result<(), Strin
 /// Every caller that holds a table of the slice holds the present route.
 fn route_is_everywhere(step: &Step<'_>, slice: &SliceName) -> Result<(), String> {
     let Some(route) = step.before.routes.get(slice) else { return Ok(()) };
-    for caller in committed(step.before, step.callers) {
+    for caller in committed(step) {
         let held = caller.held.get(slice).map(|held| held.table.route_revision);
         if held.is_some_and(|held| held < route.route_revision) {
             let (session, at) = (&caller.session, route.route_revision);
@@ -114,9 +119,9 @@ impl Fenced {
             let waited = match was.observed == Observed::Stopped || is_forced(step, &instance.slice)
             {
                 true => BTreeSet::new(),
-                false => committed(step.before, step.callers)
-                    .map(|caller| (caller.session.clone(), caller.process))
-                    .collect(),
+                false => {
+                    committed(step).map(|caller| (caller.session.clone(), caller.process)).collect()
+                }
             };
             self.0.insert(instance.id.clone(), waited);
         }
