@@ -640,6 +640,9 @@ async fn a_bad_host_is_named_and_its_version_goes_on_without_it() {
     scene.stage.cli(&["node", "drain", node]).await.unwrap();
     let is_gone = async || !ids(&scene.stage).await.contains(bad);
     eventually("another one to take its place", is_gone).await;
+    // What was counted of it last is told within a second or two.
+    scene.load.phase("without it");
+    scene.load.until_requests(3 * u64::from(RATE)).await;
     scene.stage.cli(&["update", "resume", &update]).await.unwrap();
     scene.stage.until(&update, |update| update["pendingRouting"] == "1:0").await.unwrap();
     scene.stage.cli(&["update", "approve", &update]).await.unwrap();
