@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::evidence::{INSTANCES_MIN, Side};
 use crate::ids::InstanceId;
 use crate::latency;
-use crate::records::{Counts, Thresholds};
+use crate::records::{Counts, Measure, Thresholds};
 
 /// Requests of one version over a span.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -216,13 +216,8 @@ pub fn judge_window(
     thresholds: &Thresholds,
     waits: bool,
 ) -> Verdict {
-    let threshold_us = u64::from(thresholds.p99_ms) * 1_000;
-    let counts = |tally: &Tally| {
-        let late =
-            tally.buckets.iter().filter(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
-        let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
-        Counts { side: Side::of(tally, None), late }
-    };
+    let counts =
+        |tally: &Tally| Counts::of(tally, Measure { p99_ms: thresholds.p99_ms, reference: None });
     let verdict = judge(window, thresholds);
     let instances = || instances().into_iter().map(|(id, tally)| (id, counts(&tally))).collect();
     unless_one_instance(verdict, counts(window), instances, thresholds, waits)
@@ -401,7 +396,7 @@ mod tests {
         let mut all = Tally::default();
         instances.values().for_each(|tally| all.add(tally));
         let judged =
-            |by_steps| judge_window(&all, || instances.clone(), &Thresholds::default(), by_steps);
+            |waits| judge_window(&all, || instances.clone(), &Thresholds::default(), waits);
         assert_eq!(judged(true), Verdict::Insufficient);
         let Verdict::OneInstance { instance, detail } = judged(false) else { panic!() };
         assert_eq!(instance.as_str(), "a-1-1");

@@ -21,8 +21,8 @@ pub fn lint(state: &State) -> Vec<String> {
         let serves = old.map(|side| side.revision);
         // Whoever is on the way out is not called at all: where another update took the
         // place of the one that told it to reload, that is all there is to say of it.
-        let is_lent = instance.desired == Desired::Run && instance.called_as() != instance.revision;
-        if is_lent && Some(instance.called_as()) != serves {
+        let differs = instance.desired == Desired::Run && instance.called_as() != instance.revision;
+        if differs && Some(instance.called_as()) != serves {
             findings.push(format!("instance {} is called as what does not serve", instance.id));
         }
         if !state.revisions.contains_key(&(instance.slice.clone(), instance.revision)) {

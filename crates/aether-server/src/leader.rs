@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aether_core::command::Command;
 use aether_core::coordinates::SliceName;
-use aether_core::evidence::{Present, Side, Tallies};
+use aether_core::evidence::{Present, Proposed, Side, Tallies};
 use aether_core::health::{self, Figure, Tally, Verdict};
 use aether_core::ids::{NodeName, SessionId, UpdateId};
 use aether_core::planner::{self, Holding, LateCalls, NodeView, SessionView, Wait};
@@ -71,7 +71,7 @@ struct Inner {
     /// When the evidence of an update was last looked at, log time.
     recorded: BTreeMap<UpdateId, u64>,
     /// What was proposed then.
-    proposed: BTreeMap<UpdateId, evidence::Proposed>,
+    proposed: BTreeMap<UpdateId, Proposed>,
     waits: BTreeMap<SliceName, Vec<Wait>>,
     /// Log index of the state that `waits` speak of.
     waits_index: u64,

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use aether_core::coordinates::SliceName;
-use aether_core::evidence::Side;
 use aether_core::health::Tally;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::latency;
@@ -223,12 +222,8 @@ impl Telemetry {
     pub fn by_session(&self, version: &Version, measure: Measure) -> BTreeMap<&str, Told<'_>> {
         let mut sums: BTreeMap<&str, Told<'_>> = BTreeMap::new();
         let Some(figures) = self.versions.get(version) else { return sums };
-        let threshold_us = u64::from(measure.p99_ms) * 1_000;
         for ((session, instance), counter) in &figures.latest {
-            let buckets = counter.tally.buckets.iter().rev();
-            let late = buckets.take_while(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
-            let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
-            let counts = Counts { side: Side::of(&counter.tally, measure.reference), late };
+            let counts = Counts::of(&counter.tally, measure);
             let sum = sums.entry(session).or_default();
             sum.all.fold(counts);
             sum.instances.insert(instance, counts);

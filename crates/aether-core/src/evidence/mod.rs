@@ -24,6 +24,7 @@
 //! | `instances` | the one bad instance that is not the version's fault |
 //! | `judge` | the error levels, and the verdict |
 //! | `reason` | the verdict in words |
+//! | `news` | what sessions counted and is not committed yet |
 //!
 //! ```
 //! use aether_core::evidence::{Evidence, Judge, Present, Side, Tallies, Verdict};
@@ -54,6 +55,7 @@ mod epochs;
 mod instances;
 mod judge;
 mod mixture;
+mod news;
 mod ratio;
 mod reason;
 mod reference;
@@ -63,5 +65,6 @@ pub use comparison::{Comparison, EValue};
 pub use epochs::{EPOCHS_MAX, Epoch, Evidence, WARM_UP_MS, is_warm};
 pub use instances::{INSTANCES_MIN, InstanceTallies, Outlier};
 pub use judge::{Decision, Judge, Limits, Present, Verdict};
+pub use news::{News, Proposed};
 pub use reference::{QUANTILE_PPM, REFERENCE_REQUESTS_MIN, reference_bucket};
 pub use tallies::{Counted, Event, Side, Tallies};

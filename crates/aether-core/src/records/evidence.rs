@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, InstanceTallies, Side, Tallies, is_warm};
+use crate::health::Tally;
 use crate::ids::{InstanceId, SessionId, UpdateId};
+use crate::latency;
 use crate::weights::Weights;
 
 /// Most instances of a new side that are told apart. Of more than these one host is
@@ -56,6 +58,15 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Those of a tally, slow and late by a measure.
+    pub fn of(tally: &Tally, measure: Measure) -> Self {
+        let threshold_us = u64::from(measure.p99_ms) * 1_000;
+        let buckets = tally.buckets.iter().rev();
+        let late = buckets.take_while(|(b, _)| latency::upper_bound_us(**b) > threshold_us);
+        let late = late.fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+        Self { side: Side::of(tally, measure.reference), late }
+    }
+
     /// What was added since `earlier`; none where there is less of anything.
     pub fn since(self, earlier: Self) -> Option<Self> {
         let side = self.side.since(earlier.side)?;

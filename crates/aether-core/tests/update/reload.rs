@@ -222,15 +222,8 @@ fn a_configuration_that_ends_its_process_goes_back_everywhere() {
         let analysis =
             aether_core::records::Analysis { on_failure, ..by_reload("1", "1").analysis };
         let id = begin(&mut world, 2, Rolling { analysis, ..by_reload("2", "2") });
-        while world.update(&id).step() == 0 {
-            world.pass(100);
-        }
-        while under_way(&world) == 0 {
-            world.now_ms += 10;
-            for command in world.plan().commands {
-                drop(world.propose(command));
-            }
-        }
+        until_begun(&mut world, &id);
+        until_told(&mut world);
         let crashed = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().clone();
         let reason = Reason::new(Reason::CRASH_LOOP, "exited with status 2");
         world.broken.insert(crashed.id.to_string(), (Observed::Crashed, 4, reason));
@@ -335,9 +328,7 @@ fn an_instance_that_is_lost_is_replaced_with_the_configuration_of_its_slot() {
     let mut world = world(4);
     let id =
         begin(&mut world, 2, Rolling { hold_ms: 0, stagger_ms: 60_000, ..by_reload("2", "2") });
-    while world.update(&id).step() == 0 {
-        world.pass(100);
-    }
+    until_begun(&mut world, &id);
     for no in [1, 2] {
         let at = configs(&world).iter().position(|config| *config == no).unwrap();
         world.end_unasked(&ids(&world)[at]);
@@ -364,12 +355,7 @@ fn who_reloads_on_a_draining_node_stays_until_the_batch_is_admitted() {
         (options.healthy_ms, options.deploy_timeout_ms) = (3_000, 20_000);
         let id = world.ok(command).update.unwrap();
         world.deaf.extend(deaf.then(|| only.clone()));
-        while under_way(&world) == 0 {
-            world.now_ms += 50;
-            for command in world.plan().commands {
-                drop(world.propose(command));
-            }
-        }
+        until_told(&mut world);
         let schedule = |world: &mut World, schedule| {
             world.ok(Command::SetNodeSchedule { node: home.clone(), schedule });
         };
@@ -419,9 +405,7 @@ fn with_approval_each_batch_waits_and_with_a_promotion_none() {
 
     let rolling = Rolling { stagger_ms: 3_600_000, ..by_reload("2", "2") };
     let id = begin(&mut world, 1, rolling);
-    while world.update(&id).step() == 0 {
-        world.pass(100);
-    }
+    until_begun(&mut world, &id);
     world.ok(promote(&id, false, false));
     world.pass(1_000);
     world.pass(1_000);
@@ -520,20 +504,34 @@ fn all_that_is_new_of_it_needs_the_level_that_brought_it() {
     }
 }
 
-/// Whoever decides now decides all that there is to be decided, and nobody acts on it.
-pub(crate) fn decide(world: &mut World) {
-    for command in world.plan().commands {
-        drop(world.propose(command));
+/// The first batch is entered.
+fn until_begun(world: &mut World, id: &UpdateId) {
+    for _ in 0..200 {
+        if world.update(id).step() > 0 {
+            return;
+        }
+        world.pass(50);
     }
+    panic!("does not begin: {:#?}", world.plan());
+}
+
+/// Whoever decides goes on until one is told to reload, and nobody acts on it.
+pub(crate) fn until_told(world: &mut World) {
+    for _ in 0..200 {
+        if under_way(world) > 0 {
+            return;
+        }
+        world.now_ms += 50;
+        world.decide();
+    }
+    panic!("nobody is told: {:#?}", world.plan());
 }
 
 #[test]
 fn a_crash_loop_of_the_old_files_is_none_of_the_new() {
     let mut world = world(6);
     let id = begin(&mut world, 2, by_reload("2", "2"));
-    while world.update(&id).step() == 0 {
-        world.pass(50);
-    }
+    until_begun(&mut world, &id);
     let at = configs(&world).iter().position(|config| *config == 1).unwrap();
     let old = ids(&world)[at].clone();
     let reason = Reason::new(Reason::CRASH_LOOP, "exited with status 1: old files");
@@ -541,7 +539,7 @@ fn a_crash_loop_of_the_old_files_is_none_of_the_new() {
     world.agents_act();
     for _ in 0..200 {
         world.now_ms += 50;
-        decide(&mut world);
+        world.decide();
         if world.state.instances[&old].reload.is_some() {
             break;
         }
@@ -549,7 +547,7 @@ fn a_crash_loop_of_the_old_files_is_none_of_the_new() {
         world.sessions_ack();
     }
     assert!(!world.state.instances[&old].has_reloaded(), "who does not serve is told first");
-    decide(&mut world);
+    world.decide();
     assert_eq!((world.update(&id).pause.clone(), world.state_of(&id)), (None, S::Routing));
     // With the new files it stays up.
     world.broken.clear();
@@ -564,7 +562,7 @@ fn a_process_that_ends_at_the_signal_is_the_last_that_is_told() {
         let id = begin(&mut world, 2, by_reload("2", "2"));
         for _ in 0..200 {
             world.now_ms += 50;
-            decide(&mut world);
+            world.decide();
             if world.update(&id).step() == step && under_way(&world) > 0 {
                 break;
             }
@@ -601,10 +599,7 @@ fn a_process_that_ends_at_the_signal_is_the_last_that_is_told() {
 fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
     let mut world = world(4);
     let id = begin(&mut world, 2, by_reload("1", "1"));
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
+    until_told(&mut world);
     let late = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().clone();
     world.deaf.insert(late.id.clone());
     let seen = Observation {
@@ -636,7 +631,7 @@ fn one_that_cannot_go_back_is_replaced_in_a_rollback() {
             break;
         }
         world.now_ms += 50;
-        decide(&mut world);
+        world.decide();
         waits.extend(world.plan().waits.into_values().flatten());
         world.agents_act();
         world.sessions_ack();

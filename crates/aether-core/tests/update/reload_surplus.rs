@@ -4,9 +4,7 @@
 use aether_core::command::Command;
 use aether_core::records::{Desired, NodeSchedule, UpdateState as S};
 
-use crate::reload::{
-    begin, by_reload, called, configs, decide, ids, slice, start, under_way, world,
-};
+use crate::reload::{begin, by_reload, called, configs, ids, slice, start, until_told, world};
 use crate::world::{World, approve, rollback};
 
 /// Old instances that are on their way out come back at once in a rollback. Who reloads
@@ -16,19 +14,16 @@ fn another_update_takes_the_place_of_a_reload_whose_rollback_found_old_instances
     let mut world = world(4);
     world.sessions_work = false;
     world.ok(Command::Scale { slice: slice(), instances: 2 });
-    decide(&mut world);
+    world.decide();
     let drained = |world: &World| {
         let instances = world.state.instances.values();
         instances.filter(|i| i.desired == Desired::Drain).count()
     };
     assert_eq!(drained(&world), 2, "and nobody has said that it does not call them");
     let id = begin(&mut world, 2, by_reload("1", "1"));
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
+    until_told(&mut world);
     world.ok(rollback(&id));
-    decide(&mut world);
+    world.decide();
     let lent = |world: &World| {
         let instances = world.state.instances.values();
         instances.filter(|i| i.called_as() != i.revision).map(|i| i.desired).collect::<Vec<_>>()
@@ -70,15 +65,15 @@ fn one_too_many(is_deaf_for_good: bool) {
         let of_new = world.update(&id).new.revision;
         world.state.ready_count(&slice(), of_new)
     };
-    while world.update(&id).step() == 0 {
+    for _ in 0..200 {
+        if world.update(&id).step() > 0 {
+            break;
+        }
         world.now_ms += 50;
         world.round();
         drop(world.propose(approve(&id)));
     }
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
+    until_told(&mut world);
     let late = world.state.instances.values().find(|i| !i.has_reloaded()).unwrap().id.clone();
     world.deaf.insert(late.clone());
     let first = world.state.instances.values().find(|i| i.reload.is_some() && i.id != late);
@@ -122,10 +117,7 @@ fn one_too_many(is_deaf_for_good: bool) {
 fn an_update_does_not_end_over_one_that_has_not_reloaded() {
     let mut world = world(3);
     let id = begin(&mut world, 2, by_reload("100%", "100%"));
-    while under_way(&world) == 0 {
-        world.now_ms += 50;
-        decide(&mut world);
-    }
+    until_told(&mut world);
     let told = ids(&world);
     world.deaf.insert(told[2].clone());
     let home = world.state.instances[&told[0]].node.clone();

@@ -287,13 +287,19 @@ fn a_staggered_batch_does_not_go_on_past_a_bad_host() {
     assert_eq!(world.update(&id).step(), 1);
 }
 
-#[test]
-fn each_batch_waits_for_approval_where_that_is_asked_for() {
+/// The first two of four wait for approval.
+fn begin_with_approval() -> (World, UpdateId) {
     let mut world = World::deployed(4);
     let options = UpdateOptions { manual_approval: true, ..options() };
     let strategy = Strategy::Rolling(in_batches("2", "2", "0"));
     let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
     world.settle();
+    (world, id)
+}
+
+#[test]
+fn each_batch_waits_for_approval_where_that_is_asked_for() {
+    let (mut world, id) = begin_with_approval();
     assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 2));
     world.ok(crate::world::approve(&id));
     assert_eq!(world.update(&id).step(), 1);
@@ -302,12 +308,6 @@ fn each_batch_waits_for_approval_where_that_is_asked_for() {
     world.ok(crate::world::approve(&id));
     world.settle();
     assert_eq!(world.state_of(&id), UpdateState::Completed);
-}
-
-fn decide(world: &mut World) {
-    for command in world.plan().commands {
-        drop(world.propose(command));
-    }
 }
 
 fn unready(of: &InstanceRecord) -> Observation {
@@ -325,11 +325,7 @@ fn unready(of: &InstanceRecord) -> Observation {
 /// promotion then finds a batch whole that is not once the first have gone.
 #[test]
 fn what_waits_for_approval_still_gets_its_instances() {
-    let mut world = World::deployed(4);
-    let options = UpdateOptions { manual_approval: true, ..options() };
-    let strategy = Strategy::Rolling(in_batches("2", "2", "0"));
-    let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
-    world.settle();
+    let (mut world, id) = begin_with_approval();
     world.ok(crate::world::approve(&id));
     // One that is not ready for a while has the next batch begin with one instance.
     let ill = world.state.instances[&world.instances("2.0.0")[0]].clone();
@@ -342,7 +338,7 @@ fn what_waits_for_approval_still_gets_its_instances() {
             break;
         }
         world.ok(Command::Observe { node: ill.node.clone(), observations: vec![unready(&ill)] });
-        decide(&mut world);
+        world.decide();
         world.now_ms += 50;
         world.agents_act();
         world.sessions_ack();
@@ -351,15 +347,18 @@ fn what_waits_for_approval_still_gets_its_instances() {
     world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
     let node = world.state.instances[&world.instances("2.0.0")[0]].node.clone();
     world.ok(Command::SetNodeSchedule { node, schedule: NodeSchedule::Draining });
-    decide(&mut world);
+    world.decide();
     for _ in 0..10 {
         world.now_ms += 50;
         world.agents_act();
     }
     assert_eq!(world.ready("2.0.0"), 4, "{:#?}", world.plan());
-    world.ok(crate::world::resume(&id));
-    world.ok(crate::world::promote(&id, false, false));
+    // Promoted past its pause, which takes nothing more away until somebody ends it.
+    world.ok(crate::world::promote(&id, false, true));
     assert!(world.update(&id).pending_weights.is_some(), "{:?}", world.update(&id));
+    world.rounds(5);
+    assert_eq!((wanted(&world), world.update(&id).pause.is_some()), (3, true));
+    world.ok(crate::world::resume(&id));
     world.rounds(5);
     world.settle();
     assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 4));

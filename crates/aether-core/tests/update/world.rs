@@ -263,6 +263,13 @@ impl World {
         }
     }
 
+    /// Whoever decides now decides all that there is to be decided, and nobody acts on it.
+    pub fn decide(&mut self) {
+        for command in self.plan().commands {
+            drop(self.propose(command));
+        }
+    }
+
     pub fn settle(&mut self) {
         for _ in 0..1_000 {
             self.now_ms += 100;

@@ -7,12 +7,9 @@
 use std::collections::BTreeMap;
 
 use aether_core::command::Command;
-use aether_core::evidence::{QUANTILE_PPM, Tallies, reference_bucket};
-use aether_core::ids::{InstanceId, SessionId};
-use aether_core::level::since;
-use aether_core::records::{
-    Counts, EvidenceRecord, INSTANCES_TOLD_MAX, Measure, Sums, UpdateRecord, UpdateState,
-};
+use aether_core::evidence::{News, Proposed, QUANTILE_PPM, Tallies, reference_bucket};
+use aether_core::ids::InstanceId;
+use aether_core::records::{Counts, EvidenceRecord, Measure, Sums, UpdateRecord, UpdateState};
 use aether_core::state::State;
 
 use super::Inner;
@@ -24,17 +21,6 @@ const EVERY_MS: u64 = 1_000;
 /// become fewer: each session takes some 200 bytes in the log and in the record.
 const SESSIONS_A_SECOND: u64 = 100;
 
-/// What was last proposed of an update, by session.
-pub(super) type Proposed = BTreeMap<SessionId, Baseline>;
-
-/// What the sums of a session were made of. Once they are committed as its mark, what
-/// is beyond them can be told by instance.
-#[derive(Debug)]
-pub(super) struct Baseline {
-    sums: Sums,
-    instances: BTreeMap<InstanceId, Counts>,
-}
-
 impl Inner {
     pub(super) fn evidence(&mut self, state: &State, now_ms: u64) -> Vec<Command> {
         let mut commands = Vec::new();
@@ -43,8 +29,6 @@ impl Inner {
             // again. Without evidence a step waits, and then pauses.
             return commands;
         }
-        // Who shares the log may not know of it yet.
-        let by_instance = state.meta.feature_level >= since::EVIDENCE_BY_INSTANCE;
         let mut recorded = BTreeMap::new();
         let mut proposed = std::mem::take(&mut self.proposed);
         let live = state.slices.values().filter_map(|slice| slice.live_update.as_ref());
@@ -65,9 +49,8 @@ impl Inner {
             recorded.insert(id.clone(), now_ms);
             let measure = self.measure(update, known);
             let proposed = proposed.entry(id.clone()).or_default();
-            let (sums, instances) = self.sums(update, known, measure, state, proposed);
+            let News { sums, instances } = self.news(update, known, measure, state, proposed);
             if !sums.is_empty() {
-                let instances = if by_instance { instances } else { BTreeMap::new() };
                 let update = id.clone();
                 commands.push(Command::RecordEvidence { update, measure, sums, instances });
             }
@@ -91,63 +74,31 @@ impl Inner {
         measure
     }
 
-    /// The sums of those sessions that have others than the state has, and by instance
-    /// what is new in them, as far as it is known.
-    fn sums(
+    /// What sessions have counted of an update that the state does not have.
+    fn news(
         &self,
         update: &UpdateRecord,
         known: &EvidenceRecord,
         measure: Measure,
         state: &State,
         proposed: &mut Proposed,
-    ) -> (BTreeMap<SessionId, Sums>, BTreeMap<InstanceId, Counts>) {
+    ) -> News {
         let counted =
             |revision| self.telemetry.by_session(&(update.slice.clone(), revision), measure);
         let new = counted(update.new.revision);
         let old = update.old.as_ref().map(|old| counted(old.revision)).unwrap_or_default();
-        let (mut sums, mut added) = (BTreeMap::new(), BTreeMap::new());
-        proposed.retain(|id, _| state.sessions.contains_key(id));
-        for (id, record) in &state.sessions {
+        let told = state.sessions.iter().filter_map(|(id, record)| {
             // Figures of an earlier life are not this one's; and of one that has not
             // told all, the rest would seem to have been counted later.
             let heard = self.sessions.get(id.as_str());
-            if heard.is_none_or(|heard| heard.life() != record.opened || !heard.told_all) {
-                continue;
-            }
+            heard.filter(|heard| heard.life() == record.opened && heard.told_all)?;
             let new = new.get(id.as_str());
             let Counts { side, late } = new.map_or_else(Counts::default, |told| told.all);
             let old = old.get(id.as_str()).map_or_else(Default::default, |told| told.all.side);
-            let now = Sums { life: record.opened, tallies: Tallies { new: side, old }, late };
-            if !known.is_news(id, &now) {
-                continue;
-            }
-            let baseline = Baseline { sums: now, instances: new.map(ids).unwrap_or_default() };
-            let mark = known.marks.get(id).map(|mark| mark.sums);
-            let before = proposed.get(id).filter(|before| mark == Some(before.sums));
-            if let Some(before) = before {
-                for (instance, counts) in baseline.since(before) {
-                    added.entry(instance).or_insert_with(Counts::default).fold(counts);
-                }
-            }
-            sums.insert(id.clone(), now);
-            proposed.insert(id.clone(), baseline);
-        }
-        (sums, added.into_iter().take(INSTANCES_TOLD_MAX).collect())
-    }
-}
-
-impl Baseline {
-    /// What each instance served since `before`; nothing where one of them has less of
-    /// anything than it had.
-    fn since(&self, before: &Self) -> BTreeMap<InstanceId, Counts> {
-        let added = self.instances.iter().map(|(id, now)| {
-            let before = before.instances.get(id).copied().unwrap_or_default();
-            Some((id.clone(), now.since(before)?))
+            let sums = Sums { life: record.opened, tallies: Tallies { new: side, old }, late };
+            Some((id.clone(), sums, move || new.map(ids).unwrap_or_default()))
         });
-        let added: Option<BTreeMap<_, _>> = added.collect();
-        let mut added = added.unwrap_or_default();
-        added.retain(|_, counts| *counts != Counts::default());
-        added
+        proposed.news(state, known, told)
     }
 }
 

@@ -60,7 +60,7 @@ impl Deadlines {
     /// deadline pass.
     ///
     /// # Errors
-    /// The first that is long over.
+    /// One that is long over.
     pub fn are_kept(&mut self, log: &Log, log_time_ms: u64, led_ms: u64) -> Result<(), String> {
         let live = log.newest.slices.values().filter_map(|s| log.newest.live_update(&s.slice));
         let mut known = std::mem::take(&mut self.0);

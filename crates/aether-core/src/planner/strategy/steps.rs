@@ -56,9 +56,10 @@ pub(super) fn serving_behind(
         // What the pause would have refused is no way on.
         Some(pending) if update.pause.is_none() || update.pending_forced => {
             // Whoever promoted it may have come before its instances, and without them
-            // nobody can approve it.
+            // nobody can approve it. A pause takes nothing more away.
             let next = update.step() + 1;
-            let is_open = update.closed_gates(&way, update.step(), next).is_empty();
+            let is_open =
+                update.pause.is_none() && update.closed_gates(&way, update.step(), next).is_empty();
             if let Some(bounds) = way.in_place.filter(|_| is_open) {
                 let step = update.progress.as_ref().and_then(|progress| progress.pending);
                 let goal = way.goal(step.unwrap_or(next), update.base_instances);
