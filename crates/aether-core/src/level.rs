@@ -17,6 +17,7 @@
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
 //! | 6 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact`; the floor of the last batch with `Rolling.max_failures` |
+//! | 7 | 0.1 | no command; a batch is approved once it is there, whoever forced its promotion; a promotion ahead of the gates after the last step; who has not reloaded when an update ends takes no calls until then |
 //!
 //! # Adding to it
 //!
@@ -25,7 +26,8 @@
 //!   level: a new variant, or a new field. A build that does not know the field
 //!   must not read the command without it: what travels in commands only denies
 //!   unknown fields, and what records have too (options, reasons) gets a new
-//!   variant of the command instead. [`level_of`] looks at the field.
+//!   variant of the command instead. [`level_of`] looks at the field. Where no command
+//!   could say it, `apply` and the planner look at the committed level ([`since`]).
 //! - What a level brought is frozen with its release: entries of each command, the
 //!   rows that they make and the hashes, in `tests/frozen` (see `state/frozen.rs`,
 //!   whose tests fail for all of the above). Entries with what is new go into
@@ -47,17 +49,24 @@ use crate::state::{Meta, RowError, State};
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
 /// The highest level that this build can apply.
-pub const FEATURE_LEVEL_MAX: u32 = 6;
+pub const FEATURE_LEVEL_MAX: u32 = 7;
 
 /// What holds from a level on though no command says so: the planner and `apply` look at
 /// the committed level for these.
 pub mod since {
+    /// A batch that waits for approval is approved once it is there, whoever forced its
+    /// promotion.
+    pub const APPROVAL_OF_BATCH: u32 = 7;
     /// Sets of instances have colours of their own.
     pub const COLOURS: u32 = 4;
     /// Evidence may be told by instance.
     pub const EVIDENCE_BY_INSTANCE: u32 = 4;
     /// The last batch of an update in place is given all calls by no fewer than the floor.
     pub const FLOOR_OF_LAST_BATCH: u32 = 6;
+    /// A promotion at the last step ends its hold before the gates after it have passed.
+    pub const PROMOTION_TO_END: u32 = 7;
+    /// Who has not reloaded when its update ends is called as what it is only then.
+    pub const RELOADED_ONLY: u32 = 7;
     /// The removal of a side names what it was decided on.
     pub const GUARDED_REMOVAL: u32 = 4;
     /// What the planner saw is written down.
@@ -189,6 +198,7 @@ pub fn brought_by(level: u32) -> &'static str {
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
         5 => "'--switch barrier' of blue-green updates",
         6 => "reload by signal",
+        7 => "'aether update promote' at the last step, and approvals that wait for the batch",
         _ => "what a newer release brought",
     }
 }

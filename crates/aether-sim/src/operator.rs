@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aether_core::command::{Command, Outcome, Refusal};
 use aether_core::coordinates::SliceName;
 use aether_core::ids::{NodeName, UpdateId};
-use aether_core::level::FEATURE_LEVEL_MAX;
+use aether_core::level::{FEATURE_LEVEL_MAX, level_of};
 use aether_core::manifest::Manifest;
 use aether_core::planner::SESSION_UNREACHABLE;
 use aether_core::records::{
@@ -367,21 +367,22 @@ fn slice_name(slice: usize) -> SliceName {
 /// Registers a version of a slice. Where the level knows of it, its process can be told to
 /// read its configuration again.
 pub fn push(slice: &SliceName, version: &str, level: u32) -> Command {
-    let reload = if level == FEATURE_LEVEL_MAX { "reload_signal = 'SIGHUP'\n" } else { "" };
-    let text = format!(
-        "artifact = '{}:{version}'\n[run]\ncommand = ['./server']\ngrace = '{GRACE_MS}ms'\n\
-         drain = '{DRAIN_MS}ms'\nconfig_files = ['{CONFIG}']\n{reload}",
-        slice.base()
-    );
-    let artifact = slice.base().at(version.parse().expect("a version"));
-    Command::RegisterArtifact {
-        artifact,
-        digest: format!("{:064x}", version.as_bytes()[0]),
-        size_bytes: 10,
-        manifest: Arc::new(Manifest::parse(&text).expect("the simulated manifest is valid")),
-        holder: "n1".parse().expect("a node's name"),
-        others: BTreeSet::new(),
-    }
+    let [told, plain] = ["reload_signal = 'SIGHUP'\n", ""].map(|reload| {
+        let text = format!(
+            "artifact = '{}:{version}'\n[run]\ncommand = ['./server']\ngrace = '{GRACE_MS}ms'\n\
+             drain = '{DRAIN_MS}ms'\nconfig_files = ['{CONFIG}']\n{reload}",
+            slice.base()
+        );
+        Command::RegisterArtifact {
+            artifact: slice.base().at(version.parse().expect("a version")),
+            digest: format!("{:064x}", version.as_bytes()[0]),
+            size_bytes: 10,
+            manifest: Arc::new(Manifest::parse(&text).expect("the simulated manifest is valid")),
+            holder: "n1".parse().expect("a node's name"),
+            others: BTreeSet::new(),
+        }
+    });
+    if level_of(&told) <= level { told } else { plain }
 }
 
 /// What an action asks for in the present state; nothing where it is about an

@@ -12,6 +12,7 @@ use super::strategy::bad;
 use crate::command::{Observation, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::{ConfigNo, InstanceId, RevisionNo};
+use crate::level::since;
 use crate::records::{
     Configuration, Desired, InstanceRecord, Reason, Reload, Remake, RevisionRecord, Rolling, Share,
     UpdateRecord, UpdateState,
@@ -126,7 +127,12 @@ impl Tx<'_> {
             all.into_iter().take(most).map(|i| (**i).clone()).collect();
         for record in chosen {
             let (at, restarts) = (self.index(), record.restarts);
-            let (called_as, served) = (old.revision, record.is_routable());
+            // Who did not come with an update before this one has the files of neither.
+            let is_behind = self.knows_who_reloaded()
+                && !record.has_reloaded()
+                && ![from, to].contains(&record.called_as());
+            let called_as = if is_behind { record.called_as() } else { old.revision };
+            let served = record.is_routable() && !is_behind;
             let reload = Reload { at, called_as, done: false, restarts, served };
             let (revision, fence) = (to, self.fence());
             // That it could not reload before says nothing of this time.
@@ -143,9 +149,15 @@ impl Tx<'_> {
         self.call_as_they_are(&update.slice, of_new);
     }
 
-    /// An update ends: nobody is called as anything else.
+    /// An update ends, and everybody is called as what he is: who has not read the files of
+    /// it by then, once he has.
     pub(super) fn end_reloads(&mut self, slice: &SliceName) {
-        self.call_as_they_are(slice, |_| true);
+        let only_reloaded = self.knows_who_reloaded();
+        self.call_as_they_are(slice, |i| i.has_reloaded() || !only_reloaded);
+    }
+
+    fn knows_who_reloaded(&self) -> bool {
+        self.state.meta.feature_level >= since::RELOADED_ONLY
     }
 
     fn call_as_they_are(&mut self, slice: &SliceName, whom: impl Fn(&InstanceRecord) -> bool) {
@@ -183,6 +195,10 @@ impl Tx<'_> {
     /// may fail.
     fn is_admitted_late(&self, record: &InstanceRecord) -> bool {
         let Some(update) = self.state.live_update(&record.slice) else { return true };
+        let is_of_old = update.old.as_ref().is_some_and(|old| old.revision == record.revision);
+        if is_of_old && self.knows_who_reloaded() {
+            return true;
+        }
         let serves = matches!(update.state, UpdateState::Routing | UpdateState::Completing);
         let Some(way) = update.way().filter(|_| serves && update.step() > 0) else {
             return false;

@@ -10,7 +10,7 @@ use crate::ids::UpdateId;
 use crate::level::since;
 use crate::records::{
     Analysis, DeadlineAction, Hold, Pause, Reason, STEPS_MAX, Step, Strategy, UpdateRecord,
-    UpdateState,
+    UpdateState, Way,
 };
 use crate::transition;
 use crate::weights::Weights;
@@ -237,6 +237,10 @@ impl Tx<'_> {
         let (last, at) = (way.last(), update.step());
         let step = if full { last } else { at + 1 };
         if at >= last {
+            if !force && !full && self.may_end_ahead(&update, &way) {
+                Self::check_not_paused(&update, true)?;
+                return self.promote_ahead(update, last.saturating_add(1));
+            }
             return self.complete_past_gates(id, force, force || full, None);
         }
         let weights = way.weights(step).expect("it is a step");
@@ -279,6 +283,15 @@ impl Tx<'_> {
         Ok(answer)
     }
 
+    /// Whether only gates keep an update at its last step from its end: they are asked once
+    /// the hold is over, and that can be ended before.
+    fn may_end_ahead(&self, update: &UpdateRecord, way: &Way<'_>) -> bool {
+        self.state.meta.feature_level >= since::PROMOTION_TO_END
+            && update.state == UpdateState::Routing
+            && update.weights == Weights::ALL_NEW
+            && gates::check_open(update, way, way.last().saturating_add(1)).is_err()
+    }
+
     /// Ends the hold of a step before the next one can be entered: gates between them
     /// are asked then, and in place its instances begin then. Only that way is a step
     /// left that its calls will never decide about.
@@ -286,7 +299,10 @@ impl Tx<'_> {
         let last = update.way().map_or(0, |way| way.last());
         if update.is_promoted() && update.pause.is_none() {
             // Said once more it is no news, and no more time.
-            let note = format!("step {step} of {last} is promoted already, and follows");
+            let note = match step > last {
+                true => format!("the end after step {last} is promoted already, and follows"),
+                false => format!("step {step} of {last} is promoted already, and follows"),
+            };
             let update = Some(update.id);
             return Ok(Answer { update, note: Some(note), ..Answer::default() });
         }
@@ -308,11 +324,15 @@ impl Tx<'_> {
             (progress.pending, progress.approved) = (Some(step), is_approved);
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
-        let needs = match update.has_barrier_at(step) {
-            true => "its gates pass and every session holds its calls",
-            false => "its instances are ready and its gates pass",
+        let note = if step > last {
+            format!("the update completes once the gates after step {last} pass")
+        } else {
+            let needs = match update.has_barrier_at(step) {
+                true => "its gates pass and every session holds its calls",
+                false => "its instances are ready and its gates pass",
+            };
+            format!("step {step} of {last} follows once {needs}")
         };
-        let note = format!("step {step} of {last} follows once {needs}");
         let answer = Answer {
             update: Some(update.id.clone()),
             note: Some(note.clone()),

@@ -4,6 +4,7 @@ use super::{Tx, back_as_far_as, instances_needed};
 use crate::command::{Answer, Outcome, Refusal};
 use crate::coordinates::{SliceName, Version};
 use crate::ids::{ConfigNo, UpdateId};
+use crate::level::since;
 use crate::records::{
     CleanupPolicy, DeadlineAction, OptionChanges, Progress, Reason, Remake, RevisionRecord, Side,
     Strategy, UpdateOptions, UpdateRecord, UpdateState,
@@ -452,15 +453,21 @@ impl Tx<'_> {
         if let Some(seen) = seen.filter(|seen| *seen != weights) {
             return Err(Refusal::OtherPending { update: id.clone(), seen, pending });
         }
+        let step = update.progress.as_ref().and_then(|progress| progress.pending);
         if !update.pending_forced {
             Self::check_not_paused(&update, update.weights.is_raised_by(weights))?;
-            match update.progress.as_ref().and_then(|progress| progress.pending) {
+        }
+        // In place, instances that are not there can take no calls, whoever asks.
+        let needs_batch = self.state.meta.feature_level >= since::APPROVAL_OF_BATCH
+            && update.way().is_some_and(|way| way.in_place.is_some());
+        if !update.pending_forced || needs_batch {
+            match step {
                 Some(step) => self.check_step(&update, step, weights)?,
                 None => self.check_capacity(&update, weights)?,
             }
         }
         let why = format!("approved {pending}: ");
-        match update.progress.as_ref().and_then(|progress| progress.pending) {
+        match step {
             Some(step) if update.has_barrier_at(step) && !update.pending_forced => {
                 return self.approve_switch(update, step, &pending);
             }

@@ -2,6 +2,7 @@
 
 use aether_core::command::{Command, Refusal};
 use aether_core::ids::UpdateId;
+use aether_core::level::{FEATURE_LEVEL_MAX, since};
 use aether_core::planner::{GATE, Measurement};
 use aether_core::records::{
     Analysis, BlueGreen, Canary, DeadlineAction, GATES_MAX, Gate, GateSource, GateVerdict,
@@ -37,7 +38,11 @@ fn rolls_back(canary: Canary) -> Canary {
 }
 
 fn begin(strategy: Strategy) -> (World, UpdateId) {
-    let mut world = World::deployed(4);
+    begin_at(FEATURE_LEVEL_MAX, strategy)
+}
+
+fn begin_at(level: u32, strategy: Strategy) -> (World, UpdateId) {
+    let mut world = World::deployed_at(level, 4);
     let options = UpdateOptions::default();
     let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
     world.pass(100);
@@ -233,7 +238,8 @@ fn a_person_promotes_past_gates_by_force_or_in_full_and_the_history_says_so() {
     );
     world.ok(promote(&id, false, true));
     assert!(last(&world, &id).contains("past the gates 'h', 'g'"), "{}", last(&world, &id));
-    assert!(world.propose(promote(&id, false, false)).is_err());
+    world.ok(promote(&id, false, false));
+    assert_eq!((world.update(&id).step(), world.state_of(&id)), (2, UpdateState::Routing));
     world.ok(promote(&id, true, false));
     assert_eq!(last(&world, &id), "completing, past the gate 'h'");
     assert!(!world.update(&id).forced, "sessions are waited for all the same");
@@ -354,11 +360,16 @@ fn a_step_that_too_few_calls_reach_is_promoted_and_its_gates_are_asked_all_the_s
     assert_eq!(world.update(&id).step(), 2);
 }
 
+/// At its last step, too, a promotion ends the hold, and the gates after it are asked. Before
+/// the level that brought this only force led past both.
 #[test]
 fn a_last_step_that_too_few_calls_reach_says_by_which_promotion_it_ends() {
-    for (gates, how) in [(vec![], ""), (vec![webhook("g", After)], " --force")] {
-        let has_gate = !gates.is_empty();
-        let (mut world, id) = begin(Strategy::Canary(gated(gates)));
+    let [below, at_level] = [since::PROMOTION_TO_END - 1, since::PROMOTION_TO_END];
+    for (level, has_gate, how) in
+        [(at_level, false, ""), (at_level, true, ""), (below, false, ""), (below, true, " --force")]
+    {
+        let gates = if has_gate { vec![webhook("g", After)] } else { vec![] };
+        let (mut world, id) = begin_at(level, Strategy::Canary(gated(gates)));
         world.count(&id, 500, 0, 0);
         world.pass(MINUTE);
         if has_gate {
@@ -374,15 +385,43 @@ fn a_last_step_that_too_few_calls_reach_says_by_which_promotion_it_ends() {
             assert!(ways_out.iter().all(|said| said.ends_with(&way_out)), "{ways_out:?}");
             assert_eq!(ways_out.len(), 1, "{ways_out:?}");
         }
-        let force = !how.is_empty();
-        let promote =
-            |force| Command::Promote { update: id.clone(), full: false, force, if_modified: None };
-        let refused = force.then(|| world.propose(promote(false)).unwrap_err());
-        assert!(refused.is_none_or(|refused| matches!(refused, Refusal::GateClosed { .. })));
-        world.ok(promote(force));
+        let promoted = world.propose(promote(&id, false, false));
+        if !how.is_empty() {
+            assert!(matches!(promoted, Err(Refusal::GateClosed { .. })), "{promoted:?}");
+            world.ok(promote(&id, false, true));
+        } else if has_gate {
+            let note = promoted.unwrap().note.unwrap();
+            assert!(note.contains("completes once the gates after step 2 pass"), "{note}");
+            let again = world.ok(promote(&id, false, false)).note.unwrap();
+            assert!(again.contains("the end after step 2 is promoted already"), "{again}");
+            world.rounds(3);
+            assert_eq!((world.state_of(&id), world.waits()), (UpdateState::Routing, vec!["gate"]));
+            answer(&mut world, Pass);
+        }
         world.settle();
         assert_eq!(world.state_of(&id), UpdateState::Completed);
     }
+}
+
+/// What a gate says then is as good as ever: it fails the update, which somebody resumes.
+#[test]
+fn a_gate_that_fails_after_a_promotion_to_the_end_pauses() {
+    let (mut world, id) = begin(Strategy::Canary(gated(vec![webhook("g", After)])));
+    world.count(&id, 500, 0, 0);
+    world.pass(MINUTE);
+    answer(&mut world, Pass);
+    world.rounds(3);
+    world.ok(Command::Suspend { update: id.clone(), why: None, if_modified: None });
+    let paused = world.propose(promote(&id, false, false)).unwrap_err();
+    assert!(matches!(paused, Refusal::Paused { .. }), "{paused}");
+    world.ok(resume(&id));
+    world.ok(promote(&id, false, false));
+    world.rounds(3);
+    answer(&mut world, Fail);
+    world.rounds(3);
+    let update = world.update(&id);
+    let reason = update.pause.as_ref().map(|pause| &pause.reason).or(update.outcome.as_ref());
+    assert_eq!(reason.map(|reason| reason.code.as_str()), Some("gate_failed"), "{update:#?}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! A reload beside drained nodes, stand-ins and other updates: there may be more of the
 //! new side than are wanted, and not all of them have reloaded.
 
-use aether_core::command::Command;
-use aether_core::records::{Desired, NodeSchedule, UpdateState as S};
+use aether_core::command::{Command, Observation};
+use aether_core::ids::{InstanceId, UpdateId};
+use aether_core::records::{Desired, NodeSchedule, Reason, UpdateState as S};
 
 use crate::reload::{begin, by_reload, called, configs, ids, slice, start, until_told, world};
-use crate::world::{World, approve, rollback};
+use crate::world::{World, approve, complete_forced, rollback};
 
 /// Old instances that are on their way out come back at once in a rollback. Who reloads
 /// then is one too many, and goes as soon as another update takes the place of this one.
@@ -115,6 +116,19 @@ fn one_too_many(is_deaf_for_good: bool) {
 /// of the update would have it called as of the new side.
 #[test]
 fn an_update_does_not_end_over_one_that_has_not_reloaded() {
+    let (mut world, id, late) = all_but_one();
+    assert_eq!((world.state_of(&id), world.update(&id).step()), (S::Completing, 1));
+    let waits = world.plan().waits;
+    let said = waits.values().flatten().find(|wait| wait.code == "reload").expect("it is said");
+    assert!(said.message.contains(late.as_str()), "{said:?}");
+    assert!(!world.state.instances[&late].has_reloaded());
+    world.deaf.clear();
+    world.settle();
+    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
+}
+
+/// All of three have reloaded or have a stand-in, but for the one that is named.
+fn all_but_one() -> (World, UpdateId, InstanceId) {
     let mut world = world(3);
     let id = begin(&mut world, 2, by_reload("100%", "100%"));
     until_told(&mut world);
@@ -126,12 +140,61 @@ fn an_update_does_not_end_over_one_that_has_not_reloaded() {
         world.now_ms += 50;
         world.round();
     }
-    assert_eq!((world.state_of(&id), world.update(&id).step()), (S::Completing, 1));
-    let waits = world.plan().waits;
-    let said = waits.values().flatten().find(|wait| wait.code == "reload").expect("it is said");
-    assert!(said.message.contains(told[2].as_str()), "{said:?}");
-    assert!(!world.state.instances[&told[2]].has_reloaded());
-    world.deaf.clear();
-    world.settle();
-    assert_eq!((world.state_of(&id), configs(&world)), (S::Completed, vec![2; 3]));
+    (world, id, told[2].clone())
+}
+
+/// Somebody does not wait for it: it takes no calls until it has reloaded, and is replaced
+/// where it cannot be told to.
+#[test]
+fn who_has_not_reloaded_when_a_forced_update_ends_takes_no_calls_until_then() {
+    enum Then {
+        Reloads,
+        Cannot,
+        Goes,
+    }
+    for then in [Then::Reloads, Then::Cannot, Then::Goes] {
+        let (mut world, id, late) = all_but_one();
+        world.ok(complete_forced(&id));
+        world.settle();
+        assert_eq!(world.state_of(&id), S::Completed);
+        let is_called = |world: &World| {
+            let table = world.state.slice_table(&slice()).unwrap();
+            table.new.iter().flat_map(|set| &set.endpoints).any(|e| e.instance == late)
+        };
+        assert!(!is_called(&world) && called(&world) >= 2, "{:#?}", world.state.instances);
+        let mut config = 2;
+        match then {
+            Then::Reloads => world.deaf.clear(),
+            Then::Cannot => {
+                let record = world.state.instances[&late].clone();
+                let seen = Observation {
+                    instance: late.clone(),
+                    observed: record.observed,
+                    endpoint: record.endpoint,
+                    restarts: 0,
+                    reason: Some(Reason::new(Reason::RELOAD_FAILED, "it does not catch SIGHUP")),
+                    reloaded: None,
+                };
+                world.ok(Command::Observe { node: record.node.clone(), observations: vec![seen] });
+            }
+            // By another update, which finds it as it was left.
+            Then::Goes => {
+                config = 1;
+                let back = begin(&mut world, 1, by_reload("1", "1"));
+                for _ in 0..200 {
+                    assert!(!is_called(&world), "{:#?}", world.state.instances[&late]);
+                    world.now_ms += 50;
+                    world.round();
+                }
+                assert!(!world.state.instances[&late].has_reloaded());
+                world.deaf.clear();
+                world.settle();
+                assert_eq!(world.state_of(&back), S::Completed);
+            }
+        }
+        world.settle();
+        let is_left = world.state.instances.contains_key(&late);
+        assert_eq!(is_left, !matches!(then, Then::Cannot));
+        assert_eq!((configs(&world), called(&world)), (vec![config; 3], 3));
+    }
 }

@@ -3,7 +3,7 @@
 
 use aether_core::command::{Command, Observation, Refusal};
 use aether_core::ids::{InstanceId, UpdateId};
-use aether_core::level::since;
+use aether_core::level::{FEATURE_LEVEL_MAX, since};
 use aether_core::records::{
     CleanupPolicy, DeadlineAction, InstanceRecord, NodeSchedule, Observed, Reason, Rolling,
     Strategy, UpdateOptions, UpdateState,
@@ -289,7 +289,11 @@ fn a_staggered_batch_does_not_go_on_past_a_bad_host() {
 
 /// The first two of four wait for approval.
 fn begin_with_approval() -> (World, UpdateId) {
-    let mut world = World::deployed(4);
+    begin_with_approval_at(FEATURE_LEVEL_MAX)
+}
+
+fn begin_with_approval_at(level: u32) -> (World, UpdateId) {
+    let mut world = World::deployed_at(level, 4);
     let options = UpdateOptions { manual_approval: true, ..options() };
     let strategy = Strategy::Rolling(in_batches("2", "2", "0"));
     let id = world.ok(start_with("2.0.0", options, strategy)).update.unwrap();
@@ -365,6 +369,34 @@ fn what_waits_for_approval_still_gets_its_instances() {
     world.ok(crate::world::approve(&id));
     world.settle();
     assert_eq!(world.state_of(&id), UpdateState::Completed);
+}
+
+/// Whoever forces a promotion goes past its hold and its gates, and not past instances that
+/// are not there: what is approved later least of all.
+#[test]
+fn an_approval_of_what_was_forced_waits_for_the_batch() {
+    for level in [since::APPROVAL_OF_BATCH - 1, since::APPROVAL_OF_BATCH] {
+        let (mut world, id) = begin_with_approval_at(level);
+        world.ok(crate::world::promote(&id, false, true));
+        assert!(world.update(&id).pending_forced);
+        for instance in world.instances("2.0.0") {
+            let ill = world.state.instances[&instance].clone();
+            let (node, observations) = (ill.node.clone(), vec![unready(&ill)]);
+            world.ok(Command::Observe { node, observations });
+        }
+        assert_eq!(world.ready("2.0.0"), 0);
+        let approved = world.propose(crate::world::approve(&id));
+        if level < since::APPROVAL_OF_BATCH {
+            assert!(approved.is_ok() && world.update(&id).step() == 1, "{approved:?}");
+            continue;
+        }
+        assert!(matches!(approved, Err(Refusal::CapacityGuard { .. })), "{approved:?}");
+        assert_eq!(world.update(&id).step(), 0);
+        world.settle();
+        assert_eq!((world.waits(), world.ready("2.0.0")), (vec!["approval"], 2));
+        world.ok(crate::world::approve(&id));
+        assert_eq!(world.update(&id).step(), 1);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::command::Command;
 use crate::duration::Millis;
 use crate::evidence::{self, Decision, Judge, Present};
 use crate::health::{self, Verdict};
+use crate::level::since;
 use crate::planner::progress::{new_side, not_ready};
 use crate::records::{Counts, DeadlineAction, Hold, Reason, UpdateRecord, UpdateState, Way};
 use crate::state::State;
@@ -196,11 +197,14 @@ fn too_few(view: &View<'_>, update: &UpdateRecord) -> String {
 }
 
 /// The command by which a person has an update leave its step. Gates after the last one
-/// are asked once its calls have shown enough: who will not wait for that goes past them.
-fn promotion(update: &UpdateRecord, way: &Way<'_>) -> String {
+/// are asked once its calls have shown enough: below the level that brought a promotion
+/// ahead of them, who will not wait for that goes past them.
+fn promotion(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>) -> String {
     let (id, last) = (&update.id, way.last());
     let end = last.saturating_add(1);
-    let is_closed = update.step() >= last && !update.closed_gates(way, last, end).is_empty();
+    let is_closed = view.state.meta.feature_level < since::PROMOTION_TO_END
+        && update.step() >= last
+        && !update.closed_gates(way, last, end).is_empty();
     format!("'aether update promote {id}{}'", if is_closed { " --force" } else { "" })
 }
 
@@ -221,7 +225,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
             code: "promotion",
             message: format!("a person's promotion, {at}"),
             since_ms,
-            unblock: promotion(update, way),
+            unblock: promotion(view, update, way),
         },
         Hold::For { ms } | Hold::Wait { ms } if view.now_ms < since_ms.saturating_add(ms) => {
             plan.wake_at(since_ms.saturating_add(ms));
@@ -229,7 +233,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 code: "hold",
                 message: format!("{} to be over: {at}", Millis(ms)),
                 since_ms,
-                unblock: format!("nothing to do, or {}", promotion(update, way)),
+                unblock: format!("nothing to do, or {}", promotion(view, update, way)),
             }
         }
         Hold::Wait { .. } => return false,
@@ -248,7 +252,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 code: "evidence",
                 message: format!("{reason}; {at}"),
                 since_ms,
-                unblock: format!("requests, or {}", promotion(update, way)),
+                unblock: format!("requests, or {}", promotion(view, update, way)),
             }
         }
         // Nothing reaches the new version before the first step.
@@ -263,7 +267,7 @@ fn is_held(view: &View<'_>, update: &UpdateRecord, way: &Way<'_>, plan: &mut Pla
                 since_ms,
                 unblock: format!(
                     "requests, or 'aether update set {id} --min-requests', or {}",
-                    promotion(update, way)
+                    promotion(view, update, way)
                 ),
             }
         }
