@@ -17,7 +17,7 @@
 //! | 4 | 0.1 | gates: `RecordGate`, and `gates` of a strategy in `StartWith`; configurations of slices: `PushConfig`, `remake` of `StartWith`; `RecordInput`; `SetCurrent`, and colours of revisions; a promotion ahead of gates and batches; `Rolling.max_failures`; evidence by instance: `RecordEvidence.instances`; a removal that names what it was decided on: `RemoveLosingSide.if_modified` |
 //! | 5 | 0.1 | a switch behind a barrier: `BlueGreen.barrier`, `HoldCalls`, `EnterStep.opened_max`, `MarkSwitched.late_calls`, and what sessions say of it in `RecordInput` |
 //! | 6 | 0.1 | reload by signal: `Rolling.reload`, `Observation.reloaded`, and `reload_signal` of a manifest in `RegisterArtifact`; the floor of the last batch with `Rolling.max_failures` |
-//! | 7 | 0.1 | no command; a batch is approved once it is there, whoever forced its promotion; a promotion ahead of the gates after the last step; who has not reloaded when an update ends takes no calls until then |
+//! | 7 | 0.1 | no command; a batch is approved once it is there, whoever forced its promotion; a promotion ahead of the gates after the last step; who has not reloaded when an update is forced to its end is replaced |
 //!
 //! # Adding to it
 //!
@@ -65,7 +65,7 @@ pub mod since {
     pub const FLOOR_OF_LAST_BATCH: u32 = 6;
     /// A promotion at the last step ends its hold before the gates after it have passed.
     pub const PROMOTION_TO_END: u32 = 7;
-    /// Who has not reloaded when its update ends is called as what it is only then.
+    /// Who has not reloaded when an update completes by force is replaced, and not called.
     pub const RELOADED_ONLY: u32 = 7;
     /// The removal of a side names what it was decided on.
     pub const GUARDED_REMOVAL: u32 = 4;
@@ -198,7 +198,9 @@ pub fn brought_by(level: u32) -> &'static str {
         4 => "gates, configurations of slices, 'aether env', replays, evidence by instance",
         5 => "'--switch barrier' of blue-green updates",
         6 => "reload by signal",
-        7 => "'aether update promote' at the last step, and approvals that wait for the batch",
+        7 => {
+            "promotions ahead of the gates after the last step, approvals that wait for their batch"
+        }
         _ => "what a newer release brought",
     }
 }

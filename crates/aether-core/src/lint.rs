@@ -1,7 +1,6 @@
 //! Checks the structural invariants of a state. `apply` keeps them; this looks
 //! whether it did. Used by tests after every entry.
 
-use crate::level::since;
 use crate::records::{Desired, UpdateState};
 use crate::state::State;
 use crate::weights::Weights;
@@ -18,16 +17,12 @@ pub fn lint(state: &State) -> Vec<String> {
         if instance.desired == Desired::Run && target.is_none() {
             findings.push(format!("instance {} runs without a target", instance.id));
         }
-        let live = state.live_update(&instance.slice);
-        let serves = live.and_then(|update| update.old.as_ref()).map(|side| side.revision);
+        let old = state.live_update(&instance.slice).and_then(|update| update.old.as_ref());
+        let serves = old.map(|side| side.revision);
         // Whoever is on the way out is not called at all: where another update took the
         // place of the one that told it to reload, that is all there is to say of it.
         let differs = instance.desired == Desired::Run && instance.called_as() != instance.revision;
-        // Nobody calls who did not come with an update that has ended, until he has come.
-        let comes = !instance.has_reloaded()
-            || live.is_some_and(|update| update.new.revision == instance.revision);
-        let is_behind = state.meta.feature_level >= since::RELOADED_ONLY && comes;
-        if differs && !is_behind && Some(instance.called_as()) != serves {
+        if differs && Some(instance.called_as()) != serves {
             findings.push(format!("instance {} is called as what does not serve", instance.id));
         }
         if !state.revisions.contains_key(&(instance.slice.clone(), instance.revision)) {

@@ -632,7 +632,7 @@ fn step(state: &State, update: &UpdateRecord, now_ms: u64, goes_back: bool) -> O
             Some(_) => Some(resume(id)),
             None if update.pending_weights.is_some() => Some(approve(id)),
             None if update.progress.is_some() => {
-                // Past gates that nobody asks before its calls have shown enough.
+                // Past gates that never pass.
                 let (full, force, if_modified) = (false, is_forced, None);
                 Some(Command::Promote { update: id, full, force, if_modified })
             }

@@ -123,7 +123,13 @@ impl Tx<'_> {
             version: update.new.version.clone(),
             needed: goal,
             ready,
-            way_out: "they become ready as the ones before them leave; wait for that".to_owned(),
+            way_out: match update.pause {
+                None => "they become ready as the ones before them leave; wait for that".to_owned(),
+                Some(_) => {
+                    let id = &update.id;
+                    format!("they become ready, or 'aether update resume {id}' has it go on")
+                }
+            },
         })
     }
 

@@ -7,6 +7,7 @@ use crate::audit::Subject;
 use crate::command::{Answer, Observation, Outcome, Refusal};
 use crate::coordinates::SliceName;
 use crate::ids::{InstanceId, NodeName, RevisionNo};
+use crate::level::since;
 use crate::records::{Desired, InstanceRecord, Observed, Reason, TargetRecord};
 
 /// Instances that one history entry names of those that had to be killed: as
@@ -136,12 +137,15 @@ impl Tx<'_> {
         }
     }
 
-    /// Gives instances that drain and were not signalled yet back to the table.
+    /// Gives instances that drain and were not signalled yet back to the table. Not those
+    /// that go because they have not reloaded.
     pub(super) fn revive_revision(&mut self, slice: &SliceName, revision: RevisionNo) {
+        let any = self.state.meta.feature_level < since::RELOADED_ONLY;
         let draining: Vec<InstanceId> = self
             .state
             .instances_of(slice)
             .filter(|i| i.revision == revision && i.is_revivable())
+            .filter(|i| any || i.has_reloaded())
             .map(|i| i.id.clone())
             .collect();
         for id in draining {

@@ -160,6 +160,7 @@ impl Tx<'_> {
         if self.state.targets.get(&key).is_some_and(|t| t.instances != update.instances) {
             self.put_target(&update.slice, update.new.revision, update.instances);
         }
+        self.replace_late(&update);
         self.end_reloads(&update.slice);
         self.route_to(&update.slice, update.new.clone());
         update.outcome = None;

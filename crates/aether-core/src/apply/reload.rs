@@ -127,12 +127,7 @@ impl Tx<'_> {
             all.into_iter().take(most).map(|i| (**i).clone()).collect();
         for record in chosen {
             let (at, restarts) = (self.index(), record.restarts);
-            // Who did not come with an update before this one has the files of neither.
-            let is_behind = self.knows_who_reloaded()
-                && !record.has_reloaded()
-                && ![from, to].contains(&record.called_as());
-            let called_as = if is_behind { record.called_as() } else { old.revision };
-            let served = record.is_routable() && !is_behind;
+            let (called_as, served) = (old.revision, record.is_routable());
             let reload = Reload { at, called_as, done: false, restarts, served };
             let (revision, fence) = (to, self.fence());
             // That it could not reload before says nothing of this time.
@@ -149,15 +144,23 @@ impl Tx<'_> {
         self.call_as_they_are(&update.slice, of_new);
     }
 
-    /// An update ends, and everybody is called as what he is: who has not read the files of
-    /// it by then, once he has.
+    /// An update ends: nobody is called as anything else.
     pub(super) fn end_reloads(&mut self, slice: &SliceName) {
-        let only_reloaded = self.knows_who_reloaded();
-        self.call_as_they_are(slice, |i| i.has_reloaded() || !only_reloaded);
+        self.call_as_they_are(slice, |_| true);
     }
 
-    fn knows_who_reloaded(&self) -> bool {
-        self.state.meta.feature_level >= since::RELOADED_ONLY
+    /// An update that completes is not waited for by those who have not reloaded, because
+    /// somebody forced it: others are started in their place, which begin with its files.
+    pub(super) fn replace_late(&mut self, update: &UpdateRecord) {
+        if self.state.meta.feature_level < since::RELOADED_ONLY {
+            return;
+        }
+        let is_late = |i: &InstanceRecord| {
+            i.revision == update.new.revision && i.desired == Desired::Run && !i.has_reloaded()
+        };
+        let late = self.state.instances_of(&update.slice).filter(|i| is_late(i));
+        let late: Vec<InstanceId> = late.map(|i| i.id.clone()).collect();
+        late.iter().for_each(|id| self.decide(id, Desired::Drain));
     }
 
     fn call_as_they_are(&mut self, slice: &SliceName, whom: impl Fn(&InstanceRecord) -> bool) {
@@ -195,10 +198,6 @@ impl Tx<'_> {
     /// may fail.
     fn is_admitted_late(&self, record: &InstanceRecord) -> bool {
         let Some(update) = self.state.live_update(&record.slice) else { return true };
-        let is_of_old = update.old.as_ref().is_some_and(|old| old.revision == record.revision);
-        if is_of_old && self.knows_who_reloaded() {
-            return true;
-        }
         let serves = matches!(update.state, UpdateState::Routing | UpdateState::Completing);
         let Some(way) = update.way().filter(|_| serves && update.step() > 0) else {
             return false;

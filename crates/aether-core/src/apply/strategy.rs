@@ -325,7 +325,9 @@ impl Tx<'_> {
         }
         update.deadline = transition::deadline_of(&update, self.now_ms());
         let note = if step > last {
-            format!("the update completes once the gates after step {last} pass")
+            format!(
+                "the end follows once its instances are ready and the gates after step {last} pass"
+            )
         } else {
             let needs = match update.has_barrier_at(step) {
                 true => "its gates pass and every session holds its calls",

@@ -344,8 +344,8 @@ fn remove_losing(view: &View<'_>, update: &UpdateRecord, losing: &Side, plan: &m
     }
 }
 
-/// Whether all of the new side have read its files. An end of the update has everybody
-/// called as what he is to be, who has read them or not.
+/// Whether all of the new side have read its files. The end of the update does not have
+/// those called as of it that have not.
 fn have_reloaded(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) -> bool {
     let of_new = view.state.instances_of(&update.slice).filter(|i| {
         i.revision == update.new.revision && i.desired == Desired::Run && !i.has_reloaded()

@@ -5,7 +5,6 @@ use imbl::ordmap::DiffItem;
 
 use super::State;
 use crate::ids::NodeName;
-use crate::level::since;
 use crate::records::{InstanceRecord, NodeSchedule, Side, UpdateState};
 
 impl State {
@@ -14,20 +13,15 @@ impl State {
         self.nodes.get(node).is_some_and(|record| record.schedule == NodeSchedule::Draining)
     }
 
-    /// Whether an instance is replaced: its node is drained, or its process cannot be told
-    /// to reload, and was to go back by that, or is what is left of an update that has ended.
+    /// Whether an instance is replaced: its node is drained, or its process was to go back
+    /// by a reload and cannot be told to.
     pub fn is_to_leave(&self, instance: &InstanceRecord) -> bool {
-        let only_reloaded = self.meta.feature_level >= since::RELOADED_ONLY;
-        let is_past_update = || match self.live_update(&instance.slice) {
-            None => only_reloaded,
-            Some(update) => {
-                let of_old =
-                    update.old.as_ref().is_some_and(|side| side.revision == instance.revision);
-                of_old && (only_reloaded || update.state == UpdateState::RollingBack)
-            }
+        let goes_back = || {
+            let Some(update) = self.live_update(&instance.slice) else { return false };
+            let old = update.old.as_ref().map(|side| side.revision);
+            update.state == UpdateState::RollingBack && old == Some(instance.revision)
         };
-        self.is_draining(&instance.node)
-            || (instance.reload_failure().is_some() && is_past_update())
+        self.is_draining(&instance.node) || (instance.reload_failure().is_some() && goes_back())
     }
 
     /// Whether an instance takes calls as one of another revision than its own: one that

@@ -391,7 +391,12 @@ fn a_last_step_that_too_few_calls_reach_says_by_which_promotion_it_ends() {
             world.ok(promote(&id, false, true));
         } else if has_gate {
             let note = promoted.unwrap().note.unwrap();
-            assert!(note.contains("completes once the gates after step 2 pass"), "{note}");
+            assert!(
+                note.contains(
+                    "the end follows once its instances are ready and the gates after step 2"
+                ),
+                "{note}"
+            );
             let again = world.ok(promote(&id, false, false)).note.unwrap();
             assert!(again.contains("the end after step 2 is promoted already"), "{again}");
             world.rounds(3);

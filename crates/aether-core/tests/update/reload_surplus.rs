@@ -1,9 +1,9 @@
 //! A reload beside drained nodes, stand-ins and other updates: there may be more of the
 //! new side than are wanted, and not all of them have reloaded.
 
-use aether_core::command::{Command, Observation};
+use aether_core::command::Command;
 use aether_core::ids::{InstanceId, UpdateId};
-use aether_core::records::{Desired, NodeSchedule, Reason, UpdateState as S};
+use aether_core::records::{Desired, NodeSchedule, UpdateState as S};
 
 use crate::reload::{begin, by_reload, called, configs, ids, slice, start, until_told, world};
 use crate::world::{World, approve, complete_forced, rollback};
@@ -143,58 +143,39 @@ fn all_but_one() -> (World, UpdateId, InstanceId) {
     (world, id, told[2].clone())
 }
 
-/// Somebody does not wait for it: it takes no calls until it has reloaded, and is replaced
-/// where it cannot be told to.
+/// Somebody does not wait for it: it is replaced, and never called as of the new side.
 #[test]
-fn who_has_not_reloaded_when_a_forced_update_ends_takes_no_calls_until_then() {
-    enum Then {
-        Reloads,
-        Cannot,
-        Goes,
+fn who_has_not_reloaded_when_an_update_is_forced_to_its_end_is_replaced() {
+    let (mut world, id, late) = all_but_one();
+    world.ok(complete_forced(&id));
+    for _ in 0..100 {
+        let table = world.state.slice_table(&slice()).unwrap();
+        let is_called = table.new.iter().flat_map(|set| &set.endpoints).any(|e| e.instance == late);
+        assert!(!is_called && called(&world) >= 2, "{:#?}", world.state.instances);
+        world.now_ms += 50;
+        world.round();
     }
-    for then in [Then::Reloads, Then::Cannot, Then::Goes] {
-        let (mut world, id, late) = all_but_one();
-        world.ok(complete_forced(&id));
-        world.settle();
-        assert_eq!(world.state_of(&id), S::Completed);
-        let is_called = |world: &World| {
-            let table = world.state.slice_table(&slice()).unwrap();
-            table.new.iter().flat_map(|set| &set.endpoints).any(|e| e.instance == late)
-        };
-        assert!(!is_called(&world) && called(&world) >= 2, "{:#?}", world.state.instances);
-        let mut config = 2;
-        match then {
-            Then::Reloads => world.deaf.clear(),
-            Then::Cannot => {
-                let record = world.state.instances[&late].clone();
-                let seen = Observation {
-                    instance: late.clone(),
-                    observed: record.observed,
-                    endpoint: record.endpoint,
-                    restarts: 0,
-                    reason: Some(Reason::new(Reason::RELOAD_FAILED, "it does not catch SIGHUP")),
-                    reloaded: None,
-                };
-                world.ok(Command::Observe { node: record.node.clone(), observations: vec![seen] });
-            }
-            // By another update, which finds it as it was left.
-            Then::Goes => {
-                config = 1;
-                let back = begin(&mut world, 1, by_reload("1", "1"));
-                for _ in 0..200 {
-                    assert!(!is_called(&world), "{:#?}", world.state.instances[&late]);
-                    world.now_ms += 50;
-                    world.round();
-                }
-                assert!(!world.state.instances[&late].has_reloaded());
-                world.deaf.clear();
-                world.settle();
-                assert_eq!(world.state_of(&back), S::Completed);
-            }
-        }
-        world.settle();
-        let is_left = world.state.instances.contains_key(&late);
-        assert_eq!(is_left, !matches!(then, Then::Cannot));
-        assert_eq!((configs(&world), called(&world)), (vec![config; 3], 3));
+    assert_eq!((world.state_of(&id), ids(&world).contains(&late)), (S::Completed, false));
+    assert_eq!((configs(&world), called(&world)), (vec![2; 3], 3));
+}
+
+/// Nor when the next update is taken back while it is on its way out.
+#[test]
+fn who_goes_because_it_has_not_reloaded_does_not_come_back() {
+    let (mut world, id, late) = all_but_one();
+    world.sessions_work = false;
+    world.ok(complete_forced(&id));
+    for _ in 0..20 {
+        world.round();
     }
+    assert_eq!(world.state_of(&id), S::Completed);
+    assert_eq!(world.state.instances[&late].desired, Desired::Drain);
+    let next = begin(&mut world, 1, by_reload("1", "1"));
+    world.rounds(5);
+    world.ok(rollback(&next));
+    assert_eq!(world.state.instances[&late].desired, Desired::Drain);
+    world.sessions_work = true;
+    world.settle();
+    assert_eq!((world.state_of(&next), ids(&world).contains(&late)), (S::RolledBack, false));
+    assert_eq!((configs(&world), called(&world)), (vec![2; 3], 3));
 }

@@ -6,39 +6,21 @@ use std::collections::BTreeMap;
 
 use aether_core::ids::InstanceId;
 use aether_core::level::since;
-use aether_core::records::{Desired, InstanceRecord, UpdateState};
+use aether_core::records::{Desired, UpdateState};
 use aether_core::state::State;
 
 use super::Step;
 use crate::agent::Agent;
 use crate::instance::Phase;
 
-/// Nobody is called as one of the revision that he was told to reload to before he has.
-/// (Going back to what he is called as already, he is told nothing of the kind.)
-fn called_early(step: &Step<'_>) -> Result<(), String> {
-    if step.after.meta.feature_level < since::RELOADED_ONLY {
-        return Ok(());
-    }
-    let told_at = |i: &InstanceRecord| i.reload.as_ref().map(|reload| reload.at);
-    let is_called = |i: &InstanceRecord| i.called_as() == i.revision && !i.has_reloaded();
-    for record in step.after.instances.values().filter(|i| is_called(i)) {
-        let before = step.before.instances.get(&record.id);
-        let was_other = |was: &InstanceRecord| was.called_as() != was.revision;
-        if before.is_some_and(|was| was_other(was) && told_at(was) == told_at(record)) {
-            return Err(format!("{} is called as it is, and has not reloaded", record.id));
-        }
-    }
-    Ok(())
-}
-
-/// An update that completes leaves nobody in the table who has not reloaded, unless
-/// somebody forced it.
+/// An update that completes leaves nobody in the table who has not reloaded, and whoever
+/// forces it has such an instance replaced.
 pub(super) fn check(step: &Step<'_>) -> Result<(), String> {
-    called_early(step)?;
     for (before, after) in step.changed_updates() {
         let ends = after.state == UpdateState::Completed
             && before.is_some_and(|before| before.state != UpdateState::Completed);
-        if !ends || after.forced {
+        let is_excused = after.forced && step.after.meta.feature_level < since::RELOADED_ONLY;
+        if !ends || is_excused {
             continue;
         }
         let instances = step.after.instances_of(&after.slice);

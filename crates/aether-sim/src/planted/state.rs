@@ -177,18 +177,6 @@ fn refused(bug: Planted, state: &mut State, command: &Command, refusal: Refusal)
     }
 }
 
-/// Changes what is known of the reloads that instances are in.
-fn reloads(state: &mut State, change: impl Fn(&mut Reload, RevisionNo)) {
-    let open = state.instances.values().filter(|i| !i.has_reloaded());
-    let open: Vec<_> = open.cloned().collect();
-    for record in open {
-        let mut record = (*record).clone();
-        let revision = record.revision;
-        record.reload.iter_mut().for_each(|reload| change(reload, revision));
-        state.instances.insert(record.id.clone(), record.into());
-    }
-}
-
 fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
     match (bug, command) {
         (Planted::StopsOnRemove, Command::RemoveLosingSide { .. }) => stop_drained(before, state),
@@ -196,10 +184,21 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
             moves_too_far(bug, before, state, update);
         }
         (Planted::CountsReloadEarly, Command::MoveInPlace { .. }) => {
-            reloads(state, |reload, _| reload.done = true);
+            let open = state.instances.values().filter(|i| !i.has_reloaded());
+            let open: Vec<_> = open.cloned().collect();
+            for record in open {
+                let reload = record.reload.clone().map(|reload| Reload { done: true, ..reload });
+                let record = InstanceRecord { reload, ..(*record).clone() };
+                state.instances.insert(record.id.clone(), record.into());
+            }
         }
-        (Planted::EndsReloadsEarly, Command::Finish { .. }) => {
-            reloads(state, |reload, revision| reload.called_as = revision);
+        (Planted::KeepsUnreloaded, Command::Finish { .. }) => {
+            let goes = |i: &InstanceRecord| i.desired == Desired::Drain && !i.has_reloaded();
+            let late: Vec<_> = state.instances.values().filter(|i| goes(i)).cloned().collect();
+            for record in late {
+                let record = InstanceRecord { desired: Desired::Run, ..(*record).clone() };
+                state.instances.insert(record.id.clone(), record.into());
+            }
         }
         (Planted::RestoresAllAtOnce, Command::Rollback { update, .. }) => {
             let update = state.updates.get(update).filter(|u| u.strategy.is_in_place()).cloned();

@@ -20,7 +20,7 @@ pub(super) fn serving(view: &View<'_>, update: &UpdateRecord, plan: &mut Plan) {
     let passes = |to: Weights| update.pending_forced || !update.weights.is_raised_by(to);
     match update.pending_weights {
         Some(pending) if update.pause.is_none() || passes(pending) => {
-            wait_for_approval(update, pending, plan);
+            wait_for_approval(view, update, pending, plan);
         }
         _ if update.pause.is_some() => {}
         _ => wait_for_operator(update, plan),

@@ -115,13 +115,24 @@ pub(super) fn wait_for_resume(update: &UpdateRecord, plan: &mut Plan) {
 }
 
 /// Says that a routing change waits for approval.
-fn wait_for_approval(update: &UpdateRecord, pending: Weights, plan: &mut Plan) {
+fn wait_for_approval(view: &View<'_>, update: &UpdateRecord, pending: Weights, plan: &mut Plan) {
     let (id, weights) = (&update.id, update.weights);
+    // Without its instances an approval is refused.
+    let step = update.progress.as_ref().and_then(|progress| progress.pending);
+    let way = update.way().filter(|way| way.in_place.is_some());
+    let goal = way.zip(step).map(|(way, step)| way.goal(step, update.base_instances));
+    let batch = match goal.filter(|goal| !view.state.is_batch_whole(update, *goal)) {
+        None => String::new(),
+        Some(goal) => {
+            let ready = view.state.ready_count(&update.slice, update.new.revision);
+            format!("; {ready} of {goal} instances of {} are ready", update.new.version)
+        }
+    };
     plan.wait(
         &update.slice,
         Wait {
             code: "approval",
-            message: format!("approval of the ratio {pending}; until then it is {weights}"),
+            message: format!("approval of the ratio {pending}; until then it is {weights}{batch}"),
             since_ms: update.state_since_ms,
             unblock: format!("'aether update approve {id}'"),
         },

@@ -66,7 +66,7 @@ pub(super) fn serving_behind(
                 let goal = way.goal(step.unwrap_or(next), update.base_instances);
                 super::prepare(view, update, bounds, goal, plan);
             }
-            return wait_for_approval(update, pending, plan);
+            return wait_for_approval(view, update, pending, plan);
         }
         _ if update.pause.is_some() => return,
         _ => {}
@@ -172,7 +172,8 @@ pub(in crate::planner) fn why_undecided(view: &View<'_>, update: &UpdateRecord) 
         Verdict::Insufficient if is_judged => too_few(view, update),
         _ => {
             let problem = not_ready(view, update).map(|why| format!("; {why}"));
-            "what the next step needs is not there".to_owned() + &problem.unwrap_or_default()
+            let what = if step < last { "the next step" } else { "the end" };
+            format!("what {what} needs is not there{}", problem.unwrap_or_default())
         }
     };
     Some(Reason::new("inconclusive", format!("{at}: {why}")))

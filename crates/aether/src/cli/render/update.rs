@@ -114,6 +114,11 @@ fn strategy(progress: &v1::Progress) -> String {
             true => "; the switch waits until every session holds its calls",
             false => "; the switch is behind a barrier",
         };
+    } else if progress.promoted {
+        text += &match progress.step as usize {
+            step if step < last => format!("; promoted, step {} follows", step + 1),
+            _ => "; promoted, the end follows".to_owned(),
+        };
     }
     match (progress.mixed_ms, progress.late_calls) {
         (Some(_), Some(0)) => {
@@ -442,6 +447,13 @@ INDEX  STATE    ROUTING  BY     EVENT
             old_counts: Some(counts(1_080)),
             ..Default::default()
         };
+        for (step, follows) in [
+            (1, "step 1 of 2 for 1m 1s; no way back from step 2 on; promoted, step 2"),
+            (2, "promoted, the end"),
+        ] {
+            let text = strategy(&v1::Progress { step, promoted: true, ..progress.clone() });
+            assert!(text.contains(&format!("{follows} follows")), "{text}");
+        }
         let text = whole(&v1::Update { progress: Some(progress), ..routing_update() });
         for part in [
             "strategy    CANARY, 1:9 5m, 1:0 pause\n            step 1 of 2 for 1m 1s; no way back \

@@ -10,7 +10,8 @@ use crate::cli::exit::Failure;
 
 /// Enter the next step of an update that goes by steps
 ///
-/// From the last step it completes. A blue-green update switches.
+/// From the last step it completes. A blue-green update switches. Gates on the way are asked
+/// first; --force goes past those of one step, --full past all.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
