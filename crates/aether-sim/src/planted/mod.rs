@@ -103,8 +103,6 @@ planted! {
     RemovesBeforeWhole = "removes-before-whole",
     /// An instance counts as reloaded as soon as it is told to.
     CountsReloadEarly = "counts-reload-early",
-    /// An update that is forced to its end keeps those who have not reloaded.
-    KeepsUnreloaded = "keeps-unreloaded",
     /// What sessions counted is counted twice.
     CountsSumsTwice = "counts-sums-twice",
     /// Calls are put down to another instance than the one that got them.

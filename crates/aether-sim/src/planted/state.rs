@@ -192,14 +192,6 @@ fn done(bug: Planted, before: &State, state: &mut State, command: &Command) {
                 state.instances.insert(record.id.clone(), record.into());
             }
         }
-        (Planted::KeepsUnreloaded, Command::Finish { .. }) => {
-            let goes = |i: &InstanceRecord| i.desired == Desired::Drain && !i.has_reloaded();
-            let late: Vec<_> = state.instances.values().filter(|i| goes(i)).cloned().collect();
-            for record in late {
-                let record = InstanceRecord { desired: Desired::Run, ..(*record).clone() };
-                state.instances.insert(record.id.clone(), record.into());
-            }
-        }
         (Planted::RestoresAllAtOnce, Command::Rollback { update, .. }) => {
             let update = state.updates.get(update).filter(|u| u.strategy.is_in_place()).cloned();
             if let Some((update, old)) = update.as_ref().and_then(|u| Some((u, u.old.as_ref()?))) {
