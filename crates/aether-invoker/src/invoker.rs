@@ -193,6 +193,8 @@ impl Invoker {
         let shared = Arc::new(Shared::new(config, session));
         let (close, requests) = mpsc::channel(1);
         let applier = Applier::new(Arc::clone(&shared));
+        // The first look at it calibrates this clock, which may take a fifth of a second.
+        tokio::task::spawn_blocking(quanta::Instant::now);
         tokio::spawn(Session::new(Arc::clone(&shared), applier, requests).run());
         Ok(Self(Arc::new(Inner { shared, close })))
     }
