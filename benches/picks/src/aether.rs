@@ -3,39 +3,46 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_invoker::{Config, Invoker, Outcome, SessionKind, SliceHandle};
+use aether_invoker::{Config, Invoker, Outcome, Pick, SessionKind, SliceHandle};
 use anyhow::{Context, Result};
 
 use crate::fleet::Fleet;
 use crate::node::Node;
 use crate::peers::Peer;
 
-/// Picks alone, and with all that a call needs besides.
-pub fn peers(node: &Node, fleet: Fleet) -> Result<[Peer; 2]> {
+fn handle(node: &Node, fleet: Fleet) -> Result<Arc<SliceHandle>> {
     let slice = node.publish(fleet)?;
-    let handle = node.runtime().block_on(async {
+    node.runtime().block_on(async {
         let invoker =
             Invoker::connect(Config::new("picks", SessionKind::Invoker, vec![node.address()]))?;
         invoker.ready(Duration::from_secs(10)).await.context("the node tells its tables")?;
-        anyhow::Ok(invoker.slice(&slice))
-    })?;
-    let handle: Arc<SliceHandle> = Arc::new(handle);
-    let other = Arc::clone(&handle);
-    // The version that the table calls new.
-    let is_new = |pick: &aether_invoker::Pick| Fleet::is_new(pick.address());
-    Ok([
-        Peer::named("Aether: pick and in-flight", true, move || {
-            let handle = Arc::clone(&handle);
-            Box::new(move || is_new(&handle.pick().expect("both versions have instances")))
-        }),
-        Peer::accounting("Aether: pick, record", move || {
-            let handle = Arc::clone(&other);
-            Box::new(move || {
-                let pick = handle.pick().expect("both versions have instances");
-                let is_new = is_new(&pick);
-                pick.finish(Outcome::Success);
-                is_new
-            })
-        }),
-    ])
+        Ok(Arc::new(invoker.slice(&slice)))
+    })
+}
+
+fn pick(handle: &SliceHandle) -> Pick {
+    handle.pick().expect("both versions have instances")
+}
+
+/// Counts calls in flight and reads the clock: there is no pick without.
+pub fn picking(node: &Node, fleet: Fleet) -> Result<Peer> {
+    let handle = handle(node, fleet)?;
+    Ok(Peer::picking("Aether: pick, in-flight, one clock", true, move || {
+        let handle = Arc::clone(&handle);
+        Box::new(move || Fleet::is_new(pick(&handle).address()))
+    }))
+}
+
+/// With all that a call needs besides.
+pub fn accounting(node: &Node, fleet: Fleet) -> Result<Peer> {
+    let handle = handle(node, fleet)?;
+    Ok(Peer::accounting("Aether: pick, record", move || {
+        let handle = Arc::clone(&handle);
+        Box::new(move || {
+            let pick = pick(&handle);
+            let is_new = Fleet::is_new(pick.address());
+            pick.finish(Outcome::Success);
+            is_new
+        })
+    }))
 }

@@ -1,5 +1,6 @@
 //! How far the calls of any window are from the ratio.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -14,10 +15,11 @@ const WINDOWS: [usize; 3] = [1, 10, 100];
 
 /// Which calls went to the new version, in the order in which they were seen.
 fn calls(peer: &Peer, threads: usize, count: usize) -> Vec<bool> {
-    let next = AtomicUsize::new(0);
+    let (next, begin) = (AtomicUsize::new(0), Barrier::new(threads));
     let mut seen: Vec<(usize, bool)> = thread::scope(|scope| {
         let pick = || {
             let (mut picker, mut seen) = (peer.picker(), Vec::with_capacity(count / threads));
+            begin.wait();
             for _ in 0..count / threads {
                 let is_new = picker();
                 seen.push((next.fetch_add(1, Ordering::SeqCst), is_new));
@@ -54,5 +56,23 @@ pub fn print(fleet: Fleet, peers: &[Peer]) {
             of.map(|deviation| format!("{deviation:7.1}")).join(" ")
         });
         println!("{:42} {:>24} {:>24}", peer.name, text[0], text[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_without_a_call_to_the_new_version_is_one_share_off() {
+        let fleet = Fleet { endpoints: 1, new: 1, old: 3 };
+        let exact: Vec<bool> = (0..400).map(|at| at % 4 == 0).collect();
+        assert_eq!(deviation(&exact, 4, fleet), 0.0);
+        let mut off = exact;
+        off[40] = false;
+        assert_eq!(deviation(&off, 4, fleet), 1.0);
+        off[42] = true;
+        assert_eq!(deviation(&off, 4, fleet), 1.0, "one comes too late");
+        assert_eq!(deviation(&off, 40, fleet), 1.0);
     }
 }

@@ -46,7 +46,11 @@ fn options() -> Result<Options> {
             "exact" => options.exact = true,
             "--rounds" => options.rounds = number()? as usize,
             "--millis" => options.millis = number()?.into(),
-            _ => bail!("{USAGE}"),
+            "--help" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            other => bail!("'{other}' is none of it\n{USAGE}"),
         }
     }
     if !options.speed && !options.exact {
@@ -61,9 +65,10 @@ fn main() -> Result<()> {
     if options.speed {
         for endpoints in SIZES {
             let fleet = Fleet { endpoints, new: RATIO.0, old: RATIO.1 };
-            let all = peers::all(&node, fleet)?;
+            let mut all = peers::picking(&node, fleet)?;
+            all.extend(peers::accounting(&node, fleet)?);
             for threads in [1, 2] {
-                println!("\n{fleet}, {threads} threads");
+                println!("\n{fleet}, {threads} threads, {} rounds", options.rounds);
                 speed::measure(&all, threads, options.rounds, options.millis).print();
             }
         }
@@ -71,7 +76,7 @@ fn main() -> Result<()> {
     if options.exact {
         for (new, old) in RATIOS {
             let fleet = Fleet { endpoints: 16, new, old };
-            let all = peers::all(&node, fleet)?;
+            let all = peers::picking(&node, fleet)?;
             println!("\n{fleet}: largest deviation from the ratio, in calls");
             exactness::print(fleet, &all);
         }

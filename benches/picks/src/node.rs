@@ -16,6 +16,8 @@ use tokio_stream::wrappers::{IntervalStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::fleet::Fleet;
+
 /// How often it says that it lives.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const LEASE_MS: u64 = 60_000;
@@ -37,11 +39,12 @@ impl Node {
         let address = listener.local_addr()?;
         let tables = Arc::default();
         let service = RoutingServer::new(Service(Arc::clone(&tables)));
-        let _in_runtime = runtime.enter();
-        let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let server = tonic::transport::Server::builder().add_service(service);
-        runtime.spawn(server.serve_with_incoming(incoming));
-        drop(_in_runtime);
+        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Ok(Self { address, tables, runtime })
     }
 
@@ -85,8 +88,6 @@ impl Node {
         Ok(slice)
     }
 }
-
-use crate::fleet::Fleet;
 
 type Down = Result<v1::RoutingDown, Status>;
 

@@ -27,7 +27,8 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
-/// Nanoseconds for one pick while so many threads pick.
+/// Nanoseconds of a thread for one of its picks while so many threads pick, from what all of
+/// them get done.
 fn once(peer: &Peer, threads: usize, for_time: Duration) -> f64 {
     let (over, begin) = (AtomicBool::new(false), Barrier::new(threads + 1));
     thread::scope(|scope| {
@@ -45,14 +46,14 @@ fn once(peer: &Peer, threads: usize, for_time: Duration) -> f64 {
                 burst();
                 picks += u64::from(BURST);
             }
-            began.elapsed().as_nanos() as f64 / picks as f64
+            picks as f64 / began.elapsed().as_nanos() as f64
         };
         let all: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();
         begin.wait();
         thread::sleep(for_time);
         over.store(true, Ordering::Relaxed);
-        let each: Vec<f64> = all.into_iter().map(|t| t.join().expect("it counts")).collect();
-        each.iter().sum::<f64>() / each.len() as f64
+        let each = all.into_iter().map(|thread| thread.join().expect("it counts"));
+        threads as f64 / each.sum::<f64>()
     })
 }
 

@@ -193,9 +193,13 @@ impl Invoker {
         let shared = Arc::new(Shared::new(config, session));
         let (close, requests) = mpsc::channel(1);
         let applier = Applier::new(Arc::clone(&shared));
-        // The first look at it calibrates this clock, which may take a fifth of a second.
-        tokio::task::spawn_blocking(quanta::Instant::now);
-        tokio::spawn(Session::new(Arc::clone(&shared), applier, requests).run());
+        let session = Session::new(Arc::clone(&shared), applier, requests);
+        tokio::spawn(async move {
+            // The first look at this clock calibrates it, which may take a fifth of a second:
+            // no call is to wait for that, and none can be made before there are tables.
+            let _ = tokio::task::spawn_blocking(quanta::Instant::now).await;
+            session.run().await;
+        });
         Ok(Self(Arc::new(Inner { shared, close })))
     }
 

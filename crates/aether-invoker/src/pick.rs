@@ -29,7 +29,8 @@ pub struct Pick {
     endpoint: Arc<Endpoint>,
     side: Side,
     route_revision: u64,
-    /// By the processor's own counter where it is a clock, for less than half the price.
+    /// By the processor's own counter where that runs evenly: less than half of what the
+    /// system's clock costs.
     started_at: Instant,
     /// Calls by ticket are evidence, retries are not.
     is_evidence: bool,

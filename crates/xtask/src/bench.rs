@@ -8,6 +8,10 @@ use crate::{root, test};
 /// What there is.
 const PROGRAMS: [&str; 4] = ["peers", "state", "snapshot", "growth"];
 
+/// The part of `peers` that is a package on its own: what it is measured beside takes as long
+/// to build as all of the rest.
+const PICKS: &str = "picks";
+
 /// Builds and runs one of them.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((first, rest)) = arguments.split_first() else {
@@ -33,14 +37,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     crate::run(program.to_str().unwrap_or(first), &rest)
 }
 
-/// The part of `peers` that is a package on its own: what it is measured beside takes as long
-/// to build as all of the rest.
-const PICKS: &str = "picks";
-
 fn picks(arguments: &[String]) -> Result<()> {
     // A library that Pingora compresses with is built by it.
     if !test::install_package("cmake", "cmake") {
-        bail!("cmake is not installed");
+        bail!("cmake is not installed; Debian's package is cmake");
     }
     let manifest = root().join("benches/picks/Cargo.toml");
     let manifest = manifest.to_str().context("a path of text")?;

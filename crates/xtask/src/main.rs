@@ -36,7 +36,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   bench peers [PART…] [--rounds N] …
                    the replicated store beside etcd; installs etcd-server if it can
   bench peers picks [speed|exact] [--rounds N] [--millis N]
-                   the invoker's pick beside other load balancers'; first without any PART
+                   the invoker's pick beside other load balancers; before the rest without
+                   any argument; installs cmake if it can
   bench state      what a large replicated state costs
   bench snapshot   what its snapshot costs on the way to a file and to a node
   bench growth     whether voters grow over a day of writes, as fast as they take them

@@ -17,6 +17,8 @@ const SCHEMATHESIS: &str = "4.32.5";
 pub fn run(filters: &[String]) -> Result<()> {
     install();
     run_cargo(&["fmt", "--all", "--check"])?;
+    // Not of the workspace, and too long to build here.
+    run_cargo(&["fmt", "--manifest-path", "benches/picks/Cargo.toml", "--check"])?;
     lint::run()?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     // The end-to-end tests spawn the binary, which `cargo test` does not build.

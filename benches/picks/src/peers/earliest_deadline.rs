@@ -66,8 +66,20 @@ impl Heap {
 
 pub fn peer(fleet: Fleet) -> Peer {
     let endpoints = usize::from(fleet.endpoints);
-    Peer::named("Envoy-style heap (per thread)", true, move || {
+    Peer::picking("Envoy-style heap (per thread)", true, move || {
         let mut heap = Heap::new(fleet.weights());
         Box::new(move || heap.pick() < endpoints)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_comes_after_the_inverse_of_its_weight() {
+        let mut heap = Heap::new(vec![1, 3]);
+        let picks: Vec<usize> = (0..8).map(|_| heap.pick()).collect();
+        assert_eq!(picks.iter().filter(|index| **index == 0).count(), 2, "{picks:?}");
+    }
 }

@@ -32,7 +32,7 @@ pub struct Peer {
 
 impl Peer {
     /// One that only picks.
-    pub fn named(
+    pub fn picking(
         name: &'static str,
         has_ratio: bool,
         make: impl Fn() -> Picker<'static> + Send + Sync + 'static,
@@ -57,23 +57,25 @@ impl Peer {
 /// The measure of all: an atomic addition that all threads make at one place.
 fn atomic_add() -> Peer {
     let sum: &'static AtomicU64 = Box::leak(Box::default());
-    Peer::named("one atomic add", false, move || {
+    Peer::picking("one atomic add", false, move || {
         Box::new(move || sum.fetch_add(1, Ordering::Relaxed) == u64::MAX)
     })
 }
 
-/// All of them for one fleet; the first is the measure of all.
-pub fn all(node: &Node, fleet: Fleet) -> Result<Vec<Peer>> {
-    let mut all = vec![atomic_add()];
-    all.extend(aether::peers(node, fleet)?);
-    all.extend([
+/// Those that only pick, for one fleet. The first is the measure of all.
+pub fn picking(node: &Node, fleet: Fleet) -> Result<Vec<Peer>> {
+    Ok(vec![
+        atomic_add(),
+        aether::picking(node, fleet)?,
         stride::peer(fleet),
         earliest_deadline::peer(fleet),
         smooth::peer(fleet),
         pingora::peer(fleet)?,
         p2c::peer(fleet),
-        pingora::accounting(fleet)?,
-        p2c::accounting(fleet)?,
-    ]);
-    Ok(all)
+    ])
+}
+
+/// Those that keep accounts.
+pub fn accounting(node: &Node, fleet: Fleet) -> Result<Vec<Peer>> {
+    Ok(vec![aether::accounting(node, fleet)?, pingora::accounting(fleet)?, p2c::accounting(fleet)?])
 }

@@ -8,10 +8,10 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use anyhow::Result;
 use prometheus::{Histogram, HistogramOpts, HistogramVec};
+use quanta::Instant;
 use tower::Service;
 use tower::balance::p2c::Balance;
 use tower::discover::ServiceList;
@@ -73,7 +73,7 @@ where
 pub fn peer(fleet: Fleet) -> Peer {
     let balance = shared(fleet, |endpoint| Constant::new(endpoint, 1_u32));
     let endpoints = usize::from(fleet.endpoints);
-    Peer::named("tower p2c, mutex", false, move || {
+    Peer::picking("tower p2c, mutex", false, move || {
         let balance = Arc::clone(&balance);
         Box::new(move || call(&balance) < endpoints)
     })

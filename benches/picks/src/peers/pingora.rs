@@ -9,19 +9,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use metrics::Histogram;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer, discovery};
+use quanta::Instant;
 
 use super::Peer;
 use crate::fleet::Fleet;
 
-/// How often the recorder puts what it was told into its histograms.
-const UPKEEP: Duration = Duration::from_millis(20);
+/// How often the recorder puts what it was told into its histograms, while somebody picks: it
+/// keeps all of it until then.
+const UPKEEP: Duration = Duration::from_millis(50);
 
 fn balancer(fleet: Fleet) -> Result<Arc<LoadBalancer<RoundRobin>>> {
     let backend = |(address, weight): (SocketAddr, u32)| {
@@ -44,13 +46,14 @@ fn select(balancer: &LoadBalancer<RoundRobin>) -> SocketAddr {
 /// Alone.
 pub fn peer(fleet: Fleet) -> Result<Peer> {
     let balancer = balancer(fleet)?;
-    Ok(Peer::named("Pingora select", true, move || {
+    Ok(Peer::picking("Pingora select", true, move || {
         let balancer = Arc::clone(&balancer);
         Box::new(move || Fleet::is_new(select(&balancer)))
     }))
 }
 
 /// What is kept of one endpoint.
+#[repr(align(128))]
 struct Account {
     in_flight: AtomicU64,
     latency: Histogram,
@@ -69,18 +72,20 @@ pub fn accounting(fleet: Fleet) -> Result<Peer> {
     };
     let numbers = 0..2 * usize::from(fleet.endpoints);
     let accounts: Arc<Vec<Account>> = Arc::new(numbers.map(account).collect());
-    // Until nobody picks by it any more.
-    let (upkeep, is_used) = (recorder.handle(), Arc::downgrade(&accounts));
-    thread::spawn(move || {
-        while is_used.upgrade().is_some() {
-            thread::sleep(UPKEEP);
-            upkeep.run_upkeep();
-        }
-    });
+    let upkeep = recorder.handle();
     let endpoints = usize::from(fleet.endpoints);
     Ok(Peer::accounting("Pingora select; metrics", move || {
         let (balancer, accounts) = (Arc::clone(&balancer), Arc::clone(&accounts));
+        let (picks, upkeep) = (Arc::new(()), upkeep.clone());
+        let still_picks = Arc::downgrade(&picks);
+        thread::spawn(move || {
+            while still_picks.upgrade().is_some() {
+                thread::sleep(UPKEEP);
+                upkeep.run_upkeep();
+            }
+        });
         Box::new(move || {
+            let _ = &picks;
             let began = Instant::now();
             let address = select(&balancer);
             let account = &accounts[number_of(address, endpoints)];

@@ -31,8 +31,21 @@ pub fn peer(fleet: Fleet) -> Peer {
     let rows: Arc<Mutex<Vec<Row>>> =
         Arc::new(Mutex::new(fleet.weights().into_iter().map(row).collect()));
     let endpoints = usize::from(fleet.endpoints);
-    Peer::named("nginx-style smooth, mutex", true, move || {
+    Peer::picking("nginx-style smooth, mutex", true, move || {
         let rows = Arc::clone(&rows);
         Box::new(move || pick(&mut rows.lock().expect("nobody panics in it")) < endpoints)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the change that brought it to nginx.
+    #[test]
+    fn five_one_one_is_spread_as_nginx_does() {
+        let mut rows = [5, 1, 1].map(|weight| Row { weight, current: 0 });
+        let picks: Vec<usize> = (0..7).map(|_| pick(&mut rows)).collect();
+        assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
+    }
 }

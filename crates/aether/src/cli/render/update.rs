@@ -116,8 +116,8 @@ fn strategy(progress: &v1::Progress) -> String {
         };
     } else if progress.promoted {
         text += &match progress.step as usize {
-            step if step < last => format!("; promoted, step {} follows", step + 1),
-            _ => "; promoted, the end follows".to_owned(),
+            step if step < last => format!("; promoted, step {} is next", step + 1),
+            _ => "; promoted, the end is next".to_owned(),
         };
     }
     match (progress.mixed_ms, progress.late_calls) {
@@ -447,12 +447,12 @@ INDEX  STATE    ROUTING  BY     EVENT
             old_counts: Some(counts(1_080)),
             ..Default::default()
         };
-        for (step, follows) in [
+        for (step, next) in [
             (1, "step 1 of 2 for 1m 1s; no way back from step 2 on; promoted, step 2"),
             (2, "promoted, the end"),
         ] {
             let text = strategy(&v1::Progress { step, promoted: true, ..progress.clone() });
-            assert!(text.contains(&format!("{follows} follows")), "{text}");
+            assert!(text.contains(&format!("{next} is next")), "{text}");
         }
         let text = whole(&v1::Update { progress: Some(progress), ..routing_update() });
         for part in [
