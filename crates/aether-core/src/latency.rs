@@ -5,7 +5,7 @@
 //! any value in it. This is the layout of HdrHistogram (Gil Tene) at 4 bits.
 
 /// Linear parts per power of two.
-const PARTS: u64 = 16;
+pub const PARTS: u64 = 16;
 /// Bits of [`PARTS`].
 const PART_BITS: u32 = 4;
 
@@ -14,6 +14,7 @@ const PART_BITS: u32 = 4;
 pub const BUCKETS: usize = (PARTS + (32 - PART_BITS as u64) * PARTS) as usize;
 
 /// The bucket of a latency in microseconds.
+#[inline]
 pub fn bucket_of(latency_us: u64) -> usize {
     let value = latency_us.min((1 << 32) - 1);
     if value < PARTS {

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod command;
 pub mod coordinates;
 pub mod diff;
+pub mod divisor;
 pub mod duration;
 pub mod evidence;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! This module says what a ticket means. Who hands tickets out, and how threads
 //! share them, is the invoker's business.
 
+use crate::divisor::Divisor;
 use crate::weights::Weights;
 
 /// Bits of a [`Fraction`]. With weights up to 10,000 a product of a fraction
@@ -81,6 +82,8 @@ pub struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     weights: Weights,
+    /// The cycle: what the weights add up to.
+    total: Divisor,
     /// Accumulator at `first_ticket`; below the cycle.
     phase: u32,
     /// The part of a call that the cycle was too coarse to hold in `phase`.
@@ -101,7 +104,15 @@ impl Schedule {
         let phase = Fraction(fraction).units_of(total);
         // Rounded up like `Fraction::of`, so it can exceed the fraction by one.
         let held = (u64::from(phase) << FRACTION_BITS).div_ceil(u64::from(total));
-        Self { weights, phase, residual: fraction.saturating_sub(held), first_ticket, ranks }
+        let residual = fraction.saturating_sub(held);
+        Self {
+            weights,
+            total: Divisor::new(u64::from(total)),
+            phase,
+            residual,
+            first_ticket,
+            ranks,
+        }
     }
 
     /// The weights it splits by.
@@ -121,14 +132,15 @@ impl Schedule {
 
     /// (calls to the new side among the tickets from the first one up to but
     /// without `ticket`, accumulator at `ticket`)
+    #[inline]
     fn position(&self, ticket: u64) -> (u64, u32) {
         debug_assert!(ticket >= self.first_ticket, "ticket of an earlier schedule");
         let ticket = ticket.wrapping_sub(self.first_ticket);
-        let (new, total) = (u64::from(self.weights.new_side()), u64::from(self.weights.total()));
-        let (cycles, within) = (ticket / total, ticket % total);
+        let new = u64::from(self.weights.new_side());
+        let (cycles, within) = self.total.div_rem(ticket);
         // At most 20,000 * 10,000 + 20,000; `cycles * new` is at most `ticket`.
-        let sum = within * new + u64::from(self.phase);
-        (cycles * new + sum / total, (sum % total) as u32)
+        let (carried, accumulator) = self.total.div_rem(within * new + u64::from(self.phase));
+        (cycles * new + carried, accumulator as u32)
     }
 
     /// Where `ticket` goes.

@@ -12,7 +12,7 @@ use aether_proto::convert::ConvertError;
 use aether_proto::v1;
 use thiserror::Error;
 
-use crate::endpoint::{Endpoint, EndpointKey, VersionInfo};
+use crate::endpoint::{Endpoint, EndpointKey, Member, VersionInfo};
 use crate::invoker::{Applied, Shared};
 use crate::meter::Meter;
 use crate::slice::{Plan, SliceState};
@@ -65,7 +65,7 @@ struct MeterEntry {
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     /// Endpoints that tables name.
-    endpoints: HashMap<EndpointKey, Arc<Endpoint>>,
+    members: HashMap<EndpointKey, Arc<Member>>,
     /// Endpoints that left the tables and have calls in flight.
     departed: HashMap<EndpointKey, Arc<Endpoint>>,
     meters: HashMap<MeterKey, MeterEntry>,
@@ -73,8 +73,8 @@ pub(crate) struct Applier {
 
 impl Applier {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let (endpoints, departed, meters) = Default::default();
-        Self { shared, endpoints, departed, meters }
+        let (members, departed, meters) = Default::default();
+        Self { shared, members, departed, meters }
     }
 
     /// Applies one message. When this returns, no call will start by an older
@@ -149,18 +149,20 @@ impl Applier {
         };
         let new = self.side(&state, set(|table| &table.new));
         let old = self.side(&state, set(|table| &table.old));
-        let current: HashSet<*const Endpoint> = new.iter().chain(&old).map(Arc::as_ptr).collect();
-        let retired = state.swap(table, new, old);
-        for endpoint in retired.endpoints().filter(|e| !current.contains(&Arc::as_ptr(e))) {
-            endpoint.leave();
+        let named = new.iter().chain(&old).map(|member| Arc::as_ptr(&member.endpoint));
+        let named: HashSet<*const Endpoint> = named.collect();
+        let plan = state.swap(table, new, old);
+        let dropped = plan.endpoints().filter(|endpoint| !named.contains(&Arc::as_ptr(endpoint)));
+        let dropped: Vec<Arc<Endpoint>> = dropped.cloned().collect();
+        for endpoint in &dropped {
             let key = key_of(&state, endpoint);
-            self.endpoints.remove(&key);
+            self.members.remove(&key);
             self.departed.insert(key, Arc::clone(endpoint));
         }
-        Retired { state, plan: retired }
+        Retired { state, plan, dropped }
     }
 
-    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Arc<Endpoint>> {
+    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Arc<Member>> {
         let Some(set) = set else { return Vec::new() };
         let info = Arc::new(VersionInfo {
             slice: SliceName::clone(&state.name),
@@ -168,25 +170,25 @@ impl Applier {
             version: set.version.clone(),
         });
         let wanted = set.endpoints.iter();
-        wanted.map(|wanted| self.endpoint(state, &info, wanted)).collect()
+        wanted.map(|wanted| self.member(state, &info, wanted)).collect()
     }
 
     /// The endpoint of a table row: the one that is there, or has calls in
     /// flight from earlier, or a new one.
-    fn endpoint(
+    fn member(
         &mut self,
         state: &Arc<SliceState>,
         info: &Arc<VersionInfo>,
         wanted: &aether_core::table::Endpoint,
-    ) -> Arc<Endpoint> {
+    ) -> Arc<Member> {
         let key = EndpointKey {
             slice: Arc::clone(&state.name),
             revision: info.revision,
             instance: wanted.instance.clone(),
             address: wanted.address,
         };
-        if let Some(endpoint) = self.endpoints.get(&key) {
-            return Arc::clone(endpoint);
+        if let Some(member) = self.members.get(&key) {
+            return Arc::clone(member);
         }
         let endpoint = self.departed.remove(&key).unwrap_or_else(|| {
             Arc::new(Endpoint::new(
@@ -199,8 +201,9 @@ impl Applier {
             ))
         });
         endpoint.come_back();
-        self.endpoints.insert(key, Arc::clone(&endpoint));
-        endpoint
+        let member = Arc::new(Member::new(endpoint));
+        self.members.insert(key, Arc::clone(&member));
+        member
     }
 
     fn meter(
@@ -250,14 +253,17 @@ impl Applier {
 
     /// Calls in flight on all endpoints.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.endpoints.values().chain(self.departed.values()).map(|e| e.in_flight()).sum()
+        self.all().map(|endpoint| endpoint.in_flight()).sum()
     }
 
     /// Closes connections that were idle for too long.
     pub(crate) fn sweep_connections(&self) {
-        for endpoint in self.endpoints.values().chain(self.departed.values()) {
-            endpoint.pool.sweep();
-        }
+        self.all().for_each(|endpoint| endpoint.pool.sweep());
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let members = self.members.values().map(|member| &member.endpoint);
+        members.chain(self.departed.values())
     }
 
     /// Figures that changed since they were last sent. Forgets those of
@@ -309,6 +315,8 @@ impl Applier {
 struct Retired {
     state: Arc<SliceState>,
     plan: Arc<Plan>,
+    /// Endpoints that it names and its successor does not.
+    dropped: Vec<Arc<Endpoint>>,
 }
 
 /// Waits until nobody picks by the retired plans any more.
@@ -324,6 +332,7 @@ async fn settle(retired: &[Retired]) {
     }
     for retired in retired {
         retired.state.tallies.retire();
+        retired.dropped.iter().for_each(|endpoint| endpoint.leave());
     }
 }
 

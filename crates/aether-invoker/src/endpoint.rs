@@ -3,16 +3,18 @@
 //! call is in flight on it, across any number of table swaps.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
 use tokio::sync::Notify;
 
+use crate::calls::Calls;
+use crate::counter::Lane;
 use crate::error::CallTarget;
-use crate::gate::Padded;
+use crate::lane;
 use crate::meter::Meter;
 use crate::pool::Pool;
 
@@ -53,10 +55,8 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) pool: Pool,
     pub(crate) meter: Arc<Meter>,
-    started: Padded<AtomicU64>,
-    finished: Padded<AtomicU64>,
-    /// Set when no table names it any more: the last call to end says so.
-    leaving: AtomicBool,
+    calls: Calls,
+    /// Told by the last call of a lane after no table names it any more.
     became_idle: Arc<Notify>,
     /// [`clock_ms`] until which it is skipped; 0 for not at all.
     ejected_until_ms: AtomicU64,
@@ -78,51 +78,26 @@ impl Endpoint {
             address,
             pool: Pool::new(idle_connections_max),
             meter,
-            started: Padded::default(),
-            finished: Padded::default(),
-            leaving: AtomicBool::new(false),
+            calls: Calls::new(lane::count()),
             became_idle,
             ejected_until_ms: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
         }
     }
 
-    /// Counts a call as in flight. Only between entering and settling a gate.
-    #[inline]
-    pub(crate) fn announce(&self) {
-        // Relaxed: settling the gate publishes it.
-        self.started.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a call as over.
-    #[inline]
-    pub(crate) fn finish(&self) {
-        // Both in one total order with `leave`: either this sees `leaving`, or
-        // whoever set it sees the call as over.
-        self.finished.0.fetch_add(1, Ordering::SeqCst);
-        if self.leaving.load(Ordering::SeqCst) && self.in_flight() == 0 {
-            self.became_idle.notify_one();
-        }
-    }
-
-    /// Calls in flight. Exact when it gives 0 after the gates of all tables
-    /// that named the endpoint have settled; otherwise of the moment.
+    /// Calls in flight; see [`Calls::in_flight`].
     pub(crate) fn in_flight(&self) -> u64 {
-        // All finished before all started: the other way round, a call that
-        // starts and ends in between would hide one that is still in flight.
-        let finished = self.finished.0.load(Ordering::SeqCst);
-        let started = self.started.0.load(Ordering::SeqCst);
-        started - finished
+        self.calls.in_flight()
     }
 
-    /// No table names it any more.
+    /// No table names it any more, and those that did have settled.
     pub(crate) fn leave(&self) {
-        self.leaving.store(true, Ordering::SeqCst);
+        self.calls.leave();
     }
 
     /// A table names it again.
     pub(crate) fn come_back(&self) {
-        self.leaving.store(false, Ordering::SeqCst);
+        self.calls.come_back();
         self.pool.reopen();
     }
 
@@ -159,8 +134,61 @@ impl Endpoint {
     }
 }
 
+/// An endpoint for as long as tables name it without a break. Each thread refers to
+/// the endpoint through a [`Handle`] of its own: were all calls to count in one
+/// place who holds it, threads would wait for each other there.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) endpoint: Arc<Endpoint>,
+    handles: Box<[OnceLock<Arc<Handle>>]>,
+}
+
+impl Member {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, handles: (0..lane::count()).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Counts a call as in flight. Only between entering and settling a gate. A
+    /// thread's first call allocates.
+    #[inline]
+    pub(crate) fn announce(&self, lane: Lane) -> InFlight {
+        self.endpoint.calls.begin(lane);
+        let handle = || Arc::new(Handle { endpoint: Arc::clone(&self.endpoint), lane: lane.index });
+        InFlight(Arc::clone(self.handles[lane.index].get_or_init(handle)))
+    }
+}
+
+/// An endpoint as the calls of one thread refer to it.
+#[derive(Debug)]
+struct Handle {
+    endpoint: Arc<Endpoint>,
+    /// Where its calls are counted.
+    lane: usize,
+}
+
+/// A call that is counted as in flight for as long as this is there.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Handle>);
+
+impl InFlight {
+    #[inline]
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0.endpoint
+    }
+}
+
+impl Drop for InFlight {
+    #[inline]
+    fn drop(&mut self) {
+        let endpoint = &self.0.endpoint;
+        if endpoint.calls.end(self.0.lane) {
+            endpoint.became_idle.notify_one();
+        }
+    }
+}
+
 #[cfg(test)]
-pub(crate) fn endpoint_for_tests(name: &str, became_idle: Arc<Notify>) -> Arc<Endpoint> {
+fn endpoint_for_tests(name: &str, became_idle: Arc<Notify>) -> Arc<Endpoint> {
     let info = Arc::new(VersionInfo {
         slice: "org.example:a".parse().unwrap(),
         revision: RevisionNo(1),
@@ -179,12 +207,16 @@ mod tests {
     async fn the_last_call_of_a_leaving_endpoint_says_so() {
         let idle = Arc::new(Notify::new());
         let endpoint = endpoint_for_tests("a", Arc::clone(&idle));
-        endpoint.announce();
-        endpoint.announce();
-        endpoint.finish();
+        let member = Member::new(Arc::clone(&endpoint));
+        let [first, second, third] = [(); 3].map(|()| member.announce(lane::current()));
+        drop(first);
         endpoint.leave();
-        assert_eq!(endpoint.in_flight(), 1);
-        endpoint.finish();
+        // What outlasts the tables is the call, not the row.
+        drop(member);
+        assert_eq!(endpoint.in_flight(), 2);
+        // Wherever it ends.
+        std::thread::spawn(|| drop(second)).join().unwrap();
+        drop(third);
         idle.notified().await;
         assert_eq!(endpoint.in_flight(), 0);
     }

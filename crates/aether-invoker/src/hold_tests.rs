@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::hold::{NoPick, WAITING_MAX};
 use crate::pick::Pick;
 use crate::slice::{Plan, SliceState};
-use crate::stress::{Instance, endpoints, instances, table};
+use crate::stress::{Instance, instances, members, table};
 
 /// Longer than any test runs.
 const LONG_MS: u64 = 1_000_000;
@@ -38,7 +38,7 @@ impl Scene {
     fn swap(&self, route: u64, weights: &str, hold_ms: u64) -> Arc<Plan> {
         let table =
             SliceTable { hold_ms, ..(*table(route, weights, &self.new, &self.old)).clone() };
-        self.slice.swap(Some(Arc::new(table)), endpoints(&self.new), endpoints(&self.old))
+        self.slice.swap(Some(Arc::new(table)), members(&self.new), members(&self.old))
     }
 
     /// A call that waits, and the side that it goes to in the end.

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::applier::Applier;
 use crate::body::{BoxError, ResponseBody};
 use crate::call::RetryBudget;
+use crate::clock;
 use crate::config::Config;
 use crate::error::{CallError, ConfigError, NotReady};
 use crate::session::Session;
@@ -197,7 +198,7 @@ impl Invoker {
         tokio::spawn(async move {
             // The first look at this clock calibrates it, which may take a fifth of a second:
             // no call is to wait for that, and none can be made before there are tables.
-            let _ = tokio::task::spawn_blocking(quanta::Instant::now).await;
+            let _ = tokio::task::spawn_blocking(clock::calibrate).await;
             session.run().await;
         });
         Ok(Self(Arc::new(Inner { shared, close })))

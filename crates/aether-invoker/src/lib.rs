@@ -32,7 +32,10 @@
 mod applier;
 mod body;
 mod call;
+mod calls;
+mod clock;
 mod config;
+mod counter;
 mod endpoint;
 mod error;
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod hold;
 #[cfg(test)]
 mod hold_tests;
 mod invoker;
+mod lane;
 mod meter;
 mod pick;
 mod pool;
@@ -49,6 +53,7 @@ mod session;
 mod slice;
 #[cfg(test)]
 mod stress;
+mod sync;
 mod tally;
 
 pub use aether_core::coordinates::{SliceName, Version};

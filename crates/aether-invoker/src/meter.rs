@@ -6,18 +6,54 @@
 //! differences.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aether_core::latency::{BUCKETS, bucket_of};
+use aether_core::latency::{BUCKETS, PARTS, bucket_of};
 
+use crate::counter::{Counter, Lane};
+use crate::lane;
+
+/// Buckets that are made at a time: those of one power of two.
+const OCTAVE: usize = PARTS as usize;
+const OCTAVES: usize = BUCKETS.div_ceil(OCTAVE);
+
+/// In cache lines of its own: others write to their neighbours.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
-    errors: AtomicU64,
-    latency_sum_us: AtomicU64,
-    /// Made at the first call: most instances of a large fleet get none from
-    /// a given invoker, and the buckets take 4 KiB.
-    buckets: OnceLock<Box<[AtomicU64]>>,
+#[repr(align(64))]
+struct Octave([Counter; OCTAVE]);
+
+/// What one thread has recorded.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Figures {
+    errors: Counter,
+    latency_sum_us: Counter,
+    /// Made when they are first needed. Latencies of one instance lie within a
+    /// few powers of two.
+    octaves: [OnceLock<Box<Octave>>; OCTAVES],
+}
+
+impl Figures {
+    fn bucket(&self, index: usize) -> u64 {
+        let octave = self.octaves[index / OCTAVE].get();
+        octave.map_or(0, |octave| octave.0[index % OCTAVE].get())
+    }
+
+    fn count(&self) -> u64 {
+        let octaves = self.octaves.iter().filter_map(OnceLock::get);
+        octaves.flat_map(|octave| &octave.0).map(Counter::get).sum()
+    }
+}
+
+/// Of each thread that has recorded a call: most instances of a large fleet get
+/// none from a given thread.
+#[derive(Debug)]
+pub(crate) struct Meter(Box<[OnceLock<Box<Figures>>]>);
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self((0..lane::count()).map(|_| OnceLock::new()).collect())
+    }
 }
 
 /// The figures at one moment.
@@ -31,47 +67,58 @@ pub(crate) struct Reading {
 }
 
 impl Meter {
+    #[inline]
+    fn of(&self, lane: Lane) -> &Figures {
+        self.0[lane.index].get_or_init(Box::default)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Figures> {
+        self.0.iter().filter_map(|figures| Some(&**figures.get()?))
+    }
+
     /// Counts one call and what came of it.
+    #[inline]
     pub(crate) fn record(&self, latency: Duration, is_error: bool) {
+        let lane = lane::current();
+        let figures = self.of(lane);
         let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let buckets =
-            self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect());
-        buckets[bucket_of(latency_us)].fetch_add(1, Ordering::Relaxed);
-        self.latency_sum_us.fetch_add(latency_us, Ordering::Relaxed);
+        let bucket = bucket_of(latency_us);
+        let octave = figures.octaves[bucket / OCTAVE].get_or_init(Box::default);
+        octave.0[bucket % OCTAVE].add(lane, 1);
+        figures.latency_sum_us.add(lane, latency_us);
         if is_error {
-            // Release: a reading never has more errors than requests.
-            self.errors.fetch_add(1, Ordering::Release);
+            // After the request: a reading never has more errors than those.
+            figures.errors.add(lane, 1);
         }
     }
 
     /// A call that was recorded as a success turned out to be a failure.
     pub(crate) fn turn_into_error(&self) {
-        self.errors.fetch_add(1, Ordering::Release);
+        let lane = lane::current();
+        self.of(lane).errors.add(lane, 1);
+    }
+
+    fn errors(&self) -> u64 {
+        self.all().map(|figures| figures.errors.get()).sum()
     }
 
     /// (requests, errors); cheaper than a whole reading.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        let errors = self.errors.load(Ordering::Acquire);
-        let requests = self
-            .buckets
-            .get()
-            .map_or(0, |buckets| buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum());
-        (requests, errors)
+        // All errors before any request.
+        let errors = self.errors();
+        (self.all().map(Figures::count).sum(), errors)
     }
 
     /// All figures.
     pub(crate) fn read(&self) -> Reading {
-        let errors = self.errors.load(Ordering::Acquire);
-        let buckets: Vec<(u32, u64)> = self.buckets.get().map_or_else(Vec::new, |buckets| {
-            let count = |(index, bucket): (usize, &AtomicU64)| {
-                (index as u32, bucket.load(Ordering::Relaxed))
-            };
-            buckets.iter().enumerate().map(count).filter(|(_, count)| *count > 0).collect()
-        });
+        let errors = self.errors();
+        let count = |index: usize| self.all().map(|figures| figures.bucket(index)).sum();
+        let counts = (0..BUCKETS).map(|index| (index as u32, count(index)));
+        let buckets: Vec<(u32, u64)> = counts.filter(|(_, count)| *count > 0).collect();
         Reading {
             requests: buckets.iter().map(|(_, count)| count).sum(),
             errors,
-            latency_sum_us: self.latency_sum_us.load(Ordering::Relaxed),
+            latency_sum_us: self.all().map(|figures| figures.latency_sum_us.get()).sum(),
             buckets,
         }
     }
@@ -79,6 +126,8 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -93,5 +142,31 @@ mod tests {
         assert_eq!((reading.requests, reading.errors), meter.totals());
         assert_eq!((reading.requests, reading.errors, reading.latency_sum_us), (3, 2, 1_010));
         assert_eq!(reading.buckets, vec![(5, 2), (bucket_of(1_000) as u32, 1)]);
+    }
+
+    #[test]
+    fn what_threads_record_adds_up_and_no_reading_has_more_errors_than_requests() {
+        const THREADS: u64 = 20;
+        const CALLS: u64 = 2_000;
+        let (meter, over) = (Meter::default(), AtomicBool::new(false));
+        let latency = |thread, call| Duration::from_micros(thread * 100 + call % 7);
+        let record = |thread| (0..CALLS).for_each(|call| meter.record(latency(thread, call), true));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let (requests, errors) = meter.totals();
+                    assert!(errors <= requests, "{errors} of {requests}");
+                }
+            });
+            let record = &record;
+            let threads = (0..THREADS).map(|thread| scope.spawn(move || record(thread)));
+            threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+            over.store(true, Ordering::Relaxed);
+        });
+        let expected: u64 =
+            (0..THREADS).map(|t| (0..CALLS).map(|call| t * 100 + call % 7).sum::<u64>()).sum();
+        let reading = meter.read();
+        assert_eq!((reading.requests, reading.errors), (THREADS * CALLS, THREADS * CALLS));
+        assert_eq!(reading.latency_sum_us, expected);
     }
 }

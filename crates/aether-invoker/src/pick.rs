@@ -7,10 +7,10 @@ use std::time::Duration;
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::schedule::Side;
-use quanta::Instant;
 
 use crate::body::Starved;
-use crate::endpoint::Endpoint;
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, InFlight};
 
 /// What came of a call, as far as the health of a version is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,10 @@ pub enum Outcome {
 /// cancelled: over, and no evidence for or against the version.
 #[derive(Debug)]
 pub struct Pick {
-    endpoint: Arc<Endpoint>,
+    call: InFlight,
     side: Side,
     route_revision: u64,
-    /// By the processor's own counter where that runs evenly: less than half of what the
-    /// system's clock costs.
-    started_at: Instant,
+    started_at: Moment,
     /// Calls by ticket are evidence, retries are not.
     is_evidence: bool,
     recorded: Option<Outcome>,
@@ -46,16 +44,12 @@ pub struct Pick {
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
 
 impl Pick {
-    /// The caller has announced the call at the endpoint.
-    pub(crate) fn announced(
-        endpoint: Arc<Endpoint>,
-        side: Side,
-        route_revision: u64,
-        is_evidence: bool,
-    ) -> Self {
-        let started_at = Instant::now();
+    /// A call that begins now.
+    #[inline]
+    pub(crate) fn of(call: InFlight, side: Side, route_revision: u64, is_evidence: bool) -> Self {
+        let started_at = Moment::now();
         Self {
-            endpoint,
+            call,
             side,
             route_revision,
             started_at,
@@ -66,29 +60,30 @@ impl Pick {
         }
     }
 
+    #[inline]
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+        self.call.endpoint()
     }
 
     /// Where the instance listens.
     pub fn address(&self) -> SocketAddr {
-        self.endpoint.address
+        self.endpoint().address
     }
     /// The instance.
     pub fn instance(&self) -> &InstanceId {
-        &self.endpoint.instance
+        &self.endpoint().instance
     }
     /// The slice.
     pub fn slice(&self) -> &SliceName {
-        &self.endpoint.info.slice
+        &self.endpoint().info.slice
     }
     /// The version of the instance.
     pub fn version(&self) -> &Version {
-        &self.endpoint.info.version
+        &self.endpoint().info.version
     }
     /// The revision of the instance.
     pub fn revision(&self) -> RevisionNo {
-        self.endpoint.info.revision
+        self.endpoint().info.revision
     }
     /// The side of the route.
     pub fn side(&self) -> Side {
@@ -106,7 +101,7 @@ impl Pick {
         if self.recorded.is_none() {
             self.recorded = Some(outcome);
             if self.is_evidence {
-                self.endpoint.meter.record(self.started_at.elapsed(), outcome == Outcome::Error);
+                self.endpoint().meter.record(self.started_at.elapsed(), outcome == Outcome::Error);
             }
         }
     }
@@ -141,7 +136,7 @@ impl Pick {
     /// The rest of a response did not come.
     pub(crate) fn broke_after_head(self) {
         if self.is_evidence && self.recorded == Some(Outcome::Success) {
-            self.endpoint.meter.turn_into_error();
+            self.endpoint().meter.turn_into_error();
         }
     }
 }
@@ -151,6 +146,5 @@ impl Drop for Pick {
         if self.waits {
             self.note_given_up();
         }
-        self.endpoint.finish();
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use aether_core::coordinates::SliceName;
+use aether_core::divisor::Divisor;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::schedule::{Fraction, Schedule, Side};
 use aether_core::table::SliceTable;
@@ -17,17 +18,40 @@ use aether_core::weights::Weights;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Member};
 use crate::error::PickError;
 use crate::gate::Gate;
 use crate::hold::{Hold, NoPick, Patience, Waiting};
 use crate::invoker::Invoker;
+use crate::lane;
 use crate::pick::Pick;
 use crate::tally::{RouteTally, Tallies};
 
 /// Rounds that a pick spins at a closed gate before it lets other threads run,
 /// one of which must be the writer.
 const SPINS_MAX: u32 = 64;
+
+/// The instances of one version.
+#[derive(Debug)]
+struct Members {
+    all: Vec<Arc<Member>>,
+    count: Divisor,
+}
+
+impl From<Vec<Arc<Member>>> for Members {
+    fn from(all: Vec<Arc<Member>>) -> Self {
+        let count = Divisor::new(all.len().max(1) as u64);
+        Self { all, count }
+    }
+}
+
+impl Members {
+    /// All, beginning with the one whose turn it is at this rank.
+    fn from_rank(&self, rank: u64) -> impl Iterator<Item = &Arc<Member>> {
+        let (before, after) = self.all.split_at(self.count.div_rem(rank).1 as usize);
+        after.iter().chain(before)
+    }
+}
 
 /// A table made ready for picks. Immutable but for its gates.
 #[derive(Debug)]
@@ -39,8 +63,9 @@ pub(crate) struct Plan {
     held: Option<Schedule>,
     /// Set while calls are held.
     hold: Option<Arc<Hold>>,
-    new: Vec<Arc<Endpoint>>,
-    old: Vec<Arc<Endpoint>>,
+    new: Members,
+    old: Members,
+    route_revision: u64,
     /// First attempts; its tickets are those of the schedule.
     tickets: Gate,
     /// Attempts on another endpoint, which take no ticket of the split.
@@ -50,18 +75,25 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn new(
-        table: Option<Arc<SliceTable>>,
-        new: Vec<Arc<Endpoint>>,
-        old: Vec<Arc<Endpoint>>,
-    ) -> Self {
-        let (tickets, retries) = (Gate::open(0), Gate::open(0));
-        let closed_at = OnceLock::new();
-        let (schedule, held, hold) = (None, None, None);
-        Self { table, schedule, held, hold, new, old, tickets, retries, closed_at }
+    fn new(table: Option<Arc<SliceTable>>, new: Vec<Arc<Member>>, old: Vec<Arc<Member>>) -> Self {
+        let route_revision = table.as_ref().map_or(0, |table| table.route_revision);
+        let lanes = lane::count();
+        Self {
+            table,
+            schedule: None,
+            held: None,
+            hold: None,
+            new: new.into(),
+            old: old.into(),
+            route_revision,
+            tickets: Gate::open(lanes),
+            retries: Gate::open(lanes),
+            closed_at: OnceLock::new(),
+        }
     }
 
-    fn side(&self, side: Side) -> &[Arc<Endpoint>] {
+    #[inline]
+    fn side(&self, side: Side) -> &Members {
         match side {
             Side::New => &self.new,
             Side::Old => &self.old,
@@ -70,7 +102,7 @@ impl Plan {
 
     /// The endpoints of both sides.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.new.iter().chain(&self.old)
+        self.new.all.iter().chain(&self.old.all).map(|member| &member.endpoint)
     }
 
     /// Whether no pick is inside any more. Never while the plan is current.
@@ -97,10 +129,6 @@ impl Plan {
         }
     }
 
-    fn route_revision(&self) -> u64 {
-        self.table.as_ref().map_or(0, |table| table.route_revision)
-    }
-
     /// What it has sent where so far; `None` if no call can be made by it.
     pub(crate) fn tally(&self) -> Option<RouteTally> {
         let (table, schedule) = (self.table.as_ref()?, self.splits()?);
@@ -118,45 +146,41 @@ impl Plan {
     /// The endpoint of a slot: by rank, or the next after it that is not
     /// ejected. The side is not empty, because its weight is above zero.
     #[inline]
-    fn by_rank(&self, side: Side, rank: u64) -> &Arc<Endpoint> {
-        let endpoints = self.side(side);
-        let first = (rank % endpoints.len() as u64) as usize;
-        let chosen = &endpoints[first];
-        if !chosen.is_ejected() {
+    fn by_rank(&self, side: Side, rank: u64) -> &Member {
+        let members = self.side(side);
+        let chosen = &members.all[members.count.div_rem(rank).1 as usize];
+        if !chosen.endpoint.is_ejected() {
             return chosen;
         }
-        let (before, after) = endpoints.split_at(first);
-        after.iter().chain(before).find(|endpoint| !endpoint.is_ejected()).unwrap_or(chosen)
+        members.from_rank(rank).find(|member| !member.endpoint.is_ejected()).unwrap_or(chosen)
     }
 
     /// An endpoint of a side with a weight that is not among `tried`, one that
     /// is not ejected if possible.
-    fn untried(&self, side: Side, rank: u64, tried: &[InstanceId]) -> Option<&Arc<Endpoint>> {
+    fn untried(&self, side: Side, rank: u64, tried: &[InstanceId]) -> Option<&Member> {
         let weights = self.splits()?.weights();
         let weight = match side {
             Side::New => weights.new_side(),
             Side::Old => weights.old_side(),
         };
-        let endpoints = self.side(side);
-        if weight == 0 || endpoints.is_empty() {
+        if weight == 0 {
             return None;
         }
-        let (before, after) = endpoints.split_at((rank % endpoints.len() as u64) as usize);
-        let untried =
-            || after.iter().chain(before).filter(|endpoint| !tried.contains(&endpoint.instance));
-        untried().find(|endpoint| !endpoint.is_ejected()).or_else(|| untried().next())
+        let is_untried = |member: &&Arc<Member>| !tried.contains(&member.endpoint.instance);
+        let untried = || self.side(side).from_rank(rank).filter(is_untried);
+        let found = untried().find(|member| !member.endpoint.is_ejected());
+        found.or_else(|| untried().next()).map(|member| &**member)
     }
 
     /// Skips an endpoint that refused a connection for a while, unless it is
     /// the last of its version that is not skipped.
     fn eject(&self, refused: &Arc<Endpoint>) {
-        let is_it = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(endpoint, refused);
-        let Some(side) =
-            [&self.new, &self.old].into_iter().find(|side| side.iter().any(|e| is_it(&e)))
-        else {
+        let is_it = |member: &&Arc<Member>| Arc::ptr_eq(&member.endpoint, refused);
+        let sides = [&self.new, &self.old];
+        let Some(side) = sides.into_iter().find(|side| side.all.iter().any(|m| is_it(&m))) else {
             return;
         };
-        if side.iter().any(|endpoint| !is_it(&endpoint) && !endpoint.is_ejected()) {
+        if side.all.iter().any(|member| !is_it(&member) && !member.endpoint.is_ejected()) {
             refused.eject();
         }
     }
@@ -211,8 +235,8 @@ impl SliceState {
     pub(crate) fn swap(
         &self,
         table: Option<Arc<SliceTable>>,
-        new: Vec<Arc<Endpoint>>,
-        old: Vec<Arc<Endpoint>>,
+        new: Vec<Arc<Member>>,
+        old: Vec<Arc<Member>>,
     ) -> Arc<Plan> {
         let mut writer = self.writer.lock().expect("no code panics while it swaps a table");
         let weights = table.as_ref().and_then(|table| table.effective_weights());
@@ -331,18 +355,18 @@ impl SliceState {
                 None => Some(plan.past_hold(patience)?.1),
             };
             if let Some(rank) = plan.retries.enter() {
-                // From here to settling: no panic, no wait, no allocation.
+                // From here to settling: no panic, no wait.
+                let lane = lane::current();
                 let chosen = [side, side.other()]
                     .into_iter()
                     .find_map(|side| Some((side, plan.untried(side, rank, tried)?)));
-                if let Some((_, endpoint)) = chosen {
+                let call = chosen.map(|(side, member)| {
                     late.inspect(|hold| hold.note_late());
-                    endpoint.announce();
-                }
-                let chosen = chosen.map(|(side, endpoint)| (side, Arc::clone(endpoint)));
-                plan.retries.settle(side);
-                let (side, endpoint) = chosen.ok_or(NoPick::Nothing)?;
-                return Ok(Pick::announced(endpoint, side, plan.route_revision(), false));
+                    (side, member.announce(lane))
+                });
+                plan.retries.settle(lane, side);
+                let (side, call) = call.ok_or(NoPick::Nothing)?;
+                return Ok(Pick::of(call, side, plan.route_revision, false));
             }
             wait_for_writer(&mut spins);
         }
@@ -359,18 +383,18 @@ impl SliceState {
 #[inline]
 fn enter(plan: &Plan, schedule: &Schedule, late: Option<&Hold>) -> Option<Pick> {
     let ticket = plan.tickets.enter()?;
-    // From here to settling: no panic, no wait, no allocation.
+    // From here to settling: no panic, no wait.
+    let lane = lane::current();
     let slot = schedule.slot(ticket);
-    let endpoint = plan.by_rank(slot.side, slot.rank);
+    let member = plan.by_rank(slot.side, slot.rank);
     #[cfg(test)]
     crate::stress::pause(ticket);
     if let Some(hold) = late {
         hold.note_late();
     }
-    endpoint.announce();
-    let endpoint = Arc::clone(endpoint);
-    plan.tickets.settle(slot.side);
-    Some(Pick::announced(endpoint, slot.side, plan.route_revision(), true))
+    let call = member.announce(lane);
+    plan.tickets.settle(lane, slot.side);
+    Some(Pick::of(call, slot.side, plan.route_revision, true))
 }
 
 #[cold]

@@ -14,7 +14,7 @@ use aether_core::weights::Weights;
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
-use crate::endpoint::{Endpoint, VersionInfo};
+use crate::endpoint::{Endpoint, Member, VersionInfo};
 use crate::hold::Patience;
 use crate::pick::Outcome;
 use crate::slice::{Plan, SliceState};
@@ -34,6 +34,7 @@ pub(crate) fn pause(ticket: u64) {
 /// An endpoint, and whether its instance was stopped because it was idle.
 pub(crate) struct Instance {
     pub(crate) endpoint: Arc<Endpoint>,
+    member: Arc<Member>,
     stopped: AtomicBool,
 }
 
@@ -54,7 +55,9 @@ pub(crate) fn instances(revision: u32, count: u64) -> Vec<Arc<Instance>> {
             idle,
             1,
         );
-        Arc::new(Instance { endpoint: Arc::new(endpoint), stopped: AtomicBool::new(false) })
+        let endpoint = Arc::new(endpoint);
+        let member = Arc::new(Member::new(Arc::clone(&endpoint)));
+        Arc::new(Instance { endpoint, member, stopped: AtomicBool::new(false) })
     };
     (0..count).map(instance).collect()
 }
@@ -92,8 +95,8 @@ pub(crate) fn table(
     })
 }
 
-pub(crate) fn endpoints(instances: &[Arc<Instance>]) -> Vec<Arc<Endpoint>> {
-    instances.iter().map(|instance| Arc::clone(&instance.endpoint)).collect()
+pub(crate) fn members(instances: &[Arc<Instance>]) -> Vec<Arc<Member>> {
+    instances.iter().map(|instance| Arc::clone(&instance.member)).collect()
 }
 
 struct Outcomes {
@@ -109,7 +112,7 @@ fn run(waits_until_settled: bool, for_time: Duration) -> Outcomes {
     const INSTANCES: u64 = 8;
     let all = instances(1, INSTANCES);
     let slice = SliceState::new("org.example:a".parse().unwrap(), 0);
-    slice.swap(Some(table(1, "0:1", &[], &all)), vec![], endpoints(&all));
+    slice.swap(Some(table(1, "0:1", &[], &all)), vec![], members(&all));
     let (over, picks, misrouted) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let mut swaps = 0;
     let settle = |retired: &Plan| {
@@ -143,9 +146,9 @@ fn run(waits_until_settled: bool, for_time: Duration) -> Outcomes {
             let rest: Vec<_> =
                 all.iter().filter(|i| !Arc::ptr_eq(i, leaving)).map(Arc::clone).collect();
             let retired =
-                slice.swap(Some(table(round + 2, "0:1", &[], &rest)), vec![], endpoints(&rest));
-            leaving.endpoint.leave();
+                slice.swap(Some(table(round + 2, "0:1", &[], &rest)), vec![], members(&rest));
             settle(&retired);
+            leaving.endpoint.leave();
             if leaving.endpoint.in_flight() == 0 {
                 leaving.stopped.store(true, Ordering::SeqCst);
             }
@@ -153,7 +156,7 @@ fn run(waits_until_settled: bool, for_time: Duration) -> Outcomes {
             (0..4).for_each(|_| std::thread::yield_now());
             leaving.stopped.store(false, Ordering::SeqCst);
             leaving.endpoint.come_back();
-            settle(&slice.swap(Some(table(round + 2, "0:1", &[], &all)), vec![], endpoints(&all)));
+            settle(&slice.swap(Some(table(round + 2, "0:1", &[], &all)), vec![], members(&all)));
             slice.tallies.retire();
             swaps += 2;
         }
@@ -190,7 +193,7 @@ fn tickets_and_tallies_are_exact_over_swaps_under_threads() {
     let (new, old) = (instances(2, 3), instances(1, 3));
     let slice = SliceState::new("org.example:a".parse().unwrap(), 77);
     let ratios = ["1:3", "1:1", "3:1", "1:9", "0:1", "1:0"];
-    slice.swap(Some(table(1, ratios[0], &new, &old)), endpoints(&new), endpoints(&old));
+    slice.swap(Some(table(1, ratios[0], &new, &old)), members(&new), members(&old));
     let over = AtomicBool::new(false);
     let by_callers = AtomicU64::new(0);
     let routes = 200u64;
@@ -208,11 +211,7 @@ fn tickets_and_tallies_are_exact_over_swaps_under_threads() {
             let weights = ratios[(route as usize * 5 + 3) % ratios.len()];
             // Every other swap changes the endpoints only.
             let old = if route % 2 == 0 { &old[..] } else { &old[..2] };
-            slice.swap(
-                Some(table(route / 2 + 1, weights, &new, old)),
-                endpoints(&new),
-                endpoints(old),
-            );
+            slice.swap(Some(table(route / 2 + 1, weights, &new, old)), members(&new), members(old));
             (0..20).for_each(|_| std::thread::yield_now());
         }
         over.store(true, Ordering::Relaxed);
@@ -241,7 +240,7 @@ proptest! {
             let Ok(weights) = Weights::new(w_new, w_old) else { continue };
             let (new, old) = (&new[..n_new], &old[..n_old]);
             let table = table(route as u64 + 1, &weights.to_string(), new, old);
-            slice.swap(Some(table), endpoints(new), endpoints(old));
+            slice.swap(Some(table), members(new), members(old));
             let mut counts = std::collections::BTreeMap::new();
             for _ in 0..calls {
                 let pick = slice.pick().unwrap();
@@ -264,7 +263,7 @@ proptest! {
 fn ejection_keeps_the_ratio_and_leaves_one_instance_of_a_version() {
     let (new, old) = (instances(2, 2), instances(1, 3));
     let slice = SliceState::new("org.example:a".parse().unwrap(), 0);
-    slice.swap(Some(table(1, "1:1", &new, &old)), endpoints(&new), endpoints(&old));
+    slice.swap(Some(table(1, "1:1", &new, &old)), members(&new), members(&old));
     for instance in old.iter().chain(&new[..1]) {
         slice.eject(&instance.endpoint);
     }
@@ -277,30 +276,4 @@ fn ejection_keeps_the_ratio_and_leaves_one_instance_of_a_version() {
     let tried = [old[2].endpoint.instance.clone()];
     let other = slice.other(Side::Old, &tried, Patience::WhileHeld).unwrap();
     assert!(other.revision() == RevisionNo(1) && other.instance() != &tried[0]);
-}
-
-/// `cargo nextest run -p aether-invoker --run-ignored only --no-capture cost`
-#[test]
-#[ignore = "a measurement, for a quiet machine"]
-fn cost_of_a_pick() {
-    const PICKS: u32 = 4_000_000;
-    let (new, old) = (instances(2, 16), instances(1, 16));
-    let slice = SliceState::new("org.example:a".parse().unwrap(), 1);
-    slice.swap(Some(table(1, "3:17", &new, &old)), endpoints(&new), endpoints(&old));
-    let add = AtomicU64::new(0);
-    let measure = |threads: u32, what: &str, work: &(dyn Fn() + Sync)| {
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            (0..threads).for_each(|_| drop(scope.spawn(|| (0..PICKS).for_each(|_| work()))));
-        });
-        let ns = began.elapsed().as_nanos() as f64 / f64::from(PICKS * threads);
-        println!("{what:24} {threads} threads: {ns:6.1} ns");
-    };
-    for threads in [1, 2] {
-        measure(threads, "one atomic add", &|| {
-            std::hint::black_box(add.fetch_add(1, Ordering::Relaxed));
-        });
-        measure(threads, "pick + drop", &|| drop(slice.pick().unwrap()));
-        measure(threads, "pick + finish", &|| slice.pick().unwrap().finish(Outcome::Success));
-    }
 }
