@@ -37,6 +37,15 @@ impl Side {
             Self::Old => Self::New,
         }
     }
+
+    /// 0 for new, 1 for old.
+    #[inline]
+    pub fn index(self) -> usize {
+        match self {
+            Self::New => 0,
+            Self::Old => 1,
+        }
+    }
 }
 
 /// A part of one call, at least 0 and below 1, in units of 2^-48.
@@ -59,6 +68,17 @@ impl Fraction {
     /// knows no `j` and `k`: a hash of its name spreads the fleet by chance.
     pub fn from_seed(seed: u64) -> Self {
         Self(seed >> (64 - FRACTION_BITS))
+    }
+
+    /// The start of the `number`th of any number of parties that start one after the
+    /// other, the first of them here: at multiples of the golden ratio, which leave no
+    /// large gap however many there are (Knuth, "The Art of Computer Programming",
+    /// volume 3, section 6.4, theorem S).
+    pub fn spread(self, number: u64) -> Self {
+        // 2^64 divided by the golden ratio.
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let seed = (self.0 << (64 - FRACTION_BITS)).wrapping_add(number.wrapping_mul(STEP));
+        Self::from_seed(seed)
     }
 
     /// How many whole units of `1/total` it holds.
@@ -155,6 +175,18 @@ impl Schedule {
         }
     }
 
+    /// The slots from `ticket` on, one after the other.
+    pub fn walk(&self, ticket: u64) -> Walk {
+        let (new_before, accumulator) = self.position(ticket);
+        let old_before = ticket.wrapping_sub(self.first_ticket) - new_before;
+        Walk {
+            new: self.weights.new_side(),
+            total: self.weights.total(),
+            accumulator,
+            ranks: [self.ranks[0].wrapping_add(new_before), self.ranks[1].wrapping_add(old_before)],
+        }
+    }
+
     /// Calls (new, old) among the tickets from the first one up to but without
     /// `ticket`.
     pub fn counts_before(&self, ticket: u64) -> (u64, u64) {
@@ -178,6 +210,30 @@ impl Schedule {
             // Roundings may add up to a whole.
             .min(ONE - 1);
         Self::from_parts(weights, owed, ticket, ranks)
+    }
+}
+
+/// [Slots](Schedule::slot) of tickets in a row, by additions alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Walk {
+    new: u32,
+    total: u32,
+    accumulator: u32,
+    ranks: [u64; 2],
+}
+
+impl Walk {
+    /// Where the next ticket goes.
+    #[inline]
+    pub fn step(&mut self) -> Slot {
+        let sum = self.accumulator + self.new;
+        let (side, accumulator) =
+            if sum >= self.total { (Side::New, sum - self.total) } else { (Side::Old, sum) };
+        self.accumulator = accumulator;
+        let rank = &mut self.ranks[side.index()];
+        let slot = Slot { side, rank: *rank };
+        *rank = rank.wrapping_add(1);
+        slot
     }
 }
 
@@ -255,6 +311,17 @@ mod tests {
         }
 
         #[test]
+        fn a_walk_gives_the_slots_in_turn(
+            weights in weights(), at in fraction(), start in any::<u64>().prop_map(|s| s >> 1),
+        ) {
+            let schedule = Schedule::starting(weights, at);
+            let mut walk = schedule.walk(start);
+            for ticket in start..start + 300 {
+                prop_assert_eq!(walk.step(), schedule.slot(ticket));
+            }
+        }
+
+        #[test]
         fn ratio_changes_keep_the_deviation_below_one_call_and_ranks_in_step(
             at in fraction(),
             stages in prop::collection::vec((weights(), 0u64..400), 1..40),
@@ -298,6 +365,19 @@ mod tests {
             let phase = Schedule::starting(weights, Fraction::of(j, k)).phase();
             let exact = u64::from(j) * u64::from(weights.total()) / u64::from(k);
             prop_assert_eq!(u64::from(phase), exact);
+        }
+    }
+
+    #[test]
+    fn parties_that_start_one_after_the_other_are_spread() {
+        for count in 1..200u64 {
+            let starts = (0..count).map(|number| Fraction::from_seed(12_345).spread(number).0);
+            let mut starts: Vec<u64> = starts.collect();
+            starts.sort_unstable();
+            let around = starts[0] + ONE - starts[starts.len() - 1];
+            let gaps = starts.windows(2).map(|pair| pair[1] - pair[0]).chain([around]);
+            // Twice the golden ratio of the mean would be too much.
+            assert!(gaps.max().unwrap() < ONE / count * 3, "{count}");
         }
     }
 

@@ -65,7 +65,7 @@ struct MeterEntry {
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     /// Endpoints that tables name.
-    members: HashMap<EndpointKey, Arc<Member>>,
+    members: HashMap<EndpointKey, Member>,
     /// Endpoints that left the tables and have calls in flight.
     departed: HashMap<EndpointKey, Arc<Endpoint>>,
     meters: HashMap<MeterKey, MeterEntry>,
@@ -162,7 +162,7 @@ impl Applier {
         Retired { state, plan, dropped }
     }
 
-    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Arc<Member>> {
+    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Member> {
         let Some(set) = set else { return Vec::new() };
         let info = Arc::new(VersionInfo {
             slice: SliceName::clone(&state.name),
@@ -180,7 +180,7 @@ impl Applier {
         state: &Arc<SliceState>,
         info: &Arc<VersionInfo>,
         wanted: &aether_core::table::Endpoint,
-    ) -> Arc<Member> {
+    ) -> Member {
         let key = EndpointKey {
             slice: Arc::clone(&state.name),
             revision: info.revision,
@@ -188,7 +188,7 @@ impl Applier {
             address: wanted.address,
         };
         if let Some(member) = self.members.get(&key) {
-            return Arc::clone(member);
+            return member.clone();
         }
         let endpoint = self.departed.remove(&key).unwrap_or_else(|| {
             Arc::new(Endpoint::new(
@@ -201,8 +201,8 @@ impl Applier {
             ))
         });
         endpoint.come_back();
-        let member = Arc::new(Member::new(endpoint));
-        self.members.insert(key, Arc::clone(&member));
+        let member = Member::new(endpoint);
+        self.members.insert(key, member.clone());
         member
     }
 

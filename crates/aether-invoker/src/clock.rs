@@ -2,7 +2,6 @@
 //! evenly: a reading costs less than half of what the system's clock costs.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use quanta::Clock;
 
@@ -24,9 +23,10 @@ impl Moment {
         Self(CLOCK.raw())
     }
 
-    /// Zero if the counter seems to have gone back, as it may from one processor to another.
+    /// Microseconds since. Zero if the counter seems to have gone back, as it may from
+    /// one processor to another.
     #[inline]
-    pub(crate) fn elapsed(self) -> Duration {
-        CLOCK.delta(self.0, CLOCK.raw())
+    pub(crate) fn elapsed_us(self) -> u64 {
+        CLOCK.delta_as_nanos(self.0, CLOCK.raw()) / 1_000
     }
 }

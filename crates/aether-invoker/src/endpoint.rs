@@ -11,10 +11,10 @@ use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
 use tokio::sync::Notify;
 
-use crate::calls::Calls;
-use crate::counter::Lane;
+use crate::doors::calls::Calls;
+use crate::doors::counter::Lane;
+use crate::doors::lane;
 use crate::error::CallTarget;
-use crate::lane;
 use crate::meter::Meter;
 use crate::pool::Pool;
 
@@ -90,6 +90,20 @@ impl Endpoint {
         self.calls.in_flight()
     }
 
+    /// Counts a call as in flight that ends on this thread. Only from inside of a door.
+    #[inline]
+    pub(crate) fn begin_bound(&self, lane: Lane) {
+        self.calls.begin_bound(lane);
+    }
+
+    /// Counts such a call as over.
+    #[inline]
+    pub(crate) fn end_bound(&self, lane: Lane) {
+        if self.calls.end_bound(lane) {
+            self.became_idle.notify_one();
+        }
+    }
+
     /// No table names it any more, and those that did have settled.
     pub(crate) fn leave(&self) {
         self.calls.leave();
@@ -137,10 +151,10 @@ impl Endpoint {
 /// An endpoint for as long as tables name it without a break. Each thread refers to
 /// the endpoint through a [`Handle`] of its own: were all calls to count in one
 /// place who holds it, threads would wait for each other there.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) endpoint: Arc<Endpoint>,
-    handles: Box<[OnceLock<Arc<Handle>>]>,
+    handles: Arc<[OnceLock<Arc<Handle>>]>,
 }
 
 impl Member {

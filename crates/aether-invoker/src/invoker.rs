@@ -204,6 +204,14 @@ impl Invoker {
         Ok(Self(Arc::new(Inner { shared, close })))
     }
 
+    /// One without a session: tables come from elsewhere, or not at all.
+    #[cfg(test)]
+    pub(crate) fn unconnected(config: Config) -> Self {
+        let session = config.session().expect("a name that an id can be made of");
+        let shared = Arc::new(Shared::new(config, session));
+        Self(Arc::new(Inner { shared, close: mpsc::channel(1).0 }))
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }

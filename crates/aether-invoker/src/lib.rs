@@ -32,20 +32,18 @@
 mod applier;
 mod body;
 mod call;
-mod calls;
+mod caller;
 mod clock;
 mod config;
-mod counter;
+mod doors;
 mod endpoint;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod gate;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
 mod invoker;
-mod lane;
 mod meter;
 mod pick;
 mod pool;
@@ -53,7 +51,6 @@ mod session;
 mod slice;
 #[cfg(test)]
 mod stress;
-mod sync;
 mod tally;
 
 pub use aether_core::coordinates::{SliceName, Version};
@@ -64,6 +61,7 @@ pub use aether_core::table::{IngressClaim, SliceTable};
 pub use aether_core::weights::Weights;
 pub use body::{BoxError, RequestBody, ResponseBody};
 pub use call::CallOptions;
+pub use caller::{Caller, LocalPick, UntimedPick};
 pub use config::{Config, SessionKind};
 pub use error::{CallError, CallTarget, ConfigError, NotReady, PickError};
 pub use invoker::{Changes, Invoker, Status};

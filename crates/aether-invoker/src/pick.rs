@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
@@ -41,7 +40,7 @@ pub struct Pick {
 
 /// A caller that gives up after this long tells of a slow instance; before, of
 /// nothing but his own haste. Twice the default threshold of the latency.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
+const GIVEN_UP_AFTER_US: u64 = 1_000_000;
 
 impl Pick {
     /// A call that begins now.
@@ -66,6 +65,7 @@ impl Pick {
     }
 
     /// Where the instance listens.
+    #[inline]
     pub fn address(&self) -> SocketAddr {
         self.endpoint().address
     }
@@ -97,16 +97,20 @@ impl Pick {
     /// Records the outcome and the time since the pick; the call stays in
     /// flight until this is dropped. For calls whose outcome is known before
     /// their last byte. Only the first outcome counts.
+    #[inline]
     pub fn record(&mut self, outcome: Outcome) {
         if self.recorded.is_none() {
             self.recorded = Some(outcome);
             if self.is_evidence {
-                self.endpoint().meter.record(self.started_at.elapsed(), outcome == Outcome::Error);
+                self.endpoint()
+                    .meter
+                    .record(self.started_at.elapsed_us(), outcome == Outcome::Error);
             }
         }
     }
 
     /// Records the outcome and the time since the pick, and ends the call.
+    #[inline]
     pub fn finish(mut self, outcome: Outcome) {
         self.record(outcome);
     }
@@ -128,7 +132,7 @@ impl Pick {
     /// error: nobody knows what the answer would have been.
     fn note_given_up(&mut self) {
         let by_instance = !self.starved.as_ref().is_some_and(Starved::get);
-        if by_instance && self.started_at.elapsed() >= GIVEN_UP_AFTER {
+        if by_instance && self.started_at.elapsed_us() >= GIVEN_UP_AFTER_US {
             self.record(Outcome::Success);
         }
     }
@@ -142,6 +146,7 @@ impl Pick {
 }
 
 impl Drop for Pick {
+    #[inline]
     fn drop(&mut self) {
         if self.waits {
             self.note_given_up();

@@ -7,23 +7,28 @@
 //! the nanoseconds that takes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use aether_core::coordinates::SliceName;
 use aether_core::divisor::Divisor;
 use aether_core::ids::{InstanceId, RevisionNo};
-use aether_core::schedule::{Fraction, Schedule, Side};
+use aether_core::schedule::{Fraction, Schedule, Side, Slot};
 use aether_core::table::SliceTable;
 use aether_core::weights::Weights;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use crate::caller::Caller;
+use crate::doors::booths::Booths;
+use crate::doors::counter::Lane;
+use crate::doors::gate::Gate;
+use crate::doors::lane;
+use crate::doors::sync::heavy_fence;
 use crate::endpoint::{Endpoint, Member};
 use crate::error::PickError;
-use crate::gate::Gate;
 use crate::hold::{Hold, NoPick, Patience, Waiting};
 use crate::invoker::Invoker;
-use crate::lane;
 use crate::pick::Pick;
 use crate::tally::{RouteTally, Tallies};
 
@@ -34,20 +39,28 @@ const SPINS_MAX: u32 = 64;
 /// The instances of one version.
 #[derive(Debug)]
 struct Members {
-    all: Vec<Arc<Member>>,
+    all: Vec<Member>,
     count: Divisor,
 }
 
-impl From<Vec<Arc<Member>>> for Members {
-    fn from(all: Vec<Arc<Member>>) -> Self {
+impl From<Vec<Member>> for Members {
+    fn from(all: Vec<Member>) -> Self {
         let count = Divisor::new(all.len().max(1) as u64);
         Self { all, count }
     }
 }
 
 impl Members {
+    /// The next that is not ejected after one that is; that one if all are.
+    #[cold]
+    fn not_ejected(&self, first: usize) -> usize {
+        let all = first + 1..first + self.all.len();
+        let mut all = all.map(|index| index % self.all.len());
+        all.find(|index| !self.all[*index].endpoint.is_ejected()).unwrap_or(first)
+    }
+
     /// All, beginning with the one whose turn it is at this rank.
-    fn from_rank(&self, rank: u64) -> impl Iterator<Item = &Arc<Member>> {
+    fn from_rank(&self, rank: u64) -> impl Iterator<Item = &Member> {
         let (before, after) = self.all.split_at(self.count.div_rem(rank).1 as usize);
         after.iter().chain(before)
     }
@@ -58,24 +71,26 @@ impl Members {
 pub(crate) struct Plan {
     pub(crate) table: Option<Arc<SliceTable>>,
     /// Present if any call can be made now.
-    schedule: Option<Schedule>,
+    pub(crate) schedule: Option<Schedule>,
     /// In its place while calls are held.
     held: Option<Schedule>,
     /// Set while calls are held.
     hold: Option<Arc<Hold>>,
     new: Members,
     old: Members,
-    route_revision: u64,
+    pub(crate) route_revision: u64,
     /// First attempts; its tickets are those of the schedule.
     tickets: Gate,
     /// Attempts on another endpoint, which take no ticket of the split.
     retries: Gate,
+    /// First attempts of threads that split their calls by themselves.
+    pub(crate) booths: Booths,
     /// Where (tickets, retries) were closed.
     closed_at: OnceLock<(u64, u64)>,
 }
 
 impl Plan {
-    fn new(table: Option<Arc<SliceTable>>, new: Vec<Arc<Member>>, old: Vec<Arc<Member>>) -> Self {
+    fn new(table: Option<Arc<SliceTable>>, new: Vec<Member>, old: Vec<Member>) -> Self {
         let route_revision = table.as_ref().map_or(0, |table| table.route_revision);
         let lanes = lane::count();
         Self {
@@ -88,11 +103,12 @@ impl Plan {
             route_revision,
             tickets: Gate::open(lanes),
             retries: Gate::open(lanes),
+            booths: Booths::open(lanes),
             closed_at: OnceLock::new(),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn side(&self, side: Side) -> &Members {
         match side {
             Side::New => &self.new,
@@ -108,7 +124,9 @@ impl Plan {
     /// Whether no pick is inside any more. Never while the plan is current.
     pub(crate) fn is_settled(&self) -> bool {
         self.closed_at.get().is_some_and(|(tickets, retries)| {
-            self.tickets.is_settled(*tickets) && self.retries.is_settled(*retries)
+            self.tickets.is_settled(*tickets)
+                && self.retries.is_settled(*retries)
+                && self.booths.is_settled()
         })
     }
 
@@ -119,7 +137,7 @@ impl Plan {
 
     /// How calls that are held are split, once they go on all the same.
     #[cold]
-    fn past_hold(&self, patience: Patience) -> Result<(&Schedule, &Hold), NoPick> {
+    pub(crate) fn past_hold(&self, patience: Patience) -> Result<(&Schedule, &Hold), NoPick> {
         let (Some(schedule), Some(hold)) = (&self.held, &self.hold) else {
             return Err(NoPick::Nothing);
         };
@@ -132,27 +150,76 @@ impl Plan {
     /// What it has sent where so far; `None` if no call can be made by it.
     pub(crate) fn tally(&self) -> Option<RouteTally> {
         let (table, schedule) = (self.table.as_ref()?, self.splits()?);
-        let (new, old) = self.tickets.settled();
+        let ((new, old), (new_apart, old_apart)) = (self.tickets.settled(), self.booths.settled());
         Some(RouteTally {
             route_revision: table.route_revision,
             weights: schedule.weights(),
             new_revision: table.new.as_ref().map(|set| set.revision),
             old_revision: table.old.as_ref().map(|set| set.revision),
-            new,
-            old,
+            new: new + new_apart,
+            old: old + old_apart,
         })
     }
 
-    /// The endpoint of a slot: by rank, or the next after it that is not
+    /// The instance of a slot: by rank, or the next after it that is not
     /// ejected. The side is not empty, because its weight is above zero.
-    #[inline]
-    fn by_rank(&self, side: Side, rank: u64) -> &Member {
+    #[inline(always)]
+    fn by_rank(&self, side: Side, rank: u64) -> usize {
         let members = self.side(side);
-        let chosen = &members.all[members.count.div_rem(rank).1 as usize];
-        if !chosen.endpoint.is_ejected() {
-            return chosen;
+        let first = members.count.div_rem(rank).1 as usize;
+        match members.all[first].endpoint.is_ejected() {
+            false => first,
+            true => members.not_ejected(first),
         }
-        members.from_rank(rank).find(|member| !member.endpoint.is_ejected()).unwrap_or(chosen)
+    }
+
+    /// The instance of this index, as given by a pick.
+    #[inline(always)]
+    pub(crate) fn member(&self, side: Side, index: usize) -> &Member {
+        &self.side(side).all[index]
+    }
+
+    /// Enters by the next ticket, if the table is still the current one. `late` is the
+    /// hold that the call should have waited for. `announce` counts the call.
+    #[inline(always)]
+    pub(crate) fn enter<C>(
+        &self,
+        schedule: &Schedule,
+        late: Option<&Hold>,
+        lane: Lane,
+        announce: impl FnOnce(&Member, usize) -> C,
+    ) -> Option<(Side, C)> {
+        let ticket = self.tickets.enter()?;
+        // From here to settling: no panic, no wait.
+        #[cfg(test)]
+        crate::stress::pause(ticket);
+        let slot = schedule.slot(ticket);
+        let call = self.announce(slot, late, announce);
+        self.tickets.settle(lane, slot.side);
+        Some((slot.side, call))
+    }
+
+    /// The same, for a call that may end on any thread.
+    #[inline(always)]
+    fn pick(&self, schedule: &Schedule, late: Option<&Hold>) -> Option<Pick> {
+        let lane = lane::current();
+        let entered = self.enter(schedule, late, lane, |member, _| member.announce(lane));
+        entered.map(|(side, call)| Pick::of(call, side, self.route_revision, true))
+    }
+
+    /// Counts the call of a slot at its endpoint. Only from inside of a door.
+    #[inline(always)]
+    pub(crate) fn announce<C>(
+        &self,
+        slot: Slot,
+        late: Option<&Hold>,
+        announce: impl FnOnce(&Member, usize) -> C,
+    ) -> C {
+        let index = self.by_rank(slot.side, slot.rank);
+        if let Some(hold) = late {
+            hold.note_late();
+        }
+        announce(self.member(slot.side, index), index)
     }
 
     /// An endpoint of a side with a weight that is not among `tried`, one that
@@ -166,16 +233,16 @@ impl Plan {
         if weight == 0 {
             return None;
         }
-        let is_untried = |member: &&Arc<Member>| !tried.contains(&member.endpoint.instance);
+        let is_untried = |member: &&Member| !tried.contains(&member.endpoint.instance);
         let untried = || self.side(side).from_rank(rank).filter(is_untried);
         let found = untried().find(|member| !member.endpoint.is_ejected());
-        found.or_else(|| untried().next()).map(|member| &**member)
+        found.or_else(|| untried().next())
     }
 
     /// Skips an endpoint that refused a connection for a while, unless it is
     /// the last of its version that is not skipped.
     fn eject(&self, refused: &Arc<Endpoint>) {
-        let is_it = |member: &&Arc<Member>| Arc::ptr_eq(&member.endpoint, refused);
+        let is_it = |member: &&Member| Arc::ptr_eq(&member.endpoint, refused);
         let sides = [&self.new, &self.old];
         let Some(side) = sides.into_iter().find(|side| side.all.iter().any(|m| is_it(&m))) else {
             return;
@@ -203,6 +270,8 @@ pub(crate) struct SliceState {
     plan: ArcSwap<Plan>,
     writer: Mutex<Writer>,
     waiting: Waiting,
+    /// Threads that have ever asked to split their calls by themselves.
+    independent: AtomicU64,
     /// Where in the cycle this session starts.
     start: Fraction,
 }
@@ -219,6 +288,7 @@ impl SliceState {
             plan: ArcSwap::new(plan),
             writer: Mutex::default(),
             waiting: Waiting::default(),
+            independent: AtomicU64::new(0),
             start: Fraction::from_seed(seed),
         }
     }
@@ -235,8 +305,8 @@ impl SliceState {
     pub(crate) fn swap(
         &self,
         table: Option<Arc<SliceTable>>,
-        new: Vec<Arc<Member>>,
-        old: Vec<Arc<Member>>,
+        new: Vec<Member>,
+        old: Vec<Member>,
     ) -> Arc<Plan> {
         let mut writer = self.writer.lock().expect("no code panics while it swaps a table");
         let weights = table.as_ref().and_then(|table| table.effective_weights());
@@ -248,6 +318,7 @@ impl SliceState {
 
         // From here to the store picks spin: no allocation, no call outside.
         let (tickets, retries) = (retired.tickets.close(), retired.retries.close());
+        retired.booths.close();
         let schedule = weights.map(|weights| self.schedule(&writer, tickets, weights));
         match hold.is_some() {
             true => draft.held = schedule,
@@ -260,6 +331,12 @@ impl SliceState {
         self.waiting.wake();
         writer.schedule = schedule.or(writer.schedule);
         writer.hold = hold.or(writer.hold.take());
+        // Before anybody looks who is inside. Who begins to split by itself only now
+        // finds this table closed.
+        fence(Ordering::SeqCst);
+        if self.independent.load(Ordering::SeqCst) > 0 {
+            heavy_fence();
+        }
         retired.closed_at.set((tickets, retries)).expect("a plan is retired once");
         self.tallies.open(next);
         retired
@@ -286,6 +363,15 @@ impl SliceState {
         })
     }
 
+    /// A thread is about to split its calls by itself. Its number among those, and
+    /// where in the cycle it starts.
+    pub(crate) fn begin_apart(&self) -> (u64, Fraction) {
+        let number = self.independent.fetch_add(1, Ordering::SeqCst);
+        // Before its first look at a table.
+        fence(Ordering::SeqCst);
+        (number, self.start.spread(number))
+    }
+
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> &Waiting {
         &self.waiting
@@ -300,19 +386,26 @@ impl SliceState {
     }
 
     /// Picks by ticket, if calls are not held.
+    #[inline(always)]
     pub(crate) fn pick(&self) -> Result<Pick, NoPick> {
-        self.pick_with(Patience::WhileHeld)
+        // Inlined, so that what is picked stays in registers.
+        let plan = self.plan.load();
+        match plan.schedule.as_ref().and_then(|schedule| plan.pick(schedule, None)) {
+            Some(pick) => Ok(pick),
+            None => self.pick_with(Patience::WhileHeld),
+        }
     }
 
+    #[cold]
     fn pick_with(&self, patience: Patience) -> Result<Pick, NoPick> {
         let mut spins = 0;
         loop {
             let plan = self.plan.load();
             let entered = match &plan.schedule {
-                Some(schedule) => enter(&plan, schedule, None),
+                Some(schedule) => plan.pick(schedule, None),
                 None => {
                     let (schedule, hold) = plan.past_hold(patience)?;
-                    enter(&plan, schedule, Some(hold))
+                    plan.pick(schedule, Some(hold))
                 }
             };
             match entered {
@@ -378,27 +471,8 @@ impl SliceState {
     }
 }
 
-/// Enters a table by its next ticket, if it is still the current one. `late` is the
-/// hold that the call should have waited for.
-#[inline]
-fn enter(plan: &Plan, schedule: &Schedule, late: Option<&Hold>) -> Option<Pick> {
-    let ticket = plan.tickets.enter()?;
-    // From here to settling: no panic, no wait.
-    let lane = lane::current();
-    let slot = schedule.slot(ticket);
-    let member = plan.by_rank(slot.side, slot.rank);
-    #[cfg(test)]
-    crate::stress::pause(ticket);
-    if let Some(hold) = late {
-        hold.note_late();
-    }
-    let call = member.announce(lane);
-    plan.tickets.settle(lane, slot.side);
-    Some(Pick::of(call, slot.side, plan.route_revision, true))
-}
-
 #[cold]
-fn wait_for_writer(spins: &mut u32) {
+pub(crate) fn wait_for_writer(spins: &mut u32) {
     *spins += 1;
     if *spins < SPINS_MAX {
         std::hint::spin_loop();
@@ -428,11 +502,12 @@ impl SliceHandle {
     ///
     /// # Errors
     /// If the tables lead to no instance, or calls are held.
+    #[inline(always)]
     pub fn pick(&self) -> Result<Pick, PickError> {
-        self.state.pick().map_err(|why| match why {
-            NoPick::Held(_) => self.held(),
-            NoPick::Nothing => self.no_pick(),
-        })
+        match self.state.pick() {
+            Ok(pick) => Ok(pick),
+            Err(why) => Err(self.why_none(why)),
+        }
     }
 
     /// The same, and waits while calls are held for a switch without overlap: a
@@ -463,6 +538,14 @@ impl SliceHandle {
     }
 
     #[cold]
+    pub(crate) fn why_none(&self, why: NoPick) -> PickError {
+        match why {
+            NoPick::Held(_) => self.held(),
+            NoPick::Nothing => self.no_pick(),
+        }
+    }
+
+    #[cold]
     fn held(&self) -> PickError {
         PickError::Held { slice: SliceName::clone(&self.state.name) }
     }
@@ -480,6 +563,20 @@ impl SliceHandle {
         } else {
             PickError::NoEndpoint { slice }
         }
+    }
+
+    /// A caller for the calling thread alone, which costs less; see [`Caller`].
+    pub fn caller(&self) -> Caller {
+        Caller::new(self.clone(), false)
+    }
+
+    /// The same, and the thread splits its calls by itself, so that it writes nothing
+    /// that other threads write. The split is then exact for each thread in any number
+    /// of calls, and over all threads to within one call for each of them, where
+    /// [`pick`](Self::pick) and [`caller`](Self::caller) are exact over all. For
+    /// millions of calls per second.
+    pub fn independent_caller(&self) -> Caller {
+        Caller::new(self.clone(), true)
     }
 
     /// The current table.

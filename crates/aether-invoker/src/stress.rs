@@ -11,13 +11,18 @@ use aether_core::ids::RevisionNo;
 use aether_core::schedule::Side;
 use aether_core::table::{Endpoint as Row, SliceTable, VersionSet};
 use aether_core::weights::Weights;
+use aether_proto::v1;
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
+use crate::applier::Applier;
+use crate::caller::Caller;
+use crate::config::{Config, SessionKind};
 use crate::endpoint::{Endpoint, Member, VersionInfo};
 use crate::hold::Patience;
+use crate::invoker::Invoker;
 use crate::pick::Outcome;
-use crate::slice::{Plan, SliceState};
+use crate::slice::{Plan, SliceHandle, SliceState};
 
 thread_local! {
     static PAUSES: Cell<bool> = const { Cell::new(false) };
@@ -34,7 +39,7 @@ pub(crate) fn pause(ticket: u64) {
 /// An endpoint, and whether its instance was stopped because it was idle.
 pub(crate) struct Instance {
     pub(crate) endpoint: Arc<Endpoint>,
-    member: Arc<Member>,
+    member: Member,
     stopped: AtomicBool,
 }
 
@@ -56,7 +61,7 @@ pub(crate) fn instances(revision: u32, count: u64) -> Vec<Arc<Instance>> {
             1,
         );
         let endpoint = Arc::new(endpoint);
-        let member = Arc::new(Member::new(Arc::clone(&endpoint)));
+        let member = Member::new(Arc::clone(&endpoint));
         Arc::new(Instance { endpoint, member, stopped: AtomicBool::new(false) })
     };
     (0..count).map(instance).collect()
@@ -95,8 +100,24 @@ pub(crate) fn table(
     })
 }
 
-pub(crate) fn members(instances: &[Arc<Instance>]) -> Vec<Arc<Member>> {
-    instances.iter().map(|instance| Arc::clone(&instance.member)).collect()
+pub(crate) fn members(instances: &[Arc<Instance>]) -> Vec<Member> {
+    instances.iter().map(|instance| instance.member.clone()).collect()
+}
+
+/// By what threads pick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Handle,
+    Caller,
+    IndependentCaller,
+}
+
+/// What the writer does before it asks whether an endpoint is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    WaitsUntilSettled,
+    /// The naive protocol.
+    Trusts,
 }
 
 struct Outcomes {
@@ -106,47 +127,71 @@ struct Outcomes {
     misrouted: u64,
 }
 
+/// A handle to a slice that no session serves: tables come from the test.
+fn handle(seed: u64) -> SliceHandle {
+    let node = ([127, 0, 0, 1], 1).into();
+    let config = Config::new("stress", SessionKind::Invoker, vec![node]);
+    let state = SliceState::new("org.example:a".parse().unwrap(), seed);
+    SliceHandle { invoker: Invoker::unconnected(config), state: Arc::new(state) }
+}
+
+/// Picks until told to stop, with calls to instances that are marked as stopped. Gives
+/// (picks, misrouted).
+fn call(handle: &SliceHandle, by: By, all: &[Arc<Instance>], over: &AtomicBool) -> (u64, u64) {
+    PAUSES.set(true);
+    let is_stopped = |port: u16| all[usize::from(port - 1_000)].stopped.load(Ordering::SeqCst);
+    let caller = match by {
+        By::Handle => None,
+        By::Caller => Some(handle.caller()),
+        By::IndependentCaller => Some(handle.independent_caller()),
+    };
+    let (mut picks, mut misrouted) = (0, 0);
+    while !over.load(Ordering::Relaxed) {
+        for _ in 0..16 {
+            let was_stopped = match &caller {
+                None => {
+                    let pick = handle.pick().expect("seven instances are always there");
+                    let was_stopped = is_stopped(pick.address().port());
+                    pick.finish(Outcome::Success);
+                    was_stopped
+                }
+                Some(caller) => {
+                    let pick = caller.pick_untimed().expect("seven instances are always there");
+                    is_stopped(pick.address().port())
+                }
+            };
+            picks += 1;
+            misrouted += u64::from(was_stopped);
+        }
+    }
+    (picks, misrouted)
+}
+
 /// Threads pick while tables drop and take back one instance after another.
 /// A dropped instance is stopped when the writer finds it idle.
-fn run(waits_until_settled: bool, for_time: Duration) -> Outcomes {
+fn run(by: By, writer: Writer, threads: usize, is_enough: impl Fn(u64) -> bool) -> Outcomes {
     const INSTANCES: u64 = 8;
     let all = instances(1, INSTANCES);
-    let slice = SliceState::new("org.example:a".parse().unwrap(), 0);
+    let handle = handle(0);
+    let slice = &*handle.state;
     slice.swap(Some(table(1, "0:1", &[], &all)), vec![], members(&all));
-    let (over, picks, misrouted) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let over = AtomicBool::new(false);
     let mut swaps = 0;
     let settle = |retired: &Plan| {
-        while waits_until_settled && !retired.is_settled() {
+        while writer == Writer::WaitsUntilSettled && !retired.is_settled() {
             std::thread::yield_now();
         }
     };
 
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                PAUSES.set(true);
-                while !over.load(Ordering::Relaxed) {
-                    let pick = slice.pick().expect("seven instances are always there");
-                    let index: usize =
-                        pick.instance().as_str().rsplit('-').next().unwrap().parse().unwrap();
-                    if all[index].stopped.load(Ordering::SeqCst) {
-                        misrouted.fetch_add(1, Ordering::Relaxed);
-                    }
-                    pick.finish(Outcome::Success);
-                    picks.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let end = Instant::now() + for_time;
-        for round in 0.. {
-            if Instant::now() >= end {
-                break;
-            }
-            let leaving = &all[round as usize % all.len()];
+    let (picks, misrouted) = std::thread::scope(|scope| {
+        let caller = || call(&handle, by, &all, &over);
+        let callers: Vec<_> = (0..threads).map(|_| scope.spawn(caller)).collect();
+        while !is_enough(swaps) {
+            let leaving = &all[(swaps / 2) as usize % all.len()];
             let rest: Vec<_> =
                 all.iter().filter(|i| !Arc::ptr_eq(i, leaving)).map(Arc::clone).collect();
-            let retired =
-                slice.swap(Some(table(round + 2, "0:1", &[], &rest)), vec![], members(&rest));
+            let route = swaps + 2;
+            let retired = slice.swap(Some(table(route, "0:1", &[], &rest)), vec![], members(&rest));
             settle(&retired);
             leaving.endpoint.leave();
             if leaving.endpoint.in_flight() == 0 {
@@ -156,42 +201,115 @@ fn run(waits_until_settled: bool, for_time: Duration) -> Outcomes {
             (0..4).for_each(|_| std::thread::yield_now());
             leaving.stopped.store(false, Ordering::SeqCst);
             leaving.endpoint.come_back();
-            settle(&slice.swap(Some(table(round + 2, "0:1", &[], &all)), vec![], members(&all)));
+            settle(&slice.swap(Some(table(route, "0:1", &[], &all)), vec![], members(&all)));
             slice.tallies.retire();
             swaps += 2;
         }
         over.store(true, Ordering::Relaxed);
+        let counts = callers.into_iter().map(|caller| caller.join().unwrap());
+        counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     });
     assert!(all.iter().all(|instance| instance.endpoint.in_flight() == 0));
-    Outcomes { picks: picks.into_inner(), swaps, misrouted: misrouted.into_inner() }
+    let tallied: u64 = slice.tallies.routes().iter().map(|tally| tally.new + tally.old).sum();
+    assert!(tallied <= picks, "{tallied} of {picks}: only the last routes are remembered");
+    Outcomes { picks, swaps, misrouted }
+}
+
+/// For so long.
+fn lasting(time: Duration) -> impl Fn(u64) -> bool {
+    let end = Instant::now() + time;
+    move |_| Instant::now() >= end
 }
 
 #[test]
 fn no_call_starts_on_an_instance_that_was_claimed_idle() {
-    let outcomes = run(true, Duration::from_secs(2));
-    println!("{} picks, {} swaps", outcomes.picks, outcomes.swaps);
-    assert!(outcomes.picks > 1_000 && outcomes.swaps > 100);
-    assert_eq!(outcomes.misrouted, 0);
+    for by in [By::Handle, By::Caller, By::IndependentCaller] {
+        let outcomes = run(by, Writer::WaitsUntilSettled, 3, lasting(Duration::from_secs(2)));
+        println!("{by:?}: {} picks, {} swaps", outcomes.picks, outcomes.swaps);
+        assert!(outcomes.picks > 1_000 && outcomes.swaps > 100);
+        assert_eq!(outcomes.misrouted, 0);
+    }
 }
 
 #[test]
 fn without_settling_calls_do_start_on_instances_that_were_claimed_idle() {
-    // The harness would see it: repeat until it does.
-    let limit = Instant::now() + Duration::from_secs(60);
-    while Instant::now() < limit {
-        let outcomes = run(false, Duration::from_millis(500));
-        if outcomes.misrouted > 0 {
-            println!("{} of {} picks misrouted", outcomes.misrouted, outcomes.picks);
-            return;
+    for by in [By::Handle, By::Caller, By::IndependentCaller] {
+        // The harness would see it: repeat until it does.
+        let limit = Instant::now() + Duration::from_secs(60);
+        loop {
+            let outcomes = run(by, Writer::Trusts, 3, lasting(Duration::from_millis(500)));
+            if outcomes.misrouted > 0 {
+                println!("{by:?}: {} of {} misrouted", outcomes.misrouted, outcomes.picks);
+                break;
+            }
+            assert!(Instant::now() < limit, "the control never failed: {by:?}");
         }
     }
-    panic!("the control never failed: the harness could not see a broken protocol");
+}
+
+/// `cargo nextest run --release -p aether-invoker --run-ignored only --no-capture swaps`
+#[test]
+#[ignore = "a long run, for a quiet machine"]
+fn half_a_thousand_million_calls_over_a_hundred_thousand_swaps() {
+    const PICKS: u64 = 500_000_000;
+    const SWAPS: u64 = 100_000;
+    for by in [By::Handle, By::Caller, By::IndependentCaller] {
+        let (mut picks, mut swaps, mut misrouted) = (0, 0, 0);
+        let began = Instant::now();
+        while picks < PICKS || swaps < SWAPS {
+            let part = run(by, Writer::WaitsUntilSettled, 2, lasting(Duration::from_secs(5)));
+            picks += part.picks;
+            swaps += part.swaps;
+            misrouted += part.misrouted;
+        }
+        let took = began.elapsed().as_secs();
+        println!("{by:?}: {misrouted} of {picks} calls misrouted, {swaps} swaps, {took} s");
+        let control = run(by, Writer::Trusts, 2, lasting(Duration::from_secs(5)));
+        let Outcomes { picks, swaps, misrouted: wrong } = control;
+        println!("{by:?}, naive: {wrong} of {picks} calls misrouted, {swaps} swaps");
+        assert_eq!(misrouted, 0);
+        assert!(wrong > 0, "the control never failed");
+    }
+}
+
+#[test]
+fn an_independent_caller_splits_exactly_over_changes_and_threads_do_within_one_call_each() {
+    const THREADS: usize = 4;
+    let (new, old) = (instances(2, 3), instances(1, 5));
+    let handle = handle(99);
+    let publish = |route: u64, weights: &str| {
+        let table = table(route, weights, &new, &old);
+        handle.state.swap(Some(table), members(&new), members(&old));
+    };
+    publish(1, "1:9");
+    let callers: Vec<Caller> = (0..THREADS).map(|_| handle.independent_caller()).collect();
+    let (mut all, mut share) = (0u64, 0f64);
+    let mut of = [(0u64, 0f64); THREADS];
+    for (route, weights) in ["1:9", "3:17", "37:63", "1:999", "1:1"].into_iter().enumerate() {
+        // The same weights twice: that only the endpoints change costs nothing.
+        for round in 0..2 {
+            publish(route as u64 * 2 + round + 2, weights);
+            let weights: Weights = weights.parse().unwrap();
+            let part = f64::from(weights.new_side()) / f64::from(weights.total());
+            for call in 0..777 {
+                // Not all are equally fast.
+                let at = if call % 3 == 0 { 0 } else { call % THREADS };
+                let is_new = u64::from(callers[at].pick().unwrap().side() == Side::New);
+                let (new, share_of) = &mut of[at];
+                (*new, *share_of) = (*new + is_new, *share_of + part);
+                assert!((*new as f64 - *share_of).abs() < 1.000_001, "{at}: {new} {share_of}");
+                (all, share) = (all + is_new, share + part);
+                assert!((all as f64 - share).abs() < THREADS as f64, "{all} {share}");
+            }
+        }
+    }
 }
 
 #[test]
 fn tickets_and_tallies_are_exact_over_swaps_under_threads() {
     let (new, old) = (instances(2, 3), instances(1, 3));
-    let slice = SliceState::new("org.example:a".parse().unwrap(), 77);
+    let handle = handle(77);
+    let slice = &*handle.state;
     let ratios = ["1:3", "1:1", "3:1", "1:9", "0:1", "1:0"];
     slice.swap(Some(table(1, ratios[0], &new, &old)), members(&new), members(&old));
     let over = AtomicBool::new(false);
@@ -207,6 +325,14 @@ fn tickets_and_tallies_are_exact_over_swaps_under_threads() {
                 }
             });
         }
+        scope.spawn(|| {
+            PAUSES.set(true);
+            let caller = handle.caller();
+            while !over.load(Ordering::Relaxed) {
+                caller.pick().unwrap().finish(Outcome::Success);
+                by_callers.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         for route in 2..=routes {
             let weights = ratios[(route as usize * 5 + 3) % ratios.len()];
             // Every other swap changes the endpoints only.
@@ -276,4 +402,47 @@ fn ejection_keeps_the_ratio_and_leaves_one_instance_of_a_version() {
     let tried = [old[2].endpoint.instance.clone()];
     let other = slice.other(Side::Old, &tried, Patience::WhileHeld).unwrap();
     assert!(other.revision() == RevisionNo(1) && other.instance() != &tried[0]);
+}
+
+/// `cargo nextest run --release -p aether-invoker --run-ignored only --no-capture update`
+#[tokio::test]
+#[ignore = "a measurement, for a quiet machine"]
+async fn cost_of_a_table_update() {
+    const UPDATES: u64 = 2_000;
+    for count in [16, 1_000] {
+        let node = ([127, 0, 0, 1], 1).into();
+        let config = Config::new("stress", SessionKind::Invoker, vec![node]);
+        let invoker = Invoker::unconnected(config);
+        let mut applier = Applier::new(Arc::clone(invoker.shared()));
+        let (new, old) = (instances(2, count), instances(1, count));
+        let message = |revision: u64| {
+            let weights = if revision.is_multiple_of(2) { "1:9" } else { "3:17" };
+            v1::RoutingDown {
+                incarnation: 1,
+                revision,
+                snapshot: revision == 1,
+                tables: vec![(&*table(revision, weights, &new, &old)).into()],
+                ..Default::default()
+            }
+        };
+        let messages: Vec<_> = (1..=UPDATES).map(message).collect();
+        let began = Instant::now();
+        for message in &messages {
+            applier.apply(message).await.unwrap();
+        }
+        let apply = began.elapsed().as_nanos() as f64 / UPDATES as f64 / 1_000.0;
+
+        let tables: Vec<SliceTable> =
+            messages.iter().map(|message| (&message.tables[0]).try_into().unwrap()).collect();
+        let state = SliceState::new("org.example:a".parse().unwrap(), 0);
+        let (new, old) = (members(&new), members(&old));
+        let began = Instant::now();
+        for table in tables {
+            let retired = state.swap(Some(Arc::new(table)), new.clone(), old.clone());
+            assert!(retired.is_settled());
+            state.tallies.retire();
+        }
+        let swap = began.elapsed().as_nanos() as f64 / UPDATES as f64 / 1_000.0;
+        println!("{count} + {count}: swapped in {swap:.2} us, with reading it {apply:.2} us");
+    }
 }

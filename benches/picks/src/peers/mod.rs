@@ -64,18 +64,21 @@ fn atomic_add() -> Peer {
 
 /// Those that only pick, for one fleet. The first is the measure of all.
 pub fn picking(node: &Node, fleet: Fleet) -> Result<Vec<Peer>> {
-    Ok(vec![
-        atomic_add(),
-        aether::picking(node, fleet)?,
+    let mut all = vec![atomic_add()];
+    all.extend(aether::picking(node, fleet)?);
+    all.extend([
         stride::peer(fleet),
         earliest_deadline::peer(fleet),
         smooth::peer(fleet),
         pingora::peer(fleet)?,
         p2c::peer(fleet),
-    ])
+    ]);
+    Ok(all)
 }
 
 /// Those that keep accounts.
 pub fn accounting(node: &Node, fleet: Fleet) -> Result<Vec<Peer>> {
-    Ok(vec![aether::accounting(node, fleet)?, pingora::accounting(fleet)?, p2c::accounting(fleet)?])
+    let mut all = aether::accounting(node, fleet)?;
+    all.extend([pingora::accounting(fleet)?, p2c::accounting(fleet)?]);
+    Ok(all)
 }

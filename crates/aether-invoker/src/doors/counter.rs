@@ -1,4 +1,4 @@
-//! Counters in [lanes](crate::lane): one writer each, but for the lane that is
+//! Counters in [lanes](super::lane): one writer each, but for the lane that is
 //! shared.
 
 use std::marker::PhantomData;
@@ -48,7 +48,7 @@ impl<T> Lanes<T> {
     }
 }
 
-/// A number that only grows, in one lane.
+/// A number in one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -63,6 +63,12 @@ impl Counter {
             let before = self.0.load(Ordering::Relaxed);
             self.0.store(before.wrapping_add(more), Ordering::Release);
         }
+    }
+
+    /// Takes away what was added in the same lane before; otherwise as [`add`](Self::add).
+    #[inline]
+    pub(crate) fn take(&self, lane: Lane, less: u64) {
+        self.add(lane, less.wrapping_neg());
     }
 
     #[inline]

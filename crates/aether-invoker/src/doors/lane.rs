@@ -7,10 +7,11 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::sync::{LazyLock, Mutex};
 use std::thread;
 
-use crate::counter::Lane;
+use super::counter::Lane;
 
 /// Lanes for each processor: a runtime's workers, and those of another or of
 /// blocking tasks.
@@ -31,8 +32,10 @@ static FREE: LazyLock<Mutex<Vec<usize>>> =
 
 const UNKNOWN: usize = usize::MAX;
 
-/// The ownership of a lane, or the use of the shared one.
-struct Lease(usize);
+/// The ownership of a lane, or the use of the shared one. It ends with the thread, or
+/// later with whatever that thread still keeps it for.
+#[derive(Debug)]
+pub(crate) struct Lease(usize);
 
 impl Lease {
     fn take() -> Self {
@@ -55,7 +58,7 @@ impl Drop for Lease {
 thread_local! {
     /// Without a destructor, and so cheaper to look at than the lease.
     static INDEX: Cell<usize> = const { Cell::new(UNKNOWN) };
-    static LEASE: Lease = Lease::take();
+    static LEASE: Rc<Lease> = Rc::new(Lease::take());
 }
 
 /// How many there are, with the shared one.
@@ -69,6 +72,11 @@ pub(crate) fn current() -> Lane {
     let index = INDEX.get();
     let index = if index == UNKNOWN { first() } else { index };
     Lane { index, of_this_thread: PhantomData }
+}
+
+/// The lease of the calling thread's lane, for who counts in it later on.
+pub(crate) fn lease() -> Rc<Lease> {
+    LEASE.try_with(Rc::clone).unwrap_or_else(|_| Rc::new(Lease(Lane::SHARED)))
 }
 
 #[cold]

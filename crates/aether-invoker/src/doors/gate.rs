@@ -27,13 +27,6 @@ use super::sync::{AtomicU64, Ordering};
 /// below it for ever: at 10^9 picks per second it is 292 years away.
 const CLOSED: u64 = 1 << 63;
 
-fn index(side: Side) -> usize {
-    match side {
-        Side::New => 0,
-        Side::Old => 1,
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -67,7 +60,7 @@ impl Gate {
     /// sees this count also sees the announcement.
     #[inline]
     pub(crate) fn settle(&self, lane: Lane, side: Side) {
-        self.settled.of(lane)[index(side)].add(lane, 1);
+        self.settled.of(lane)[side.index()].add(lane, 1);
     }
 
     /// Closes the door and gives the number of the first ticket that was not
@@ -88,28 +81,5 @@ impl Gate {
     pub(crate) fn is_settled(&self, next: u64) -> bool {
         let (new, old) = self.settled();
         new + old == next.wrapping_sub(self.first)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lane;
-
-    #[test]
-    fn a_closed_gate_hands_out_nothing_and_waits_for_those_inside() {
-        let mut gate = Gate::open(lane::count());
-        gate.set_first(7);
-        let lane = lane::current();
-        assert_eq!(gate.enter(), Some(7));
-        assert_eq!(gate.enter(), Some(8));
-        gate.settle(lane, Side::New);
-        let next = gate.close();
-        assert_eq!(next, 9);
-        assert_eq!(gate.enter(), None);
-        assert!(!gate.is_settled(next));
-        gate.settle(lane, Side::Old);
-        assert!(gate.is_settled(next));
-        assert_eq!(gate.settled(), (1, 1));
     }
 }
