@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::endpoint::{Endpoint, EndpointKey, Member, VersionInfo};
 use crate::invoker::{Applied, Shared};
 use crate::meter::Meter;
-use crate::slice::{Plan, SliceState};
+use crate::slice::{Members, Plan, SliceState};
 
 /// How long the figures of an instance are kept after it left the tables, so
 /// that they go on if it comes back. Longer than any update keeps an old
@@ -147,13 +147,11 @@ impl Applier {
         let set = |side: fn(&SliceTable) -> &Option<VersionSet>| {
             table.as_deref().and_then(|table| side(table).as_ref())
         };
-        let new = self.side(&state, set(|table| &table.new));
-        let old = self.side(&state, set(|table| &table.old));
-        let named = new.iter().chain(&old).map(|member| Arc::as_ptr(&member.endpoint));
-        let named: HashSet<*const Endpoint> = named.collect();
-        let plan = state.swap(table, new, old);
-        let dropped = plan.endpoints().filter(|endpoint| !named.contains(&Arc::as_ptr(endpoint)));
-        let dropped: Vec<Arc<Endpoint>> = dropped.cloned().collect();
+        let before = state.plan();
+        let new = self.side(&state, set(|table| &table.new), &before);
+        let old = self.side(&state, set(|table| &table.old), &before);
+        let plan = state.swap(table, Arc::clone(&new), Arc::clone(&old));
+        let dropped = dropped(&plan, [&new, &old]);
         for endpoint in &dropped {
             let key = key_of(&state, endpoint);
             self.members.remove(&key);
@@ -162,15 +160,26 @@ impl Applier {
         Retired { state, plan, dropped }
     }
 
-    fn side(&mut self, state: &Arc<SliceState>, set: Option<&VersionSet>) -> Vec<Member> {
-        let Some(set) = set else { return Vec::new() };
+    /// The instances of one side: those that the table `before` has, if it names the same.
+    fn side(
+        &mut self,
+        state: &Arc<SliceState>,
+        set: Option<&VersionSet>,
+        before: &Plan,
+    ) -> Arc<Members> {
+        let same = before.sets().into_iter().find(|(known, _)| *known == set);
+        if let Some((_, members)) = same {
+            return Arc::clone(members);
+        }
+        let Some(set) = set else { return Arc::default() };
         let info = Arc::new(VersionInfo {
             slice: SliceName::clone(&state.name),
             revision: set.revision,
             version: set.version.clone(),
         });
         let wanted = set.endpoints.iter();
-        wanted.map(|wanted| self.member(state, &info, wanted)).collect()
+        let members: Vec<Member> = wanted.map(|wanted| self.member(state, &info, wanted)).collect();
+        Arc::new(members.into())
     }
 
     /// The endpoint of a table row: the one that is there, or has calls in
@@ -317,6 +326,19 @@ struct Retired {
     plan: Arc<Plan>,
     /// Endpoints that it names and its successor does not.
     dropped: Vec<Arc<Endpoint>>,
+}
+
+/// Endpoints that a plan names and its successor does not.
+fn dropped(plan: &Plan, next: [&Arc<Members>; 2]) -> Vec<Arc<Endpoint>> {
+    let is_kept = |members: &Arc<Members>| next.iter().any(|next| Arc::ptr_eq(next, members));
+    let left: Vec<_> = plan.sets().map(|(_, members)| members).into();
+    if left.iter().all(|members| is_kept(members)) {
+        return Vec::new();
+    }
+    let named: HashSet<_> =
+        next.into_iter().flat_map(|next| next.endpoints()).map(Arc::as_ptr).collect();
+    let left = left.into_iter().flat_map(|members| members.endpoints());
+    left.filter(|endpoint| !named.contains(&Arc::as_ptr(endpoint))).cloned().collect()
 }
 
 /// Waits until nobody picks by the retired plans any more.

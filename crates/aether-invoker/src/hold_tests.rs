@@ -164,7 +164,7 @@ async fn a_retry_waits_too_and_a_table_without_instances_holds_nobody() {
     scene.swap(3, "1:0", 0);
     assert_eq!(side(&retry.await), Side::New);
     let empty = SliceTable { hold_ms: LONG_MS, ..(*table(4, "0:1", &[], &[])).clone() };
-    scene.slice.swap(Some(Arc::new(empty)), vec![], vec![]);
+    scene.slice.swap(Some(Arc::new(empty)), Arc::default(), Arc::default());
     assert!(matches!(scene.slice.pick(), Err(NoPick::Nothing)));
     assert!(scene.slice.pick_when_open().await.is_none());
 }

@@ -14,7 +14,7 @@ use aether_core::coordinates::SliceName;
 use aether_core::divisor::Divisor;
 use aether_core::ids::{InstanceId, RevisionNo};
 use aether_core::schedule::{Fraction, Schedule, Side, Slot};
-use aether_core::table::SliceTable;
+use aether_core::table::{SliceTable, VersionSet};
 use aether_core::weights::Weights;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -36,9 +36,9 @@ use crate::tally::{RouteTally, Tallies};
 /// one of which must be the writer.
 const SPINS_MAX: u32 = 64;
 
-/// The instances of one version.
+/// The instances of one version. Tables that name the same share them.
 #[derive(Debug)]
-struct Members {
+pub(crate) struct Members {
     all: Vec<Member>,
     count: Divisor,
 }
@@ -50,7 +50,18 @@ impl From<Vec<Member>> for Members {
     }
 }
 
+impl Default for Members {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
 impl Members {
+    /// All of them.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.all.iter().map(|member| &member.endpoint)
+    }
+
     /// The next that is not ejected after one that is; that one if all are.
     #[cold]
     fn not_ejected(&self, first: usize) -> usize {
@@ -76,8 +87,8 @@ pub(crate) struct Plan {
     held: Option<Schedule>,
     /// Set while calls are held.
     hold: Option<Arc<Hold>>,
-    new: Members,
-    old: Members,
+    pub(crate) new: Arc<Members>,
+    pub(crate) old: Arc<Members>,
     pub(crate) route_revision: u64,
     /// First attempts; its tickets are those of the schedule.
     tickets: Gate,
@@ -90,7 +101,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn new(table: Option<Arc<SliceTable>>, new: Vec<Member>, old: Vec<Member>) -> Self {
+    fn new(table: Option<Arc<SliceTable>>, new: Arc<Members>, old: Arc<Members>) -> Self {
         let route_revision = table.as_ref().map_or(0, |table| table.route_revision);
         let lanes = lane::count();
         Self {
@@ -98,8 +109,8 @@ impl Plan {
             schedule: None,
             held: None,
             hold: None,
-            new: new.into(),
-            old: old.into(),
+            new,
+            old,
             route_revision,
             tickets: Gate::open(lanes),
             retries: Gate::open(lanes),
@@ -116,9 +127,10 @@ impl Plan {
         }
     }
 
-    /// The endpoints of both sides.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.new.all.iter().chain(&self.old.all).map(|member| &member.endpoint)
+    /// The instances of each side, with what the table says of them.
+    pub(crate) fn sets(&self) -> [(Option<&VersionSet>, &Arc<Members>); 2] {
+        let of = |set: fn(&SliceTable) -> &Option<VersionSet>| set(self.table.as_deref()?).as_ref();
+        [(of(|table| &table.new), &self.new), (of(|table| &table.old), &self.old)]
     }
 
     /// Whether no pick is inside any more. Never while the plan is current.
@@ -279,7 +291,7 @@ pub(crate) struct SliceState {
 impl SliceState {
     /// A slice without a table. `seed` differs between sessions.
     pub(crate) fn new(name: SliceName, seed: u64) -> Self {
-        let plan = Arc::new(Plan::new(None, Vec::new(), Vec::new()));
+        let plan = Arc::new(Plan::new(None, Arc::default(), Arc::default()));
         let tallies = Tallies::default();
         tallies.open(Arc::clone(&plan));
         Self {
@@ -305,8 +317,8 @@ impl SliceState {
     pub(crate) fn swap(
         &self,
         table: Option<Arc<SliceTable>>,
-        new: Vec<Member>,
-        old: Vec<Member>,
+        new: Arc<Members>,
+        old: Arc<Members>,
     ) -> Arc<Plan> {
         let mut writer = self.writer.lock().expect("no code panics while it swaps a table");
         let weights = table.as_ref().and_then(|table| table.effective_weights());

@@ -22,7 +22,7 @@ use crate::endpoint::{Endpoint, Member, VersionInfo};
 use crate::hold::Patience;
 use crate::invoker::Invoker;
 use crate::pick::Outcome;
-use crate::slice::{Plan, SliceHandle, SliceState};
+use crate::slice::{Members, Plan, SliceHandle, SliceState};
 
 thread_local! {
     static PAUSES: Cell<bool> = const { Cell::new(false) };
@@ -100,8 +100,9 @@ pub(crate) fn table(
     })
 }
 
-pub(crate) fn members(instances: &[Arc<Instance>]) -> Vec<Member> {
-    instances.iter().map(|instance| instance.member.clone()).collect()
+pub(crate) fn members(instances: &[Arc<Instance>]) -> Arc<Members> {
+    let members: Vec<Member> = instances.iter().map(|instance| instance.member.clone()).collect();
+    Arc::new(members.into())
 }
 
 /// By what threads pick.
@@ -174,7 +175,7 @@ fn run(by: By, writer: Writer, threads: usize, is_enough: impl Fn(u64) -> bool) 
     let all = instances(1, INSTANCES);
     let handle = handle(0);
     let slice = &*handle.state;
-    slice.swap(Some(table(1, "0:1", &[], &all)), vec![], members(&all));
+    slice.swap(Some(table(1, "0:1", &[], &all)), Arc::default(), members(&all));
     let over = AtomicBool::new(false);
     let mut swaps = 0;
     let settle = |retired: &Plan| {
@@ -191,7 +192,8 @@ fn run(by: By, writer: Writer, threads: usize, is_enough: impl Fn(u64) -> bool) 
             let rest: Vec<_> =
                 all.iter().filter(|i| !Arc::ptr_eq(i, leaving)).map(Arc::clone).collect();
             let route = swaps + 2;
-            let retired = slice.swap(Some(table(route, "0:1", &[], &rest)), vec![], members(&rest));
+            let retired =
+                slice.swap(Some(table(route, "0:1", &[], &rest)), Arc::default(), members(&rest));
             settle(&retired);
             leaving.endpoint.leave();
             if leaving.endpoint.in_flight() == 0 {
@@ -201,7 +203,11 @@ fn run(by: By, writer: Writer, threads: usize, is_enough: impl Fn(u64) -> bool) 
             (0..4).for_each(|_| std::thread::yield_now());
             leaving.stopped.store(false, Ordering::SeqCst);
             leaving.endpoint.come_back();
-            settle(&slice.swap(Some(table(route, "0:1", &[], &all)), vec![], members(&all)));
+            settle(&slice.swap(
+                Some(table(route, "0:1", &[], &all)),
+                Arc::default(),
+                members(&all),
+            ));
             slice.tallies.retire();
             swaps += 2;
         }
@@ -432,13 +438,14 @@ async fn cost_of_a_table_update() {
         }
         let apply = began.elapsed().as_nanos() as f64 / UPDATES as f64 / 1_000.0;
 
-        let tables: Vec<SliceTable> =
-            messages.iter().map(|message| (&message.tables[0]).try_into().unwrap()).collect();
+        let table = |message: &v1::RoutingDown| SliceTable::try_from(&message.tables[0]).unwrap();
+        let tables: Vec<_> = messages.iter().map(|message| Arc::new(table(message))).collect();
         let state = SliceState::new("org.example:a".parse().unwrap(), 0);
         let (new, old) = (members(&new), members(&old));
         let began = Instant::now();
-        for table in tables {
-            let retired = state.swap(Some(Arc::new(table)), new.clone(), old.clone());
+        for table in &tables {
+            let (table, new, old) = (Arc::clone(table), Arc::clone(&new), Arc::clone(&old));
+            let retired = state.swap(Some(table), new, old);
             assert!(retired.is_settled());
             state.tallies.retire();
         }
