@@ -7,7 +7,8 @@
 //! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`]).
 //! Calls are split between two versions by the exact ratio of the route, never
 //! by chance, and an instance that left the tables is reported as idle only
-//! once no call can start on it any more.
+//! once no call can start on it any more. A program that has a thread for each
+//! processor picks cheaper by a [`Caller`] of each.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
