@@ -16,11 +16,15 @@
 //! # }
 //! ```
 //!
-//! What is deliberately absent: TLS, HTTP/2, protocol upgrades (they are
-//! answered as plain requests), and caching.
+//! A request that asks for another protocol (`Connection: upgrade`, such as a
+//! WebSocket) goes to an instance like any other; if that switches, the two
+//! connections are joined, and the call stays in flight until they end.
+//!
+//! What is deliberately absent: TLS, HTTP/2, and caching.
 
 mod body;
 mod config;
+mod connection;
 #[cfg(test)]
 mod fuzz;
 mod headers;
@@ -29,6 +33,7 @@ mod problem;
 mod proxy;
 mod routes;
 mod server;
+mod upgrade;
 
 pub use config::{Config, HEADER_BYTES_MIN};
 pub use server::Ingress;

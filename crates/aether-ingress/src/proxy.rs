@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle};
 use arc_swap::ArcSwap;
-use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::headers::{Client, host_of, strip_hop_by_hop};
 use crate::problem::{of_call, problem};
 use crate::routes::Routes;
+use crate::upgrade;
 
 /// How long a request waits for the first tables. An ingress that has just
 /// started has them within a few milliseconds of reaching a voter; where none
@@ -34,10 +36,12 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Answers one request, in any case.
+    /// Answers one request, in any case. `next` is what the connection goes on
+    /// with after an answer that switches to another protocol.
     pub(crate) async fn answer(
         &self,
         client: &Client,
+        next: &upgrade::Next,
         mut request: Request<Incoming>,
     ) -> Response<IngressBody> {
         if request.method() == Method::CONNECT {
@@ -65,14 +69,19 @@ impl Proxy {
             return self.no_route(&host, request.uri().path());
         };
         drop(host);
+        let switch = upgrade::asked(&request)
+            .map(|asked| Switch { asked, client: hyper::upgrade::on(&mut request) });
         client.rewrite(&mut request);
+        if let Some(Switch { asked, .. }) = &switch {
+            upgrade::announce(request.headers_mut(), asked.clone());
+        }
         let options = CallOptions {
             timeout: Some(self.config.request_timeout),
             describe: self.config.debug,
             idempotent: self.config.retry_safe && request.method().is_safe(),
         };
         match slice.send_with(request, options).await {
-            Ok(response) => self.hand_on(response),
+            Ok(response) => self.hand_on(response, switch, next),
             Err(error) => refuse(&error),
         }
     }
@@ -101,18 +110,46 @@ impl Proxy {
         problem(StatusCode::NOT_FOUND, &detail)
     }
 
-    fn hand_on(&self, mut response: Response<ResponseBody>) -> Response<IngressBody> {
-        if response.status().is_informational() {
-            // Upgrades are never asked for.
-            let detail = format!("an instance answered with status {}", response.status());
+    fn hand_on(
+        &self,
+        mut response: Response<ResponseBody>,
+        switch: Option<Switch>,
+        next: &upgrade::Next,
+    ) -> Response<IngressBody> {
+        let status = response.status();
+        let agreed = switch.as_ref().and_then(|s| upgrade::agreed(&s.asked, response.headers()));
+        if status.is_informational()
+            && (status != StatusCode::SWITCHING_PROTOCOLS || agreed.is_none())
+        {
+            let detail = format!("an instance answered with status {status}, unasked");
             return problem(StatusCode::BAD_GATEWAY, &detail);
         }
+        let wanted = response.headers().get(UPGRADE).cloned();
         strip_hop_by_hop(response.headers_mut());
         if let Some(target) = response.extensions_mut().remove::<CallTarget>() {
             describe(response.headers_mut(), &target);
         }
+        match (switch, agreed, wanted) {
+            (Some(Switch { client, .. }), Some(agreed), _) if status.is_informational() => {
+                upgrade::announce(response.headers_mut(), agreed);
+                let (head, body) = response.into_parts();
+                next.join(client, body, self.config.stall_timeout);
+                return Response::from_parts(head, IngressBody::Text(None));
+            }
+            // The answer means nothing without the protocols that it is about.
+            (.., Some(wanted)) if status == StatusCode::UPGRADE_REQUIRED => {
+                upgrade::announce(response.headers_mut(), wanted);
+            }
+            _ => {}
+        }
         response.map(IngressBody::Instance)
     }
+}
+
+/// A client that would rather go on with another protocol.
+struct Switch {
+    asked: HeaderValue,
+    client: OnUpgrade,
 }
 
 fn refuse(error: &CallError) -> Response<IngressBody> {

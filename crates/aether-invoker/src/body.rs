@@ -11,10 +11,12 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::upgrade::OnUpgrade;
 
 use crate::endpoint::Endpoint;
 use crate::pick::Pick;
 use crate::pool::Sender;
+use crate::tunnel::{Tunnel, TunnelError};
 
 /// Any error, from a body or from below.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -114,6 +116,8 @@ struct Held {
 pub struct ResponseBody {
     incoming: Incoming,
     held: Option<Held>,
+    /// Of a response that switches to another protocol.
+    upgrade: Option<OnUpgrade>,
 }
 
 impl ResponseBody {
@@ -123,14 +127,33 @@ impl ResponseBody {
         sender: Option<Sender>,
         keep_for: Duration,
     ) -> Self {
-        let mut body = Self { incoming, held: Some(Held { pick, sender, keep_for }) };
+        let held = Some(Held { pick, sender, keep_for });
+        let mut body = Self { incoming, held, upgrade: None };
         body.release_at_end();
         body
     }
 
+    /// That of a response with status 101.
+    pub(crate) fn switched(incoming: Incoming, pick: Pick, upgrade: OnUpgrade) -> Self {
+        let held = Some(Held { pick, sender: None, keep_for: Duration::ZERO });
+        Self { incoming, held, upgrade: Some(upgrade) }
+    }
+
+    /// The connection to an instance that answered with status 101. The call
+    /// stays in flight as long as the tunnel lives.
+    ///
+    /// # Errors
+    /// If the instance did not switch, or the connection is gone.
+    pub async fn into_tunnel(self) -> Result<Tunnel, TunnelError> {
+        let (Some(upgrade), Some(Held { pick, .. })) = (self.upgrade, self.held) else {
+            return Err(TunnelError::NotSwitched);
+        };
+        Ok(Tunnel::new(upgrade.await.map_err(TunnelError::Broken)?, pick))
+    }
+
     /// Gives the connection back and ends the call if all has been read.
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.incoming.is_end_stream() && self.upgrade.is_none() {
             self.release();
         }
     }
@@ -176,7 +199,9 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                self.release();
+                if self.upgrade.is_none() {
+                    self.release();
+                }
                 Poll::Ready(None)
             }
         }

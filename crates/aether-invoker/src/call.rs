@@ -15,8 +15,8 @@ use std::time::Duration;
 use aether_core::ids::InstanceId;
 use aether_core::schedule::Side;
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::{Request, Response, Uri, Version};
+use http::header::{HOST, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
@@ -87,6 +87,10 @@ enum Replay {
 
 impl Replay {
     fn of(request: &Request<RequestBody>, options: CallOptions) -> Self {
+        // It may have switched, and then everything may have been said.
+        if request.headers().contains_key(UPGRADE) {
+            return Self::Never;
+        }
         let safe = request.method().is_safe();
         match (request.body().is_empty(), options.idempotent, safe) {
             (false, ..) => Self::Never,
@@ -124,6 +128,11 @@ impl SliceHandle {
     /// Makes one call over HTTP/1.1. Scheme and authority of the URI are not
     /// used, save for a `Host` header where there is none. The call counts as
     /// in flight until the body of the response has ended or is dropped.
+    ///
+    /// A request with an `Upgrade` header goes out on a connection of its own and
+    /// is not sent again once it was. If the instance switches (status 101), the
+    /// body of the response becomes the connection:
+    /// [`ResponseBody::into_tunnel`].
     ///
     /// The first attempt is evidence for or against its version: the time from
     /// the pick to the head of the response, and as an error a 5xx, a failed
@@ -288,6 +297,10 @@ fn finish(
     }
     let is_error = response.status().is_server_error();
     pick.record(if is_error { Outcome::Error } else { Outcome::Success });
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upgrade = hyper::upgrade::on(&mut response);
+        return response.map(|incoming| ResponseBody::switched(incoming, pick, upgrade));
+    }
     let keep_for = keep_for(response.headers(), idle_timeout);
     response.map(|incoming| ResponseBody::new(incoming, pick, sender, keep_for))
 }
@@ -299,7 +312,10 @@ async fn attempt(
     replay: Replay,
     connect_timeout: Duration,
 ) -> Result<(Response<Incoming>, Option<Sender>), Failure> {
-    for _ in 0..POOLED_TRIES_MAX {
+    // A connection that switches to another protocol does not come back. One that
+    // was idle may just be closing, and then the request could not be sent again.
+    let switches = request.headers().contains_key(UPGRADE);
+    for _ in 0..if switches { 0 } else { POOLED_TRIES_MAX } {
         let Some(sender) = endpoint.pool.take() else { break };
         let spare = (replay != Replay::Never).then(|| copy(&request));
         let mut error = match sender.send(request).await {
@@ -397,6 +413,9 @@ mod tests {
         };
         let (plain, idempotent) =
             (CallOptions::default(), CallOptions { idempotent: true, ..CallOptions::default() });
+        let mut switch = request(Method::GET, RequestBody::empty());
+        switch.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        assert_eq!(Replay::of(&switch, idempotent), Replay::Never);
         let full = || RequestBody::new(http_body_util::Full::new(Bytes::from_static(b"x")));
         let of = |method, body, options| Replay::of(&request(method, body), options);
         assert_eq!(of(Method::GET, RequestBody::empty(), plain), Replay::OnStaleConnection);

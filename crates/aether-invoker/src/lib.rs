@@ -50,6 +50,7 @@ mod slice;
 #[cfg(test)]
 mod stress;
 mod tally;
+mod tunnel;
 
 pub use aether_core::coordinates::{SliceName, Version};
 pub use aether_core::ids::{InstanceId, RevisionNo, SessionId};
@@ -65,3 +66,4 @@ pub use invoker::{Changes, Invoker, Status};
 pub use pick::{Outcome, Pick};
 pub use slice::SliceHandle;
 pub use tally::RouteTally;
+pub use tunnel::{Tunnel, TunnelError};

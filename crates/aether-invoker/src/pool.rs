@@ -43,7 +43,7 @@ impl Sender {
         tokio::spawn(async move {
             // A call in flight learns of the error itself; an idle connection
             // that the instance closes is nothing unusual.
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::trace!(%error, "connection ended");
             }
             drop(driven);

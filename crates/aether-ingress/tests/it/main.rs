@@ -8,6 +8,7 @@ mod client;
 mod load;
 mod manners;
 mod passing;
+mod upgrades;
 
 use std::time::Duration;
 
