@@ -1,4 +1,4 @@
-//! An HTTP/1.1 reverse proxy in front of all slices that have ingress rules.
+//! A reverse proxy for HTTP/1.1 and HTTP/2 in front of all slices that have ingress rules.
 //!
 //! Which slice a request is for follows from the rules in the routing tables;
 //! which version and instance takes it is the embedded invoker's exact split.
@@ -20,7 +20,10 @@
 //! WebSocket) goes to an instance like any other; if that switches, the two
 //! connections are joined, and the call stays in flight until they end.
 //!
-//! What is deliberately absent: TLS, HTTP/2, and caching.
+//! Clients may begin with HTTP/2 (by prior knowledge) on the same port.
+//!
+//! What is deliberately absent: TLS, caching, and WebSockets over HTTP/2
+//! (RFC 8441; clients that are not offered it open a connection of HTTP/1.1).
 
 mod body;
 mod config;
@@ -33,6 +36,8 @@ mod problem;
 mod proxy;
 mod routes;
 mod server;
+mod sniff;
+mod streams;
 mod upgrade;
 
 pub use config::{Config, HEADER_BYTES_MIN};

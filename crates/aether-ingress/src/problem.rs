@@ -53,7 +53,7 @@ fn text(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> String
 
 fn answer(status: StatusCode, detail: &str, target: Option<&CallTarget>) -> Response<IngressBody> {
     let text = Bytes::from(text(status, detail, target));
-    let mut response = Response::new(IngressBody::Text(Some(text)));
+    let mut response = Response::new(IngressBody::text(text));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(CONTENT_TYPE, json);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle};
 use arc_swap::ArcSwap;
 use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue, UPGRADE};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
@@ -53,7 +53,10 @@ impl Proxy {
             refused.headers_mut().insert(ALLOW, allowed);
             return refused;
         }
-        if request.uri().scheme_str().is_some_and(|scheme| scheme != "http") {
+        // With HTTP/2 every request names a scheme, and a proxy in front of this one
+        // may have taken https off.
+        let is_http = |scheme| scheme == "http" || request.version() == Version::HTTP_2;
+        if !request.uri().scheme_str().is_none_or(is_http) {
             return problem(StatusCode::BAD_REQUEST, "only http is spoken here");
         }
         let host = match host_of(&request) {
@@ -134,7 +137,7 @@ impl Proxy {
                 upgrade::announce(response.headers_mut(), agreed);
                 let (head, body) = response.into_parts();
                 next.join(client, body, self.config.stall_timeout);
-                return Response::from_parts(head, IngressBody::Text(None));
+                return Response::from_parts(head, IngressBody::empty());
             }
             // The answer means nothing without the protocols that it is about.
             (.., Some(wanted)) if status == StatusCode::UPGRADE_REQUIRED => {
@@ -142,7 +145,7 @@ impl Proxy {
             }
             _ => {}
         }
-        response.map(IngressBody::Instance)
+        response.map(IngressBody::instance)
     }
 }
 
