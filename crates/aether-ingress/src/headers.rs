@@ -5,11 +5,20 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aether_invoker::is_grpc;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Uri, Version};
+
+/// The tokens of a comma-separated header.
+pub(crate) fn tokens<'a>(
+    values: impl Iterator<Item = &'a HeaderValue>,
+) -> impl Iterator<Item = &'a [u8]> {
+    let all = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    all.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -122,9 +131,16 @@ impl Client {
             *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
         }
         let is_http2 = request.version() == Version::HTTP_2;
+        // By this a server of gRPC knows that trailers get through, and they do.
+        let takes_trailers = is_grpc(request.headers())
+            && tokens(request.headers().get_all(TE).iter())
+                .any(|token| token.eq_ignore_ascii_case(b"trailers"));
         let headers = request.headers_mut();
         strip_hop_by_hop(headers);
         headers.remove(PROXY_AUTHORIZATION);
+        if takes_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
         if is_http2 {
             join_cookies(headers);
         }

@@ -20,7 +20,9 @@
 //! WebSocket) goes to an instance like any other; if that switches, the two
 //! connections are joined, and the call stays in flight until they end.
 //!
-//! Clients may begin with HTTP/2 (by prior knowledge) on the same port.
+//! Clients may begin with HTTP/2 (by prior knowledge) on the same port. Calls of
+//! gRPC reach instances over HTTP/2 in cleartext, with streams both ways and
+//! trailers, and are refused in gRPC's own terms; all else goes over HTTP/1.1.
 //!
 //! What is deliberately absent: TLS, caching, and WebSockets over HTTP/2
 //! (RFC 8441; clients that are not offered it open a connection of HTTP/1.1).

@@ -21,14 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::sleep;
 
+use crate::headers::tokens;
+
 /// What is read from one side before it goes to the other. Each tunnel has two.
 const BUFFER_BYTES: usize = 16 * 1024;
-
-/// The tokens of a comma-separated header.
-fn tokens<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
-    let all = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    all.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
-}
 
 /// The protocols that a client would rather go on with, if it asks for any that
 /// may be passed on. To be looked at before the headers of its connection go.

@@ -14,6 +14,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::OnUpgrade;
 
 use crate::endpoint::Endpoint;
+use crate::grpc::Verdict;
+use crate::multiplex::Place;
 use crate::pick::Pick;
 use crate::pool::Sender;
 use crate::tunnel::{Tunnel, TunnelError};
@@ -104,10 +106,20 @@ impl Body for RequestBody {
 #[derive(Debug)]
 struct Held {
     pick: Pick,
-    /// None if the connection has ended already.
-    sender: Option<Sender>,
-    /// How long the connection may be kept afterwards.
-    keep_for: Duration,
+    back: Back,
+    /// Of a call of gRPC it may be still to come.
+    verdict: Verdict,
+}
+
+/// What is given back after a response.
+#[derive(Debug)]
+pub(crate) enum Back {
+    /// The connection has ended already.
+    Nothing,
+    /// A connection, which may be kept idle for so long.
+    Connection { sender: Sender, keep_for: Duration },
+    /// A place on a connection that has several.
+    Stream(#[expect(dead_code, reason = "it is only to be dropped")] Place),
 }
 
 /// The body of a response. The call counts as in flight until it has ended or
@@ -121,13 +133,8 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        pick: Pick,
-        sender: Option<Sender>,
-        keep_for: Duration,
-    ) -> Self {
-        let held = Some(Held { pick, sender, keep_for });
+    pub(crate) fn new(incoming: Incoming, pick: Pick, back: Back, verdict: Verdict) -> Self {
+        let held = Some(Held { pick, back, verdict });
         let mut body = Self { incoming, held, upgrade: None };
         body.release_at_end();
         body
@@ -135,7 +142,7 @@ impl ResponseBody {
 
     /// That of a response with status 101.
     pub(crate) fn switched(incoming: Incoming, pick: Pick, upgrade: OnUpgrade) -> Self {
-        let held = Some(Held { pick, sender: None, keep_for: Duration::ZERO });
+        let held = Some(Held { pick, back: Back::Nothing, verdict: Verdict::Fine });
         Self { incoming, held, upgrade: Some(upgrade) }
     }
 
@@ -159,8 +166,12 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
-        if let Some(Held { pick, sender: Some(sender), keep_for }) = self.held.take() {
+        let Some(Held { pick, back, verdict }) = self.held.take() else { return };
+        if let Back::Connection { sender, keep_for } = back {
             give_back(pick.endpoint(), sender, keep_for);
+        }
+        if verdict != Verdict::Fine {
+            pick.broke_after_head();
         }
     }
 }
@@ -189,6 +200,11 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
             Some(Ok(frame)) => {
+                if let (Some(trailers), Some(held)) = (frame.trailers_ref(), &mut self.held)
+                    && held.verdict == Verdict::InTrailers
+                {
+                    held.verdict = Verdict::of_trailers(trailers);
+                }
                 self.release_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -5,6 +5,7 @@
 mod support;
 
 mod client;
+mod grpc;
 mod http2;
 mod load;
 mod manners;
