@@ -13,12 +13,21 @@ pub struct Config {
     /// (10,000).
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, counted from
-    /// the end of the response before: also how long an idle connection is
-    /// kept (30 s).
+    /// its first byte on a new connection and later from the end of the response
+    /// before: also how long an idle connection is kept, and at most twice that
+    /// one of HTTP/2 (30 s).
     pub header_timeout: Duration,
-    /// Largest head of a request in bytes (32 KiB). At most 100 headers are
-    /// accepted in any case.
+    /// Largest head of a request in bytes (32 KiB). With HTTP/1.1 at most 100
+    /// headers are accepted in any case.
     pub header_bytes_max: usize,
+    /// Most requests at a time on one connection of HTTP/2; a client that knows
+    /// this waits with further ones (128).
+    pub streams_max: u32,
+    /// A connection of HTTP/2 is asked for a sign of life when nothing came for
+    /// this long (30 s) ...
+    pub ping_interval: Duration,
+    /// ... and is closed if there is none within this (15 s).
+    pub ping_timeout: Duration,
     /// How long an instance may take to answer with the head of a response,
     /// over all attempts (60 s).
     pub request_timeout: Duration,
@@ -27,7 +36,7 @@ pub struct Config {
     /// fifth of all requests.
     pub retry_safe: bool,
     /// How long a client may take to receive any part of a response before its
-    /// connection is closed (30 s), so that it doesn't hold up an instance's
+    /// connection is closed, or with HTTP/2 the one request is reset (30 s), so that it doesn't hold up an instance's
     /// drain for ever.
     pub stall_timeout: Duration,
     /// How long requests in flight may take to end at shutdown (30 s).
@@ -46,6 +55,9 @@ impl Default for Config {
             connections_max: 10_000,
             header_timeout: Duration::from_secs(30),
             header_bytes_max: 32 * 1024,
+            streams_max: 128,
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(60),
             retry_safe: false,
             stall_timeout: Duration::from_secs(30),

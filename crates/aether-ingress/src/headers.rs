@@ -5,11 +5,20 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aether_invoker::is_grpc;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Uri, Version};
+
+/// The tokens of a comma-separated header.
+pub(crate) fn tokens<'a>(
+    values: impl Iterator<Item = &'a HeaderValue>,
+) -> impl Iterator<Item = &'a [u8]> {
+    let all = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    all.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,6 +47,13 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Result<Cow<'_, str>, BadHost> 
     let header = given.next();
     if given.next().is_some() {
         return Err(BadHost("the request has more than one Host header"));
+    }
+    // With HTTP/2 they mean the same (RFC 9113, section 8.3.1).
+    if let (Version::HTTP_2, Some(authority), Some(header)) =
+        (request.version(), request.uri().authority(), header)
+        && !header.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+    {
+        return Err(BadHost("the Host header contradicts :authority"));
     }
     // The authority of an absolute request target goes before the header.
     let named = match (request.uri().authority(), header) {
@@ -114,9 +130,20 @@ impl Client {
             let path = request.uri().path_and_query().cloned();
             *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
         }
+        let is_http2 = request.version() == Version::HTTP_2;
+        // By this a server of gRPC knows that trailers get through, and they do.
+        let takes_trailers = is_grpc(request.headers())
+            && tokens(request.headers().get_all(TE).iter())
+                .any(|token| token.eq_ignore_ascii_case(b"trailers"));
         let headers = request.headers_mut();
         strip_hop_by_hop(headers);
         headers.remove(PROXY_AUTHORIZATION);
+        if takes_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        if is_http2 {
+            join_cookies(headers);
+        }
         // hyper asks the client to go on when the body is first read, which is
         // when an instance is there to take it.
         headers.remove(EXPECT);
@@ -152,6 +179,17 @@ impl Client {
                 None => drop(headers.remove(X_FORWARDED_HOST)),
             }
         }
+    }
+}
+
+/// With HTTP/2 a cookie may come in crumbs, each a header of its own; an instance
+/// gets one header (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> =
+            headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        let joined = crumbs.join(&b"; "[..]);
+        headers.insert(COOKIE, HeaderValue::try_from(joined).expect("made of header values"));
     }
 }
 
@@ -240,6 +278,25 @@ mod tests {
                 "x-request-id=mine",
             ]
         );
+    }
+
+    #[test]
+    fn a_host_is_named_once_and_cookies_are_whole_with_http2() {
+        let request = |host: &str| {
+            let mut request = request(
+                "http://shop.example:80/a",
+                &[("host", host), ("cookie", "a=b"), ("cookie", "c=d; e=f")],
+            );
+            *request.version_mut() = Version::HTTP_2;
+            request
+        };
+        assert!(host_of(&request("other.example")).is_err());
+        let mut same = request("Shop.example:80");
+        assert_eq!(host_of(&same).unwrap(), "shop.example");
+        Client::new([10, 0, 0, 1].into(), false).rewrite(&mut same);
+        let cookies: Vec<_> = same.headers().get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=b; c=d; e=f"]);
+        assert_eq!(same.headers()["host"], "shop.example:80");
     }
 
     #[test]

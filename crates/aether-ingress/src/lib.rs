@@ -1,4 +1,4 @@
-//! An HTTP/1.1 reverse proxy in front of all slices that have ingress rules.
+//! A reverse proxy for HTTP/1.1 and HTTP/2 in front of all slices that have ingress rules.
 //!
 //! Which slice a request is for follows from the rules in the routing tables;
 //! which version and instance takes it is the embedded invoker's exact split.
@@ -16,11 +16,20 @@
 //! # }
 //! ```
 //!
-//! What is deliberately absent: TLS, HTTP/2, protocol upgrades (they are
-//! answered as plain requests), and caching.
+//! A request that asks for another protocol (`Connection: upgrade`, such as a
+//! WebSocket) goes to an instance like any other; if that switches, the two
+//! connections are joined, and the call stays in flight until they end.
+//!
+//! Clients may begin with HTTP/2 (by prior knowledge) on the same port. Calls of
+//! gRPC reach instances over HTTP/2 in cleartext, with streams both ways and
+//! trailers, and are refused in gRPC's own terms; all else goes over HTTP/1.1.
+//!
+//! What is deliberately absent: TLS, caching, and WebSockets over HTTP/2
+//! (RFC 8441; clients that are not offered it open a connection of HTTP/1.1).
 
 mod body;
 mod config;
+mod connection;
 #[cfg(test)]
 mod fuzz;
 mod headers;
@@ -29,6 +38,9 @@ mod problem;
 mod proxy;
 mod routes;
 mod server;
+mod sniff;
+mod streams;
+mod upgrade;
 
 pub use config::{Config, HEADER_BYTES_MIN};
 pub use server::Ingress;

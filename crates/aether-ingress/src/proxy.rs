@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_invoker::{CallError, CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle};
+use aether_invoker::{CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle, is_grpc};
 use arc_swap::ArcSwap;
-use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::body::IngressBody;
 use crate::config::Config;
 use crate::headers::{Client, host_of, strip_hop_by_hop};
-use crate::problem::{of_call, problem};
+use crate::problem::Refusal;
 use crate::routes::Routes;
+use crate::upgrade;
 
 /// How long a request waits for the first tables. An ingress that has just
 /// started has them within a few milliseconds of reaching a voter; where none
@@ -34,47 +36,62 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Answers one request, in any case.
+    /// Answers one request, in any case. `next` is what the connection goes on
+    /// with after an answer that switches to another protocol.
     pub(crate) async fn answer(
         &self,
         client: &Client,
-        mut request: Request<Incoming>,
+        next: &upgrade::Next,
+        request: Request<Incoming>,
     ) -> Response<IngressBody> {
+        let is_grpc = is_grpc(request.headers());
+        match self.pass(client, next, request).await {
+            Ok(response) => response,
+            Err(refusal) if is_grpc => refusal.into_grpc(),
+            Err(refusal) => refusal.into_problem(),
+        }
+    }
+
+    async fn pass(
+        &self,
+        client: &Client,
+        next: &upgrade::Next,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<IngressBody>, Refusal> {
         if request.method() == Method::CONNECT {
-            let mut refused = problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this is a reverse proxy: CONNECT is not offered",
-            );
-            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-            refused.headers_mut().insert(ALLOW, allowed);
-            return refused;
+            let detail = "this is a reverse proxy: CONNECT is not offered";
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, detail));
         }
-        if request.uri().scheme_str().is_some_and(|scheme| scheme != "http") {
-            return problem(StatusCode::BAD_REQUEST, "only http is spoken here");
+        // With HTTP/2 every request names a scheme, and a proxy in front of this one
+        // may have taken https off.
+        let is_http = |scheme| scheme == "http" || request.version() == Version::HTTP_2;
+        if !request.uri().scheme_str().is_none_or(is_http) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "only http is spoken here"));
         }
-        let host = match host_of(&request) {
-            Ok(host) => host,
-            Err(bad) => return problem(StatusCode::BAD_REQUEST, bad.0),
-        };
+        let host = host_of(&request).map_err(|bad| Refusal::new(StatusCode::BAD_REQUEST, bad.0))?;
         let mut slice = self.find(&host, request.uri().path());
         if slice.is_none() && !*self.ready.borrow() {
             self.first_tables().await;
             slice = self.find(&host, request.uri().path());
         }
-        let Some(slice) = slice else {
-            return self.no_route(&host, request.uri().path());
-        };
+        let slice = slice.ok_or_else(|| self.no_route(&host, request.uri().path()))?;
         drop(host);
+        let switch = upgrade::asked(&request)
+            .map(|asked| Switch { asked, client: hyper::upgrade::on(&mut request) });
         client.rewrite(&mut request);
+        if let Some(Switch { asked, .. }) = &switch {
+            upgrade::announce(request.headers_mut(), asked.clone());
+        }
         let options = CallOptions {
             timeout: Some(self.config.request_timeout),
             describe: self.config.debug,
             idempotent: self.config.retry_safe && request.method().is_safe(),
         };
-        match slice.send_with(request, options).await {
-            Ok(response) => self.hand_on(response),
-            Err(error) => refuse(&error),
-        }
+        let response = slice.send_with(request, options).await.map_err(|error| {
+            tracing::debug!(%error, "a call failed");
+            Refusal::of_call(&error)
+        })?;
+        self.hand_on(response, switch, next)
     }
 
     fn find(&self, host: &str, path: &str) -> Option<Arc<SliceHandle>> {
@@ -91,33 +108,56 @@ impl Proxy {
     }
 
     #[cold]
-    fn no_route(&self, host: &str, path: &str) -> Response<IngressBody> {
+    fn no_route(&self, host: &str, path: &str) -> Refusal {
         if !*self.ready.borrow() {
             let detail = "routing tables have not arrived yet";
-            return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         }
         let path: String = path.chars().take(200).collect();
         let detail = format!("no ingress rule matches host '{host}' and path '{path}'");
-        problem(StatusCode::NOT_FOUND, &detail)
+        Refusal::new(StatusCode::NOT_FOUND, detail)
     }
 
-    fn hand_on(&self, mut response: Response<ResponseBody>) -> Response<IngressBody> {
-        if response.status().is_informational() {
-            // Upgrades are never asked for.
-            let detail = format!("an instance answered with status {}", response.status());
-            return problem(StatusCode::BAD_GATEWAY, &detail);
+    fn hand_on(
+        &self,
+        mut response: Response<ResponseBody>,
+        switch: Option<Switch>,
+        next: &upgrade::Next,
+    ) -> Result<Response<IngressBody>, Refusal> {
+        let status = response.status();
+        let agreed = switch.as_ref().and_then(|s| upgrade::agreed(&s.asked, response.headers()));
+        if status.is_informational()
+            && (status != StatusCode::SWITCHING_PROTOCOLS || agreed.is_none())
+        {
+            let detail = format!("an instance answered with status {status}, unasked");
+            return Err(Refusal::new(StatusCode::BAD_GATEWAY, detail));
         }
+        let wanted = response.headers().get(UPGRADE).cloned();
         strip_hop_by_hop(response.headers_mut());
         if let Some(target) = response.extensions_mut().remove::<CallTarget>() {
             describe(response.headers_mut(), &target);
         }
-        response.map(IngressBody::Instance)
+        match (switch, agreed, wanted) {
+            (Some(Switch { client, .. }), Some(agreed), _) if status.is_informational() => {
+                upgrade::announce(response.headers_mut(), agreed);
+                let (head, body) = response.into_parts();
+                next.join(client, body, self.config.stall_timeout);
+                return Ok(Response::from_parts(head, IngressBody::empty()));
+            }
+            // The answer means nothing without the protocols that it is about.
+            (.., Some(wanted)) if status == StatusCode::UPGRADE_REQUIRED => {
+                upgrade::announce(response.headers_mut(), wanted);
+            }
+            _ => {}
+        }
+        Ok(response.map(IngressBody::instance))
     }
 }
 
-fn refuse(error: &CallError) -> Response<IngressBody> {
-    tracing::debug!(%error, "a call failed");
-    of_call(error)
+/// A client that would rather go on with another protocol.
+struct Switch {
+    asked: HeaderValue,
+    client: OnUpgrade,
 }
 
 fn describe(headers: &mut HeaderMap, target: &CallTarget) {

@@ -1,6 +1,5 @@
 //! Accepts connections, and ends them in order.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,28 +7,18 @@ use std::time::Duration;
 
 use aether_invoker::Invoker;
 use arc_swap::ArcSwap;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::{Config, HEADER_BYTES_MIN};
-use crate::headers::Client;
-use crate::io::StallGuard;
-use crate::problem;
+use crate::config::Config;
+use crate::connection::Server;
 use crate::proxy::Proxy;
 use crate::routes::Routes;
 
 /// Pause after an accept failed, usually for want of file descriptors: they
 /// come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long a client has to take the answer to a head that was too slow, and to
-/// end its side.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// A running ingress. Dropping it stops it at once; see
 /// [`shutdown`](Self::shutdown) for an orderly end.
@@ -108,7 +97,7 @@ impl Drop for Ingress {
 /// Accepts until told to stop, then waits for the connections to end.
 async fn accept(listener: TcpListener, proxy: Arc<Proxy>, stopping: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(proxy.config.connections_max.min(Semaphore::MAX_PERMITS)));
-    let builder = builder(&proxy.config);
+    let server = Arc::new(Server::new(Arc::clone(&proxy)));
     // Dropped with this task, and then aborts what is left.
     let mut connections = JoinSet::new();
     let mut stop = stopping.clone();
@@ -119,8 +108,11 @@ async fn accept(listener: TcpListener, proxy: Arc<Proxy>, stopping: watch::Recei
         };
         match accepted {
             Ok((stream, peer, place)) => {
-                let (proxy, stopping) = (Arc::clone(&proxy), stopping.clone());
-                connections.spawn(serve(builder.clone(), stream, peer, proxy, stopping, place));
+                let (server, stopping) = (Arc::clone(&server), stopping.clone());
+                connections.spawn(async move {
+                    server.serve(stream, peer, stopping).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -137,7 +129,7 @@ async fn accept(listener: TcpListener, proxy: Arc<Proxy>, stopping: watch::Recei
 }
 
 /// Returns when the ingress is to stop, or is gone.
-async fn asked_to_stop(stopping: &mut watch::Receiver<bool>) {
+pub(crate) async fn asked_to_stop(stopping: &mut watch::Receiver<bool>) {
     // The guard over the value must not outlive this: it binds the thread.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
@@ -150,60 +142,4 @@ async fn next(
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     let (stream, peer) = listener.accept().await?;
     Ok((stream, peer, place))
-}
-
-fn builder(config: &Config) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
-        .max_header_size(config.header_bytes_max)
-        .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN));
-    builder
-}
-
-async fn serve(
-    builder: http1::Builder,
-    stream: TcpStream,
-    peer: SocketAddr,
-    proxy: Arc<Proxy>,
-    mut stopping: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
-) {
-    // A failure only costs latency.
-    let _ = stream.set_nodelay(true);
-    let client = Client::new(peer.ip(), proxy.config.trust_forwarded);
-    let io = StallGuard::new(TokioIo::new(stream), proxy.config.stall_timeout);
-    let service =
-        service_fn(async |request| Ok::<_, Infallible>(proxy.answer(&client, request).await));
-    let mut connection = builder.serve_connection(io, service);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = asked_to_stop(&mut stopping) => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
-    };
-    let Err(error) = ended else { return };
-    tracing::debug!(%peer, %error, "a client's connection broke");
-    let parts = connection.into_parts();
-    // Who sent nothing has idled, and may be about to send a request: it would
-    // take an answer for the one to that.
-    if error.is_timeout() && !parts.read_buf.is_empty() {
-        head_too_slow(parts.io.into_inner().into_inner()).await;
-    }
-}
-
-/// Answers a head that did not come whole in time, and ends the connection.
-async fn head_too_slow(mut stream: TcpStream) {
-    let said = async {
-        stream.write_all(problem::head_too_slow().as_bytes()).await?;
-        stream.shutdown().await?;
-        // What still came to a closed one would take the answer away.
-        let mut rest = [0; 1_024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // Who does not take it, or is gone, misses nothing.
-    let _ = tokio::time::timeout(LINGER, said).await;
 }

@@ -11,10 +11,14 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::upgrade::OnUpgrade;
 
 use crate::endpoint::Endpoint;
+use crate::grpc::Verdict;
+use crate::multiplex::Place;
 use crate::pick::Pick;
 use crate::pool::Sender;
+use crate::tunnel::{Tunnel, TunnelError};
 
 /// Any error, from a body or from below.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -102,10 +106,20 @@ impl Body for RequestBody {
 #[derive(Debug)]
 struct Held {
     pick: Pick,
-    /// None if the connection has ended already.
-    sender: Option<Sender>,
-    /// How long the connection may be kept afterwards.
-    keep_for: Duration,
+    back: Back,
+    /// Of a call of gRPC it may be still to come.
+    verdict: Verdict,
+}
+
+/// What is given back after a response.
+#[derive(Debug)]
+pub(crate) enum Back {
+    /// The connection has ended already.
+    Nothing,
+    /// A connection, which may be kept idle for so long.
+    Connection { sender: Sender, keep_for: Duration },
+    /// A place on a connection that has several.
+    Stream(#[expect(dead_code, reason = "it is only to be dropped")] Place),
 }
 
 /// The body of a response. The call counts as in flight until it has ended or
@@ -114,30 +128,50 @@ struct Held {
 pub struct ResponseBody {
     incoming: Incoming,
     held: Option<Held>,
+    /// Of a response that switches to another protocol.
+    upgrade: Option<OnUpgrade>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        pick: Pick,
-        sender: Option<Sender>,
-        keep_for: Duration,
-    ) -> Self {
-        let mut body = Self { incoming, held: Some(Held { pick, sender, keep_for }) };
+    pub(crate) fn new(incoming: Incoming, pick: Pick, back: Back, verdict: Verdict) -> Self {
+        let held = Some(Held { pick, back, verdict });
+        let mut body = Self { incoming, held, upgrade: None };
         body.release_at_end();
         body
     }
 
+    /// That of a response with status 101.
+    pub(crate) fn switched(incoming: Incoming, pick: Pick, upgrade: OnUpgrade) -> Self {
+        let held = Some(Held { pick, back: Back::Nothing, verdict: Verdict::Fine });
+        Self { incoming, held, upgrade: Some(upgrade) }
+    }
+
+    /// The connection to an instance that answered with status 101. The call
+    /// stays in flight as long as the tunnel lives.
+    ///
+    /// # Errors
+    /// If the instance did not switch, or the connection is gone.
+    pub async fn into_tunnel(self) -> Result<Tunnel, TunnelError> {
+        let (Some(upgrade), Some(Held { pick, .. })) = (self.upgrade, self.held) else {
+            return Err(TunnelError::NotSwitched);
+        };
+        Ok(Tunnel::new(upgrade.await.map_err(TunnelError::Broken)?, pick))
+    }
+
     /// Gives the connection back and ends the call if all has been read.
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.incoming.is_end_stream() && self.upgrade.is_none() {
             self.release();
         }
     }
 
     fn release(&mut self) {
-        if let Some(Held { pick, sender: Some(sender), keep_for }) = self.held.take() {
+        let Some(Held { pick, back, verdict }) = self.held.take() else { return };
+        if let Back::Connection { sender, keep_for } = back {
             give_back(pick.endpoint(), sender, keep_for);
+        }
+        if verdict != Verdict::Fine {
+            pick.broke_after_head();
         }
     }
 }
@@ -166,6 +200,11 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
             Some(Ok(frame)) => {
+                if let (Some(trailers), Some(held)) = (frame.trailers_ref(), &mut self.held)
+                    && held.verdict == Verdict::InTrailers
+                {
+                    held.verdict = Verdict::of_trailers(trailers);
+                }
                 self.release_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -176,7 +215,9 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                self.release();
+                if self.upgrade.is_none() {
+                    self.release();
+                }
                 Poll::Ready(None)
             }
         }

@@ -1,4 +1,4 @@
-//! One call over HTTP/1.1, and what may be tried again.
+//! One call over HTTP, and what may be tried again.
 //!
 //! A request that provably reached no instance goes to another one, at most
 //! once to each. A request that may have been carried out is repeated only if
@@ -6,9 +6,10 @@
 //! that every HTTP client makes (RFC 9112, section 9.3.1): a safe request that
 //! met a connection which the instance was just closing for idleness is sent
 //! again on a fresh connection to the same instance.
+//!
+//! Calls of gRPC go over HTTP/2 in cleartext, all others over HTTP/1.1.
 
-use std::error::Error as _;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -16,20 +17,18 @@ use aether_core::ids::InstanceId;
 use aether_core::schedule::Side;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
-use http::{Request, Response, Uri, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
-use crate::body::{BoxError, RequestBody, ResponseBody, Starved};
-use crate::endpoint::Endpoint;
+use crate::attempt::{Failure, Replay, attempt};
+use crate::body::{Back, BoxError, RequestBody, ResponseBody, Starved};
 use crate::error::CallError;
+use crate::grpc::{Verdict, grpc_timeout, is_grpc};
 use crate::pick::{Outcome, Pick};
-use crate::pool::{Sender, connect, keep_for};
 use crate::slice::SliceHandle;
-
-/// How many pooled connections one attempt may find closed before it opens a
-/// fresh one.
-const POOLED_TRIES_MAX: usize = 4;
 
 /// How a call is to be made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,7 +36,9 @@ pub struct CallOptions {
     /// Carrying it out twice does no harm: it may be tried again although an
     /// instance may have seen it. Only requests without a body are.
     pub idempotent: bool,
-    /// How long the response head may take, over all attempts.
+    /// How long the response head may take, over all attempts. A call of gRPC that
+    /// names a time of its own (`grpc-timeout`) has that, and otherwise as long
+    /// again whenever it waits for the caller's next message.
     pub timeout: Option<Duration>,
     /// Put a [`CallTarget`](crate::CallTarget) that names the instance into the
     /// extensions of the response.
@@ -76,39 +77,8 @@ impl RetryBudget {
     }
 }
 
-/// When a copy of the request may be sent although the first may have arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replay {
-    Never,
-    /// If a reused connection was just being closed.
-    OnStaleConnection,
-    Always,
-}
-
-impl Replay {
-    fn of(request: &Request<RequestBody>, options: CallOptions) -> Self {
-        let safe = request.method().is_safe();
-        match (request.body().is_empty(), options.idempotent, safe) {
-            (false, ..) => Self::Never,
-            (true, true, _) => Self::Always,
-            (true, false, true) => Self::OnStaleConnection,
-            (true, false, false) => Self::Never,
-        }
-    }
-}
-
-/// Why one attempt gave no response.
-enum Failure {
-    /// Nothing has been sent.
-    Unsent { request: Request<RequestBody>, refused: bool, error: BoxError },
-    /// It may have been carried out. The copy is there if it may be sent again.
-    Lost { copy: Option<Request<RequestBody>>, error: BoxError },
-    /// The caller's request body failed.
-    Body { error: BoxError },
-}
-
 impl SliceHandle {
-    /// Makes one call over HTTP/1.1 without a time limit; see
+    /// Makes one call without a time limit; see
     /// [`send_with`](Self::send_with).
     ///
     /// # Errors
@@ -121,14 +91,20 @@ impl SliceHandle {
         self.send_with(request, CallOptions::default()).await
     }
 
-    /// Makes one call over HTTP/1.1. Scheme and authority of the URI are not
-    /// used, save for a `Host` header where there is none. The call counts as
-    /// in flight until the body of the response has ended or is dropped.
+    /// Makes one call over HTTP/1.1, or over HTTP/2 if it is one of gRPC
+    /// ([`is_grpc`]). Scheme and authority of the URI are not used, save for a
+    /// `Host` header where there is none. The call counts as in flight until the body of the response has ended or is dropped.
+    ///
+    /// A request with an `Upgrade` header goes out on a connection of its own and
+    /// is not sent again once it was. If the instance switches (status 101), the
+    /// body of the response becomes the connection:
+    /// [`ResponseBody::into_tunnel`].
     ///
     /// The first attempt is evidence for or against its version: the time from
     /// the pick to the head of the response, and as an error a 5xx, a failed
-    /// attempt (even if a retry succeeds), a timeout, or a body that breaks
-    /// off. A call whose future is dropped is no evidence, unless it waited for
+    /// attempt (even if a retry succeeds), a timeout, a body that breaks off, or a
+    /// status of gRPC that is the fault of the instance: UNKNOWN,
+    /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE or DATA_LOSS. A call whose future is dropped is no evidence, unless it waited for
     /// a second or more: then it counts as one that took that long.
     ///
     /// # Errors
@@ -143,11 +119,11 @@ impl SliceHandle {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
-        let pick = self.pick_until(deadline).await?;
+        let mut deadline = Deadline::of(request.headers(), options);
+        let pick = self.pick_until(deadline.at).await?;
         self.invoker.shared().budget.deposit();
         let request = prepare(request.map(RequestBody::new), &pick);
-        self.attempts(pick, request, options, deadline).await
+        self.attempts(pick, request, options, &mut deadline).await
     }
 
     async fn attempts(
@@ -155,7 +131,7 @@ impl SliceHandle {
         mut pick: Pick,
         mut request: Request<RequestBody>,
         options: CallOptions,
-        deadline: Option<Instant>,
+        deadline: &mut Deadline,
     ) -> Result<Response<ResponseBody>, CallError> {
         let config = &self.invoker.shared().config;
         let replay = Replay::of(&request, options);
@@ -168,28 +144,23 @@ impl SliceHandle {
                 return Err(CallError::Overloaded { target: pick.endpoint().target(), in_flight });
             }
             pick.awaits(starved.clone());
-            let attempt = attempt(pick.endpoint(), request, replay, config.connect_timeout);
-            let result = match deadline {
-                None => attempt.await,
-                Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
-                    Ok(result) => result,
-                    Err(elapsed) if starved.as_ref().is_some_and(Starved::get) => {
-                        pick.answered();
-                        let (target, source) = (pick.endpoint().target(), elapsed.into());
-                        return Err(CallError::RequestBody { target, source });
-                    }
-                    Err(_) => {
-                        pick.record(Outcome::Error);
-                        let after = options.timeout.unwrap_or_default();
-                        return Err(CallError::Timeout { target: pick.endpoint().target(), after });
-                    }
-                },
+            let attempt = attempt(pick.endpoint(), request, replay, config);
+            let result = match deadline.limit(attempt, starved.as_ref()).await {
+                Ok(result) => result,
+                Err(elapsed) if starved.as_ref().is_some_and(Starved::get) => {
+                    pick.answered();
+                    let (target, source) = (pick.endpoint().target(), elapsed.into());
+                    return Err(CallError::RequestBody { target, source });
+                }
+                Err(_) => {
+                    pick.record(Outcome::Error);
+                    let after = deadline.timeout.unwrap_or_default();
+                    return Err(CallError::Timeout { target: pick.endpoint().target(), after });
+                }
             };
             pick.answered();
             let failure = match result {
-                Ok((response, sender)) => {
-                    return Ok(finish(pick, response, sender, options, config.idle_timeout));
-                }
+                Ok((response, back)) => return Ok(finish(pick, response, back, options)),
                 Err(Failure::Body { error: source }) => {
                     let target = pick.endpoint().target();
                     return Err(CallError::RequestBody { target, source });
@@ -201,7 +172,7 @@ impl SliceHandle {
             let (error, again) = self.judge(&pick, failure, &mut may_have_arrived);
             let next = match again.filter(|_| tried.len() < config.attempts_max) {
                 Some(again) => {
-                    self.other_until(deadline, pick.side(), &tried).await.map(|p| (again, p))
+                    self.other_until(deadline.at, pick.side(), &tried).await.map(|p| (again, p))
                 }
                 None => None,
             };
@@ -256,8 +227,49 @@ impl SliceHandle {
     }
 }
 
+/// Until when the head of a response has to be there.
+#[derive(Debug)]
+struct Deadline {
+    at: Option<Instant>,
+    timeout: Option<Duration>,
+    /// It does not count while the caller himself is waited for.
+    is_patient: bool,
+}
+
+impl Deadline {
+    fn of(headers: &HeaderMap, options: CallOptions) -> Self {
+        let named = grpc_timeout(headers).filter(|_| is_grpc(headers));
+        let timeout = named.or(options.timeout);
+        let is_patient = is_grpc(headers) && named.is_none();
+        let at = timeout.map(|timeout| Instant::now() + timeout);
+        Self { at, timeout, is_patient }
+    }
+
+    async fn limit<T>(
+        &mut self,
+        attempt: impl Future<Output = T>,
+        starved: Option<&Starved>,
+    ) -> Result<T, Elapsed> {
+        let mut attempt = pin!(attempt);
+        loop {
+            let (Some(at), Some(timeout)) = (self.at, self.timeout) else {
+                return Ok(attempt.await);
+            };
+            match tokio::time::timeout_at(at, attempt.as_mut()).await {
+                Err(_) if self.is_patient && starved.is_some_and(Starved::get) => {
+                    self.at = Some(Instant::now() + timeout);
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
 /// Brings a request into the form that goes to an instance.
 fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBody> {
+    if is_grpc(request.headers()) {
+        return prepare_stream(request, pick);
+    }
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
         let authority = request
@@ -275,108 +287,47 @@ fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBod
     request
 }
 
+/// The form that it has over HTTP/2: the authority stands for the host.
+fn prepare_stream(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBody> {
+    *request.version_mut() = Version::HTTP_2;
+    let named = request.headers_mut().remove(HOST);
+    let named = named.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    let authority = named.or(parts.authority.take()).unwrap_or_else(|| {
+        Authority::try_from(pick.address().to_string()).expect("an address is an authority")
+    });
+    let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path);
+    *request.uri_mut() = uri.build().expect("it has all of its parts");
+    request
+}
+
 /// Records the outcome and hands on the response.
 fn finish(
     mut pick: Pick,
     mut response: Response<Incoming>,
-    sender: Option<Sender>,
+    back: Back,
     options: CallOptions,
-    idle_timeout: Duration,
 ) -> Response<ResponseBody> {
     if options.describe {
         response.extensions_mut().insert(pick.endpoint().target());
     }
-    let is_error = response.status().is_server_error();
-    pick.record(if is_error { Outcome::Error } else { Outcome::Success });
-    let keep_for = keep_for(response.headers(), idle_timeout);
-    response.map(|incoming| ResponseBody::new(incoming, pick, sender, keep_for))
-}
-
-/// One attempt at one endpoint: on a pooled connection, or on a fresh one.
-async fn attempt(
-    endpoint: &Arc<Endpoint>,
-    mut request: Request<RequestBody>,
-    replay: Replay,
-    connect_timeout: Duration,
-) -> Result<(Response<Incoming>, Option<Sender>), Failure> {
-    for _ in 0..POOLED_TRIES_MAX {
-        let Some(sender) = endpoint.pool.take() else { break };
-        let spare = (replay != Replay::Never).then(|| copy(&request));
-        let mut error = match sender.send(request).await {
-            Ok(answered) => return Ok(answered),
-            Err(error) => error,
-        };
-        match (error.take_message(), spare) {
-            (Some(unsent), _) => request = unsent,
-            (None, Some(spare)) if is_closing(error.error()) => {
-                request = spare;
-                // The others were probably closed at the same time.
-                break;
-            }
-            (None, spare) => {
-                let copy = spare.filter(|_| replay == Replay::Always);
-                return Err(lost(error.into_error(), copy));
-            }
-        }
-    }
-    let sender = match connect(endpoint.address, connect_timeout).await {
-        Ok(sender) => sender,
-        Err(error) => {
-            return Err(Failure::Unsent { request, refused: true, error: error.into() });
-        }
+    let verdict = match back {
+        Back::Stream(_) => Verdict::of_head(&response),
+        _ if response.status().is_server_error() => Verdict::Fault,
+        _ => Verdict::Fine,
     };
-    endpoint.forgive();
-    let spare = (replay == Replay::Always).then(|| copy(&request));
-    sender.send(request).await.map_err(|mut error| match error.take_message() {
-        Some(request) => {
-            Failure::Unsent { request, refused: false, error: error.into_error().into() }
-        }
-        None => lost(error.into_error(), spare),
-    })
-}
-
-/// What a request came to that was at least partly sent.
-fn lost(error: hyper::Error, copy: Option<Request<RequestBody>>) -> Failure {
-    if error.is_user() {
-        Failure::Body { error: error.into() }
-    } else {
-        Failure::Lost { copy, error: error.into() }
+    // What trailers say later turns a success into an error.
+    pick.record(if verdict == Verdict::Fault { Outcome::Error } else { Outcome::Success });
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upgrade = hyper::upgrade::on(&mut response);
+        return response.map(|incoming| ResponseBody::switched(incoming, pick, upgrade));
     }
-}
-
-/// Whether this is how a connection looks that the other side closed.
-fn is_closing(error: &hyper::Error) -> bool {
-    use std::io::ErrorKind;
-    let by_io = || {
-        let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-        io.is_some_and(|io| {
-            matches!(
-                io.kind(),
-                ErrorKind::ConnectionReset
-                    | ErrorKind::BrokenPipe
-                    | ErrorKind::ConnectionAborted
-                    | ErrorKind::NotConnected
-                    | ErrorKind::UnexpectedEof
-            )
-        })
-    };
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || by_io()
-}
-
-/// A copy of a request without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+    response.map(|incoming| ResponseBody::new(incoming, pick, back, verdict))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
 
     #[test]
@@ -388,20 +339,5 @@ mod tests {
         assert_eq!(drain(), 20);
         (0..10_000).for_each(|_| budget.deposit());
         assert_eq!(drain(), 100);
-    }
-
-    #[test]
-    fn only_requests_that_can_be_sent_again_are() {
-        let request = |method: Method, body: RequestBody| {
-            Request::builder().method(method).body(body).unwrap()
-        };
-        let (plain, idempotent) =
-            (CallOptions::default(), CallOptions { idempotent: true, ..CallOptions::default() });
-        let full = || RequestBody::new(http_body_util::Full::new(Bytes::from_static(b"x")));
-        let of = |method, body, options| Replay::of(&request(method, body), options);
-        assert_eq!(of(Method::GET, RequestBody::empty(), plain), Replay::OnStaleConnection);
-        assert_eq!(of(Method::POST, RequestBody::empty(), plain), Replay::Never);
-        assert_eq!(of(Method::POST, RequestBody::empty(), idempotent), Replay::Always);
-        assert_eq!(of(Method::GET, full(), idempotent), Replay::Never);
     }
 }

@@ -4,7 +4,8 @@
 //! An [`Invoker`] watches the routing tables at any node of the control plane
 //! and goes on with its last tables when the whole control plane is away. A
 //! [`SliceHandle`] picks an instance for one call ([`SliceHandle::pick_when_open`],
-//! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`]).
+//! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`]), which
+//! is HTTP/2 in cleartext for gRPC and HTTP/1.1 for all else.
 //! Calls are split between two versions by the exact ratio of the route, never
 //! by chance, and an instance that left the tables is reported as idle only
 //! once no call can start on it any more. A program that has a thread for each
@@ -28,9 +29,10 @@
 //! ```
 //!
 //! What is deliberately absent: the crate decides nothing about updates, keeps
-//! no state on disk, and speaks no TLS and no HTTP/2 to instances.
+//! no state on disk, and speaks no TLS to instances, and HTTP/2 only for gRPC.
 
 mod applier;
+mod attempt;
 mod body;
 mod call;
 mod caller;
@@ -41,11 +43,14 @@ mod endpoint;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod grpc;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
 mod invoker;
+mod kept;
 mod meter;
+mod multiplex;
 mod pick;
 mod pool;
 mod session;
@@ -53,6 +58,7 @@ mod slice;
 #[cfg(test)]
 mod stress;
 mod tally;
+mod tunnel;
 
 pub use aether_core::coordinates::{SliceName, Version};
 pub use aether_core::ids::{InstanceId, RevisionNo, SessionId};
@@ -65,7 +71,9 @@ pub use call::CallOptions;
 pub use caller::{Caller, LocalPick, UntimedPick};
 pub use config::{Config, SessionKind};
 pub use error::{CallError, CallTarget, ConfigError, NotReady, PickError};
+pub use grpc::{grpc_timeout, is_grpc};
 pub use invoker::{Changes, Invoker, Status};
 pub use pick::{Outcome, Pick};
 pub use slice::SliceHandle;
 pub use tally::RouteTally;
+pub use tunnel::{Tunnel, TunnelError};

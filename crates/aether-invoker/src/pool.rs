@@ -1,6 +1,7 @@
 //! Connections to one instance: opened on demand, reused last-in first-out.
 //!
-//! A connection carries one call at a time (HTTP/1.1), so the pool never holds
+//! A connection carries one call at a time (HTTP/1.1; for HTTP/2 see
+//! `multiplex.rs`), so the pool never holds
 //! more of them than there were calls at a time, and keeps at most a set number
 //! when they are idle. A pool of our own because `try_send_request` gives an
 //! unsent request back, body and all, so that it can go to another instance.
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::body::RequestBody;
+use crate::multiplex::Multiplex;
 
 /// Sends requests on one connection.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Sender {
         tokio::spawn(async move {
             // A call in flight learns of the error itself; an idle connection
             // that the instance closes is nothing unusual.
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::trace!(%error, "connection ended");
             }
             drop(driven);
@@ -101,6 +103,8 @@ pub(crate) enum ConnectError {
     Timeout { address: SocketAddr, after: Duration },
     #[error("cannot speak HTTP with {address}: {source}")]
     Http { address: SocketAddr, source: hyper::Error },
+    #[error("cannot connect to {address}: another call has just tried")]
+    Another { address: SocketAddr },
 }
 
 #[derive(Debug)]
@@ -120,11 +124,13 @@ struct State {
 pub(crate) struct Pool {
     state: Mutex<State>,
     idle_max: usize,
+    /// Those of HTTP/2.
+    pub(crate) http2: Multiplex,
 }
 
 impl Pool {
     pub(crate) fn new(idle_max: usize) -> Self {
-        Self { state: Mutex::default(), idle_max }
+        Self { state: Mutex::default(), idle_max, http2: Multiplex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -160,11 +166,13 @@ impl Pool {
         let idle = std::mem::take(&mut state.idle);
         drop(state);
         drop(idle);
+        self.http2.close();
     }
 
     /// Keeps connections again.
     pub(crate) fn reopen(&self) {
         self.state().closed = false;
+        self.http2.reopen();
     }
 
     /// Closes connections that were idle for long enough, and forgets those
@@ -172,6 +180,7 @@ impl Pool {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         self.state().idle.retain(|idle| now < idle.until && !idle.sender.is_closed());
+        self.http2.sweep();
     }
 }
 
@@ -198,13 +207,21 @@ pub(crate) async fn connect(
     address: SocketAddr,
     timeout: Duration,
 ) -> Result<Sender, ConnectError> {
+    let stream = open_stream(address, timeout).await?;
+    Sender::open(stream).await.map_err(|source| ConnectError::Http { address, source })
+}
+
+pub(crate) async fn open_stream(
+    address: SocketAddr,
+    timeout: Duration,
+) -> Result<TcpStream, ConnectError> {
     let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
         .await
         .map_err(|_| ConnectError::Timeout { address, after: timeout })?
         .map_err(|source| ConnectError::Tcp { address, source })?;
     // A failure only costs latency.
     let _ = stream.set_nodelay(true);
-    Sender::open(stream).await.map_err(|source| ConnectError::Http { address, source })
+    Ok(stream)
 }
 
 #[cfg(test)]

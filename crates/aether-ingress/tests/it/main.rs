@@ -5,9 +5,12 @@
 mod support;
 
 mod client;
+mod grpc;
+mod http2;
 mod load;
 mod manners;
 mod passing;
+mod upgrades;
 
 use std::time::Duration;
 
@@ -16,8 +19,9 @@ use aether_ingress::{Config, Ingress};
 use aether_invoker::{Invoker, SessionKind};
 use tokio::net::TcpListener;
 
-use support::LIMIT;
+use support::backend::Backend;
 use support::control::Control;
+use support::{LIMIT, rule, set, table};
 
 /// An ingress that follows a control plane.
 struct Setup {
@@ -37,4 +41,13 @@ async fn start(config: Config, tables: &[SliceTable]) -> Setup {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ingress = Ingress::start(listener, invoker.clone(), config).unwrap();
     Setup { control, invoker, ingress }
+}
+
+/// One slice with one instance, for all requests.
+async fn one_backend(config: Config) -> (Setup, Backend) {
+    let backend = Backend::start("a-1").await;
+    let mut route = table("org.example:a", 2, "0:1");
+    route.old = set(1, &[backend.row()]);
+    route.ingress = vec![rule("", "/")];
+    (start(config, &[route]).await, backend)
 }

@@ -15,15 +15,7 @@ use crate::client::{Client, get, problem, raw};
 use crate::support::backend::Backend;
 use crate::support::control::Control;
 use crate::support::{dead_address, rule, set, table, until};
-use crate::{Setup, start};
-
-async fn one_backend(config: Config) -> (Setup, Backend) {
-    let backend = Backend::start("a-1").await;
-    let mut route = table("org.example:a", 2, "0:1");
-    route.old = set(1, &[backend.row()]);
-    route.ingress = vec![rule("", "/")];
-    (start(config, &[route]).await, backend)
-}
+use crate::{Setup, one_backend};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_make_no_sense_are_refused_and_reach_nobody() {

@@ -21,6 +21,10 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Largest head of a request that can be allowed. Each connection may hold one.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
+/// Most requests at a time on one client connection that can be allowed: as many
+/// as one instance may have in flight by default.
+const STREAMS_MAX: u32 = 4_096;
+
 /// Most labels of a node. They are replicated.
 const LABELS_MAX: usize = 64;
 
@@ -232,6 +236,9 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
         connections_max: count(file.connections_max, default.connections_max),
         header_timeout: or(file.header_timeout, default.header_timeout),
         header_bytes_max: count(file.header_bytes_max, default.header_bytes_max),
+        streams_max: file.streams_max.unwrap_or(default.streams_max),
+        ping_interval: or(file.ping_interval, default.ping_interval),
+        ping_timeout: or(file.ping_timeout, default.ping_timeout),
         request_timeout: or(file.request_timeout, default.request_timeout),
         retry_safe: file.retry_safe.unwrap_or(default.retry_safe),
         stall_timeout: or(file.stall_timeout, default.stall_timeout),
@@ -241,6 +248,8 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
     };
     for (field, wait) in [
         ("ingress.header_timeout", ingress.header_timeout),
+        ("ingress.ping_interval", ingress.ping_interval),
+        ("ingress.ping_timeout", ingress.ping_timeout),
         ("ingress.request_timeout", ingress.request_timeout),
         ("ingress.stall_timeout", ingress.stall_timeout),
     ] {
@@ -250,6 +259,9 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
     }
     if ingress.connections_max == 0 {
         return bad("ingress.connections_max", "must be above zero");
+    }
+    if !(1..=STREAMS_MAX).contains(&ingress.streams_max) {
+        return bad("ingress.streams_max", format!("must be 1 to {STREAMS_MAX}"));
     }
     let bytes = aether_ingress::HEADER_BYTES_MIN..=HEADER_BYTES_MAX;
     if !bytes.contains(&ingress.header_bytes_max) {

@@ -76,6 +76,9 @@ listen = '127.0.0.1:8470'
 connections_max = 50
 header_timeout = '5s'
 header_bytes_max = 8192
+streams_max = 20
+ping_interval = '8s'
+ping_timeout = '9s'
 request_timeout = '2m'
 retry_safe = true
 stall_timeout = '7s'
@@ -113,6 +116,9 @@ json = true
         connections_max: 50,
         header_timeout: Duration::from_secs(5),
         header_bytes_max: 8_192,
+        streams_max: 20,
+        ping_interval: Duration::from_secs(8),
+        ping_timeout: Duration::from_secs(9),
         request_timeout: Duration::from_secs(120),
         retry_safe: true,
         stall_timeout: Duration::from_secs(7),
@@ -162,6 +168,8 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[ingress]\nheader_timeout = '0s'", &["ingress.header_timeout", "above zero"]),
         ("", "[ingress]\nstall_timeout = '0s'", &["ingress.stall_timeout", "above zero"]),
         ("", "[ingress]\nconnections_max = 0", &["ingress.connections_max", "above zero"]),
+        ("", "[ingress]\nstreams_max = 0", &["ingress.streams_max", "4096"]),
+        ("", "[ingress]\nping_timeout = '0s'", &["ingress.ping_timeout", "above zero"]),
         ("", "[ingress]\nheader_bytes_max = 100", &["ingress.header_bytes_max", "8192"]),
         ("", "[ingress]\nheader_bytes_max = 2_000_000", &["ingress.header_bytes_max", "1048576"]),
         ("ingress = '127.0.0.1'", "", &["line 1", "socket address"]),
