@@ -4,8 +4,9 @@
 //! An [`Invoker`] watches the routing tables at any node of the control plane
 //! and goes on with its last tables when the whole control plane is away. A
 //! [`SliceHandle`] picks an instance for one call ([`SliceHandle::pick_when_open`],
-//! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`]), which
-//! is HTTP/2 in cleartext for gRPC and HTTP/1.1 for all else.
+//! for any kind of client) or makes the call over HTTP ([`SliceHandle::send`], and
+//! [`SliceHandle::service`] for clients made by tonic and others that take a service of
+//! tower), which is HTTP/2 in cleartext for gRPC and HTTP/1.1 for all else.
 //! Calls are split between two versions by the exact ratio of the route, never
 //! by chance, and an instance that left the tables is reported as idle only
 //! once no call can start on it any more. A program that has a thread for each
@@ -53,6 +54,7 @@ mod meter;
 mod multiplex;
 mod pick;
 mod pool;
+mod service;
 mod session;
 mod slice;
 #[cfg(test)]
@@ -74,6 +76,7 @@ pub use error::{CallError, CallTarget, ConfigError, NotReady, PickError};
 pub use grpc::{grpc_timeout, is_grpc};
 pub use invoker::{Changes, Invoker, Status};
 pub use pick::{Outcome, Pick};
+pub use service::SliceService;
 pub use slice::SliceHandle;
 pub use tally::RouteTally;
 pub use tunnel::{Tunnel, TunnelError};

@@ -2,5 +2,6 @@
 
 mod callers;
 mod calls;
+mod service;
 mod support;
 mod tables;
