@@ -4,6 +4,7 @@
 //! `cargo xtask bench peers picks` builds and runs it.
 
 mod aether;
+mod calls;
 mod exactness;
 mod fleet;
 mod node;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use fleet::Fleet;
 
-const USAGE: &str = "usage: picks [speed|exact] [--rounds N] [--millis N]
+const USAGE: &str = "usage: picks [speed|exact|calls] [--rounds N] [--millis N]
 
   --rounds N   rounds in which all are measured in turn (9)
   --millis N   length of one measurement (100)";
@@ -29,12 +30,13 @@ const RATIOS: [(u32, u32); 4] = [(1, 9), (3, 17), (37, 63), (1, 999)];
 struct Options {
     speed: bool,
     exact: bool,
+    calls: bool,
     rounds: usize,
     millis: u64,
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { speed: false, exact: false, rounds: 9, millis: 100 };
+    let mut options = Options { speed: false, exact: false, calls: false, rounds: 9, millis: 100 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<u32> {
@@ -44,6 +46,7 @@ fn options() -> Result<Options> {
         match argument.as_str() {
             "speed" => options.speed = true,
             "exact" => options.exact = true,
+            "calls" => options.calls = true,
             "--rounds" => options.rounds = number()? as usize,
             "--millis" => options.millis = number()?.into(),
             "--help" => {
@@ -53,13 +56,20 @@ fn options() -> Result<Options> {
             other => bail!("'{other}' is none of it\n{USAGE}"),
         }
     }
-    if !options.speed && !options.exact {
-        (options.speed, options.exact) = (true, true);
+    if !options.speed && !options.exact && !options.calls {
+        (options.speed, options.exact, options.calls) = (true, true, true);
     }
     Ok(options)
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = &arguments[..]
+        && first == "calls"
+        && rest.first().is_some_and(|part| !part.starts_with("--"))
+    {
+        return calls::part(rest);
+    }
     let options = options()?;
     let node = node::Node::start()?;
     if options.speed {
@@ -80,6 +90,9 @@ fn main() -> Result<()> {
             println!("\n{fleet}: largest deviation from the ratio, in calls");
             exactness::print(fleet, &all);
         }
+    }
+    if options.calls {
+        calls::run(options.rounds, options.millis * 10)?;
     }
     Ok(())
 }

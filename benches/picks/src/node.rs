@@ -62,31 +62,52 @@ impl Node {
     /// its own.
     pub fn publish(&self, fleet: Fleet) -> Result<SliceName> {
         let Fleet { endpoints, new, old } = fleet;
-        let slice: SliceName = format!("org.example:of-{new}-{old}-{endpoints}").parse()?;
-        let set = |is_new: bool, revision| -> Result<VersionSet> {
-            let endpoint = |number| -> Result<Endpoint> {
-                let instance = format!("i-{revision}-{number}").parse()?;
-                Ok(Endpoint { instance, address: Fleet::address(is_new, number) })
-            };
-            Ok(VersionSet {
-                revision: RevisionNo(revision),
-                version: format!("{revision}.0.0").parse()?,
-                endpoints: (0..endpoints).map(endpoint).collect::<Result<_>>()?,
-            })
-        };
+        let name = format!("org.example:of-{new}-{old}-{endpoints}");
+        let addresses = |is_new| (0..endpoints).map(move |number| Fleet::address(is_new, number));
+        self.tables.lock().expect("nobody panics in it").clear();
+        let sets = (set(2, addresses(true))?, set(1, addresses(false))?);
+        self.tell(&name, Weights::new(new.into(), old.into())?, Some(sets.0), sets.1)
+    }
+
+    /// Gives it the table of a slice with one version at these addresses.
+    pub fn publish_at(&self, name: &str, addresses: &[SocketAddr]) -> Result<SliceName> {
+        self.tell(name, Weights::ALL_OLD, None, set(1, addresses.iter().copied())?)
+    }
+
+    fn tell(
+        &self,
+        name: &str,
+        weights: Weights,
+        new: Option<VersionSet>,
+        old: VersionSet,
+    ) -> Result<SliceName> {
+        let slice: SliceName = name.parse()?;
         let table = SliceTable {
             slice: slice.clone(),
             table_revision: 1,
             route_revision: 1,
-            weights: Weights::new(new.into(), old.into())?,
-            new: Some(set(true, 2)?),
-            old: Some(set(false, 1)?),
+            weights,
+            new,
+            old: Some(old),
             ingress: Vec::new(),
             hold_ms: 0,
         };
-        *self.tables.lock().expect("nobody panics in it") = vec![(&table).into()];
+        let mut tables = self.tables.lock().expect("nobody panics in it");
+        tables.retain(|known| known.slice != name);
+        tables.push((&table).into());
         Ok(slice)
     }
+}
+
+fn set(revision: u32, addresses: impl Iterator<Item = SocketAddr>) -> Result<VersionSet> {
+    let endpoint = |(number, address)| -> Result<Endpoint> {
+        Ok(Endpoint { instance: format!("i-{revision}-{number}").parse()?, address })
+    };
+    Ok(VersionSet {
+        revision: RevisionNo(revision),
+        version: format!("{revision}.0.0").parse()?,
+        endpoints: addresses.enumerate().map(endpoint).collect::<Result<_>>()?,
+    })
 }
 
 type Down = Result<v1::RoutingDown, Status>;

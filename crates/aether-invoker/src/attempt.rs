@@ -100,7 +100,8 @@ async fn attempt_connection(
             }
         }
     }
-    let sender = match connect(endpoint.address, config.connect_timeout).await {
+    let connect = Box::pin(connect(endpoint.address, config.connect_timeout));
+    let sender = match connect.await {
         Ok(sender) => sender,
         Err(error) => {
             return Err(Failure::Unsent { request, refused: true, error: error.into() });

@@ -196,7 +196,8 @@ impl SliceHandle {
         side: Side,
         tried: &[InstanceId],
     ) -> Option<Pick> {
-        let other = self.state.pick_other(side, tried);
+        // Rare, and so not a part of each call.
+        let other = Box::pin(self.state.pick_other(side, tried));
         match deadline {
             None => other.await,
             Some(deadline) => tokio::time::timeout_at(deadline, other).await.ok().flatten(),
@@ -272,11 +273,8 @@ fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBod
     }
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
-        let authority = request
-            .uri()
-            .authority()
-            .map_or_else(|| pick.address().to_string(), |authority| authority.as_str().to_owned());
-        if let Ok(host) = HeaderValue::try_from(authority) {
+        let authority = request.uri().authority().unwrap_or(&pick.endpoint().authority);
+        if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
             request.headers_mut().insert(HOST, host);
         }
     }
@@ -293,9 +291,8 @@ fn prepare_stream(mut request: Request<RequestBody>, pick: &Pick) -> Request<Req
     let named = request.headers_mut().remove(HOST);
     let named = named.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    let authority = named.or(parts.authority.take()).unwrap_or_else(|| {
-        Authority::try_from(pick.address().to_string()).expect("an address is an authority")
-    });
+    let authority = named.or(parts.authority.take());
+    let authority = authority.unwrap_or_else(|| pick.endpoint().authority.clone());
     let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path);
     *request.uri_mut() = uri.build().expect("it has all of its parts");

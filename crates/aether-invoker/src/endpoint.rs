@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use aether_core::coordinates::{SliceName, Version};
 use aether_core::ids::{InstanceId, RevisionNo};
+use http::uri::Authority;
 use tokio::sync::Notify;
 
 use crate::doors::calls::Calls;
@@ -53,6 +54,8 @@ pub(crate) struct Endpoint {
     pub(crate) info: Arc<VersionInfo>,
     pub(crate) instance: InstanceId,
     pub(crate) address: SocketAddr,
+    /// The address as requests name it that name no host.
+    pub(crate) authority: Authority,
     pub(crate) pool: Pool,
     pub(crate) meter: Arc<Meter>,
     calls: Calls,
@@ -76,6 +79,7 @@ impl Endpoint {
             info,
             instance,
             address,
+            authority: address.to_string().parse().expect("an address is an authority"),
             pool: Pool::new(idle_connections_max),
             meter,
             calls: Calls::new(lane::count()),

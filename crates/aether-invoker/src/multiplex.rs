@@ -64,8 +64,9 @@ pub(crate) struct Place(Arc<Load>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.idle_since() = Instant::now();
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        if self.0.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.0.idle_since() = Instant::now();
+        }
     }
 }
 
@@ -201,10 +202,20 @@ impl Multiplex {
         timeout: Duration,
         idle_max: Duration,
     ) -> Result<(Caller, bool), ConnectError> {
-        let began = Instant::now();
         if let Some(caller) = self.take() {
             return Ok((caller, false));
         }
+        // Rare, and so not a part of each call.
+        Box::pin(self.opened(address, timeout, idle_max)).await
+    }
+
+    async fn opened(
+        &self,
+        address: SocketAddr,
+        timeout: Duration,
+        idle_max: Duration,
+    ) -> Result<(Caller, bool), ConnectError> {
+        let began = Instant::now();
         let _opening = self.opening.lock().await;
         if let Some(caller) = self.take() {
             return Ok((caller, false));

@@ -541,10 +541,11 @@ impl SliceHandle {
         match (self.state.pick(), deadline) {
             (Ok(pick), _) => Ok(pick),
             (Err(NoPick::Nothing), _) => Err(self.no_pick()),
-            (Err(NoPick::Held(_)), None) => self.pick_when_open().await,
+            // Rare, and so not a part of each call.
+            (Err(NoPick::Held(_)), None) => Box::pin(self.pick_when_open()).await,
             (Err(NoPick::Held(_)), Some(deadline)) => {
                 let open = tokio::time::timeout_at(deadline, self.pick_when_open());
-                open.await.unwrap_or_else(|_| Err(self.held()))
+                Box::pin(open).await.unwrap_or_else(|_| Err(self.held()))
             }
         }
     }
