@@ -12,6 +12,7 @@ use aether_proto::convert::ConvertError;
 use aether_proto::v1;
 use thiserror::Error;
 
+use crate::cache::Cached;
 use crate::endpoint::{Endpoint, EndpointKey, Member, VersionInfo};
 use crate::invoker::{Applied, Shared};
 use crate::meter::Meter;
@@ -82,10 +83,12 @@ impl Applier {
     ///
     /// A change that is older than what is applied is passed over: tables come
     /// whole, so all it could say is known already, and later ones still fit. A
-    /// snapshot that is older is an error: its node has not caught up.
+    /// snapshot that is older is an error: its node has not caught up. Only the first
+    /// after the tables of a file always counts: nobody was told of those.
     pub(crate) async fn apply(&mut self, message: &v1::RoutingDown) -> Result<(), ApplyError> {
         let got = Applied { incarnation: message.incarnation, revision: message.revision };
-        if let Some(applied) = self.shared.applied() {
+        let is_first = message.snapshot && self.shared.cached_age().is_some();
+        if let Some(applied) = self.shared.applied().filter(|_| !is_first) {
             let says_nothing =
                 !message.snapshot && message.tables.is_empty() && message.removed.is_empty();
             if got < applied && message.snapshot {
@@ -131,6 +134,27 @@ impl Applier {
         }
         self.shared.set_applied(got);
         Ok(())
+    }
+
+    /// Applies the tables of a file, which a node confirmed so long ago.
+    pub(crate) async fn apply_cached(&mut self, cached: Cached) -> Result<(), ApplyError> {
+        self.apply(&cached.snapshot).await?;
+        self.shared.set_cached(cached.age);
+        Ok(())
+    }
+
+    /// All that is applied, as a node would send it to who has nothing.
+    pub(crate) fn snapshot(&self) -> Option<v1::RoutingDown> {
+        let Applied { incarnation, revision } = self.shared.applied()?;
+        let states = self.shared.slice_states();
+        let table = |state: &Arc<SliceState>| Some((&**state.plan().table.as_ref()?).into());
+        Some(v1::RoutingDown {
+            incarnation,
+            revision,
+            snapshot: true,
+            tables: states.iter().filter_map(table).collect(),
+            ..Default::default()
+        })
     }
 
     /// Empties all tables: no call will start any more.

@@ -1,6 +1,7 @@
 //! What an invoker has to be told.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aether_core::ids::SessionId;
@@ -57,6 +58,15 @@ pub struct Config {
     /// How many instances one call may be tried on, if it provably reached
     /// none before (5).
     pub attempts_max: usize,
+    /// A file in which the tables are kept for the next start (none): the invoker is
+    /// ready by it when no node of the control plane answers. A process that is not
+    /// connected holds nobody back from stopping an instance, so a call by it may
+    /// find its instance gone, and is tried at another one.
+    pub cache_file: Option<PathBuf>,
+    /// How long ago a node must have confirmed the tables in the file (10 min, after
+    /// which the control plane too counts an unreachable session as gone). Older ones
+    /// are not used, and no longer used.
+    pub cache_age_max: Duration,
     /// How long [`Invoker::close`](crate::Invoker::close) waits for calls in
     /// flight (10 s).
     pub close_timeout: Duration,
@@ -75,6 +85,8 @@ impl Config {
             idle_timeout: Duration::from_secs(30),
             in_flight_max: 4_096,
             attempts_max: 5,
+            cache_file: None,
+            cache_age_max: Duration::from_secs(600),
             close_timeout: Duration::from_secs(10),
         }
     }

@@ -37,6 +37,7 @@ pub(crate) struct Applied {
 struct Link {
     node: Option<SocketAddr>,
     heard_at: Option<Instant>,
+    is_cached: bool,
 }
 
 /// What callers and the session's task share.
@@ -95,7 +96,26 @@ impl Shared {
     }
 
     pub(crate) fn heard(&self) {
-        self.link().heard_at = Some(Instant::now());
+        let mut link = self.link();
+        (link.heard_at, link.is_cached) = (Some(Instant::now()), false);
+    }
+
+    /// The tables are those of a file, which a node confirmed so long ago.
+    pub(crate) fn set_cached(&self, age: Duration) {
+        let mut link = self.link();
+        (link.heard_at, link.is_cached) = (Instant::now().checked_sub(age), true);
+    }
+
+    /// How old the tables are, if they are those of a file.
+    pub(crate) fn cached_age(&self) -> Option<Duration> {
+        let link = self.link();
+        link.heard_at.filter(|_| link.is_cached).map(|at| at.elapsed())
+    }
+
+    /// There are no tables any more.
+    pub(crate) fn forget_applied(&self) {
+        *self.link() = Link::default();
+        self.applied.send_replace(None);
     }
 
     /// All slices that a table or a handle has named.
@@ -156,6 +176,9 @@ pub struct Status {
     pub applied: Option<(u64, u64)>,
     /// Time since a node last confirmed them.
     pub age: Option<Duration>,
+    /// Whether they are those of the last process ([`Config::cache_file`]): no node has
+    /// answered since the start.
+    pub is_cached: bool,
     /// The node that it is connected to.
     pub node: Option<SocketAddr>,
     /// Whether it has been closed.
@@ -267,6 +290,7 @@ impl Invoker {
             session: shared.session.clone(),
             applied,
             age: link.heard_at.map(|at| at.elapsed()),
+            is_cached: link.is_cached,
             node: link.node,
             closed: shared.is_closed(),
         }

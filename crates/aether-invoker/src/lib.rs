@@ -35,6 +35,7 @@
 mod applier;
 mod attempt;
 mod body;
+mod cache;
 mod call;
 mod caller;
 mod clock;

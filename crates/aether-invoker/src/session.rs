@@ -5,10 +5,11 @@
 //! It decides only when to speak and with whom. What a message changes, and
 //! what a report may claim, is the [`Applier`]'s.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::v1;
@@ -16,12 +17,14 @@ use aether_proto::v1::routing_client::RoutingClient;
 use aether_proto::v1::routing_up::Message;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use crate::applier::{Applier, ApplyError};
-use crate::invoker::{CloseRequest, Shared};
+use crate::cache;
+use crate::invoker::{Applied, CloseRequest, Shared};
 
 /// Version of the protocol in `routing.proto`.
 const PROTOCOL: u32 = 1;
@@ -56,6 +59,9 @@ const UPLINK_MESSAGES_MAX: usize = 8;
 /// HTTP/2 windows, so that a snapshot of thousands of endpoints does not need
 /// a round trip for every 64 KiB.
 const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
+/// How often the time of a file is renewed within the age up to which it is used.
+const CACHE_RENEWALS: u32 = 10;
 
 /// Why a node is not followed any more.
 #[derive(Debug, Error)]
@@ -106,6 +112,10 @@ pub(crate) struct Session {
     failures: u32,
     /// Streams that were asked for.
     attached: u64,
+    /// The tables that the file was last to be given, and when.
+    cached: Option<(Applied, Instant)>,
+    /// Whether it has them. A slow disk holds up nothing else.
+    writing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Session {
@@ -114,11 +124,13 @@ impl Session {
         applier: Applier,
         close: mpsc::Receiver<CloseRequest>,
     ) -> Self {
-        Self { shared, applier, close, lease: LEASE_AT_FIRST, failures: 0, attached: 0 }
+        let (lease, cached, writing) = (LEASE_AT_FIRST, None, None);
+        Self { shared, applier, close, lease, failures: 0, attached: 0, cached, writing }
     }
 
     /// Runs until the invoker is closed or dropped.
     pub(crate) async fn run(mut self) {
+        self.start_by_file().await;
         let nodes = self.shared.config.control_plane.clone();
         for node in nodes.iter().copied().cycle() {
             let mut link = None;
@@ -140,10 +152,62 @@ impl Session {
         }
     }
 
+    /// Takes the tables of the last process, if it left some that are of use.
+    async fn start_by_file(&mut self) {
+        let Some(path) = self.shared.config.cache_file.clone() else { return };
+        let age_max = self.shared.config.cache_age_max;
+        let read = spawn_blocking(move || cache::read(&path, age_max, SystemTime::now())).await;
+        let applied = match read.expect("reading a file does not panic") {
+            Ok(Some(cached)) => self.applier.apply_cached(cached).await.map_err(|e| e.to_string()),
+            Ok(None) => return,
+            Err(error) => Err(error.to_string()),
+        };
+        match (applied, self.shared.cached_age()) {
+            (Err(error), _) => tracing::warn!(%error, "starting without the tables of a file"),
+            (Ok(()), age) => tracing::info!(?age, "calling by the tables of a file"),
+        }
+    }
+
+    /// Lets go of the tables of a file that nobody has confirmed for too long.
+    async fn forget_old_file(&mut self) {
+        let age = self.shared.cached_age();
+        if age.is_some_and(|age| age > self.shared.config.cache_age_max) {
+            tracing::warn!(?age, "the tables of the file are too old, and no node answers");
+            self.applier.clear().await;
+            self.shared.forget_applied();
+        }
+    }
+
+    /// Has the tables written to the file, if they changed or their time is to be
+    /// renewed. Only while a node confirms them.
+    async fn write_file(&mut self) {
+        match self.writing.take_if(|writing| writing.is_finished()) {
+            Some(written) => {
+                if let Err(error) = written.await.expect("writing a file does not panic") {
+                    tracing::warn!(%error, "cannot keep the tables for the next start");
+                }
+            }
+            None if self.writing.is_some() => return,
+            None => {}
+        }
+        let Some(path) = self.shared.config.cache_file.clone() else { return };
+        let Some(applied) = self.shared.applied() else { return };
+        let renewal = self.shared.config.cache_age_max / CACHE_RENEWALS;
+        if self.cached.is_some_and(|(known, at)| known == applied && at.elapsed() < renewal) {
+            return;
+        }
+        let Some(snapshot) = self.applier.snapshot() else { return };
+        // In any case: a disk that is full now is asked again when there is more to say.
+        self.cached = Some((applied, Instant::now()));
+        let write = move || cache::write(&path, &snapshot, SystemTime::now());
+        self.writing = Some(spawn_blocking(write));
+    }
+
     /// Waits before the next node is tried, unless the session is to end.
     async fn pause(&mut self, node: SocketAddr, error: &LinkError) -> Option<Option<CloseRequest>> {
         tracing::info!(%node, %error, failures = self.failures, "lost the routing tables' source");
         self.applier.sweep_connections();
+        self.forget_old_file().await;
         let pause = backoff(self.failures, rand::random_range(75..=125));
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
@@ -165,7 +229,8 @@ impl Session {
     }
 
     fn hello(&self) -> v1::SessionHello {
-        let applied = self.shared.applied();
+        // Of the tables of a file nobody was told.
+        let applied = self.shared.applied().filter(|_| self.shared.cached_age().is_none());
         v1::SessionHello {
             session_id: self.shared.session.to_string(),
             kind: self.shared.config.kind.as_wire().to_owned(),
@@ -214,6 +279,7 @@ impl Session {
                     self.applier.sweep_connections();
                     self.report(&link.up, true);
                     reports.reset();
+                    self.write_file().await;
                 }
                 _ = reports.tick() => self.report(&link.up, false),
                 () = &mut silence => return LinkError::Silent(self.lease).into(),

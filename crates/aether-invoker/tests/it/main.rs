@@ -1,5 +1,6 @@
 //! The invoker against a scripted control plane and real HTTP servers.
 
+mod cache;
 mod callers;
 mod calls;
 mod service;
