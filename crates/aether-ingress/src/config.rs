@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::TlsConfig;
+
 /// Smallest [`Config::header_bytes_max`] that is taken as it is: hyper wants
 /// read buffers of at least this size.
 pub const HEADER_BYTES_MIN: usize = 8 * 1024;
@@ -44,6 +46,8 @@ pub struct Config {
     /// Clients are proxies of ours: add to their `X-Forwarded-*` headers
     /// instead of replacing them (no).
     pub trust_forwarded: bool,
+    /// Speak TLS with clients; without it they are spoken with in cleartext (no).
+    pub tls: Option<TlsConfig>,
     /// Say in `x-aether-slice`, `-version` and `-instance` headers of a response
     /// where it came from (no).
     pub debug: bool,
@@ -63,6 +67,7 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
             trust_forwarded: false,
+            tls: None,
             debug: false,
         }
     }

@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::body::IngressBody;
 use crate::config::{Config, HEADER_BYTES_MIN};
@@ -27,6 +29,7 @@ use crate::proxy::Proxy;
 use crate::server::asked_to_stop;
 use crate::sniff::Sniffed;
 use crate::streams::{StreamExecutor, Streams};
+use crate::tls::Certificates;
 use crate::upgrade;
 
 /// How long a client has to take the answer to a head that was too slow, and to
@@ -58,17 +61,21 @@ const RESETS_PENDING_MAX: usize = 20;
 const RESETS_PROVOKED_MAX: usize = 256;
 
 /// What serves all connections.
-#[derive(Debug)]
 pub(crate) struct Server {
     proxy: Arc<Proxy>,
     http1: http1::Builder,
     http2: http2::Builder<StreamExecutor>,
+    tls: Option<(TlsAcceptor, Duration)>,
 }
 
 impl Server {
-    pub(crate) fn new(proxy: Arc<Proxy>) -> Self {
+    pub(crate) fn new(proxy: Arc<Proxy>, certificates: Option<&Arc<Certificates>>) -> Self {
         let (http1, http2) = (http1_builder(&proxy.config), http2_builder(&proxy.config));
-        Self { proxy, http1, http2 }
+        let tls = certificates.zip(proxy.config.tls.as_ref()).map(|(certificates, tls)| {
+            let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()));
+            (acceptor, tls.handshake_timeout)
+        });
+        Self { proxy, http1, http2, tls }
     }
 
     /// Serves one connection to its end, or until it is asked to stop and the
@@ -83,6 +90,46 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let client = Client::new(peer.ip(), self.proxy.config.trust_forwarded);
+        match &self.tls {
+            None => self.serve_clear(stream, client, peer, stopping).await,
+            Some((acceptor, limit)) => {
+                let handshake = tokio::select! {
+                    done = timeout(*limit, acceptor.accept(stream)) => done,
+                    () = asked_to_stop(&mut stopping) => return,
+                };
+                match handshake {
+                    Ok(Ok(stream)) => {
+                        self.serve_tls(stream, client.secured(), peer, stopping).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+                }
+            }
+        }
+    }
+
+    /// The client has chosen the protocol in its handshake.
+    async fn serve_tls(
+        &self,
+        stream: TlsStream<TcpStream>,
+        client: Client,
+        peer: SocketAddr,
+        stopping: watch::Receiver<bool>,
+    ) {
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => self.serve_http2(stream, client, peer, stopping).await,
+            _ => self.serve_http1(stream, client, peer, stopping).await,
+        }
+    }
+
+    /// The first bytes tell the protocol.
+    async fn serve_clear(
+        &self,
+        stream: TcpStream,
+        client: Client,
+        peer: SocketAddr,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let mut stream = Sniffed::new(stream);
         let is_http2 = tokio::select! {
             found = timeout(self.proxy.config.header_timeout, stream.is_http2()) => found,

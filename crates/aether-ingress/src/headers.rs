@@ -111,6 +111,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     address: HeaderValue,
+    /// That it speaks.
+    scheme: &'static str,
     trust_forwarded: bool,
 }
 
@@ -118,7 +120,18 @@ impl Client {
     pub(crate) fn new(address: IpAddr, trust_forwarded: bool) -> Self {
         let address = address.to_canonical().to_string();
         let address = HeaderValue::try_from(address).expect("an IP address is plain ASCII");
-        Self { address, trust_forwarded }
+        Self { address, scheme: "http", trust_forwarded }
+    }
+
+    /// The client speaks TLS.
+    pub(crate) fn secured(self) -> Self {
+        Self { scheme: "https", ..self }
+    }
+
+    /// What it may call the scheme of a request. With HTTP/2 every request names
+    /// one, and a proxy in front of this one may have taken https off.
+    pub(crate) fn may_name<B>(&self, scheme: &str, request: &Request<B>) -> bool {
+        scheme == self.scheme || scheme == "https" && request.version() == Version::HTTP_2
     }
 
     /// Brings the head of a request into the form that an instance gets.
@@ -171,7 +184,7 @@ impl Client {
             self.trust_forwarded && headers.contains_key(name)
         };
         if !keeps(headers, X_FORWARDED_PROTO) {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
         }
         if !keeps(headers, X_FORWARDED_HOST) {
             match headers.get(HOST).cloned() {

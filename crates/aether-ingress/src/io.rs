@@ -18,12 +18,20 @@ pub(crate) struct StallGuard<T> {
     limit: Duration,
     /// Made at the first wait: most responses fit into the socket's buffer.
     timer: Option<Pin<Box<Sleep>>>,
-    waits: bool,
+    waits: Option<Step>,
+}
+
+/// What a client keeps waiting. With TLS bytes may be taken over and not sent: then
+/// it is the flush that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Write,
+    Flush,
 }
 
 impl<T> StallGuard<T> {
     pub(crate) fn new(io: T, limit: Duration) -> Self {
-        Self { io, limit, timer: None, waits: false }
+        Self { io, limit, timer: None, waits: None }
     }
 
     pub(crate) fn into_inner(self) -> T {
@@ -33,17 +41,18 @@ impl<T> StallGuard<T> {
     /// Turns a wait that lasts too long into an error.
     fn watch<R>(
         &mut self,
+        step: Step,
         context: &mut Context<'_>,
         polled: Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         if polled.is_ready() {
-            self.waits = false;
+            self.waits = self.waits.filter(|waits| *waits != step);
             return polled;
         }
         let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waits {
-            self.waits = true;
+        if self.waits.is_none() {
+            self.waits = Some(step);
             timer.as_mut().reset(Instant::now() + limit);
         }
         match timer.as_mut().poll(context) {
@@ -72,7 +81,7 @@ impl<T: Write + Unpin> Write for StallGuard<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.watch(context, polled)
+        self.watch(Step::Write, context, polled)
     }
 
     fn poll_write_vectored(
@@ -81,7 +90,7 @@ impl<T: Write + Unpin> Write for StallGuard<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(context, slices);
-        self.watch(context, polled)
+        self.watch(Step::Write, context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,10 +98,12 @@ impl<T: Write + Unpin> Write for StallGuard<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.watch(Step::Flush, context, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        let polled = Pin::new(&mut self.io).poll_shutdown(context);
+        self.watch(Step::Flush, context, polled)
     }
 }

@@ -24,7 +24,10 @@
 //! gRPC reach instances over HTTP/2 in cleartext, with streams both ways and
 //! trailers, and are refused in gRPC's own terms; all else goes over HTTP/1.1.
 //!
-//! What is deliberately absent: TLS, caching, and WebSockets over HTTP/2
+//! With [`TlsConfig`] it speaks TLS with clients, and HTTP/2 where they choose it in
+//! the handshake; certificates are read again when their files change.
+//!
+//! What is deliberately absent: TLS to instances, caching, and WebSockets over HTTP/2
 //! (RFC 8441; clients that are not offered it open a connection of HTTP/1.1).
 
 mod body;
@@ -40,7 +43,9 @@ mod routes;
 mod server;
 mod sniff;
 mod streams;
+mod tls;
 mod upgrade;
 
 pub use config::{Config, HEADER_BYTES_MIN};
 pub use server::Ingress;
+pub use tls::{CERTIFICATES_MAX, CertificateFiles, TlsConfig, TlsError, TlsStatus};

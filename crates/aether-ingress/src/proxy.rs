@@ -6,7 +6,7 @@ use std::time::Duration;
 use aether_invoker::{CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle, is_grpc};
 use arc_swap::ArcSwap;
 use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
@@ -62,11 +62,10 @@ impl Proxy {
             let detail = "this is a reverse proxy: CONNECT is not offered";
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, detail));
         }
-        // With HTTP/2 every request names a scheme, and a proxy in front of this one
-        // may have taken https off.
-        let is_http = |scheme| scheme == "http" || request.version() == Version::HTTP_2;
-        if !request.uri().scheme_str().is_none_or(is_http) {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "only http is spoken here"));
+        let is_other = |scheme: &str| !client.may_name(scheme, &request);
+        if request.uri().scheme_str().is_some_and(is_other) {
+            let detail = "the request names a scheme that is not spoken here";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, detail));
         }
         let host = host_of(&request).map_err(|bad| Refusal::new(StatusCode::BAD_REQUEST, bad.0))?;
         let mut slice = self.find(&host, request.uri().path());

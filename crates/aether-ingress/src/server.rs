@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::connection::Server;
 use crate::proxy::Proxy;
 use crate::routes::Routes;
+use crate::tls::{Certificates, TlsStatus};
 
 /// Pause after an accept failed, usually for want of file descriptors: they
 /// come back when connections end.
@@ -27,8 +28,10 @@ pub struct Ingress {
     address: SocketAddr,
     ready: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
+    certificates: Option<Arc<Certificates>>,
     accepting: JoinHandle<()>,
     following: JoinHandle<()>,
+    reloading: Option<JoinHandle<()>>,
 }
 
 impl Ingress {
@@ -36,12 +39,19 @@ impl Ingress {
     /// invoker stays the caller's to close, after the shutdown.
     ///
     /// # Errors
-    /// If the listener has no address.
+    /// If the listener has no address, or a [`TlsError`](crate::TlsError) if a
+    /// certificate cannot be used.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(listener: TcpListener, invoker: Invoker, config: Config) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        let certificates = config.tls.as_ref().map(Certificates::load).transpose();
+        let certificates =
+            certificates.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let reloading = certificates.clone().zip(config.tls.as_ref()).map(|(certificates, tls)| {
+            tokio::spawn(keep_loaded(certificates, tls.reload_interval))
+        });
         // Before the first look, so that no change is missed.
         let mut changes = invoker.changes();
         let routes = ArcSwap::from_pointee(Routes::build(&invoker));
@@ -62,8 +72,9 @@ impl Ingress {
             }
         });
         let (stop, stopping) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, proxy, stopping));
-        Ok(Self { address, ready, stop, accepting, following })
+        let server = Server::new(Arc::clone(&proxy), certificates.as_ref());
+        let accepting = tokio::spawn(accept(listener, proxy, server, stopping));
+        Ok(Self { address, ready, stop, certificates, accepting, following, reloading })
     }
 
     /// The address it listens on.
@@ -76,6 +87,18 @@ impl Ingress {
     pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let ready = self.ready.clone();
         move || *ready.borrow()
+    }
+
+    /// Reads the files of the certificates again now, and says what came of it;
+    /// otherwise they are read every few seconds. `None` without TLS.
+    pub async fn reload_certificates(&self) -> Option<TlsStatus> {
+        let certificates = Arc::clone(self.certificates.as_ref()?);
+        tokio::task::spawn_blocking(move || certificates.reload()).await.ok()
+    }
+
+    /// What is known of the certificates; `None` without TLS.
+    pub fn tls_status(&self) -> Option<TlsStatus> {
+        self.certificates.as_ref().map(|certificates| certificates.status())
     }
 
     /// Accepts no more connections, closes idle ones, and waits until requests
@@ -91,13 +114,31 @@ impl Drop for Ingress {
     fn drop(&mut self) {
         self.accepting.abort();
         self.following.abort();
+        if let Some(reloading) = &self.reloading {
+            reloading.abort();
+        }
+    }
+}
+
+/// Reads certificates again as often as it is asked for.
+async fn keep_loaded(certificates: Arc<Certificates>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let certificates = Arc::clone(&certificates);
+        // It ends only with its runtime, and so does this.
+        let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
     }
 }
 
 /// Accepts until told to stop, then waits for the connections to end.
-async fn accept(listener: TcpListener, proxy: Arc<Proxy>, stopping: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    proxy: Arc<Proxy>,
+    server: Server,
+    stopping: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(proxy.config.connections_max.min(Semaphore::MAX_PERMITS)));
-    let server = Arc::new(Server::new(Arc::clone(&proxy)));
+    let server = Arc::new(server);
     // Dropped with this task, and then aborts what is left.
     let mut connections = JoinSet::new();
     let mut stop = stopping.clone();

@@ -285,7 +285,8 @@ impl NodeConfig {
         check::resolve(file)
     }
 
-    /// Refuses listeners that others could reach, unless that is wanted.
+    /// Refuses listeners that others could reach, unless that is wanted. An ingress
+    /// that speaks TLS is there to be reached.
     ///
     /// # Errors
     /// The first address that is not a loopback address.
@@ -293,7 +294,8 @@ impl NodeConfig {
         let agent = self.roles.agent.then_some(("agent.bind_ip", self.agent.bind_ip));
         let listeners = self.listeners().into_iter().map(|(field, at)| (field, at.ip()));
         for (field, address) in listeners.chain(agent) {
-            if !insecure && !address.is_loopback() {
+            let is_meant = field == "ingress" && self.ingress.tls.is_some();
+            if !insecure && !is_meant && !address.is_loopback() {
                 return Err(ConfigError::Exposed { field, address });
             }
         }

@@ -275,6 +275,9 @@ fn start_invoker(config: &NodeConfig) -> Result<Option<Invoker>> {
     let session_id = Some(format!("ingress-{}", config.name).parse()?);
     let invoker = aether_invoker::Config {
         session_id,
+        // Instances outlive their node, and a machine may come back before any voter.
+        cache_file: Some(config.data_dir.join("ingress-tables")),
+        cache_age_max: config.timing.max_table_age.duration(),
         ..aether_invoker::Config::new(
             config.name.as_str(),
             SessionKind::Ingress,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aether_core::duration::Millis;
 use aether_core::level::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_MAX};
+use aether_ingress::{CERTIFICATES_MAX, CertificateFiles, TlsConfig};
 
 use super::{
     Agent, Compatibility, ConfigError, Listen, Loaded, Log, NodeConfig, Reads, Roles, Storage,
@@ -245,6 +246,7 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
         shutdown_timeout: or(file.shutdown_timeout, default.shutdown_timeout),
         trust_forwarded: file.trust_forwarded.unwrap_or(default.trust_forwarded),
         debug: file.debug.unwrap_or(default.debug),
+        tls: file.tls.as_ref().map(tls).transpose()?,
     };
     for (field, wait) in [
         ("ingress.header_timeout", ingress.header_timeout),
@@ -271,6 +273,31 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
         );
     }
     Ok(ingress)
+}
+
+/// The files themselves are looked at when the ingress starts.
+fn tls(file: &file::Tls) -> Result<TlsConfig, ConfigError> {
+    let files = |files: &file::CertificateFiles| CertificateFiles {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+    };
+    let mut tls = TlsConfig::new(file.certificates.iter().map(files).collect());
+    if !(1..=CERTIFICATES_MAX).contains(&tls.certificates.len()) {
+        return bad(
+            "ingress.tls.certificates",
+            format!("must name 1 to {CERTIFICATES_MAX} pairs of files"),
+        );
+    }
+    for (field, given, wait) in [
+        ("handshake_timeout", file.handshake_timeout, &mut tls.handshake_timeout),
+        ("reload_interval", file.reload_interval, &mut tls.reload_interval),
+    ] {
+        *wait = given.map_or(*wait, |span| span.0.duration());
+        if wait.is_zero() {
+            return bad("ingress.tls", format!("has a {field} of zero; it must be above zero"));
+        }
+    }
+    Ok(tls)
 }
 
 /// Whether both cannot be bound at once. Port 0 is another one each time.

@@ -90,6 +90,23 @@ pub struct Ingress {
     pub shutdown_timeout: Option<Span>,
     pub trust_forwarded: Option<bool>,
     pub debug: Option<bool>,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    #[serde(default)]
+    pub certificates: Vec<CertificateFiles>,
+    pub handshake_timeout: Option<Span>,
+    pub reload_interval: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// `ingress = "ADDRESS"` is short for a table with nothing but `listen`.

@@ -85,6 +85,13 @@ stall_timeout = '7s'
 shutdown_timeout = '0s'
 trust_forwarded = true
 debug = true
+[ingress.tls]
+certificates = [
+    { certificate = '/etc/a.pem', key = '/etc/a.key' },
+    { certificate = '/etc/b.pem', key = '/etc/b.key' },
+]
+handshake_timeout = '3s'
+reload_interval = '1m'
 [storage]
 disk_free_min = '2GiB'
 [gates]
@@ -125,6 +132,16 @@ json = true
         shutdown_timeout: Duration::ZERO,
         trust_forwarded: true,
         debug: true,
+        tls: Some(aether_ingress::TlsConfig {
+            certificates: ["a", "b"]
+                .map(|name| aether_ingress::CertificateFiles {
+                    certificate: format!("/etc/{name}.pem").into(),
+                    key: format!("/etc/{name}.key").into(),
+                })
+                .into(),
+            handshake_timeout: Duration::from_secs(3),
+            reload_interval: Duration::from_secs(60),
+        }),
     };
     assert_eq!(config.ingress, ingress);
     assert_eq!(config.timing.stop_together, Millis(7_000));
@@ -168,6 +185,13 @@ fn contradictions_are_errors_that_name_the_key() {
         ("", "[ingress]\nheader_timeout = '0s'", &["ingress.header_timeout", "above zero"]),
         ("", "[ingress]\nstall_timeout = '0s'", &["ingress.stall_timeout", "above zero"]),
         ("", "[ingress]\nconnections_max = 0", &["ingress.connections_max", "above zero"]),
+        ("", "[ingress.tls]", &["ingress.tls.certificates", "1 to 64"]),
+        ("", "[ingress.tls]\ncertificates = [{ certificate = 'a' }]", &["key", "line 8"]),
+        (
+            "",
+            "[ingress.tls]\nreload_interval = '0s'\ncertificates = [{ certificate = 'a', key = 'b' }]",
+            &["ingress.tls", "reload_interval", "above zero"],
+        ),
         ("", "[ingress]\nstreams_max = 0", &["ingress.streams_max", "4096"]),
         ("", "[ingress]\nping_timeout = '0s'", &["ingress.ping_timeout", "above zero"]),
         ("", "[ingress]\nheader_bytes_max = 100", &["ingress.header_bytes_max", "8192"]),
@@ -333,6 +357,9 @@ fn only_loopback_is_bound_without_insecure() {
         let error = exposed(top, end).unwrap_err();
         assert!(error.starts_with(field) && error.contains("--insecure"), "{error}");
     }
+    let tls = "[ingress.tls]\ncertificates = [{ certificate = 'a', key = 'b' }]";
+    assert_eq!(exposed("", &format!("[ingress]\nlisten = '[::]:8070'\n{tls}")), Ok(()));
+    assert!(exposed("http = '0.0.0.0:8080'", tls).is_err());
     let without = "roles = ['voter']\ningress = '0.0.0.0:8070'";
     assert_eq!(exposed(without, ""), Ok(()), "a listener that is not used exposes nothing");
 }
