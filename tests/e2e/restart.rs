@@ -147,6 +147,22 @@ async fn everything_killed_at_once_comes_back_as_it_was() {
     embedded.until_requests(REQUESTS).await;
     assert_eq!(processes(&routing.stage.cluster), running);
 
+    // The workers' ingresses find no voter, and serve by the tables they had.
+    embedded.phase("workers started again, and no voter");
+    for worker in ["w0", "w1"] {
+        let worker = routing.stage.cluster.position(worker).unwrap();
+        routing.stage.cluster.nodes[worker].start().unwrap();
+    }
+    ingresses_serve(&routing.stage).await;
+    let ways = routing.stage.cluster.ingresses().into_iter().map(Way::Ingress).collect();
+    let by_file = routing.load(ways);
+    by_file.until_requests(REQUESTS).await;
+    let phases = by_file.stop().await;
+    assert_none_failed(&phases);
+    let split = ["1.0.0", "2.0.0"].map(|version| phases[0].answers(version));
+    assert!(split[0].abs_diff(split[1]) <= 2, "by each ingress 1:1, to within one: {split:?}");
+    assert_eq!(processes(&routing.stage.cluster), running);
+
     embedded.phase("all nodes started again");
     let started = Instant::now();
     routing.stage.cluster.start_all().unwrap();
