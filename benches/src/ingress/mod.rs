@@ -19,10 +19,12 @@ mod speed;
 mod targets;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use targets::Targets;
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: peers ingress [PART…] [--quick] [--rounds N] [--seconds N] …
 
@@ -33,6 +35,7 @@ parts: speed idle change (all without any)
   --streams N   requests at a time over one connection of HTTP/2 (1)
   --idle N      connections that idle (10000)
   --changes N   changes of the ratio (1000)
+  --minutes N   after which it gives up (60)
   --quick       one round of a second, 500 idle connections and 20 changes";
 
 /// Threads, or worker processes, of everybody.
@@ -51,6 +54,7 @@ struct Options {
     streams: usize,
     idle: usize,
     changes: usize,
+    minutes: u64,
     parts: Vec<String>,
 }
 
@@ -62,6 +66,7 @@ fn options(arguments: &[String]) -> Result<Options> {
         streams: 1,
         idle: 10_000,
         changes: 1_000,
+        minutes: 60,
         parts: Vec::new(),
     };
     let mut arguments = arguments.iter();
@@ -77,6 +82,7 @@ fn options(arguments: &[String]) -> Result<Options> {
             "--streams" => options.streams = number(value()?)?,
             "--idle" => options.idle = number(value()?)?,
             "--changes" => options.changes = number(value()?)?,
+            "--minutes" => options.minutes = number(value()?)? as u64,
             "--quick" => {
                 (options.rounds, options.seconds) = (1, 1);
                 (options.idle, options.changes) = (500, 20);
@@ -88,23 +94,36 @@ fn options(arguments: &[String]) -> Result<Options> {
     Ok(options)
 }
 
-/// Measures what the arguments ask for.
+/// Measures what the arguments ask for. Everything that it started ends with it, also when it
+/// is interrupted or takes too long.
 ///
 /// # Errors
 /// A program is missing or does not do what it is asked to.
 pub async fn run(binary: &Path, arguments: &[String]) -> Result<()> {
     let options = options(arguments)?;
-    let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|p| p == part);
     idle::raise_files(options.idle)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let limit = Duration::from_secs(60 * options.minutes);
+    tokio::select! {
+        measured = measure(binary, &options) => measured,
+        _ = terminate.recv() => bail!("it was asked to end"),
+        _ = interrupt.recv() => bail!("it was interrupted"),
+        () = tokio::time::sleep(limit) => bail!("it takes longer than {limit:?}; see --minutes"),
+    }
+}
+
+async fn measure(binary: &Path, options: &Options) -> Result<()> {
+    let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|p| p == part);
     let mut targets = Targets::start(binary, &options.envoy).await?;
     if wanted("speed") {
-        speed::measure(&targets, &options).await?;
+        speed::measure(&targets, options).await?;
     }
     if wanted("idle") {
-        idle::measure(&mut targets, &options).await?;
+        idle::measure(&mut targets, options).await?;
     }
     if wanted("change") {
-        change::measure(&mut targets, &options).await?;
+        change::measure(&mut targets, options).await?;
     }
     targets.end().await;
     Ok(())

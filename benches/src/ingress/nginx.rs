@@ -29,7 +29,6 @@ http {
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    sendfile on;
     open_file_cache max=16;
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
@@ -37,11 +36,6 @@ http {
     UPSTREAM
     server {
         listen HTTP1 backlog=4096;
-        # Head and body in one packet. With HTTP/2 they would wait for one another.
-        tcp_nopush on;
-        LOCATION
-    }
-    server {
         listen HTTP2 http2 backlog=4096;
         LOCATION
     }

@@ -100,12 +100,9 @@ impl Row {
         format!("{protocol}, {} KiB, {}", self.file.1 / 1_024, self.connections)
     }
 
-    /// The median of each, where it was measured.
-    fn medians(&self, take: fn(&Measured) -> f64) -> Vec<Option<f64>> {
-        let of = |runs: &Vec<Measured>| {
-            (!runs.is_empty()).then(|| median(runs.iter().map(take).collect()))
-        };
-        self.runs.iter().map(of).collect()
+    /// The figures of each, by round; none where it was not measured.
+    fn figures(&self, take: fn(&Measured) -> f64) -> Vec<Vec<f64>> {
+        self.runs.iter().map(|runs| runs.iter().map(take).collect()).collect()
     }
 }
 
@@ -123,7 +120,8 @@ fn print(rows: &[Row]) {
         println!("\n| {what}: connections | {} | to HAProxy | to Envoy |", names.join(" | "));
         println!("|---|{}---|---|", "---|".repeat(names.len()));
         for row in rows {
-            println!("| {} | {} |", row.title(), cells(&row.medians(take), digits).join(" | "));
+            let figures = cells(&row.figures(take), digits);
+            println!("| {} | {} |", row.title(), figures.join(" | "));
         }
     }
     let failed = |which: usize| -> u64 {
@@ -134,16 +132,21 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// The figures in the order of [`Kind::ALL`], then Aether's ratio to HAProxy's and Envoy's.
-fn cells(figures: &[Option<f64>], digits: usize) -> Vec<String> {
-    let of = |kind: Kind| Kind::ALL.iter().position(|k| *k == kind).and_then(|k| figures[k]);
-    let shown = |figure: &Option<f64>| match figure {
-        Some(figure) => format!("{figure:.digits$}"),
-        None => "absent".to_owned(),
+/// The medians in the order of [`Kind::ALL`], then those of Aether's ratios to HAProxy and to
+/// Envoy in each round: what else the machine did falls on both sides of such a ratio.
+fn cells(figures: &[Vec<f64>], digits: usize) -> Vec<String> {
+    let of = |kind: Kind| Kind::ALL.iter().position(|k| *k == kind).map(|k| &figures[k]);
+    let shown = |figures: &Vec<f64>| match figures.is_empty() {
+        false => format!("{:.digits$}", median(figures.clone())),
+        true => "absent".to_owned(),
     };
-    let ratio = |peer: Kind| match (of(Kind::Aether), of(peer)) {
-        (Some(own), Some(other)) if other > 0.0 => format!("{:.2}", own / other),
-        _ => "–".to_owned(),
+    let ratio = |peer: Kind| {
+        let rounds = of(Kind::Aether).into_iter().flatten().zip(of(peer).into_iter().flatten());
+        let ratios: Vec<f64> = rounds.map(|(own, other)| own / other).collect();
+        match ratios.is_empty() {
+            false => format!("{:.2}", median(ratios)),
+            true => "–".to_owned(),
+        }
     };
     figures.iter().map(shown).chain([Kind::HaProxy, Kind::Envoy].map(ratio)).collect()
 }
@@ -154,9 +157,13 @@ mod tests {
 
     #[test]
     fn a_row_has_every_figure_and_the_ratios_to_those_that_were_measured() {
-        let all = [Some(100.0), Some(45.0), Some(50.0), Some(40.0), Some(30.0)];
+        // Slower rounds of all do not change the ratios.
+        let times = [1.0, 0.5, 2.0];
+        let rounds = |figure: f64| times.map(|time| figure * time).to_vec();
+        let all = [100.0, 45.0, 50.0, 40.0, 30.0].map(rounds);
         assert_eq!(cells(&all, 0), ["100", "45", "50", "40", "30", "0.90", "1.50"]);
-        let without = [Some(100.0), None, Some(50.0), Some(40.0), Some(30.0)];
+        let [direct, _, haproxy, nginx, envoy] = all;
+        let without = [direct, Vec::new(), haproxy, nginx, envoy];
         assert_eq!(cells(&without, 1)[1], "absent");
         assert_eq!(cells(&without, 1)[5..], ["–", "–"]);
     }
