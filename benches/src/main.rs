@@ -2,11 +2,13 @@
 //! durable, over gRPC, called by the same clients. Runs of both alternate, and
 //! what is told are medians and their ratio.
 //!
-//! `cargo xtask bench peers` builds everything and runs all of it.
+//! `cargo xtask bench peers` builds everything and runs all of it. The part `ingress` is a
+//! comparison of its own, see there.
 
 mod etcd;
 mod failover;
 mod fan_out;
+mod ingress;
 mod load;
 mod member;
 mod steady;
@@ -39,7 +41,7 @@ const USAGE: &str =
     "usage: peers [PART…] [--rounds N] [--seconds N] [--kills N] [--watchers N] [--puts N]
              [--minutes N]
 
-parts: writes reads watch failover (all without any); steady
+parts: writes reads watch failover (all without any); steady; ingress, with options of its own
   --rounds N    runs of each store and kind of call (3)
   --seconds N   length of a run (5)
   --kills N     kills of the leader of each store (30)
@@ -92,10 +94,14 @@ fn options() -> Result<Options> {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
-    let options = options()?;
     let programs = std::env::current_exe()?;
     let programs = programs.parent().context("a program lies in a folder")?;
     let binary = programs.join("aether");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("ingress", rest)) = arguments.split_first().map(|(part, rest)| (&**part, rest)) {
+        return ingress::run(&binary, rest).await;
+    }
+    let options = options()?;
     let disk = programs.parent().context("a target folder")?.join("peers");
     std::fs::create_dir_all(&disk)?;
     let bench = Bench { options, binary, disk };

@@ -12,6 +12,13 @@ const PROGRAMS: [&str; 4] = ["peers", "state", "snapshot", "growth"];
 /// to build as all of the rest.
 const PICKS: &str = "picks";
 
+/// The part of `peers` that is measured beside other proxies.
+const INGRESS: &str = "ingress";
+
+/// Programs of it, and their packages of Debian's.
+const PROXIES: [(&str, &str); 3] =
+    [("haproxy", "haproxy"), ("nginx", "nginx-light"), ("h2load", "nghttp2-client")];
+
 /// Builds and runs one of them.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((first, rest)) = arguments.split_first() else {
@@ -20,21 +27,56 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if !PROGRAMS.contains(&first.as_str()) {
         bail!("there is no benchmark '{first}'; there are: {}", PROGRAMS.join(", "));
     }
-    let asks_for_picks = rest.first().is_some_and(|part| part == PICKS);
-    if first == "peers" && (asks_for_picks || rest.is_empty()) {
-        picks(rest.get(1..).unwrap_or_default())?;
-        if asks_for_picks {
-            return Ok(());
-        }
+    if first == "peers" {
+        return peers(rest);
     }
-    if first == "peers" && !test::install_package("etcd", "etcd-server") {
+    build(first)?;
+    run_built(first, rest)
+}
+
+/// All parts without any.
+fn peers(arguments: &[String]) -> Result<()> {
+    let part = arguments.first().map_or("", String::as_str);
+    if part == PICKS || part.is_empty() {
+        picks(arguments.get(1..).unwrap_or_default())?;
+    }
+    if part == PICKS {
+        return Ok(());
+    }
+    if part != INGRESS && !test::install_package("etcd", "etcd-server") {
         bail!("etcd is not installed; Debian's package is etcd-server");
     }
+    let needs_proxies = part == INGRESS || part.is_empty();
+    if let Some((program, package)) = PROXIES
+        .iter()
+        .find(|(program, package)| needs_proxies && !test::install_package(program, package))
+    {
+        bail!("{program} is not installed; Debian's package is {package}");
+    }
+    build("peers")?;
+    if part != INGRESS {
+        run_built("peers", arguments)?;
+    }
+    if needs_proxies {
+        let envoy = test::install_envoy()?.display().to_string();
+        let own = [INGRESS, "--envoy", &envoy].map(str::to_owned);
+        let rest = arguments.get(1..).unwrap_or_default();
+        run_built("peers", &[&own[..], rest].concat())?;
+    }
+    Ok(())
+}
+
+/// That program, and Aether's.
+fn build(program: &str) -> Result<()> {
     let packages = ["--package", "aether", "--package", "aether-benches"];
-    crate::run("cargo", &[&["build", "--profile", "dist"], &packages[..]].concat())?;
-    let program = root().join("target/dist").join(first);
-    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    crate::run(program.to_str().unwrap_or(first), &rest)
+    let programs = ["--bin", "aether", "--bin", program];
+    crate::run("cargo", &[&["build", "--profile", "dist"], &packages[..], &programs].concat())
+}
+
+fn run_built(name: &str, arguments: &[String]) -> Result<()> {
+    let program = root().join("target/dist").join(name);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    crate::run(program.to_str().unwrap_or(name), &arguments)
 }
 
 fn picks(arguments: &[String]) -> Result<()> {

