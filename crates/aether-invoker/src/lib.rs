@@ -29,8 +29,9 @@
 //! # }
 //! ```
 //!
-//! What is deliberately absent: the crate decides nothing about updates, keeps
-//! no state on disk, and speaks no TLS to instances, and HTTP/2 only for gRPC.
+//! What is deliberately absent: the crate decides nothing about updates, and speaks
+//! no TLS to instances, and HTTP/2 only for gRPC. On disk it keeps its last tables,
+//! where it is told to ([`Config::cache_file`]), and nothing else.
 
 mod applier;
 mod attempt;

@@ -71,7 +71,7 @@ impl Members {
     }
 
     /// All, beginning with the one whose turn it is at this rank.
-    fn from_rank(&self, rank: u64) -> impl Iterator<Item = &Member> {
+    fn in_turn(&self, rank: u64) -> impl Iterator<Item = &Member> {
         let (before, after) = self.all.split_at(self.count.div_rem(rank).1 as usize);
         after.iter().chain(before)
     }
@@ -246,7 +246,7 @@ impl Plan {
             return None;
         }
         let is_untried = |member: &&Member| !tried.contains(&member.endpoint.instance);
-        let untried = || self.side(side).from_rank(rank).filter(is_untried);
+        let untried = || self.side(side).in_turn(rank).filter(is_untried);
         let found = untried().find(|member| !member.endpoint.is_ejected());
         found.or_else(|| untried().next())
     }

@@ -80,9 +80,12 @@ fn run_built(name: &str, arguments: &[String]) -> Result<()> {
 }
 
 fn picks(arguments: &[String]) -> Result<()> {
-    // A library that Pingora compresses with is built by it.
-    if !test::install_package("cmake", "cmake") {
-        bail!("cmake is not installed; Debian's package is cmake");
+    // A library that Pingora compresses with is built by the one; the other counts
+    // instructions.
+    for program in ["cmake", "valgrind"] {
+        if !test::install_package(program, program) {
+            bail!("{program} is not installed; Debian's package is {program}");
+        }
     }
     let manifest = root().join("benches/picks/Cargo.toml");
     let manifest = manifest.to_str().context("a path of text")?;
