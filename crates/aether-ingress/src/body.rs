@@ -7,6 +7,7 @@ use aether_invoker::ResponseBody;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
+use crate::access::Access;
 use crate::streams::{Stream, note_asked, note_given};
 
 /// Streamed from an instance, or a text of our own.
@@ -22,19 +23,29 @@ pub(crate) struct IngressBody {
     source: Source,
     /// Of a client that speaks HTTP/2.
     stream: Option<Stream>,
+    access: Option<Access>,
 }
 
 impl IngressBody {
     pub(crate) fn instance(body: ResponseBody) -> Self {
-        Self { source: Source::Instance(body), stream: None }
+        Self { source: Source::Instance(body), stream: None, access: None }
     }
 
     pub(crate) fn text(text: Bytes) -> Self {
-        Self { source: Source::Text(Some(text)), stream: None }
+        Self { source: Source::Text(Some(text)), stream: None, access: None }
     }
 
     pub(crate) fn empty() -> Self {
-        Self { source: Source::Text(None), stream: None }
+        Self { source: Source::Text(None), stream: None, access: None }
+    }
+
+    /// What is said of the request is said when its answer has ended.
+    pub(crate) fn logged(mut self, mut access: Access) -> Self {
+        if self.is_end_stream() {
+            access.is_whole();
+        }
+        self.access = Some(access);
+        self
     }
 
     /// The stream lasts as long as its answer. One to HEAD has no text.
@@ -71,6 +82,16 @@ impl Body for IngressBody {
             note_given();
             if is_last {
                 stream.answered();
+            }
+        }
+        if let Some(access) = &mut this.access {
+            match &frame {
+                Some(Ok(frame)) => access.sends(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => {}
+                None => access.is_whole(),
+            }
+            if matches!(frame, Some(Ok(_))) && is_last {
+                access.is_whole();
             }
         }
         Poll::Ready(frame)

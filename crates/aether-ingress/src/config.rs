@@ -30,6 +30,9 @@ pub struct Config {
     pub ping_interval: Duration,
     /// ... and is closed if there is none within this (15 s).
     pub ping_timeout: Duration,
+    /// Largest body of a request in bytes; a longer one is refused with 413. None
+    /// by default.
+    pub body_bytes_max: Option<u64>,
     /// How long an instance may take to answer with the head of a response,
     /// over all attempts (60 s).
     pub request_timeout: Duration,
@@ -48,6 +51,9 @@ pub struct Config {
     pub trust_forwarded: bool,
     /// Speak TLS with clients; without it they are spoken with in cleartext (no).
     pub tls: Option<TlsConfig>,
+    /// Tell of each request in an event of `tracing` with the target
+    /// `aether::access` (no).
+    pub access_log: bool,
     /// Say in `x-aether-slice`, `-version` and `-instance` headers of a response
     /// where it came from (no).
     pub debug: bool,
@@ -62,12 +68,14 @@ impl Default for Config {
             streams_max: 128,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
+            body_bytes_max: None,
             request_timeout: Duration::from_secs(60),
             retry_safe: false,
             stall_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
             trust_forwarded: false,
             tls: None,
+            access_log: false,
             debug: false,
         }
     }

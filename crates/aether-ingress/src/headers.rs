@@ -25,7 +25,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers of one connection, not of the message. `Transfer-Encoding` too:
 /// hyper frames each side anew.
@@ -111,6 +111,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     address: HeaderValue,
+    ip: IpAddr,
     /// That it speaks.
     scheme: &'static str,
     trust_forwarded: bool,
@@ -118,9 +119,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(address: IpAddr, trust_forwarded: bool) -> Self {
-        let address = address.to_canonical().to_string();
-        let address = HeaderValue::try_from(address).expect("an IP address is plain ASCII");
-        Self { address, scheme: "http", trust_forwarded }
+        let ip = address.to_canonical();
+        let address = HeaderValue::try_from(ip.to_string()).expect("an IP address is plain ASCII");
+        Self { address, ip, scheme: "http", trust_forwarded }
+    }
+
+    /// Where it connected from.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// The client speaks TLS.
@@ -168,9 +174,7 @@ impl Client {
             headers.insert(HOST, authority);
         }
         self.forwarded(headers);
-        if !headers.contains_key(X_REQUEST_ID) {
-            headers.insert(X_REQUEST_ID, request_id());
-        }
+        ensure_id(headers);
     }
 
     fn forwarded(&self, headers: &mut HeaderMap) {
@@ -192,6 +196,13 @@ impl Client {
                 None => drop(headers.remove(X_FORWARDED_HOST)),
             }
         }
+    }
+}
+
+/// Gives a request an id if it has none.
+pub(crate) fn ensure_id(headers: &mut HeaderMap) {
+    if !headers.contains_key(X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, request_id());
     }
 }
 

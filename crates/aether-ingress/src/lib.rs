@@ -30,6 +30,7 @@
 //! What is deliberately absent: TLS to instances, caching, and WebSockets over HTTP/2
 //! (RFC 8441; clients that are not offered it open a connection of HTTP/1.1).
 
+mod access;
 mod body;
 mod config;
 mod connection;
@@ -37,6 +38,7 @@ mod connection;
 mod fuzz;
 mod headers;
 mod io;
+mod limit;
 mod problem;
 mod proxy;
 mod routes;

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_invoker::{CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle, is_grpc};
+use aether_invoker::{
+    CallError, CallOptions, CallTarget, Invoker, ResponseBody, SliceHandle, is_grpc,
+};
 use arc_swap::ArcSwap;
 use http::header::{HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::access::Access;
 use crate::body::IngressBody;
 use crate::config::Config;
-use crate::headers::{Client, host_of, strip_hop_by_hop};
+use crate::headers::{Client, ensure_id, host_of, strip_hop_by_hop};
+use crate::limit::Limited;
 use crate::problem::Refusal;
 use crate::routes::Routes;
 use crate::upgrade;
@@ -42,13 +46,27 @@ impl Proxy {
         &self,
         client: &Client,
         next: &upgrade::Next,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<IngressBody> {
         let is_grpc = is_grpc(request.headers());
-        match self.pass(client, next, request).await {
-            Ok(response) => response,
-            Err(refusal) if is_grpc => refusal.into_grpc(),
-            Err(refusal) => refusal.into_problem(),
+        let access = self.config.access_log.then(|| {
+            ensure_id(request.headers_mut());
+            Access::begin(client, &request)
+        });
+        let (response, target) = match self.pass(client, next, request).await {
+            Ok(passed) => passed,
+            Err(refusal) => {
+                let target = refusal.target.clone();
+                let refused = if is_grpc { refusal.into_grpc() } else { refusal.into_problem() };
+                (refused, target)
+            }
+        };
+        match access {
+            None => response,
+            Some(mut access) => {
+                access.answered(&response, target);
+                response.map(|body| body.logged(access))
+            }
         }
     }
 
@@ -57,7 +75,7 @@ impl Proxy {
         client: &Client,
         next: &upgrade::Next,
         mut request: Request<Incoming>,
-    ) -> Result<Response<IngressBody>, Refusal> {
+    ) -> Result<Passed, Refusal> {
         if request.method() == Method::CONNECT {
             let detail = "this is a reverse proxy: CONNECT is not offered";
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, detail));
@@ -83,14 +101,37 @@ impl Proxy {
         }
         let options = CallOptions {
             timeout: Some(self.config.request_timeout),
-            describe: self.config.debug,
+            describe: self.config.debug || self.config.access_log,
             idempotent: self.config.retry_safe && request.method().is_safe(),
         };
-        let response = slice.send_with(request, options).await.map_err(|error| {
+        let response = self.send(&slice, request, options).await?;
+        self.hand_on(response, switch, next)
+    }
+
+    async fn send(
+        &self,
+        slice: &SliceHandle,
+        request: Request<Incoming>,
+        options: CallOptions,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let failed = |error: CallError| {
             tracing::debug!(%error, "a call failed");
             Refusal::of_call(&error)
-        })?;
-        self.hand_on(response, switch, next)
+        };
+        let Some(bytes_max) = self.config.body_bytes_max else {
+            return slice.send_with(request, options).await.map_err(failed);
+        };
+        let too_long = || {
+            let detail = format!("the request body is longer than {bytes_max} bytes");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        };
+        if request.body().size_hint().lower() > bytes_max {
+            return Err(too_long());
+        }
+        let (head, body) = request.into_parts();
+        let (body, exceeded) = Limited::new(body, bytes_max);
+        let sent = slice.send_with(Request::from_parts(head, body), options).await;
+        sent.map_err(|error| if exceeded.get() { too_long() } else { failed(error) })
     }
 
     fn find(&self, host: &str, path: &str) -> Option<Arc<SliceHandle>> {
@@ -122,7 +163,7 @@ impl Proxy {
         mut response: Response<ResponseBody>,
         switch: Option<Switch>,
         next: &upgrade::Next,
-    ) -> Result<Response<IngressBody>, Refusal> {
+    ) -> Result<Passed, Refusal> {
         let status = response.status();
         let agreed = switch.as_ref().and_then(|s| upgrade::agreed(&s.asked, response.headers()));
         if status.is_informational()
@@ -133,15 +174,16 @@ impl Proxy {
         }
         let wanted = response.headers().get(UPGRADE).cloned();
         strip_hop_by_hop(response.headers_mut());
-        if let Some(target) = response.extensions_mut().remove::<CallTarget>() {
-            describe(response.headers_mut(), &target);
+        let target = response.extensions_mut().remove::<CallTarget>();
+        if let Some(target) = target.as_ref().filter(|_| self.config.debug) {
+            describe(response.headers_mut(), target);
         }
         match (switch, agreed, wanted) {
             (Some(Switch { client, .. }), Some(agreed), _) if status.is_informational() => {
                 upgrade::announce(response.headers_mut(), agreed);
                 let (head, body) = response.into_parts();
                 next.join(client, body, self.config.stall_timeout);
-                return Ok(Response::from_parts(head, IngressBody::empty()));
+                return Ok((Response::from_parts(head, IngressBody::empty()), target));
             }
             // The answer means nothing without the protocols that it is about.
             (.., Some(wanted)) if status == StatusCode::UPGRADE_REQUIRED => {
@@ -149,9 +191,12 @@ impl Proxy {
             }
             _ => {}
         }
-        Ok(response.map(IngressBody::instance))
+        Ok((response.map(IngressBody::instance), target))
     }
 }
+
+/// What an instance answered, and which one, if that is to be said.
+type Passed = (Response<IngressBody>, Option<CallTarget>);
 
 /// A client that would rather go on with another protocol.
 struct Switch {

@@ -10,6 +10,7 @@ mod http2;
 mod load;
 mod manners;
 mod passing;
+mod records;
 mod tls;
 mod upgrades;
 

@@ -240,11 +240,13 @@ fn ingress(file: &file::Ingress) -> Result<aether_ingress::Config, ConfigError> 
         streams_max: file.streams_max.unwrap_or(default.streams_max),
         ping_interval: or(file.ping_interval, default.ping_interval),
         ping_timeout: or(file.ping_timeout, default.ping_timeout),
+        body_bytes_max: file.body_bytes_max.map(|size| size.0),
         request_timeout: or(file.request_timeout, default.request_timeout),
         retry_safe: file.retry_safe.unwrap_or(default.retry_safe),
         stall_timeout: or(file.stall_timeout, default.stall_timeout),
         shutdown_timeout: or(file.shutdown_timeout, default.shutdown_timeout),
         trust_forwarded: file.trust_forwarded.unwrap_or(default.trust_forwarded),
+        access_log: file.access_log.unwrap_or(default.access_log),
         debug: file.debug.unwrap_or(default.debug),
         tls: file.tls.as_ref().map(tls).transpose()?,
     };

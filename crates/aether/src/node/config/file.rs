@@ -84,11 +84,13 @@ pub struct Ingress {
     pub streams_max: Option<u32>,
     pub ping_interval: Option<Span>,
     pub ping_timeout: Option<Span>,
+    pub body_bytes_max: Option<ByteSize>,
     pub request_timeout: Option<Span>,
     pub retry_safe: Option<bool>,
     pub stall_timeout: Option<Span>,
     pub shutdown_timeout: Option<Span>,
     pub trust_forwarded: Option<bool>,
+    pub access_log: Option<bool>,
     pub debug: Option<bool>,
     pub tls: Option<Tls>,
 }

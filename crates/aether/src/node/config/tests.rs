@@ -79,11 +79,13 @@ header_bytes_max = 8192
 streams_max = 20
 ping_interval = '8s'
 ping_timeout = '9s'
+body_bytes_max = '1MiB'
 request_timeout = '2m'
 retry_safe = true
 stall_timeout = '7s'
 shutdown_timeout = '0s'
 trust_forwarded = true
+access_log = true
 debug = true
 [ingress.tls]
 certificates = [
@@ -126,11 +128,13 @@ json = true
         streams_max: 20,
         ping_interval: Duration::from_secs(8),
         ping_timeout: Duration::from_secs(9),
+        body_bytes_max: Some(1 << 20),
         request_timeout: Duration::from_secs(120),
         retry_safe: true,
         stall_timeout: Duration::from_secs(7),
         shutdown_timeout: Duration::ZERO,
         trust_forwarded: true,
+        access_log: true,
         debug: true,
         tls: Some(aether_ingress::TlsConfig {
             certificates: ["a", "b"]
