@@ -230,9 +230,10 @@ fn lasting(time: Duration) -> impl Fn(u64) -> bool {
 #[test]
 fn no_call_starts_on_an_instance_that_was_claimed_idle() {
     for by in [By::Handle, By::Caller, By::IndependentCaller] {
-        let outcomes = run(by, Writer::WaitsUntilSettled, 3, lasting(Duration::from_secs(2)));
+        // However long a busy machine takes for them.
+        let outcomes = run(by, Writer::WaitsUntilSettled, 3, |swaps| swaps >= 400);
         println!("{by:?}: {} picks, {} swaps", outcomes.picks, outcomes.swaps);
-        assert!(outcomes.picks > 1_000 && outcomes.swaps > 100);
+        assert!(outcomes.picks > 0);
         assert_eq!(outcomes.misrouted, 0);
     }
 }
@@ -241,7 +242,7 @@ fn no_call_starts_on_an_instance_that_was_claimed_idle() {
 fn without_settling_calls_do_start_on_instances_that_were_claimed_idle() {
     for by in [By::Handle, By::Caller, By::IndependentCaller] {
         // The harness would see it: repeat until it does.
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_secs(240);
         loop {
             let outcomes = run(by, Writer::Trusts, 3, lasting(Duration::from_millis(500)));
             if outcomes.misrouted > 0 {
