@@ -2,17 +2,19 @@
 //! leader sleeps for a while.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aether_cluster::artifacts::EXAMPLE;
 use aether_cluster::load::{Load, Way};
 use aether_invoker::Invoker;
 use aether_proto::v1::updates_client::UpdatesClient;
-use aether_proto::v1::{GetUpdateRequest, SetRoutingRequest};
+use aether_proto::v1::{GetUpdateRequest, RoutingDown, SetRoutingRequest};
 use aether_tests::evidence::{equal_hashes, eventually, processes, starts};
 use aether_tests::{PATIENCE, Stage, Topology, Versions, assert_none_failed, stage_with, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use prost::Message;
 use serde_json::Value;
 
 /// Requests per second over all ways.
@@ -130,6 +132,15 @@ async fn ingresses_serve(stage: &Stage) {
     }
 }
 
+/// The weights in the tables that an ingress keeps for its next start.
+fn kept_weights(file: &Path) -> Vec<(u32, u32)> {
+    // Before them are the file's name, a sum and a time.
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let tables = bytes.get(20..).and_then(|bytes| RoutingDown::decode(bytes).ok());
+    let tables = tables.unwrap_or_default().tables;
+    tables.iter().map(|table| (table.weight_new, table.weight_old)).collect()
+}
+
 #[tokio::test]
 async fn everything_killed_at_once_comes_back_as_it_was() {
     let mut routing = Routing::begin(&Topology::split(3, 2), "1:1").await;
@@ -140,6 +151,11 @@ async fn everything_killed_at_once_comes_back_as_it_was() {
 
     let embedded = routing.load(vec![Way::Invoker(routing.stage.slice(&routing.invoker))]);
     embedded.until_requests(REQUESTS).await;
+    for worker in ["w0", "w1"] {
+        let worker = routing.stage.cluster.position(worker).unwrap();
+        let file = routing.stage.cluster.nodes[worker].data_dir().join("ingress-tables");
+        eventually("an ingress to keep its tables", async || kept_weights(&file) == [(1, 1)]).await;
+    }
     let nodes = &mut routing.stage.cluster.nodes;
     nodes.iter().for_each(|node| node.signal(Signal::SIGKILL));
     nodes.iter_mut().for_each(|node| node.kill());

@@ -127,8 +127,7 @@ impl Applier {
                 retired.push(self.replace(state, None));
             }
         }
-        settle(&retired).await;
-        drop(retired);
+        self.settle(retired).await;
         if message.snapshot || !message.removed.is_empty() {
             self.shared.forget_unused_slices();
         }
@@ -138,9 +137,13 @@ impl Applier {
 
     /// Applies the tables of a file, which a node confirmed so long ago.
     pub(crate) async fn apply_cached(&mut self, cached: Cached) -> Result<(), ApplyError> {
-        self.apply(&cached.snapshot).await?;
+        // Before they are there to be seen.
         self.shared.set_cached(cached.age);
-        Ok(())
+        let applied = self.apply(&cached.snapshot).await;
+        if applied.is_err() {
+            self.shared.forget_applied();
+        }
+        applied
     }
 
     /// All that is applied, as a node would send it to who has nothing.
@@ -162,7 +165,7 @@ impl Applier {
         let mut states = self.shared.slice_states();
         states.retain(|state| state.plan().table.is_some());
         let retired: Vec<_> = states.into_iter().map(|state| self.replace(state, None)).collect();
-        settle(&retired).await;
+        self.settle(retired).await;
     }
 
     /// Swaps one table, and moves endpoints in and out of the tables.
@@ -182,6 +185,26 @@ impl Applier {
             self.departed.insert(key, Arc::clone(endpoint));
         }
         Retired { state, plan, dropped }
+    }
+
+    /// Waits until nobody picks by the retired plans any more.
+    async fn settle(&mut self, retired: Vec<Retired>) {
+        let mut looks = 0;
+        while !retired.iter().all(|retired| retired.plan.is_settled()) {
+            looks += 1;
+            if looks < SETTLE_YIELDS {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(SETTLE_POLL).await;
+            }
+        }
+        for Retired { state, dropped, .. } in retired {
+            state.tallies.retire();
+            // Those that a later table of the same message took back stay.
+            let has_left =
+                |endpoint: &&Arc<Endpoint>| self.departed.contains_key(&key_of(&state, endpoint));
+            dropped.iter().filter(has_left).for_each(|endpoint| endpoint.leave());
+        }
     }
 
     /// The instances of one side: those that the table `before` has, if it names the same.
@@ -363,23 +386,6 @@ fn dropped(plan: &Plan, next: [&Arc<Members>; 2]) -> Vec<Arc<Endpoint>> {
         next.into_iter().flat_map(|next| next.endpoints()).map(Arc::as_ptr).collect();
     let left = left.into_iter().flat_map(|members| members.endpoints());
     left.filter(|endpoint| !named.contains(&Arc::as_ptr(endpoint))).cloned().collect()
-}
-
-/// Waits until nobody picks by the retired plans any more.
-async fn settle(retired: &[Retired]) {
-    let mut looks = 0;
-    while !retired.iter().all(|retired| retired.plan.is_settled()) {
-        looks += 1;
-        if looks < SETTLE_YIELDS {
-            tokio::task::yield_now().await;
-        } else {
-            tokio::time::sleep(SETTLE_POLL).await;
-        }
-    }
-    for retired in retired {
-        retired.state.tallies.retire();
-        retired.dropped.iter().for_each(|endpoint| endpoint.leave());
-    }
 }
 
 fn key_of(state: &SliceState, endpoint: &Endpoint) -> EndpointKey {

@@ -3,8 +3,14 @@
 //! The file holds what one session has applied and when a node last confirmed it.
 //! It is replaced as a whole, by a rename, so that whoever reads it finds one state
 //! or the other, and checked by a sum, so that what a full disk or a crash left of it
-//! is taken for nothing. Who starts by it has promised nothing to the control plane:
-//! the first tables of a node replace it, whatever they say.
+//! is taken for nothing. The sum is no signature: whoever can write the file decides
+//! where calls go, so its directory has to be private. Who starts by it has promised
+//! nothing to the control plane: the first tables of a node replace it, whatever they
+//! say.
+//!
+//! Its age is told by the machine's clock. One that is set back by less than that age
+//! makes tables look younger than they are, which is why they are used up to half of
+//! the age only after which the control plane lets their addresses be used anew.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,8 +27,11 @@ const HEAD_BYTES: usize = 8 + 4 + 8;
 /// Larger files are none of ours: a table of 10,000 instances takes about a megabyte.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// How far the clock of a machine may go back between two processes.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
+/// How far into the future a time may be: clocks are adjusted by less all the time.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
+
+/// After this long a draft belongs to no process any more that still writes it.
+const DRAFT_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Why a file gives no tables.
 #[derive(Debug, Error)]
@@ -100,24 +109,30 @@ pub(crate) fn write(path: &Path, snapshot: &v1::RoutingDown, at: SystemTime) -> 
     let sum = crc32fast::hash(&bytes[12..]);
     bytes[8..12].copy_from_slice(&sum.to_le_bytes());
 
-    let name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?;
-    // Of its own for each process: two may be told the same path.
-    let draft = path.with_file_name(format!("{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = create(&draft)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()))
-        .and_then(|()| std::fs::rename(&draft, path));
-    written.inspect_err(|_| {
-        // What is left of it serves nobody.
-        let _ = std::fs::remove_file(&draft);
-    })
+    let no_file = || io::Error::other("the path names no file");
+    let (dir, name) = path.parent().zip(path.file_name()).ok_or_else(no_file)?;
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    // Of its own for each writing, and nobody's before: several may be told one path.
+    let prefix = format!(".{}-", name.to_string_lossy());
+    let mut draft = tempfile::Builder::new().prefix(&prefix).tempfile_in(dir)?;
+    draft.write_all(&bytes)?;
+    draft.as_file().sync_data()?;
+    draft.persist(path)?;
+    remove_drafts(dir, &prefix);
+    Ok(())
 }
 
-fn create(path: &Path) -> io::Result<std::fs::File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+/// Removes what processes left that were killed while they wrote.
+fn remove_drafts(dir: &Path, prefix: &str) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > DRAFT_AGE_MAX));
+        if is_old && entry.file_name().to_string_lossy().starts_with(prefix) {
+            // Another process may do the same.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,11 +165,40 @@ mod tests {
         let old = read(&path, MINUTE, at + MINUTE + Duration::from_millis(1)).unwrap_err();
         assert!(matches!(old, CacheError::Old { .. }), "{old}");
         // A clock that went back a little, and one that is wrong.
-        assert_eq!(read(&path, MINUTE, at - MINUTE).unwrap().unwrap().age, Duration::ZERO);
-        let future = read(&path, MINUTE, at - 2 * MINUTE).unwrap_err();
+        let adjusted = read(&path, MINUTE, at - CLOCK_SKEW_MAX).unwrap().unwrap();
+        assert_eq!(adjusted.age, Duration::ZERO);
+        let future = read(&path, MINUTE, at - MINUTE).unwrap_err();
         assert!(matches!(future, CacheError::FromTheFuture(_)), "{future}");
         // Nothing else is left there.
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn drafts_of_killed_processes_go_and_those_of_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let draft = |name: &str, age: Duration| {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        draft(".tables-old", 2 * DRAFT_AGE_MAX);
+        draft(".tables-new", Duration::ZERO);
+        draft("other", 2 * DRAFT_AGE_MAX);
+        write(&dir.path().join("tables"), &snapshot(), SystemTime::now()).unwrap();
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        assert_eq!(names, [".tables-new", "other", "tables"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_reads_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tables");
+        write(&path, &snapshot(), SystemTime::now()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

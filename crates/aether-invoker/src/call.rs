@@ -139,8 +139,7 @@ impl SliceHandle {
         let mut may_have_arrived = false;
         let starved = request.body().starved();
         loop {
-            let in_flight = pick.endpoint().in_flight();
-            if in_flight > config.in_flight_max {
+            if let Some(in_flight) = pick.above(config.in_flight_max) {
                 return Err(CallError::Overloaded { target: pick.endpoint().target(), in_flight });
             }
             pick.awaits(starved.clone());

@@ -100,7 +100,8 @@ impl Caller {
             let (shift, start) = slice.state.begin_apart();
             Split { fence: LightFence::new(), shift, start, going: None }
         });
-        let held = Held { plan: slice.state.plan(), lane: lane::current(), lease: lane::lease() };
+        let (lane, lease) = lane::leased();
+        let held = Held { plan: slice.state.plan(), lane, lease };
         let state = RefCell::new(State { held: Rc::new(held), split });
         Self { slice, state }
     }
@@ -127,51 +128,71 @@ impl Caller {
     /// If the tables lead to no instance, or calls are held.
     #[inline(always)]
     pub fn pick_untimed(&self) -> Result<UntimedPick, PickError> {
-        let state = &mut *self.state.borrow_mut();
-        match state.enter() {
-            Some((side, index)) => Ok(UntimedPick { held: Rc::clone(&state.held), side, index }),
-            None => self.pick_slowly(state),
+        let entered = self.state.borrow_mut().enter();
+        match entered {
+            Some((held, side, index)) => Ok(UntimedPick { held, side, index }),
+            None => self.pick_slowly(),
         }
     }
 
     /// When the table at hand is closed, or there is no call by it.
     #[cold]
-    fn pick_slowly(&self, state: &mut State) -> Result<UntimedPick, PickError> {
+    fn pick_slowly(&self) -> Result<UntimedPick, PickError> {
         let mut spins = 0;
         loop {
-            self.renew(state);
-            let held = Rc::clone(&state.held);
-            let entered = match &held.plan.schedule {
-                Some(schedule) => state.enter_by(schedule, None),
-                None => match held.plan.past_hold(Patience::WhileHeld) {
-                    Ok((schedule, hold)) => state.enter_by(schedule, Some(hold)),
-                    Err(why) => return Err(self.slice.why_none(why)),
-                },
-            };
-            if let Some((side, index)) = entered {
-                return Ok(UntimedPick { held, side, index });
+            // The table before may be the last reference to all that hangs on it: it
+            // goes when nothing is borrowed any more.
+            let (_before, entered) = self.renew_and_enter();
+            if let Some(pick) = entered? {
+                return Ok(pick);
             }
             wait_for_writer(&mut spins);
         }
     }
 
-    /// Takes the current table.
-    fn renew(&self, state: &mut State) {
-        let plan = self.slice.state.plan();
-        if !Arc::ptr_eq(&plan, &state.held.plan) {
-            let (lane, lease) = (state.held.lane, Rc::clone(&state.held.lease));
-            state.held = Rc::new(Held { plan, lane, lease });
+    fn renew_and_enter(&self) -> (Option<Rc<Held>>, Result<Option<UntimedPick>, PickError>) {
+        let mut state = self.state.borrow_mut();
+        let before = state.renew(self.slice.state.plan());
+        let held = Rc::clone(&state.held);
+        let entered = match &held.plan.schedule {
+            Some(schedule) => state.enter_by(schedule, None),
+            None => match held.plan.past_hold(Patience::WhileHeld) {
+                Ok((schedule, hold)) => state.enter_by(schedule, Some(hold)),
+                Err(why) => return (before, Err(self.slice.why_none(why))),
+            },
+        };
+        let pick = entered.map(|(side, index)| UntimedPick { held, side, index });
+        (before, Ok(pick))
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if self.state.get_mut().split.is_some() {
+            self.slice.state.end_apart();
         }
     }
 }
 
 impl State {
+    /// Takes another table, and gives the one before.
+    fn renew(&mut self, plan: Arc<Plan>) -> Option<Rc<Held>> {
+        if Arc::ptr_eq(&plan, &self.held.plan) {
+            return None;
+        }
+        let (lane, lease) = (self.held.lane, Rc::clone(&self.held.lease));
+        let held = Rc::new(Held { plan, lane, lease });
+        Some(std::mem::replace(&mut self.held, held))
+    }
+
     /// Enters the table, unless it is closed or there is no call by it: gives the
-    /// side and which of its instances.
+    /// table, the side and which of its instances.
     #[inline(always)]
-    fn enter(&mut self) -> Option<(Side, usize)> {
+    fn enter(&mut self) -> Option<(Rc<Held>, Side, usize)> {
         let held = &*self.held;
-        enter(held, &mut self.split, held.plan.schedule.as_ref()?, None)
+        let schedule = held.plan.schedule.as_ref()?;
+        let (side, index) = enter(held, &mut self.split, schedule, None)?;
+        Some((Rc::clone(&self.held), side, index))
     }
 
     fn enter_by(&mut self, schedule: &Schedule, late: Option<&Hold>) -> Option<(Side, usize)> {

@@ -52,20 +52,23 @@ pub struct Config {
     /// instance announces in `Keep-Alive` that it will. Keep it below the time
     /// after which instances close theirs.
     pub idle_timeout: Duration,
-    /// Most calls at a time to one instance (4,096). A pick above it fails
+    /// Most calls at a time to one instance (4,096), to within an eighth where many
+    /// threads call. A pick above it fails
     /// with [`CallError::Overloaded`](crate::CallError::Overloaded) when sent.
     pub in_flight_max: u64,
     /// How many instances one call may be tried on, if it provably reached
     /// none before (5).
     pub attempts_max: usize,
-    /// A file in which the tables are kept for the next start (none): the invoker is
-    /// ready by it when no node of the control plane answers. A process that is not
-    /// connected holds nobody back from stopping an instance, so a call by it may
-    /// find its instance gone, and is tried at another one.
+    /// A file in which the tables are kept for the next start (none): calls are made by
+    /// it once each node of the control plane was tried and none answered. A process
+    /// that is not connected holds nobody back from stopping an instance, so such a
+    /// call may find its instance gone, and is then tried at another one. The directory
+    /// has to be private: whoever can write the file decides where calls go.
     pub cache_file: Option<PathBuf>,
-    /// How long ago a node must have confirmed the tables in the file (10 min, after
-    /// which the control plane too counts an unreachable session as gone). Older ones
-    /// are not used, and no longer used.
+    /// How long ago a node must have confirmed the tables in the file (5 min); older
+    /// ones are not used, and no longer used. At most half of the cluster's
+    /// `max_table_age`, after which the addresses in them may be used anew: the other
+    /// half is for clocks that were set and for attempts that hang.
     pub cache_age_max: Duration,
     /// How long [`Invoker::close`](crate::Invoker::close) waits for calls in
     /// flight (10 s).
@@ -86,7 +89,7 @@ impl Config {
             in_flight_max: 4_096,
             attempts_max: 5,
             cache_file: None,
-            cache_age_max: Duration::from_secs(600),
+            cache_age_max: Duration::from_secs(300),
             close_timeout: Duration::from_secs(10),
         }
     }

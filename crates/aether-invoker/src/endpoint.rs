@@ -193,6 +193,12 @@ impl InFlight {
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.0.endpoint
     }
+
+    /// Calls in flight at the endpoint, with this, if they are more than `max`.
+    #[inline]
+    pub(crate) fn above(&self, max: u64) -> Option<u64> {
+        self.0.endpoint.calls.above(max, self.0.lane)
+    }
 }
 
 impl Drop for InFlight {
@@ -237,6 +243,10 @@ mod tests {
         drop(third);
         idle.notified().await;
         assert_eq!(endpoint.in_flight(), 0);
+        // And so does one that is bound to its thread.
+        endpoint.begin_bound(lane::current());
+        endpoint.end_bound(lane::current());
+        idle.notified().await;
     }
 
     #[test]

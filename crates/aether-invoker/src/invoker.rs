@@ -21,6 +21,7 @@ use crate::call::RetryBudget;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{CallError, ConfigError, NotReady};
+use crate::keeper::aside;
 use crate::session::Session;
 use crate::slice::{SliceHandle, SliceState};
 use crate::tally::RouteTally;
@@ -37,7 +38,8 @@ pub(crate) struct Applied {
 struct Link {
     node: Option<SocketAddr>,
     heard_at: Option<Instant>,
-    is_cached: bool,
+    /// How old the tables of a file were, and when that was.
+    cached: Option<(Duration, Instant)>,
 }
 
 /// What callers and the session's task share.
@@ -97,19 +99,23 @@ impl Shared {
 
     pub(crate) fn heard(&self) {
         let mut link = self.link();
-        (link.heard_at, link.is_cached) = (Some(Instant::now()), false);
+        (link.heard_at, link.cached) = (Some(Instant::now()), None);
     }
 
     /// The tables are those of a file, which a node confirmed so long ago.
     pub(crate) fn set_cached(&self, age: Duration) {
-        let mut link = self.link();
-        (link.heard_at, link.is_cached) = (Instant::now().checked_sub(age), true);
+        self.link().cached = Some((age, Instant::now()));
     }
 
     /// How old the tables are, if they are those of a file.
     pub(crate) fn cached_age(&self) -> Option<Duration> {
         let link = self.link();
-        link.heard_at.filter(|_| link.is_cached).map(|at| at.elapsed())
+        link.cached.map(|(age, at)| age + at.elapsed())
+    }
+
+    /// Since when a node confirmed them.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        self.link().heard_at.map(|at| at.elapsed())
     }
 
     /// There are no tables any more.
@@ -125,8 +131,9 @@ impl Shared {
 
     /// The state of a slice, made if it is not there.
     pub(crate) fn slice_state(&self, name: &SliceName) -> Arc<SliceState> {
-        if let Some(state) = self.slices.load().get(name) {
-            return Arc::clone(state);
+        let known = self.slices.load().get(name).map(Arc::clone);
+        if let Some(state) = known.filter(|state| state.stays()) {
+            return state;
         }
         let _writing = self.slices_writer.lock().expect("no code panics while it adds a slice");
         let mut slices = HashMap::clone(&self.slices.load());
@@ -140,15 +147,15 @@ impl Shared {
     pub(crate) fn forget_unused_slices(&self) {
         let _writing = self.slices_writer.lock().expect("no code panics while it adds a slice");
         let current = self.slices.load_full();
-        // Whoever reads the map right now may hold one more reference, which
-        // only keeps a slice until the next time.
-        let is_used =
-            |state: &Arc<SliceState>| state.plan().table.is_some() || Arc::strong_count(state) > 1;
-        if current.values().all(is_used) {
+        let is_used = |state: &Arc<SliceState>| {
+            state.plan().table.is_some() || !state.leave(|| Arc::strong_count(state) == 1)
+        };
+        let used: HashMap<_, _> = current.iter().filter(|(_, state)| is_used(state)).collect();
+        if used.len() == current.len() {
             return;
         }
-        let used = current.iter().filter(|(_, state)| is_used(state));
-        let slices = used.map(|(name, state)| (name.clone(), Arc::clone(state))).collect();
+        let slices = used.into_iter();
+        let slices = slices.map(|(name, state)| (name.clone(), Arc::clone(state))).collect();
         self.slices.store(Arc::new(slices));
     }
 }
@@ -177,7 +184,7 @@ pub struct Status {
     /// Time since a node last confirmed them.
     pub age: Option<Duration>,
     /// Whether they are those of the last process ([`Config::cache_file`]): no node has
-    /// answered since the start.
+    /// sent any since the start.
     pub is_cached: bool,
     /// The node that it is connected to.
     pub node: Option<SocketAddr>,
@@ -221,7 +228,7 @@ impl Invoker {
         tokio::spawn(async move {
             // The first look at this clock calibrates it, which may take a fifth of a second:
             // no call is to wait for that, and none can be made before there are tables.
-            let _ = tokio::task::spawn_blocking(clock::calibrate).await;
+            let _ = aside(clock::calibrate).await;
             session.run().await;
         });
         Ok(Self(Arc::new(Inner { shared, close })))
@@ -286,11 +293,12 @@ impl Invoker {
         let shared = self.shared();
         let applied = shared.applied().map(|applied| (applied.incarnation, applied.revision));
         let link = shared.link();
+        let cached = link.cached.map(|(age, at)| age + at.elapsed());
         Status {
             session: shared.session.clone(),
             applied,
-            age: link.heard_at.map(|at| at.elapsed()),
-            is_cached: link.is_cached,
+            age: link.heard_at.map(|at| at.elapsed()).or(cached),
+            is_cached: link.cached.is_some(),
             node: link.node,
             closed: shared.is_closed(),
         }

@@ -51,6 +51,7 @@ mod hold;
 #[cfg(test)]
 mod hold_tests;
 mod invoker;
+mod keeper;
 mod kept;
 mod meter;
 mod multiplex;

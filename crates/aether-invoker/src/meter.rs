@@ -33,14 +33,14 @@ struct Figures {
 }
 
 impl Figures {
-    fn bucket(&self, index: usize) -> u64 {
-        let octave = self.octaves[index / OCTAVE].get();
-        octave.map_or(0, |octave| octave.0[index % OCTAVE].get())
+    /// Those of the octaves that there are, with where they begin.
+    fn octaves(&self) -> impl Iterator<Item = (usize, &Octave)> {
+        let all = self.octaves.iter().enumerate();
+        all.filter_map(|(at, octave)| Some((at * OCTAVE, &**octave.get()?)))
     }
 
     fn count(&self) -> u64 {
-        let octaves = self.octaves.iter().filter_map(OnceLock::get);
-        octaves.flat_map(|octave| &octave.0).map(Counter::get).sum()
+        self.octaves().flat_map(|(_, octave)| &octave.0).map(Counter::get).sum()
     }
 }
 
@@ -80,6 +80,8 @@ impl Meter {
     pub(crate) fn record(&self, latency_us: u64, is_error: bool) {
         let lane = lane::current();
         let figures = self.of(lane);
+        // As much as the last bucket says: a sum that wraps would be none.
+        let latency_us = latency_us.min(u32::MAX.into());
         let bucket = bucket_of(latency_us);
         let octave = figures.octaves[bucket / OCTAVE].get_or_init(Box::default);
         octave.0[bucket % OCTAVE].add(lane, 1);
@@ -110,8 +112,13 @@ impl Meter {
     /// All figures.
     pub(crate) fn read(&self) -> Reading {
         let errors = self.errors();
-        let count = |index: usize| self.all().map(|figures| figures.bucket(index)).sum();
-        let counts = (0..BUCKETS).map(|index| (index as u32, count(index)));
+        let mut counts = [0; OCTAVES * OCTAVE];
+        for (first, octave) in self.all().flat_map(Figures::octaves) {
+            for (sum, bucket) in counts[first..].iter_mut().zip(&octave.0) {
+                *sum += bucket.get();
+            }
+        }
+        let counts = (0..).zip(counts);
         let buckets: Vec<(u32, u64)> = counts.filter(|(_, count)| *count > 0).collect();
         Reading {
             requests: buckets.iter().map(|(_, count)| count).sum(),

@@ -64,6 +64,11 @@ impl Pick {
         self.call.endpoint()
     }
 
+    /// Calls in flight at the instance, with this, if they are more than `max`.
+    pub(crate) fn above(&self, max: u64) -> Option<u64> {
+        self.call.above(max)
+    }
+
     /// Where the instance listens.
     #[inline]
     pub fn address(&self) -> SocketAddr {

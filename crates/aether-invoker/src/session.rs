@@ -5,11 +5,10 @@
 //! It decides only when to speak and with whom. What a message changes, and
 //! what a report may claim, is the [`Applier`]'s.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aether_proto::MESSAGE_BYTES_MAX;
 use aether_proto::v1;
@@ -17,14 +16,13 @@ use aether_proto::v1::routing_client::RoutingClient;
 use aether_proto::v1::routing_up::Message;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use crate::applier::{Applier, ApplyError};
-use crate::cache;
-use crate::invoker::{Applied, CloseRequest, Shared};
+use crate::invoker::{CloseRequest, Shared};
+use crate::keeper::Keeper;
 
 /// Version of the protocol in `routing.proto`.
 const PROTOCOL: u32 = 1;
@@ -50,6 +48,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a node may take to end the stream after a goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Longest time between two looks whether calls are still in flight at the end.
+const IDLE_LOOK: Duration = Duration::from_millis(100);
+
 const TELEMETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reports waiting for the network. They are cumulative, so one that finds no
@@ -59,9 +60,6 @@ const UPLINK_MESSAGES_MAX: usize = 8;
 /// HTTP/2 windows, so that a snapshot of thousands of endpoints does not need
 /// a round trip for every 64 KiB.
 const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-
-/// How often the time of a file is renewed within the age up to which it is used.
-const CACHE_RENEWALS: u32 = 10;
 
 /// Why a node is not followed any more.
 #[derive(Debug, Error)]
@@ -112,10 +110,7 @@ pub(crate) struct Session {
     failures: u32,
     /// Streams that were asked for.
     attached: u64,
-    /// The tables that the file was last to be given, and when.
-    cached: Option<(Applied, Instant)>,
-    /// Whether it has them. A slow disk holds up nothing else.
-    writing: Option<JoinHandle<io::Result<()>>>,
+    keeper: Keeper,
 }
 
 impl Session {
@@ -124,13 +119,12 @@ impl Session {
         applier: Applier,
         close: mpsc::Receiver<CloseRequest>,
     ) -> Self {
-        let (lease, cached, writing) = (LEASE_AT_FIRST, None, None);
-        Self { shared, applier, close, lease, failures: 0, attached: 0, cached, writing }
+        let keeper = Keeper::new(&shared.config);
+        Self { shared, applier, close, lease: LEASE_AT_FIRST, failures: 0, attached: 0, keeper }
     }
 
     /// Runs until the invoker is closed or dropped.
     pub(crate) async fn run(mut self) {
-        self.start_by_file().await;
         let nodes = self.shared.config.control_plane.clone();
         for node in nodes.iter().copied().cycle() {
             let mut link = None;
@@ -152,62 +146,33 @@ impl Session {
         }
     }
 
-    /// Takes the tables of the last process, if it left some that are of use.
-    async fn start_by_file(&mut self) {
-        let Some(path) = self.shared.config.cache_file.clone() else { return };
-        let age_max = self.shared.config.cache_age_max;
-        let read = spawn_blocking(move || cache::read(&path, age_max, SystemTime::now())).await;
-        let applied = match read.expect("reading a file does not panic") {
-            Ok(Some(cached)) => self.applier.apply_cached(cached).await.map_err(|e| e.to_string()),
-            Ok(None) => return,
-            Err(error) => Err(error.to_string()),
-        };
-        match (applied, self.shared.cached_age()) {
-            (Err(error), _) => tracing::warn!(%error, "starting without the tables of a file"),
-            (Ok(()), age) => tracing::info!(?age, "calling by the tables of a file"),
-        }
-    }
-
-    /// Lets go of the tables of a file that nobody has confirmed for too long.
-    async fn forget_old_file(&mut self) {
-        let age = self.shared.cached_age();
-        if age.is_some_and(|age| age > self.shared.config.cache_age_max) {
-            tracing::warn!(?age, "the tables of the file are too old, and no node answers");
-            self.applier.clear().await;
-            self.shared.forget_applied();
-        }
-    }
-
-    /// Has the tables written to the file, if they changed or their time is to be
-    /// renewed. Only while a node confirms them.
-    async fn write_file(&mut self) {
-        match self.writing.take_if(|writing| writing.is_finished()) {
-            Some(written) => {
-                if let Err(error) = written.await.expect("writing a file does not panic") {
-                    tracing::warn!(%error, "cannot keep the tables for the next start");
-                }
+    /// After each node was tried once: takes the tables of the last process, if it left
+    /// some that are of use. Later: lets go of them once they are too old.
+    async fn by_file(&mut self) {
+        let nodes = self.shared.config.control_plane.len();
+        if let Some(age) = self.shared.cached_age() {
+            if self.keeper.is_too_old(age) {
+                tracing::warn!(?age, "the tables of the file are too old, and no node answers");
+                self.applier.clear().await;
+                self.shared.forget_applied();
             }
-            None if self.writing.is_some() => return,
-            None => {}
+        } else if self.shared.applied().is_none()
+            && self.failures as usize + 1 >= nodes
+            && let Some(cached) = self.keeper.read().await
+        {
+            let age = cached.age;
+            match self.applier.apply_cached(cached).await {
+                Ok(()) => tracing::info!(?age, "no node answers; calling by the tables of a file"),
+                Err(error) => tracing::warn!(%error, "the tables of the file cannot be applied"),
+            }
         }
-        let Some(path) = self.shared.config.cache_file.clone() else { return };
-        let Some(applied) = self.shared.applied() else { return };
-        let renewal = self.shared.config.cache_age_max / CACHE_RENEWALS;
-        if self.cached.is_some_and(|(known, at)| known == applied && at.elapsed() < renewal) {
-            return;
-        }
-        let Some(snapshot) = self.applier.snapshot() else { return };
-        // In any case: a disk that is full now is asked again when there is more to say.
-        self.cached = Some((applied, Instant::now()));
-        let write = move || cache::write(&path, &snapshot, SystemTime::now());
-        self.writing = Some(spawn_blocking(write));
     }
 
     /// Waits before the next node is tried, unless the session is to end.
     async fn pause(&mut self, node: SocketAddr, error: &LinkError) -> Option<Option<CloseRequest>> {
         tracing::info!(%node, %error, failures = self.failures, "lost the routing tables' source");
         self.applier.sweep_connections();
-        self.forget_old_file().await;
+        self.by_file().await;
         let pause = backoff(self.failures, rand::random_range(75..=125));
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
@@ -279,7 +244,7 @@ impl Session {
                     self.applier.sweep_connections();
                     self.report(&link.up, true);
                     reports.reset();
-                    self.write_file().await;
+                    self.keep();
                 }
                 _ = reports.tick() => self.report(&link.up, false),
                 () = &mut silence => return LinkError::Silent(self.lease).into(),
@@ -315,6 +280,15 @@ impl Session {
         Ok(())
     }
 
+    /// Keeps the tables for the next start.
+    fn keep(&mut self) {
+        let Some((applied, confirmed)) = self.shared.applied().zip(self.shared.heard_ago()) else {
+            return;
+        };
+        let applier = &self.applier;
+        self.keeper.keep(applied, confirmed, || applier.snapshot());
+    }
+
     /// Says what is applied, what is busy, and what has been measured.
     fn report(&mut self, up: &mpsc::Sender<v1::RoutingUp>, with_telemetry: bool) {
         let busy = self.applier.busy();
@@ -339,12 +313,16 @@ impl Session {
         self.applier.clear().await;
         let became_idle = Arc::clone(&self.shared.became_idle);
         let deadline = Instant::now() + self.shared.config.close_timeout;
+        let mut next_report = Instant::now();
         while self.applier.in_flight() > 0 && Instant::now() < deadline {
-            if let Some(link) = &link {
+            if let Some(link) = &link
+                && Instant::now() >= next_report
+            {
                 self.report(&link.up, false);
+                next_report = Instant::now() + self.lease / 3;
             }
-            let look_again = deadline.min(Instant::now() + self.lease / 3);
-            // A moment's notice may have been for another endpoint; look again.
+            let look_again = deadline.min(Instant::now() + IDLE_LOOK);
+            // A moment's notice may have been for another endpoint, or have been missed.
             let _ = tokio::time::timeout_at(look_again, became_idle.notified()).await;
         }
         let is_idle = self.applier.in_flight() == 0;

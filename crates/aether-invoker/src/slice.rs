@@ -7,7 +7,7 @@
 //! the nanoseconds that takes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use aether_core::coordinates::SliceName;
@@ -113,7 +113,8 @@ impl Plan {
             old,
             route_revision,
             tickets: Gate::open(lanes),
-            retries: Gate::open(lanes),
+            // Rare: all count in one lane.
+            retries: Gate::open(Lane::SHARED + 1),
             booths: Booths::open(lanes),
             closed_at: OnceLock::new(),
         }
@@ -282,8 +283,12 @@ pub(crate) struct SliceState {
     plan: ArcSwap<Plan>,
     writer: Mutex<Writer>,
     waiting: Waiting,
-    /// Threads that have ever asked to split their calls by themselves.
+    /// Set while it may be about to be forgotten.
+    is_leaving: AtomicBool,
+    /// Callers that split their calls by themselves: those that there are, and all that
+    /// there have been.
     independent: AtomicU64,
+    independent_ever: AtomicU64,
     /// Where in the cycle this session starts.
     start: Fraction,
 }
@@ -300,9 +305,30 @@ impl SliceState {
             plan: ArcSwap::new(plan),
             writer: Mutex::default(),
             waiting: Waiting::default(),
+            is_leaving: AtomicBool::new(false),
             independent: AtomicU64::new(0),
+            independent_ever: AtomicU64::new(0),
             start: Fraction::from_seed(seed),
         }
+    }
+
+    /// Whether this is kept while somebody has just taken a reference: a look at one side
+    /// of a pair, of which [`leave`](Self::leave) is the other.
+    pub(crate) fn stays(&self) -> bool {
+        fence(Ordering::SeqCst);
+        !self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Marks it as forgotten, if nobody has a reference then.
+    pub(crate) fn leave(&self, is_unused: impl Fn() -> bool) -> bool {
+        if !is_unused() {
+            return false;
+        }
+        self.is_leaving.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let leaves = is_unused();
+        self.is_leaving.store(leaves, Ordering::Relaxed);
+        leaves
     }
 
     /// The current plan.
@@ -375,13 +401,19 @@ impl SliceState {
         })
     }
 
-    /// A thread is about to split its calls by itself. Its number among those, and
+    /// A caller is about to split its calls by itself. Its number among those, and
     /// where in the cycle it starts.
     pub(crate) fn begin_apart(&self) -> (u64, Fraction) {
-        let number = self.independent.fetch_add(1, Ordering::SeqCst);
+        self.independent.fetch_add(1, Ordering::SeqCst);
         // Before its first look at a table.
         fence(Ordering::SeqCst);
+        let number = self.independent_ever.fetch_add(1, Ordering::Relaxed);
         (number, self.start.spread(number))
+    }
+
+    /// It will not do so any more.
+    pub(crate) fn end_apart(&self) {
+        self.independent.fetch_sub(1, Ordering::SeqCst);
     }
 
     #[cfg(test)]
@@ -469,7 +501,7 @@ impl SliceState {
                     late.inspect(|hold| hold.note_late());
                     (side, member.announce(lane))
                 });
-                plan.retries.settle(lane, side);
+                plan.retries.settle(Lane::shared(), side);
                 let (side, call) = call.ok_or(NoPick::Nothing)?;
                 return Ok(Pick::of(call, side, plan.route_revision, false));
             }

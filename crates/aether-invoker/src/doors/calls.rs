@@ -8,7 +8,7 @@
 //! after the other, are all at zero. The call that ends as the last of its lane
 //! learns with the very instruction by which it ends that it has to say so. One
 //! that is bound to its thread looks afterwards, and may miss a flag that is set
-//! within the same nanoseconds: it is then found by the next look.
+//! within the same nanoseconds: it is then found by whoever looks from time to time.
 
 use super::counter::{Counter, Lane, Lanes};
 use super::sync::{AtomicU64, Ordering};
@@ -69,6 +69,18 @@ impl Calls {
     /// A table names it again.
     pub(crate) fn come_back(&self) {
         self.0.iter().for_each(|lane| _ = lane.free.fetch_and(!LEAVING, Ordering::AcqRel));
+    }
+
+    /// How many are in flight, if they are more than `max`. Looks at one lane alone while
+    /// that has but its share of an eighth: other lanes are written by others.
+    #[inline]
+    pub(crate) fn above(&self, max: u64, index: usize) -> Option<u64> {
+        let lane = self.0.at(index);
+        let own = (lane.free.load(Ordering::Relaxed) & !LEAVING) + lane.bound.get();
+        if own <= max / (8 * self.0.count() as u64) {
+            return None;
+        }
+        Some(self.in_flight()).filter(|all| *all > max)
     }
 
     /// Calls in flight. Exact when it gives 0 after the gates of all tables that named the

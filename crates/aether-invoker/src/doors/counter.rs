@@ -13,8 +13,13 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// The one without an owner.
+    /// Index of the one without an owner.
     pub(crate) const SHARED: usize = 0;
+
+    /// The one without an owner: counting there is right on any thread.
+    pub(crate) fn shared() -> Self {
+        Self { index: Self::SHARED, of_this_thread: PhantomData }
+    }
 }
 
 /// A value alone in its cache line (two, for adjacent-line prefetching).
@@ -41,6 +46,11 @@ impl<T> Lanes<T> {
     #[inline]
     pub(crate) fn at(&self, index: usize) -> &T {
         &self.0[index].0
+    }
+
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {

@@ -74,9 +74,10 @@ pub(crate) fn current() -> Lane {
     Lane { index, of_this_thread: PhantomData }
 }
 
-/// The lease of the calling thread's lane, for who counts in it later on.
-pub(crate) fn lease() -> Rc<Lease> {
-    LEASE.try_with(Rc::clone).unwrap_or_else(|_| Rc::new(Lease(Lane::SHARED)))
+/// The lane of the calling thread for who counts in it later on, and its lease.
+pub(crate) fn leased() -> (Lane, Rc<Lease>) {
+    let lease = LEASE.try_with(Rc::clone).unwrap_or_else(|_| Rc::new(Lease(Lane::SHARED)));
+    (Lane { index: lease.0, of_this_thread: PhantomData }, lease)
 }
 
 #[cold]

@@ -22,16 +22,21 @@ use gate::Gate;
 use sync::{AtomicU64, LightFence, Ordering, heavy_fence};
 
 mod sync {
-    use loom::sync::atomic::fence;
+    pub(super) use loom::sync::atomic::fence;
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 
     /// As where the kernel does not help: that what it does helps is its promise.
     #[derive(Clone, Copy)]
-    pub(crate) struct LightFence;
+    pub(crate) struct LightFence {
+        /// Whether a heavy one is passed on the other side.
+        pub(super) has_other: bool,
+    }
 
     impl LightFence {
         pub(crate) fn pass(self) {
-            fence(Ordering::SeqCst);
+            if self.has_other {
+                fence(Ordering::SeqCst);
+            }
         }
     }
 
@@ -59,6 +64,10 @@ enum Without {
     Nothing,
     Settling,
     HeavyFence,
+    /// Nothing is left out, but the writer was told of nobody in a booth.
+    Anybody,
+    /// The same, and the fence before it looks whether it was told.
+    Telling,
 }
 
 /// A table with one endpoint.
@@ -76,6 +85,8 @@ struct World {
     stopped: AtomicU64,
     /// Ends that said that somebody waits to hear it.
     said: AtomicU64,
+    /// Threads that take to the booths.
+    independent: AtomicU64,
 }
 
 impl World {
@@ -87,8 +98,8 @@ impl World {
         };
         let mut plans = [plan(), plan()];
         plans[0].gate.set_first(5);
-        let [current, stopped, said] = [(); 3].map(|()| AtomicU64::new(0));
-        Arc::new(Self { plans, current, stopped, said })
+        let [current, stopped, said, independent] = [(); 4].map(|()| AtomicU64::new(0));
+        Arc::new(Self { plans, current, stopped, said, independent })
     }
 
     /// Enters the current table, or the next where that is closed, which the product
@@ -121,13 +132,21 @@ impl World {
     }
 
     /// One call through a booth.
-    fn pick_apart(&self, lane: Lane) {
-        let plan = self.enter(|plan| plan.booths.enter(lane, LightFence));
+    fn pick_apart(&self, lane: Lane, has_other: bool) {
+        let plan = self.enter(|plan| plan.booths.enter(lane, LightFence { has_other }));
         let Plan { booths, calls, .. } = &self.plans[plan];
         calls.begin_bound(lane);
         booths.settle(lane, Side::Old);
         self.call(plan);
         calls.end_bound(lane);
+    }
+
+    /// The first of a thread: the writer is told that there are some before the tables
+    /// are looked at.
+    fn pick_first(&self, lane: Lane) {
+        self.independent.fetch_add(1, Ordering::SeqCst);
+        sync::fence(Ordering::SeqCst);
+        self.pick_apart(lane, false);
     }
 
     /// Replaces the table, looks once whether that has settled, and stops the instance
@@ -137,8 +156,18 @@ impl World {
         let next = old.gate.close();
         old.booths.close();
         self.current.store(1, Ordering::Release);
-        if without != Without::HeavyFence {
-            heavy_fence();
+        match without {
+            Without::HeavyFence => {}
+            // Where nobody is told of, the heavy fence is spared.
+            Without::Telling | Without::Anybody => {
+                if without == Without::Anybody {
+                    sync::fence(Ordering::SeqCst);
+                }
+                if self.independent.load(Ordering::SeqCst) > 0 {
+                    return false;
+                }
+            }
+            Without::Nothing | Without::Settling => heavy_fence(),
         }
         let is_settled = old.gate.is_settled(next) && old.booths.is_settled();
         if !is_settled && without != Without::Settling {
@@ -189,18 +218,26 @@ fn no_call_by_the_gate_reaches_an_instance_that_was_found_idle() {
 
 #[test]
 fn nor_one_by_a_booth() {
-    check(Without::Nothing, |world| world.pick_apart(lane(1)), |world| world.pick_apart(lane(2)));
+    check(
+        Without::Nothing,
+        |world| world.pick_apart(lane(1), true),
+        |world| world.pick_apart(lane(2), true),
+    );
 }
 
 #[test]
 fn nor_one_by_either_while_others_go_by_the_other() {
-    check(Without::Nothing, |world| world.pick(lane(1)), |world| world.pick_apart(lane(2)));
+    check(Without::Nothing, |world| world.pick(lane(1)), |world| world.pick_apart(lane(2), true));
 }
 
 #[test]
 fn nor_one_of_threads_that_share_a_lane() {
     check(Without::Nothing, |world| world.pick(lane(0)), |world| world.pick(lane(0)));
-    check(Without::Nothing, |world| world.pick_apart(lane(0)), |world| world.pick_apart(lane(0)));
+    check(
+        Without::Nothing,
+        |world| world.pick_apart(lane(0), true),
+        |world| world.pick_apart(lane(0), true),
+    );
 }
 
 #[test]
@@ -212,11 +249,26 @@ fn the_gate_without_settling_is_caught() {
 #[test]
 #[should_panic(expected = "misrouted")]
 fn booths_without_settling_are_caught() {
-    check(Without::Settling, |world| world.pick_apart(lane(1)), |world| world.pick(lane(2)));
+    check(Without::Settling, |world| world.pick_apart(lane(1), true), |world| world.pick(lane(2)));
 }
 
 #[test]
 #[should_panic(expected = "misrouted")]
 fn booths_without_the_heavy_fence_are_caught() {
-    check(Without::HeavyFence, |world| world.pick_apart(lane(1)), |world| world.pick(lane(2)));
+    check(
+        Without::HeavyFence,
+        |world| world.pick_apart(lane(1), true),
+        |world| world.pick(lane(2)),
+    );
+}
+
+#[test]
+fn nor_the_first_of_a_thread_that_takes_to_the_booths() {
+    check(Without::Anybody, |world| world.pick_first(lane(1)), |world| world.pick(lane(2)));
+}
+
+#[test]
+#[should_panic(expected = "misrouted")]
+fn not_telling_the_writer_in_time_is_caught() {
+    check(Without::Telling, |world| world.pick_first(lane(1)), |world| world.pick(lane(2)));
 }

@@ -60,7 +60,8 @@ impl LightFence {
 /// The other side; see [`LightFence`].
 ///
 /// # Panics
-/// If the kernel refuses what it has registered.
+/// If the kernel refuses what it has registered: a program that filters its system
+/// calls has to let `membarrier` pass. Nothing could be said of the table then.
 pub(crate) fn heavy_fence() {
     fence(Ordering::SeqCst);
     if *ASYMMETRIC {

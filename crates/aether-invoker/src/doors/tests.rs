@@ -4,6 +4,7 @@ use aether_core::schedule::Side;
 
 use super::booths::Booths;
 use super::calls::Calls;
+use super::counter::Lane;
 use super::gate::Gate;
 use super::lane;
 use super::sync::LightFence;
@@ -55,4 +56,21 @@ fn only_the_last_call_of_a_leaving_endpoint_says_so() {
     assert!(!calls.end_bound(lane));
     assert_eq!(calls.in_flight(), 1);
     assert!(!calls.end_bound(lane));
+}
+
+#[test]
+fn the_bound_on_calls_in_flight_is_exact_where_it_is_small_and_close_elsewhere() {
+    let calls = Calls::new(lane::count());
+    let (lane, shared) = (lane::current(), Lane::shared());
+    calls.begin(lane);
+    assert_eq!(calls.above(1, lane.index), None);
+    calls.begin(shared);
+    assert_eq!(calls.above(1, lane.index), Some(2));
+    // One lane within its share of an eighth does not look at the others.
+    let max = 800 * lane::count() as u64;
+    (0..max).for_each(|_| calls.begin(shared));
+    assert_eq!(calls.above(max, lane.index), None);
+    assert_eq!(calls.above(max, Lane::SHARED), Some(max + 2));
+    (0..100).for_each(|_| calls.begin_bound(lane));
+    assert_eq!(calls.above(max, lane.index), Some(max + 102));
 }

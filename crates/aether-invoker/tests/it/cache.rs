@@ -1,9 +1,13 @@
 //! Starts while the control plane is away.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aether_invoker::{Config, Invoker, PickError, SessionKind, SliceHandle};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::control::Control;
 use crate::support::{LIMIT, dead_address, set, table, until};
@@ -13,7 +17,7 @@ const LEASE: Duration = Duration::from_secs(3);
 /// For who is not to get tables.
 const SHORT: Duration = Duration::from_millis(300);
 
-fn config(node: std::net::SocketAddr, file: &Path, age_max: Duration) -> Config {
+fn config(node: SocketAddr, file: &Path, age_max: Duration) -> Config {
     let mut config = Config::new("test", SessionKind::Invoker, vec![node]);
     (config.cache_file, config.cache_age_max) = (Some(file.to_owned()), age_max);
     config
@@ -30,6 +34,26 @@ async fn leave_tables(control: &Control, file: &Path, age_max: Duration) {
     invoker.ready(LIMIT).await.unwrap();
     until("the file", || file.exists()).await;
     invoker.close().await;
+}
+
+/// A way to a node that is shut until it is opened.
+async fn gate(node: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, open) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    let is_open = Arc::clone(&open);
+    tokio::spawn(async move {
+        loop {
+            let (mut here, _) = listener.accept().await.unwrap();
+            if is_open.load(Ordering::SeqCst) {
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(node).await.unwrap();
+                    // Ends with either side.
+                    let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                });
+            }
+        }
+    });
+    (address, open)
 }
 
 fn publish(control: &Control, revision: u64, instance: &str) {
@@ -59,13 +83,18 @@ async fn a_start_without_the_control_plane_calls_by_the_last_tables_until_a_node
     assert!(status.age.is_some_and(|age| age < LIMIT), "{status:?}");
     assert_eq!(handle(&invoker).pick().unwrap().instance().as_str(), "a-1");
 
-    config.control_plane.push(later.address);
+    // A node that answers at last.
+    let (gate, open) = gate(later.address).await;
+    config.control_plane.push(gate);
     let invoker = Invoker::connect(config).unwrap();
     invoker.ready(LIMIT).await.unwrap();
+    assert!(invoker.status().is_cached);
+    open.store(true, Ordering::SeqCst);
     until("tables of a node", || !invoker.status().is_cached).await;
     assert_eq!(handle(&invoker).pick().unwrap().instance().as_str(), "a-2");
     // What it had from the file it did not claim to have been told.
-    assert_eq!((later.hellos()[0].incarnation, later.hellos()[0].revision), (0, 0));
+    let hellos = later.hellos();
+    assert!(hellos.iter().all(|hello| (hello.incarnation, hello.revision) == (0, 0)));
     until("its ack", || later.acked() == 4).await;
 }
 
@@ -83,13 +112,16 @@ async fn tables_that_are_too_old_are_not_used_and_no_longer_used() {
 
     // On a machine that takes longer than this to start again, it is repeated.
     let age_max = Duration::from_secs(3);
-    let invoker = loop {
+    let mut started = None;
+    for _ in 0..20 {
         leave_tables(&control, &file, age_max).await;
         let invoker = Invoker::connect(config(dead_address(), &file, age_max)).unwrap();
-        if invoker.ready(SHORT).await.is_ok() {
-            break invoker;
+        if invoker.ready(age_max).await.is_ok() {
+            started = Some(invoker);
+            break;
         }
-    };
+    }
+    let invoker = started.expect("one start within the time");
     let handle = handle(&invoker);
     until("the end of their time", || matches!(handle.pick(), Err(PickError::NotReady { .. })))
         .await;

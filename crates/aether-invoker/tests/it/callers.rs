@@ -81,7 +81,6 @@ async fn an_instance_is_busy_until_the_last_call_of_a_caller_has_ended() {
     control.publish(6, &[table.clone()]);
     until("ack of 6", || control.acked() == 6).await;
     assert_eq!(control.busy(), [("a-1".to_owned(), 2)]);
-    // It was told long before the next report is due.
     drop(picks);
     until("idle", || control.busy().is_empty()).await;
     // A caller that holds the last table, and makes no call, holds nobody up.

@@ -277,7 +277,7 @@ fn start_invoker(config: &NodeConfig) -> Result<Option<Invoker>> {
         session_id,
         // Instances outlive their node, and a machine may come back before any voter.
         cache_file: Some(config.data_dir.join("ingress-tables")),
-        cache_age_max: config.timing.max_table_age.duration(),
+        cache_age_max: config.timing.max_table_age.duration() / 2,
         ..aether_invoker::Config::new(
             config.name.as_str(),
             SessionKind::Ingress,
