@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use aether_invoker::CallTarget;
 use http::header::{HOST, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 
 use crate::headers::{Client, X_REQUEST_ID};
 
@@ -18,7 +18,7 @@ const TEXT_BYTES_MAX: usize = 512;
 pub(crate) struct Access {
     begun_at: Instant,
     client: IpAddr,
-    method: Method,
+    method: String,
     version: Version,
     /// Without the query, in which there may be secrets.
     path: String,
@@ -30,10 +30,17 @@ pub(crate) struct Access {
     is_whole: bool,
 }
 
+/// What a client says, so that it can be a field of a line: no longer than that, and
+/// without spaces, after which a client could write fields of its own.
 fn shortened(text: &str) -> String {
     let fits = |at: &usize| text.is_char_boundary(*at);
     let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(fits).unwrap_or(0);
-    text[..end].to_owned()
+    text[..end].replace(|c: char| c.is_whitespace() || c.is_control(), "_")
+}
+
+/// Without the name and password that may stand before a host.
+fn host_alone(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or(authority)
 }
 
 fn text_of(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> String {
@@ -45,13 +52,13 @@ impl Access {
     /// To be made before the request is passed on. It has its id already.
     pub(crate) fn begin<B>(client: &Client, request: &Request<B>) -> Self {
         let host = match request.uri().authority() {
-            Some(authority) => shortened(authority.as_str()),
+            Some(authority) => shortened(host_alone(authority.as_str())),
             None => text_of(request.headers(), HOST),
         };
         Self {
             begun_at: Instant::now(),
             client: client.ip(),
-            method: request.method().clone(),
+            method: shortened(request.method().as_str()),
             version: request.version(),
             path: shortened(request.uri().path()),
             host,
@@ -101,5 +108,22 @@ impl Drop for Access {
             request_id = %self.request_id,
             "request"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_write_fields_of_its_own() {
+        assert_eq!(shortened("x status=200\tslice=a\n"), "x_status=200_slice=a_");
+        assert_eq!(shortened(&"ä".repeat(TEXT_BYTES_MAX)).len(), TEXT_BYTES_MAX);
+        assert_eq!(
+            shortened(&format!("a{}", "ä".repeat(TEXT_BYTES_MAX))).len(),
+            TEXT_BYTES_MAX - 1
+        );
+        assert_eq!(host_alone("user:secret@host:1"), "host:1");
+        assert_eq!(host_alone("host"), "host");
     }
 }

@@ -43,6 +43,13 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
 
+/// How many bytes may wait in the socket that were not sent yet. The kernel tells that
+/// there is room again when half of it is gone, so this bounds how slow a client may be
+/// who is not taken for one that takes nothing (128 KiB, as is usual): the buffers that
+/// a socket gets by itself grow to megabytes, which take a slow client minutes.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// How much of the body of one request a client may send before an instance has
 /// taken it, and of all requests of its connection. HTTP/1.1 has the buffers of a
 /// socket for this.
@@ -86,10 +93,13 @@ impl Server {
         peer: SocketAddr,
         mut stopping: watch::Receiver<bool>,
     ) {
-        // A failure of either only costs latency, or time.
+        // A failure of any only costs latency, or time.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         let client = Client::new(peer.ip(), self.proxy.config.trust_forwarded);
+        let stream = StallGuard::new(stream, self.proxy.config.stall_timeout);
         match &self.tls {
             None => self.serve_clear(stream, client, peer, stopping).await,
             Some((acceptor, limit)) => {
@@ -111,7 +121,7 @@ impl Server {
     /// The client has chosen the protocol in its handshake.
     async fn serve_tls(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<StallGuard<TcpStream>>,
         client: Client,
         peer: SocketAddr,
         stopping: watch::Receiver<bool>,
@@ -125,7 +135,7 @@ impl Server {
     /// The first bytes tell the protocol.
     async fn serve_clear(
         &self,
-        stream: TcpStream,
+        stream: StallGuard<TcpStream>,
         client: Client,
         peer: SocketAddr,
         mut stopping: watch::Receiver<bool>,
@@ -153,7 +163,7 @@ impl Server {
     ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = StallGuard::new(TokioIo::new(stream), self.proxy.config.stall_timeout);
+        let io = TokioIo::new(stream);
         let next = upgrade::Next::default();
         let service = service_fn(async |request| {
             Ok::<_, Infallible>(self.proxy.answer(&client, &next, request).await)
@@ -172,7 +182,7 @@ impl Server {
         // Who sent nothing has idled, and may be about to send a request: it would
         // take an answer for the one to that.
         if error.is_timeout() && !parts.read_buf.is_empty() {
-            head_too_slow(parts.io.into_inner().into_inner()).await;
+            head_too_slow(parts.io.into_inner()).await;
         }
     }
 
@@ -186,7 +196,7 @@ impl Server {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let config = &self.proxy.config;
-        let io = StallGuard::new(TokioIo::new(stream), config.stall_timeout);
+        let io = TokioIo::new(stream);
         let streams = Arc::<Streams>::default();
         let shared = Arc::new((Arc::clone(&self.proxy), client, Arc::clone(&streams)));
         let service = service_fn(move |request| {

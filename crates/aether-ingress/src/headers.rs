@@ -169,6 +169,9 @@ impl Client {
         if is_chunked {
             // Of two lengths that may contradict each other, only one goes on.
             headers.remove(CONTENT_LENGTH);
+        } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+            // The same length said twice has been let pass.
+            headers.insert(CONTENT_LENGTH, length);
         }
         if let Some(authority) = authority {
             headers.insert(HOST, authority);

@@ -6,6 +6,7 @@
 //! wrong takes nobody off the air before the old certificate ends.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -260,11 +261,18 @@ impl Pem {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let file = |problem: String| TlsError::File { path: path.to_owned(), problem };
-    let length = std::fs::metadata(path).map_err(|error| file(error.to_string()))?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(file(format!("it has {length} bytes; at most {FILE_BYTES_MAX} are read")));
+    let failed = |error: io::Error| file(error.to_string());
+    // Looked at before it is opened: opening a pipe may wait for ever.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(file("it is no file".to_owned()));
     }
-    std::fs::read(path).map_err(|error| file(error.to_string()))
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(path).map_err(failed)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(file(format!("it is too long; at most {FILE_BYTES_MAX} bytes are read")));
+    }
+    Ok(bytes)
 }
 
 impl ResolvesServerCert for Certificates {

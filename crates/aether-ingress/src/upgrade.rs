@@ -19,7 +19,7 @@ use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::headers::tokens;
 
@@ -96,8 +96,9 @@ impl Next {
     }
 }
 
-/// Carries bytes both ways until both sides have ended theirs, or one breaks.
-/// Once one has ended, the other has to move something within each `idle_max`.
+/// Carries bytes both ways until both sides have ended theirs, or one breaks or takes
+/// nothing for `idle_max`. Once one has ended, the other has to move something within
+/// each `idle_max`.
 async fn join<A, B>(client: A, instance: B, idle_max: Duration)
 where
     A: AsyncRead + AsyncWrite + Send,
@@ -106,8 +107,8 @@ where
     let moved = AtomicU64::new(0);
     let (client_reads, client_writes) = tokio::io::split(client);
     let (instance_reads, instance_writes) = tokio::io::split(instance);
-    let mut up = pin!(carry(client_reads, instance_writes, &moved));
-    let mut down = pin!(carry(instance_reads, client_writes, &moved));
+    let mut up = pin!(carry(client_reads, instance_writes, &moved, idle_max));
+    let mut down = pin!(carry(instance_reads, client_writes, &moved, idle_max));
     let (ended, mut other): (_, Pin<&mut (dyn Future<Output = io::Result<()>> + Send)>) = tokio::select! {
         ended = up.as_mut() => (ended, down),
         ended = down.as_mut() => (ended, up),
@@ -129,6 +130,7 @@ async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     moved: &AtomicU64,
+    idle_max: Duration,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -136,8 +138,14 @@ async fn carry(
         if length == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
+        let mut left = &buffer[..length];
+        while !left.is_empty() {
+            match timeout(idle_max, to.write(left)).await?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                taken => left = &left[taken..],
+            }
+        }
+        timeout(idle_max, to.flush()).await??;
         moved.fetch_add(1, Ordering::Relaxed);
     }
 }

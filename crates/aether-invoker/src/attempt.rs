@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use crate::body::{Back, BoxError, RequestBody};
 use crate::call::CallOptions;
 use crate::config::Config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Protocol};
 use crate::kept::keep;
-use crate::pool::{Sender, connect, keep_for};
+use crate::pool::{ConnectError, Sender, connect, keep_for};
 
 /// How many connections that are there one attempt may find closed before it opens
 /// a fresh one.
@@ -52,6 +52,8 @@ pub(crate) enum Failure {
     Lost { copy: Option<Request<RequestBody>>, error: BoxError },
     /// The caller's request body failed.
     Body { error: BoxError },
+    /// The instance has answered over HTTP/1.1 and never over HTTP/2, also now.
+    Foreign { error: BoxError },
 }
 
 /// One attempt at one endpoint.
@@ -65,6 +67,7 @@ pub(crate) async fn attempt(
         return attempt_stream(endpoint, request, config).await;
     }
     let (response, sender) = attempt_connection(endpoint, request, replay, config).await?;
+    endpoint.spoke(Protocol::Http1);
     let keep_for = keep_for(response.headers(), config.idle_timeout);
     let back = sender.map_or(Back::Nothing, |sender| Back::Connection { sender, keep_for });
     Ok((response, back))
@@ -142,14 +145,16 @@ async fn attempt_stream(
             }
             Err(error) => {
                 let request = Request::from_parts(head, body);
-                return Err(Failure::Unsent { request, refused: true, error: error.into() });
+                // Who made the attempt says that it was refused, once for all.
+                let refused = !matches!(error, ConnectError::Another { .. });
+                return Err(Failure::Unsent { request, refused, error: error.into() });
             }
         };
         let sent = Request::from_parts(head.clone(), body);
         let mut error = match caller.send(sent, connections).await {
             Ok((response, place)) => {
-                kept.forget();
-                return Ok((response, Back::Stream(place)));
+                endpoint.spoke(Protocol::Http2);
+                return Ok((response, Back::Stream(kept.answered(place))));
             }
             Err(error) => error,
         };
@@ -160,7 +165,10 @@ async fn attempt_stream(
             return Err(Failure::Body { error: error.into() });
         }
         let Some(refusal) = refusal else {
-            return Err(Failure::Lost { copy: None, error: error.into() });
+            return Err(match endpoint.speaks_http1_only() {
+                true => Failure::Foreign { error: error.into() },
+                false => Failure::Lost { copy: None, error: error.into() },
+            });
         };
         match unsent {
             Some(unsent) => body = unsent.into_body(),

@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::endpoint::Endpoint;
 use crate::grpc::Verdict;
-use crate::multiplex::Place;
+use crate::kept::Answered;
 use crate::pick::Pick;
 use crate::pool::Sender;
 use crate::tunnel::{Tunnel, TunnelError};
@@ -28,14 +28,30 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// body is still being sent that the instance did not wait for.
 const READY_WAIT: Duration = Duration::from_secs(1);
 
-/// Whether a request waits for more of its body from the caller. Tells a slow
-/// caller from a slow instance.
+#[derive(Debug, Default)]
+struct Flags {
+    waits: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// Whether a request waits for more of its body from the caller, or can have no more
+/// of it. Tells a slow caller from a slow instance, and one that broke off.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Starved(Arc<AtomicBool>);
+pub(crate) struct Starved(Arc<Flags>);
 
 impl Starved {
     pub(crate) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body itself failed.
+    pub(crate) fn failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
+    /// Another attempt begins, which has not asked for anything yet.
+    pub(crate) fn begin(&self) {
+        self.0.waits.store(false, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +104,10 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(Streamed { body, starved }) = &mut self.0 else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(context);
-        starved.0.store(polled.is_pending(), Ordering::Relaxed);
+        starved.0.waits.store(polled.is_pending(), Ordering::Relaxed);
+        if let Poll::Ready(Some(Err(_))) = polled {
+            starved.0.failed.store(true, Ordering::Relaxed);
+        }
         polled
     }
 
@@ -118,12 +137,13 @@ pub(crate) enum Back {
     Nothing,
     /// A connection, which may be kept idle for so long.
     Connection { sender: Sender, keep_for: Duration },
-    /// A place on a connection that has several.
-    Stream(#[expect(dead_code, reason = "it is only to be dropped")] Place),
+    /// One of several calls on a connection.
+    Stream(#[expect(dead_code, reason = "it is only to be dropped")] Answered),
 }
 
 /// The body of a response. The call counts as in flight until it has ended or
-/// is dropped; dropping it early closes the connection to the instance.
+/// is dropped; dropping it early closes the connection to the instance, or resets
+/// the stream of it that the call has.
 #[derive(Debug)]
 pub struct ResponseBody {
     incoming: Incoming,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use aether_core::ids::InstanceId;
 use aether_core::schedule::Side;
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -152,7 +152,10 @@ impl SliceHandle {
                     return Err(CallError::RequestBody { target, source });
                 }
                 Err(_) => {
-                    pick.record(Outcome::Error);
+                    // Who named his own time has given up, and that is all it says.
+                    if !deadline.is_callers {
+                        pick.record(Outcome::Error);
+                    }
                     let after = deadline.timeout.unwrap_or_default();
                     return Err(CallError::Timeout { target: pick.endpoint().target(), after });
                 }
@@ -163,6 +166,11 @@ impl SliceHandle {
                 Err(Failure::Body { error: source }) => {
                     let target = pick.endpoint().target();
                     return Err(CallError::RequestBody { target, source });
+                }
+                // A service without gRPC: whoever calls it so says nothing of it.
+                Err(Failure::Foreign { error: source }) => {
+                    let target = pick.endpoint().target();
+                    return Err(CallError::Broken { target, source });
                 }
                 Err(failure) => failure,
             };
@@ -218,7 +226,7 @@ impl SliceHandle {
                 }
                 (error, Some(request))
             }
-            Failure::Body { error } => (error, None),
+            Failure::Body { error } | Failure::Foreign { error } => (error, None),
             Failure::Lost { copy, error } => {
                 *may_have_arrived = true;
                 (error, copy.filter(|_| self.invoker.shared().budget.withdraw()))
@@ -234,6 +242,8 @@ struct Deadline {
     timeout: Option<Duration>,
     /// It does not count while the caller himself is waited for.
     is_patient: bool,
+    /// The caller of a call of gRPC has named it.
+    is_callers: bool,
 }
 
 impl Deadline {
@@ -242,7 +252,7 @@ impl Deadline {
         let timeout = named.or(options.timeout);
         let is_patient = is_grpc(headers) && named.is_none();
         let at = timeout.map(|timeout| Instant::now() + timeout);
-        Self { at, timeout, is_patient }
+        Self { at, timeout, is_patient, is_callers: named.is_some() }
     }
 
     async fn limit<T>(
@@ -280,6 +290,15 @@ fn prepare(mut request: Request<RequestBody>, pick: &Pick) -> Request<RequestBod
     if request.uri().scheme().is_some() {
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    let is_framed = |headers: &HeaderMap| {
+        headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
+    };
+    let is_of_unknown_length = request.body().size_hint().exact().is_none();
+    if is_of_unknown_length && !is_framed(request.headers()) {
+        // hyper would send a GET without its body.
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
     request
 }

@@ -82,9 +82,9 @@ struct State {
     split: Option<Split>,
 }
 
-/// Picks calls to one slice on one thread, with what no other thread writes to: a pick
-/// costs about a third of one by [`SliceHandle::pick`]. It keeps the last table it
-/// picked by, so keep it as long as there are calls and drop it then.
+/// Picks calls to one slice on one thread, with what no other thread writes to, and so
+/// for less than [`SliceHandle::pick`]. It keeps the last table it picked by, so keep it
+/// as long as there are calls and drop it then.
 ///
 /// For a program that has a thread, or a single-threaded runtime, for each processor.
 /// Neither this nor its picks can be sent to another thread.

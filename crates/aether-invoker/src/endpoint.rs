@@ -3,7 +3,7 @@
 //! call is in flight on it, across any number of table swaps.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
@@ -64,6 +64,16 @@ pub(crate) struct Endpoint {
     /// [`clock_ms`] until which it is skipped; 0 for not at all.
     ejected_until_ms: AtomicU64,
     refusals: AtomicU32,
+    /// Over which protocols it has answered.
+    http1: AtomicBool,
+    http2: AtomicBool,
+}
+
+/// What an instance answers over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
 }
 
 impl Endpoint {
@@ -86,6 +96,8 @@ impl Endpoint {
             became_idle,
             ejected_until_ms: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
+            http1: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
         }
     }
 
@@ -126,8 +138,29 @@ impl Endpoint {
         until != 0 && clock_ms() < until
     }
 
-    /// A connection was refused: skip it for a while.
+    /// It has answered over a protocol.
+    pub(crate) fn spoke(&self, protocol: Protocol) {
+        let spoke = match protocol {
+            Protocol::Http1 => &self.http1,
+            Protocol::Http2 => &self.http2,
+        };
+        // Reading first keeps the cache line shared in the usual case.
+        if !spoke.load(Ordering::Relaxed) {
+            spoke.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has answered over HTTP/1.1, and never over HTTP/2.
+    pub(crate) fn speaks_http1_only(&self) -> bool {
+        self.http1.load(Ordering::Relaxed) && !self.http2.load(Ordering::Relaxed)
+    }
+
+    /// A connection was refused: skip it for a while. Several that were refused at a
+    /// time count once.
     pub(crate) fn eject(&self) {
+        if self.is_ejected() {
+            return;
+        }
         let refusals = self.refusals.fetch_add(1, Ordering::Relaxed).min(10);
         let skip_ms = (EJECTION_MS_MIN << refusals).min(EJECTION_MS_MAX);
         self.ejected_until_ms.store(clock_ms() + skip_ms, Ordering::Relaxed);

@@ -4,12 +4,13 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use crate::body::{BoxError, RequestBody};
+use crate::multiplex::Place;
 
 /// How much of a body is kept until the instance answers. Most messages are
 /// shorter; one that is longer is not sent again.
@@ -25,6 +26,12 @@ struct State {
     /// All that was sent is in `kept`.
     is_whole: bool,
     failed: bool,
+    /// The call is over, whatever is still to be sent.
+    is_over: bool,
+    /// Who is to hear of that.
+    waker: Option<Waker>,
+    /// As long as the request or the answer lasts.
+    place: Option<Place>,
 }
 
 /// The body on its way.
@@ -39,6 +46,24 @@ struct Sent {
 #[derive(Debug)]
 pub(crate) struct Kept(Arc<Mutex<State>>);
 
+/// A call that has been answered, for as long as the answer is read. Once it is not
+/// any more, the rest of the request is not sent: while a request is open, HTTP/2
+/// does not take the end of interest in the answer for an end of the call.
+#[derive(Debug)]
+pub(crate) struct Answered(Arc<Mutex<State>>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.is_over = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 /// Splits a body into what is sent and what it is taken back by.
 pub(crate) fn keep(body: RequestBody) -> (RequestBody, Kept) {
     send(body, Vec::new())
@@ -47,7 +72,16 @@ pub(crate) fn keep(body: RequestBody) -> (RequestBody, Kept) {
 fn send(rest: RequestBody, kept: Vec<Bytes>) -> (RequestBody, Kept) {
     let again = kept.clone().into_iter();
     let kept_bytes = kept.iter().map(Bytes::len).sum();
-    let state = State { rest: Some(rest), kept, kept_bytes, is_whole: true, failed: false };
+    let state = State {
+        rest: Some(rest),
+        kept,
+        kept_bytes,
+        is_whole: true,
+        failed: false,
+        is_over: false,
+        waker: None,
+        place: None,
+    };
     let state = Arc::new(Mutex::new(state));
     let kept = Kept(Arc::clone(&state));
     (RequestBody::new(Sent { state, again }), kept)
@@ -66,9 +100,14 @@ impl Kept {
         Some(send(rest, std::mem::take(&mut state.kept)))
     }
 
-    /// It will not be sent again.
-    pub(crate) fn forget(&self) {
-        lock(&self.0).forget();
+    /// The call has been answered: it will not be sent again. It keeps its place until
+    /// both request and answer have ended.
+    pub(crate) fn answered(self, place: Place) -> Answered {
+        let mut state = lock(&self.0);
+        state.forget();
+        state.place = Some(place);
+        drop(state);
+        Answered(self.0)
     }
 
     /// Whether the caller's body itself failed.
@@ -110,10 +149,16 @@ impl Body for Sent {
             return Poll::Ready(Some(Ok(Frame::data(part))));
         }
         let mut state = lock(&self.state);
+        if state.is_over {
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
         let Some(rest) = &mut state.rest else {
             return Poll::Ready(Some(Err("the request has been taken back".into())));
         };
-        let frame = ready!(Pin::new(rest).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(rest).poll_frame(context) else {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
         match &frame {
             Some(Ok(frame)) => state.note(frame),
             Some(Err(_)) => state.failed = true,
@@ -150,7 +195,7 @@ mod tests {
         assert_eq!(again.frame().await.unwrap().unwrap().into_data().unwrap(), "two");
         let (third, kept) = kept.take_back().unwrap();
         assert_eq!(third.collect().await.unwrap().to_bytes(), "onetwothree");
-        kept.forget();
+        lock(&kept.0).forget();
         assert!(kept.take_back().is_none());
     }
 

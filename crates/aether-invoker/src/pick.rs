@@ -123,6 +123,7 @@ impl Pick {
     /// The request is on its way. If this is dropped before
     /// [`answered`](Self::answered), the caller has given up.
     pub(crate) fn awaits(&mut self, starved: Option<Starved>) {
+        starved.iter().for_each(Starved::begin);
         (self.waits, self.starved) = (true, starved);
     }
 
@@ -142,9 +143,11 @@ impl Pick {
         }
     }
 
-    /// The rest of a response did not come.
+    /// The rest of a response did not come. If the caller's own request broke off, that
+    /// is why.
     pub(crate) fn broke_after_head(self) {
-        if self.is_evidence && self.recorded == Some(Outcome::Success) {
+        let by_caller = self.starved.as_ref().is_some_and(Starved::failed);
+        if !by_caller && self.is_evidence && self.recorded == Some(Outcome::Success) {
             self.endpoint().meter.turn_into_error();
         }
     }

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +25,13 @@ use tokio::sync::oneshot;
 
 use crate::body::RequestBody;
 use crate::multiplex::Multiplex;
+
+/// An instance whose machine is gone without a word is noticed within two minutes,
+/// also while nothing is sent to it: a stream or a tunnel may be silent for long.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// Sends requests on one connection.
 #[derive(Debug)]
@@ -219,8 +227,9 @@ pub(crate) async fn open_stream(
         .await
         .map_err(|_| ConnectError::Timeout { address, after: timeout })?
         .map_err(|source| ConnectError::Tcp { address, source })?;
-    // A failure only costs latency.
+    // A failure of either only costs latency, or time.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
     Ok(stream)
 }
 

@@ -10,10 +10,10 @@ use hyper::body::Frame;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::client::{Client, get, header, problem};
-use crate::start;
+use crate::client::{Client, get, header, problem, raw};
 use crate::support::backend::Backend;
 use crate::support::{dead_address, rule, set, table, until};
+use crate::{one_backend, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_go_by_host_and_path_and_rules_change_with_the_tables() {
@@ -196,4 +196,17 @@ async fn failures_name_slice_version_and_instance() {
     assert_eq!(gone["instance"], "gone-1");
     let slow = problem(&client.get("h", "/slow").await, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(slow["instance"], "slow-1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_body_of_a_get_passes_too() {
+    let (setup, backend) = one_backend(Config::default()).await;
+    let head = "GET /echo HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    let chunked = "transfer-encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n";
+    let sized = "content-length: 5\r\n\r\nquery";
+    for body in [chunked, sized] {
+        let answer = raw(setup.ingress.address(), &format!("{head}{body}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("query"), "{answer}");
+    }
+    assert_eq!(backend.hits(), 2);
 }

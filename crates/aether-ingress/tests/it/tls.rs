@@ -15,7 +15,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -60,7 +60,10 @@ async fn connect(
         .with_root_certificates(store)
         .with_no_client_auth();
     client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let stream = TcpStream::connect(address).await?;
+    // A small window, as of a client that is far away.
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(16 * 1_024)?;
+    let stream = socket.connect(address).await?;
     let name = ServerName::try_from(name).unwrap();
     TlsConnector::from(Arc::new(client)).connect(name, stream).await
 }
@@ -257,4 +260,40 @@ async fn a_client_that_takes_nothing_over_tls_does_not_hold_up_a_drain() {
     setup.control.remove(3, "org.example:a");
     until("gone", || setup.control.acked() == 3 && setup.control.busy().is_empty()).await;
     send.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_an_answer_slowly_over_tls_gets_all_of_it() {
+    let dir = TempDir::new().unwrap();
+    let root = issue(dir.path(), "one", &["one.example"]);
+    let tls = TlsConfig::new(vec![files(dir.path(), "one")]);
+    let stall_timeout = Duration::from_secs(1);
+    let (setup, _backend) = one_backend(Config { stall_timeout, ..config(tls) }).await;
+    let stream = connect(setup.ingress.address(), "one.example", &[root], &[]).await.unwrap();
+    let (mut reads, mut writes) = tokio::io::split(stream);
+    // More than the sockets on the way hold.
+    let length = 12 << 20;
+    let send = tokio::spawn(async move {
+        let head = format!(
+            "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        writes.write_all(head.as_bytes()).await.unwrap();
+        let part = vec![b'x'; 64 * 1_024];
+        for _ in 0..length / part.len() {
+            writes.write_all(&part).await.unwrap();
+        }
+        writes
+    });
+    // Something in each pause that is allowed, for several times as long.
+    let (mut came, mut part) = (0, vec![0; 256 * 1_024]);
+    let mut pace = tokio::time::interval(stall_timeout / 25);
+    loop {
+        pace.tick().await;
+        match reads.read(&mut part).await.unwrap() {
+            0 => break,
+            more => came += more,
+        }
+    }
+    assert!(came > length, "{came}");
+    drop(send.await.unwrap());
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use aether_invoker::{CallError, CallOptions, Config, Invoker, SessionKind, SliceHandle};
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
@@ -132,6 +133,62 @@ async fn failures_of_a_call_of_grpc_are_statuses_that_say_why() {
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     let source = std::error::Error::source(&refused).unwrap();
     assert!(source.downcast_ref::<CallError>().is_some(), "{source:?}");
+
+    // The refusal is held against its instance, and the haste of the caller against none.
+    until("the figures", || figures(&control, "a-3").1 == 1).await;
+    assert_eq!(figures(&control, "a-1"), (0, 0));
+}
+
+/// (requests, errors) that were last told of an instance.
+fn figures(control: &Control, instance: &str) -> (u64, u64) {
+    let rows: Vec<_> = control.reports().into_iter().flat_map(|r| r.telemetry).collect();
+    let last = rows.iter().rfind(|row| row.instance_id == instance);
+    last.map_or((0, 0), |row| (row.requests, row.errors))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_grpc_to_who_never_spoke_it_are_no_evidence_against_it() {
+    let control = Control::start(LEASE);
+    let handle = connect(&control).await;
+    let backend = Backend::start("a-1").await;
+    let mut table = table(A, 5, "0:1");
+    table.old = set(1, &[backend.row()]);
+    control.publish(5, &[table]);
+    until("ack of 5", || control.acked() == 5).await;
+    let mut service = handle.service(CallOptions::default());
+    let request = || Request::get("/hello").body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(service.call(request()).await.unwrap().status(), StatusCode::OK);
+    let mut client = HealthClient::new(handle.service(CallOptions::default()));
+    for _ in 0..3 {
+        assert_eq!(client.check(about("a")).await.unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(service.call(request()).await.unwrap().status(), StatusCode::OK);
+    until("the figures", || figures(&control, "a-1").0 == 2).await;
+    assert_eq!(figures(&control, "a-1"), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_breaks_off_after_the_answer_began_is_no_evidence() {
+    let control = Control::start(LEASE);
+    let handle = connect(&control).await;
+    let backend = Backend::start("a-1").await;
+    let mut table = table(A, 5, "0:1");
+    table.old = set(1, &[backend.row()]);
+    control.publish(5, &[table]);
+    until("ack of 5", || control.acked() == 5).await;
+    let (parts, body) = tokio::sync::mpsc::channel(1);
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+    let request = Request::post("/echo").body(body).unwrap();
+    parts.send(Ok(Frame::data(Bytes::from_static(b"one")))).await.unwrap();
+    let response = handle.send(request).await.unwrap();
+    let mut body = response.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+    parts.send(Err(std::io::Error::other("the caller is gone"))).await.unwrap();
+    assert!(body.collect().await.is_err());
+    // One that an instance breaks off is.
+    let request = Request::get("/broken").body(Full::new(Bytes::new())).unwrap();
+    assert!(handle.send(request).await.unwrap().into_body().collect().await.is_err());
+    until("the figures", || figures(&control, "a-1") == (2, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,4 +207,44 @@ async fn what_is_not_grpc_goes_over_http_1() {
     let response = service.call(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert!(!response.into_body().collect().await.unwrap().to_bytes().is_empty());
+}
+
+/// An instance that answers with a head and no more, and gives the reason for which
+/// the call is reset.
+async fn silent_stream() -> (SocketAddr, tokio::sync::oneshot::Receiver<h2::Reason>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, reason) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let head = http::Response::builder().header("content-type", "application/grpc");
+        let mut answer = respond.send_response(head.body(()).unwrap(), false).unwrap();
+        let reset = std::future::poll_fn(|context| answer.poll_reset(context));
+        tokio::select! {
+            reason = reset => drop(told.send(reason.unwrap())),
+            // There is no other call.
+            _ = connection.accept() => {}
+        }
+    });
+    (address, reason)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_drops_an_answer_ends_the_call_also_while_the_request_is_open() {
+    let control = Control::start(LEASE);
+    let handle = connect(&control).await;
+    let (address, reason) = silent_stream().await;
+    let mut table = table(A, 5, "0:1");
+    table.old = set(1, &[("a-1", address)]);
+    control.publish(5, &[table]);
+    until("ack of 5", || control.acked() == 5).await;
+    let (_open, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+    let request = Request::post("/a/b").header("content-type", "application/grpc");
+    let response = handle.send(request.body(body).unwrap()).await.unwrap();
+    drop(response);
+    let reason = tokio::time::timeout(LIMIT, reason).await.unwrap().unwrap();
+    assert_eq!(reason, h2::Reason::CANCEL);
 }
