@@ -177,6 +177,9 @@ async fn attempt_stream(
                 None => return Err(Failure::Lost { copy: None, error: error.into() }),
             },
         }
+        if refusal == Refusal::OfConnection && endpoint.speaks_http1_only() {
+            return Err(Failure::Foreign { error: error.into() });
+        }
         if refusal == Refusal::OfCall || tries == POOLED_TRIES_MAX {
             let request = Request::from_parts(head, body);
             return Err(Failure::Unsent { request, refused: false, error: error.into() });
