@@ -134,14 +134,14 @@ async fn attempt_stream(
     let mut tries = 0;
     loop {
         tries += 1;
-        let caller =
-            connections.caller(endpoint.address, config.connect_timeout, config.idle_timeout);
-        let caller = match caller.await {
-            Ok((caller, is_fresh)) => {
+        let place =
+            connections.place(endpoint.address, config.connect_timeout, config.idle_timeout);
+        let place = match place.await {
+            Ok((place, is_fresh)) => {
                 if is_fresh {
                     endpoint.forgive();
                 }
-                caller
+                place
             }
             Err(error) => {
                 let request = Request::from_parts(head, body);
@@ -151,7 +151,7 @@ async fn attempt_stream(
             }
         };
         let sent = Request::from_parts(head.clone(), body);
-        let mut error = match caller.send(sent, connections).await {
+        let mut error = match place.send(sent, connections).await {
             Ok((response, place)) => {
                 endpoint.spoke(Protocol::Http2);
                 return Ok((response, Back::Stream(kept.answered(place))));
@@ -159,16 +159,21 @@ async fn attempt_stream(
             Err(error) => error,
         };
         let unsent = error.take_message();
-        let refusal = unsent.as_ref().map(|_| Refusal::OfConnection).or(refusal(error.error()));
+        let by_instance = refusal(error.error());
+        if by_instance.is_some() {
+            // It said so in frames of HTTP/2.
+            endpoint.spoke(Protocol::Http2);
+        }
         let error = error.into_error();
         if kept.failed() {
             return Err(Failure::Body { error: error.into() });
         }
+        if endpoint.speaks_http1_only() {
+            return Err(Failure::Foreign { error: error.into() });
+        }
+        let refusal = unsent.as_ref().map(|_| Refusal::OfConnection).or(by_instance);
         let Some(refusal) = refusal else {
-            return Err(match endpoint.speaks_http1_only() {
-                true => Failure::Foreign { error: error.into() },
-                false => Failure::Lost { copy: None, error: error.into() },
-            });
+            return Err(Failure::Lost { copy: None, error: error.into() });
         };
         match unsent {
             Some(unsent) => body = unsent.into_body(),
@@ -176,9 +181,6 @@ async fn attempt_stream(
                 Some(again) => (body, kept) = again,
                 None => return Err(Failure::Lost { copy: None, error: error.into() }),
             },
-        }
-        if refusal == Refusal::OfConnection && endpoint.speaks_http1_only() {
-            return Err(Failure::Foreign { error: error.into() });
         }
         if refusal == Refusal::OfCall || tries == POOLED_TRIES_MAX {
             let request = Request::from_parts(head, body);

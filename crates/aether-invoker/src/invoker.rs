@@ -363,3 +363,33 @@ impl Changes {
         self.0.changed().await.is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::SessionKind;
+
+    use super::*;
+
+    #[test]
+    fn a_slice_is_forgotten_once_nobody_has_it_and_whoever_takes_it_just_then_looks_again() {
+        let config = Config::new("test", SessionKind::Invoker, vec![([127, 0, 0, 1], 1).into()]);
+        let invoker = Invoker::unconnected(config);
+        let (shared, name) = (invoker.shared(), "org.example:a".parse().unwrap());
+        let state = shared.slice_state(&name);
+        shared.forget_unused_slices();
+        assert!(state.stays() && Arc::ptr_eq(&state, &shared.slice_state(&name)));
+        // Taken between the two looks of the one who forgets: it is kept.
+        let (looks, taken) = (AtomicBool::new(false), AtomicBool::new(false));
+        let is_unused = || {
+            let is_second = looks.swap(true, Ordering::Relaxed);
+            taken.store(is_second && !state.stays(), Ordering::Relaxed);
+            !is_second
+        };
+        assert!(!state.leave(is_unused) && state.stays());
+        // Who took it then has seen that it may be about to go.
+        assert!(taken.into_inner());
+        drop(state);
+        shared.forget_unused_slices();
+        assert!(shared.slice_states().is_empty());
+    }
+}

@@ -122,22 +122,22 @@ impl Connection {
     }
 
     /// A place on it, if there is one.
-    fn take(&self) -> Option<Caller> {
+    fn take(&self) -> Option<Taken> {
         let free =
             |calls| (calls < self.load.calls_max.load(Ordering::Relaxed)).then_some(calls + 1);
         self.load.calls.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free).ok()?;
-        Some(Caller { place: Place(Arc::clone(&self.load)), connection: self.clone() })
+        Some(Taken { place: Place(Arc::clone(&self.load)), connection: self.clone() })
     }
 }
 
-/// Makes one call.
+/// A place that was taken for one call, with what makes it.
 #[derive(Debug)]
-pub(crate) struct Caller {
+pub(crate) struct Taken {
     connection: Connection,
     place: Place,
 }
 
-impl Caller {
+impl Taken {
     /// Sends a request and waits for the head of the response. Dropped before, it
     /// resets the stream.
     ///
@@ -186,7 +186,7 @@ impl Multiplex {
     }
 
     /// A place on a connection that is open.
-    fn take(&self) -> Option<Caller> {
+    fn take(&self) -> Option<Taken> {
         let mut state = self.state();
         state.open.retain(|connection| !connection.requests.is_closed());
         state.open.iter().find_map(Connection::take)
@@ -196,14 +196,14 @@ impl Multiplex {
     ///
     /// # Errors
     /// If it cannot be opened, or could not since this call began.
-    pub(crate) async fn caller(
+    pub(crate) async fn place(
         &self,
         address: SocketAddr,
         timeout: Duration,
         idle_max: Duration,
-    ) -> Result<(Caller, bool), ConnectError> {
-        if let Some(caller) = self.take() {
-            return Ok((caller, false));
+    ) -> Result<(Taken, bool), ConnectError> {
+        if let Some(taken) = self.take() {
+            return Ok((taken, false));
         }
         // Rare, and so not a part of each call.
         Box::pin(self.opened(address, timeout, idle_max)).await
@@ -214,11 +214,11 @@ impl Multiplex {
         address: SocketAddr,
         timeout: Duration,
         idle_max: Duration,
-    ) -> Result<(Caller, bool), ConnectError> {
+    ) -> Result<(Taken, bool), ConnectError> {
         let began = Instant::now();
         let _opening = self.opening.lock().await;
-        if let Some(caller) = self.take() {
-            return Ok((caller, false));
+        if let Some(taken) = self.take() {
+            return Ok((taken, false));
         }
         if self.state().failed_at.is_some_and(|at| at >= began) {
             return Err(ConnectError::Another { address });
@@ -226,11 +226,11 @@ impl Multiplex {
         let opened = Connection::open(address, timeout, idle_max).await;
         let connection = opened.inspect_err(|_| self.state().failed_at = Some(Instant::now()))?;
         let mut state = self.state();
-        let caller = connection.take().expect("it has room for one call");
+        let taken = connection.take().expect("it has room for one call");
         if !state.closed {
             state.open.push(connection);
         }
-        Ok((caller, true))
+        Ok((taken, true))
     }
 
     fn forget_ended(&self) {

@@ -87,8 +87,8 @@ pub(crate) struct Plan {
     held: Option<Schedule>,
     /// Set while calls are held.
     hold: Option<Arc<Hold>>,
-    pub(crate) new: Arc<Members>,
-    pub(crate) old: Arc<Members>,
+    new: Arc<Members>,
+    old: Arc<Members>,
     pub(crate) route_revision: u64,
     /// First attempts; its tickets are those of the schedule.
     tickets: Gate,

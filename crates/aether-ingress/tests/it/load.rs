@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::client::Client;
 use crate::support::backend::Backend;
-use crate::support::{rule, set, table, until};
+use crate::support::{dead_address, rule, set, table, until};
 use crate::{Setup, start};
 
 /// Sends GETs over eight kept connections while `meanwhile` runs.
@@ -102,16 +102,19 @@ async fn instances_that_close_idle_connections_fail_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_refuses_connections_fails_no_request() {
-    let lifetime = Duration::from_millis(50);
-    let mut one = Backend::start_closing("a-1", lifetime).await;
-    let two = Backend::start("a-2").await;
+    let (one, two) = (Backend::start("a-1").await, Backend::start("a-2").await);
     let mut route = table("org.example:a", 2, "0:1");
     route.old = set(1, &[one.row(), two.row()]);
     route.ingress = vec![rule("", "/")];
-    let setup = start(Config::default(), &[route]).await;
+    let setup = start(Config::default(), &[route.clone()]).await;
     let die = async {
         until("some calls", || one.hits() > 100).await;
-        one.refuse().await;
+        // As the table of an instance that has just died. One that stops to listen would
+        // also reset connections that it has not accepted yet, and that is no refusal.
+        route.table_revision = 3;
+        route.old = set(1, &[("a-3", dead_address()), two.row()]);
+        setup.control.publish(3, &[route]);
+        until("the change", || setup.control.acked() == 3).await;
         let hits = two.hits();
         until("the other goes on", || two.hits() > hits + 500).await;
     };

@@ -3,20 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aether_invoker::{Caller, Config, Invoker, Outcome, PickError, SessionKind, Side, SliceHandle};
+use aether_invoker::{Caller, Outcome, PickError, Side, SliceHandle};
 
 use crate::support::control::Control;
-use crate::support::{LIMIT, dead_address, set, table, until};
+use crate::support::{dead_address, set, table, until};
+use crate::{A, connect};
 
-const A: &str = "org.example:a";
 const LEASE: Duration = Duration::from_secs(30);
-
-async fn connect(control: &Control) -> SliceHandle {
-    let config = Config::new("test", SessionKind::Invoker, vec![control.address]);
-    let invoker = Invoker::connect(config).unwrap();
-    invoker.ready(LIMIT).await.unwrap();
-    invoker.slice(&A.parse().unwrap())
-}
 
 fn both(handle: &SliceHandle) -> [Caller; 2] {
     [handle.caller(), handle.independent_caller()]

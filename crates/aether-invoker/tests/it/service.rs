@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aether_invoker::{CallError, CallOptions, Config, Invoker, SessionKind, SliceHandle};
+use aether_invoker::{CallError, CallOptions};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -21,16 +21,9 @@ use tower_service::Service;
 use crate::support::backend::Backend;
 use crate::support::control::Control;
 use crate::support::{LIMIT, dead_address, set, table, until};
+use crate::{A, connect, publish_one};
 
-const A: &str = "org.example:a";
 const LEASE: Duration = Duration::from_secs(30);
-
-async fn connect(control: &Control) -> SliceHandle {
-    let config = Config::new("test", SessionKind::Invoker, vec![control.address]);
-    let invoker = Invoker::connect(config).unwrap();
-    invoker.ready(LIMIT).await.unwrap();
-    invoker.slice(&A.parse().unwrap())
-}
 
 /// A server of gRPC that says of the service `a` what it is told to.
 async fn serve(says: ServingStatus) -> (SocketAddr, HealthReporter) {
@@ -151,10 +144,7 @@ async fn calls_of_grpc_to_who_never_spoke_it_are_no_evidence_against_it() {
     let control = Control::start(LEASE);
     let handle = connect(&control).await;
     let backend = Backend::start("a-1").await;
-    let mut table = table(A, 5, "0:1");
-    table.old = set(1, &[backend.row()]);
-    control.publish(5, &[table]);
-    until("ack of 5", || control.acked() == 5).await;
+    publish_one(&control, backend.row()).await;
     let mut service = handle.service(CallOptions::default());
     let request = || Request::get("/hello").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(service.call(request()).await.unwrap().status(), StatusCode::OK);
@@ -172,10 +162,7 @@ async fn a_request_that_breaks_off_after_the_answer_began_is_no_evidence() {
     let control = Control::start(LEASE);
     let handle = connect(&control).await;
     let backend = Backend::start("a-1").await;
-    let mut table = table(A, 5, "0:1");
-    table.old = set(1, &[backend.row()]);
-    control.publish(5, &[table]);
-    until("ack of 5", || control.acked() == 5).await;
+    publish_one(&control, backend.row()).await;
     let (parts, body) = tokio::sync::mpsc::channel(1);
     let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
     let request = Request::post("/echo").body(body).unwrap();
@@ -200,10 +187,7 @@ async fn what_is_not_grpc_goes_over_http_1() {
     let error = service.call(request()).await.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(CallError::Pick(_))), "{error}");
     let backend = Backend::start("a-1").await;
-    let mut table = table(A, 5, "0:1");
-    table.old = set(1, &[backend.row()]);
-    control.publish(5, &[table]);
-    until("ack of 5", || control.acked() == 5).await;
+    publish_one(&control, backend.row()).await;
     let response = service.call(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert!(!response.into_body().collect().await.unwrap().to_bytes().is_empty());
@@ -236,15 +220,13 @@ async fn who_drops_an_answer_ends_the_call_also_while_the_request_is_open() {
     let control = Control::start(LEASE);
     let handle = connect(&control).await;
     let (address, reason) = silent_stream().await;
-    let mut table = table(A, 5, "0:1");
-    table.old = set(1, &[("a-1", address)]);
-    control.publish(5, &[table]);
-    until("ack of 5", || control.acked() == 5).await;
+    publish_one(&control, ("a-1", address)).await;
     let (_open, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
     let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
     let request = Request::post("/a/b").header("content-type", "application/grpc");
-    let response = handle.send(request.body(body).unwrap()).await.unwrap();
-    drop(response);
-    let reason = tokio::time::timeout(LIMIT, reason).await.unwrap().unwrap();
-    assert_eq!(reason, h2::Reason::CANCEL);
+    let call = async {
+        drop(handle.send(request.body(body).unwrap()).await.unwrap());
+        reason.await.unwrap()
+    };
+    assert_eq!(tokio::time::timeout(LIMIT, call).await.unwrap(), h2::Reason::CANCEL);
 }

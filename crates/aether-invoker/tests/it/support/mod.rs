@@ -6,7 +6,7 @@
 pub mod backend;
 pub mod control;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use aether_core::ids::RevisionNo;
@@ -14,6 +14,7 @@ use aether_core::manifest::IngressRule;
 use aether_core::table::IngressClaim;
 use aether_core::table::{Endpoint, SliceTable, VersionSet};
 use aether_core::weights::Weights;
+use socket2::{Domain, Socket, Type};
 
 /// No condition takes this long unless something is broken.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -27,9 +28,14 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// An address on which nobody listens.
+/// An address on which nobody listens, as long as this process lives: somebody else's
+/// test might be given one that is only free.
 pub fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// One table, to be changed and published.
