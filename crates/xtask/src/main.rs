@@ -35,9 +35,12 @@ const USAGE: &str = "usage: cargo xtask <command>
   figures          measures what the README and docs/performance.md state
   bench peers [PART…] [--rounds N] …
                    the replicated store beside etcd; installs etcd-server if it can
-  bench peers picks [speed|exact] [--rounds N] [--millis N]
-                   the invoker's pick beside other load balancers; before the rest without
-                   any argument; installs cmake if it can
+  bench peers picks [speed|exact|calls] [--rounds N] [--millis N]
+                   the invoker's pick beside other load balancers, and whole calls of gRPC
+                   beside tonic's own; installs cmake and valgrind if it can
+  bench peers ingress [speed|idle|change] [--quick] …
+                   the ingress beside HAProxy, nginx and Envoy, which it installs if it can;
+                   without any PART all three
   bench state      what a large replicated state costs
   bench snapshot   what its snapshot costs on the way to a file and to a node
   bench growth     whether voters grow over a day of writes, as fast as they take them
